@@ -1,0 +1,1 @@
+"""Wire formats as declarative tables, and the codecs made from them. Knows no Scapy, files or sockets."""

@@ -1,0 +1,167 @@
+"""The columns that capture reading hands from stage to stage. All arrays of one batch have the same length.
+
+Stages: files -> :class:`FrameBatch` -> links and network -> :class:`Segments` (TCP) and :class:`IbPackets`
+-> streams -> :class:`MessageBatch`. A batch holds what one chunk of the file brought, so memory does not
+grow with the file. ``frame`` is always the number of a frame in the whole capture, counted from 1 over all files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dissectors.wire.rds import RdsHeader
+from dissectors.wire.table import Table, table_of
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+
+
+def dtype_of(table: Table) -> np.dtype[Any]:
+    """The big-endian NumPy structure of a table whose fields are whole bytes."""
+    formats = [(f.name, f"V{f.size}" if isinstance(f.default, bytes) else f">u{f.size}") for f in table.fields]
+    return np.dtype(formats)
+
+
+RDS_DTYPE = dtype_of(table_of(RdsHeader))
+
+MESSAGE = np.dtype(
+    [
+        ("number", "i8"),  # 1-based, in capture order of the last byte
+        ("frame", "i8"),  # the frame that completed the message
+        ("first_frame", "i8"),  # the frame that holds the first byte of its header
+        ("time", "i8"),  # of `frame`, ns since 1970
+        ("stream", "i4"),  # index into the stream table
+        ("direction", "u1"),  # 0: from stream.a to stream.b, 1: back
+        ("transport", "u1"),  # rdstool.protocol.kinds.Transport
+        ("kind", "u1"),  # rdstool.protocol.kinds.MessageKind
+        ("path", "i1"),  # -1: not known
+        ("fragments", "i4"),  # InfiniBand frames; 1 over TCP
+        ("seen", "i8"),  # payload bytes that the capture holds
+        ("complete", "?"),  # all payload bytes were seen
+        ("checksum_status", "u1"),  # ChecksumStatus
+        ("inferred", "?"),  # its boundary was found by search, not known from the stream
+        ("position", "i8"),  # TCP: stream offset of the header; IB: unwrapped PSN of the first packet
+        ("end", "i8"),  # what an acknowledgement must reach: TCP: stream offset behind it; IB: its sequence
+        ("header", RDS_DTYPE),
+    ]
+)
+"""One row a message."""
+
+ACK = np.dtype(
+    [
+        ("stream", "i4"),
+        ("direction", "u1"),  # direction of the messages that are acknowledged
+        ("position", "i8"),  # everything whose `end` is at most this is acknowledged
+        ("frame", "i8"),
+        ("time", "i8"),
+    ]
+)
+"""One row each time that the acknowledged position of a stream's direction advances."""
+
+
+class ChecksumStatus:
+    """Values of the column ``checksum_status``."""
+
+    ABSENT = 0
+    GOOD = 1
+    BAD = 2
+    LABELS = ("absent", "good", "bad")
+
+
+@dataclass(slots=True)
+class FrameBatch:
+    """Frames of one chunk of one file."""
+
+    data: Bytes
+    """The bytes that the frames lie in; valid until the next batch is asked for."""
+    frame: Ints
+    """Number in the capture."""
+    offset: Ints
+    """Of the frame's first byte in ``data``."""
+    captured: Ints
+    """Bytes in ``data``."""
+    wire: Ints
+    """Bytes that the frame had."""
+    time: Ints
+    """ns since 1970."""
+    link: NDArray[np.uint16]
+    """LINKTYPE_* of the frame's interface."""
+    file: int
+    """Index of the file among those that were opened."""
+    consumed: int
+    """Bytes of the file, as it lies on disk, that were read up to the end of this batch."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(slots=True)
+class Segments:
+    """TCP segments. Addresses are 128-bit numbers in two halves, IPv4 as ::ffff:a.b.c.d."""
+
+    data: Bytes
+    frame: Ints
+    time: Ints
+    src_hi: NDArray[np.uint64]
+    src_lo: NDArray[np.uint64]
+    dst_hi: NDArray[np.uint64]
+    dst_lo: NDArray[np.uint64]
+    sport: NDArray[np.uint16]
+    dport: NDArray[np.uint16]
+    seq: NDArray[np.uint32]
+    ack: NDArray[np.uint32]
+    flags: NDArray[np.uint8]
+    """TCP flags: FIN 1, SYN 2, RST 4, PSH 8, ACK 16."""
+    payload: Ints
+    """Offset of the payload in ``data``."""
+    captured: Ints
+    """Payload bytes in ``data``; less than ``length`` where the frame was cut."""
+    length: Ints
+    """Payload bytes on the wire."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(slots=True)
+class IbPackets:
+    """Packets of the InfiniBand transport: RoCE v2, RoCE v1 and native InfiniBand."""
+
+    data: Bytes
+    frame: Ints
+    time: Ints
+    src_hi: NDArray[np.uint64]
+    src_lo: NDArray[np.uint64]
+    dst_hi: NDArray[np.uint64]
+    dst_lo: NDArray[np.uint64]
+    """IP address or GID; without GRH, ``hi`` is 0 and ``lo`` the LID."""
+    network: Ints
+    """Offset of the IP header or GRH in ``data``, -1 without one (ICRC covers from there)."""
+    bth: Ints
+    """Offset of the BTH in ``data``; at least 12 bytes are captured from there."""
+    captured: Ints
+    """Bytes behind the BTH that are captured, without ICRC."""
+    length: Ints
+    """Bytes behind the BTH on the wire, without ICRC; pad bytes included."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(slots=True)
+class MessageBatch:
+    """Messages in the order of their numbers, with what cannot be a column."""
+
+    rows: NDArray[Any]
+    """Structured array of :data:`MESSAGE`."""
+    payloads: dict[int, bytes] = field(default_factory=dict)
+    """Row index -> payload bytes seen, for congestion bitmaps and, where asked for, all messages."""
+    digests: dict[int, str] = field(default_factory=dict)
+    """Row index -> SHA-256 of the payload in hexadecimal, for complete messages, where asked for."""
+
+    def __len__(self) -> int:
+        return len(self.rows)

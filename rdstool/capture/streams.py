@@ -1,0 +1,117 @@
+"""The streams of a capture: TCP connections and InfiniBand queue-pair pairs that carry RDS."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from rdstool.protocol.kinds import Transport
+
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+def address_text(address: bytes) -> str:
+    """A 16-byte address as text; IPv4-mapped ones in dotted form, LIDs (upper half zero) as ``lid:N``."""
+    if address[:12] == _V4_MAPPED:
+        return ".".join(map(str, address[12:]))
+    if not any(address[:14]) and any(address[14:]):
+        return f"lid:{int.from_bytes(address, 'big')}"
+    return str(ipaddress.IPv6Address(address))
+
+
+def address_bytes(hi: int, lo: int) -> bytes:
+    """The 16 bytes of an address that columns hold in two halves."""
+    return hi.to_bytes(8, "big") + lo.to_bytes(8, "big")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """One end of a stream. Order is the kernel's: addresses as unsigned numbers."""
+
+    address: bytes
+    """16 bytes."""
+    port: int
+    """TCP port, or queue pair number."""
+
+    @property
+    def host(self) -> str:
+        """The address as text."""
+        return address_text(self.address)
+
+
+@dataclass(slots=True)
+class Coverage:
+    """How much of one direction of a stream was seen, in bytes of the stream (TCP) or packets (InfiniBand)."""
+
+    seen: int = 0
+    missing: int = 0
+    gaps: int = 0
+    unassigned: int = 0
+    """Seen, but not part of a message whose boundaries are known."""
+    retransmitted: int = 0
+    """Bytes or packets that came again."""
+
+    @property
+    def fraction(self) -> float:
+        """Share that was seen, 1.0 for an empty stream."""
+        total = self.seen + self.missing
+        return self.seen / total if total else 1.0
+
+
+@dataclass(slots=True)
+class Stream:
+    """A TCP connection, or the queue pairs of an InfiniBand connection."""
+
+    number: int
+    transport: Transport
+    a: Endpoint
+    """The initiator where the capture shows who that is, else the smaller end."""
+    b: Endpoint
+    initiator_known: bool
+    first_frame: int
+    from_start: bool
+    """The capture holds the stream's beginning (SYN, or RDMA-CM)."""
+    path: int = -1
+    """-1: not known."""
+    path_confidence: float = 0.0
+    path_basis: str = "not known"
+    """How the path was found, in words."""
+    coverage: tuple[Coverage, Coverage] = field(default_factory=lambda: (Coverage(), Coverage()))
+
+    def ends(self, direction: int) -> tuple[Endpoint, Endpoint]:
+        """Source and destination of what travels in ``direction``."""
+        return (self.b, self.a) if direction else (self.a, self.b)
+
+    @property
+    def address_pair(self) -> tuple[bytes, bytes]:
+        """The two addresses, smaller first: the key of the RDS connection that this stream serves."""
+        first, second = sorted((self.a.address, self.b.address))
+        return first, second
+
+
+class StreamTable:
+    """All RDS streams of a capture in order of their first frame."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+
+    def add(
+        self,
+        transport: Transport,
+        a: Endpoint,
+        b: Endpoint,
+        *,
+        initiator_known: bool,
+        first_frame: int,
+        from_start: bool,
+    ) -> Stream:
+        """Enter a new stream and give it the next number."""
+        stream = Stream(len(self.streams), transport, a, b, initiator_known, first_frame, from_start)
+        self.streams.append(stream)
+        return stream
+
+    def __getitem__(self, number: int) -> Stream:
+        return self.streams[number]
+
+    def __len__(self) -> int:
+        return len(self.streams)
