@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and exit with its status."""
+    try:
+        if sys.argv[1:] == ["--version"]:
+            # Asked for by scripts, and often: answered before anything is imported.
+            from rdstool import __version__  # noqa: PLC0415
+
+            sys.stdout.write(f"rdstool {__version__}\n")
+            return
+        from rdstool.cli.app import run  # noqa: PLC0415
+
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

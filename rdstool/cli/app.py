@@ -1,0 +1,134 @@
+"""The commands of rdstool, each imported when it is used, and the one place where errors become exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from rdstool.cli import exit_codes
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import PROGRAM, drop_stdout, error
+from rdstool.errors import RdsError
+
+DEBUG = "RDSTOOL_DEBUG"
+"""Environment variable: when set, errors that nobody expected come with their traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that is imported when it is used."""
+
+    module: str
+    """Module that defines it."""
+    function: str
+    """Function in that module; its parameters are the options, its docstring the help."""
+    summary: str
+    """One line for the list of commands."""
+
+
+COMMANDS = {
+    "decode": Command("rdstool.cli.decode", "decode", "Show the RDS messages of captures."),
+    "validate": Command("rdstool.cli.validate", "validate", "Check captures against the rules of the protocol."),
+    "stats": Command("rdstool.cli.stats", "stats", "Sum up the RDS traffic of captures."),
+    "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
+}
+
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyGroup(TyperGroup):
+    """Knows all commands by name and summary; loads the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the real command in the place of its stand-in, then go on as usual."""
+        if args and args[0] in COMMANDS:
+            self.commands[args[0]] = load(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load(name: str) -> Any:
+    """Import a command and make it ready to run."""
+    command = COMMANDS[name]
+    function = getattr(import_module(command.module), command.function)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command(name, context_settings=_SETTINGS, epilog=exit_codes.HELP)(function)
+    return typer.main.get_command(single)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from rdstool import __version__  # noqa: PLC0415
+
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+def _rdstool(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Analyze RDS (Reliable Datagram Sockets) traffic: decode, validate and sum up captures.
+
+    \b
+    Example:
+      rdstool decode capture.pcap
+    """  # noqa: D301
+
+
+def _stand_in() -> None: ...
+
+
+def make_app() -> typer.Typer:
+    """The application with a stand-in for each command."""
+    app = typer.Typer(
+        cls=LazyGroup,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_SETTINGS,
+        epilog=exit_codes.HELP,
+    )
+    app.callback()(_rdstool)
+    for name, command in COMMANDS.items():
+        app.command(name, help=command.summary)(_stand_in)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status. Every error ends as one line on stderr."""
+    try:
+        code = typer.main.get_command(make_app()).main(list(arguments), PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_stdout()
+        return ExitCode.CLEAN
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except RdsError as problem:
+        error(str(problem))
+        return ExitCode.UNUSABLE
+    except Exception as problem:
+        return _unexpected(problem)
+    return code if isinstance(code, int) else ExitCode.CLEAN
+
+
+def _unexpected(problem: Exception) -> int:
+    """Wrong use as Typer reports it, trouble of the operating system, or a fault of rdstool itself."""
+    message = getattr(problem, "format_message", None)
+    if message is not None:
+        context = getattr(problem, "ctx", None)
+        command = context.command_path if context is not None else PROGRAM
+        error(f"{message().rstrip('.') or 'a command is needed'} (see: {command} --help)")
+    elif isinstance(problem, OSError):
+        where = f"{os.fsdecode(problem.filename)}: " if problem.filename else ""
+        error(f"{where}{problem.strerror or problem}")
+    elif os.environ.get(DEBUG):
+        raise problem
+    else:
+        error(f"{type(problem).__name__}: {problem} (a fault of rdstool; set {DEBUG}=1 to see where)")
+    return ExitCode.UNUSABLE

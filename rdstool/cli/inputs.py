@@ -1,0 +1,92 @@
+"""What all commands that read captures share: their options, and the loop over batches that ends well.
+
+with open_inputs(files, tcp_ports=tcp_port, jobs=jobs) as reading:
+    for decoded in reading.batches():
+        ...
+# Also reached after Ctrl-C and after a file that broke off: show what was found so far.
+raise typer.Exit(reading.exit_code(problems=False))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import error
+from rdstool.cli.progress import progress
+from rdstool.errors import CaptureError
+
+if TYPE_CHECKING:
+    from rdstool.capture.pipeline import Capture, Decoded
+
+MAX_JOBS = 64
+"""Worker processes."""
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", help="Captures (pcap, pcapng, gz, xz, zst), in order; - is standard input."),
+]
+TcpPorts = Annotated[
+    list[int] | None,
+    typer.Option("--tcp-port", metavar="PORT", min=1, max=65535, help="RDS runs on this TCP port too (repeatable)."),
+]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with.")
+]
+Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end of the file, until Ctrl-C.")]
+
+
+class Reading:
+    """One run over the inputs. Ctrl-C and a broken file end it early, and :meth:`exit_code` says so."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self.interrupted = False
+        self.problem: CaptureError | None = None
+
+    def batches(self) -> Iterator[Decoded]:
+        """The decoded batches in order, with progress on stderr where that helps."""
+        with progress(self.capture.size) as done:
+            for decoded in self.capture.batches():
+                yield decoded
+                done(decoded.consumed)
+
+    def exit_code(self, *, problems: bool = False) -> ExitCode:
+        """The command's exit status; tells on stderr why the reading ended early."""
+        if self.interrupted:
+            return ExitCode.INTERRUPTED
+        if self.problem is not None:
+            error(str(self.problem))
+            return ExitCode.UNUSABLE
+        return ExitCode.PROBLEMS if problems else ExitCode.CLEAN
+
+    def __enter__(self) -> Reading:
+        self.capture.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.capture.__exit__(None, None, None)
+        if isinstance(value, KeyboardInterrupt):
+            self.interrupted = True
+            return True
+        if isinstance(value, CaptureError):
+            self.problem = value
+            return True
+        return False
+
+
+def open_inputs(files: Sequence[Path], **options: Any) -> Reading:
+    """Open captures with the options of ``rdstool.open_capture``.
+
+    Raises ``CaptureError`` where one cannot be opened at all.
+    """
+    from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
+
+    return Reading(open_capture([str(name) for name in files], CaptureOptions(**options)))
