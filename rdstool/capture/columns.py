@@ -62,6 +62,36 @@ ACK = np.dtype(
 )
 """One row each time that the acknowledged position of a stream's direction advances."""
 
+FRAGMENT = np.dtype(
+    [
+        ("stream", "i4"),
+        ("direction", "u1"),
+        ("frame", "i8"),  # the frame that completed the fragment
+        ("message", "i8"),  # index of its message in the rows of the same batch; -1: of no message
+        ("index", "i4"),  # 0 for the first fragment seen of the message
+        ("data", "i8"),  # bytes behind the RDS header, on the wire; below 0: too short to be a header
+        ("solicited", "?"),  # SE bit of the last packet
+        ("opcode", "u1"),  # BTH opcode of the last packet
+        ("checksum_status", "u1"),  # ChecksumStatus
+        ("header_match", "u1"),  # HeaderMatch: this header against the first fragment's
+        ("credit", "u1"),  # h_credit
+        ("ack", "u8"),  # h_ack
+    ]
+)
+"""One row a fragment: an RDS frame, that is an InfiniBand SEND."""
+
+
+class HeaderMatch:
+    """Values of the column ``header_match`` (protocol.md §7.4)."""
+
+    SAME = 0
+    CREDIT = 1
+    """Only credit and checksum differ, as flow control makes them."""
+    OTHER = 2
+    """Something else differs that a receiver does not look at."""
+    FOREIGN = 3
+    """Sequence, length or a port differs: a receiver drops the connection."""
+
 
 class ChecksumStatus:
     """Values of the column ``checksum_status``."""
