@@ -1,8 +1,9 @@
 """The invariant CRC that ends every packet of the InfiniBand transport.
 
 It covers what no switch or router may change: from the link header to the pad bytes, with the fields that may
-change taken as ones. InfiniBand Architecture vol. 1, §7.8.1; for RoCE, Annex A16 §5.1 (v1) and A17 §7.1 (v2).
-Seen right on every frame of the RoCE v2 captures of kernels 6.1 and 7.3; the other forms were read in the books.
+change taken as ones. InfiniBand Architecture vol. 1, §7.8; for RoCE, its Annexes A16 (v1) and A17 (v2).
+Seen right on every frame of the RoCE v2 captures of kernels 6.1 and 7.3, and on the sample packet of the
+specification for native InfiniBand; RoCE v1 and IPv6 were not seen.
 """
 
 from __future__ import annotations
