@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dissectors.wire.rds import RdsHeader
 from dissectors.wire.table import Table, table_of
+from rdstool.capture.events import RdmaOperation
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -192,6 +193,8 @@ class MessageBatch:
     """Row index -> payload bytes seen, for congestion bitmaps and, where asked for, all messages."""
     digests: dict[int, str] = field(default_factory=dict)
     """Row index -> SHA-256 of the payload in hexadecimal, for complete messages, where asked for."""
+    rdma: dict[int, tuple[RdmaOperation, ...]] = field(default_factory=dict)
+    """Row index -> the RDMA operations that the message announces."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -89,11 +89,17 @@ class Stream:
         return first, second
 
 
+MAX_STREAMS = 1 << 17
+"""Streams that are followed; more than a cluster makes, few enough to bound memory."""
+
+
 class StreamTable:
     """All RDS streams of a capture in order of their first frame."""
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
+        self.refused = 0
+        """Times that a stream beyond ``MAX_STREAMS`` was not entered."""
 
     def add(
         self,
@@ -104,8 +110,11 @@ class StreamTable:
         initiator_known: bool,
         first_frame: int,
         from_start: bool,
-    ) -> Stream:
-        """Enter a new stream and give it the next number."""
+    ) -> Stream | None:
+        """Enter a new stream and give it the next number; None where there are ``MAX_STREAMS`` already."""
+        if len(self.streams) >= MAX_STREAMS:
+            self.refused += 1
+            return None
         stream = Stream(len(self.streams), transport, a, b, initiator_known, first_frame, from_start)
         self.streams.append(stream)
         return stream
