@@ -1,0 +1,226 @@
+"""TCP reassembly as a real receiver would do it, and what a hole in the capture costs."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dissectors.wire.rds import MAX_MESSAGE_BYTES
+from rdstool.capture.events import Closing, Gap, GapReason, Resynchronised, StreamClosed, StreamOpened
+from rdstool.protocol.kinds import MessageKind
+from tests.unit.capture.tcp_conversation import FIN, RST, Conversation, data, decode, handshake
+
+PAYLOADS = [bytes([n]) * size for n, size in enumerate((0, 1, 47, 48, 4096, 300, 9000, 64, 2000, 10))]
+MESSAGES = [data(n + 2, payload) for n, payload in enumerate(PAYLOADS)]
+STREAM = handshake() + b"".join(MESSAGES)
+SEQUENCES = [0, 1, *range(2, 2 + len(MESSAGES))]
+AT = [len(handshake()) + sum(map(len, MESSAGES[:n])) for n in range(len(MESSAGES) + 1)]
+"""Stream offset of each message."""
+
+
+@pytest.mark.parametrize("size", [1, 7, 48, 100, 1448, 65000])
+@pytest.mark.parametrize("chunk", [None, 1, 3])
+def test_segment_and_chunk_boundaries_do_not_matter(size: int, chunk: int | None) -> None:
+    segments = Conversation().syn().stream(STREAM, size).segments
+    if len(segments) > 3000 and chunk is not None:
+        segments = Conversation().syn().stream(STREAM, size * 50).segments
+    result = decode(segments, chunk)
+    assert result.sequences == SEQUENCES
+    assert result.payloads[2:] == PAYLOADS
+    assert all(result.complete)
+    assert not any(row["inferred"] for row in result.rows)
+
+
+def test_the_frame_of_a_message_is_the_one_that_completes_it() -> None:
+    talk = Conversation().syn().send(0, handshake())
+    talk.send(AT[0], MESSAGES[4][:100]).send(AT[0] + 100, MESSAGES[4][100:])
+    message = decode(talk.segments).rows[-1]
+    assert (message["first_frame"], message["frame"]) == (4, 5)
+
+
+def test_reordered_segments_are_put_in_order_and_the_last_to_come_completes() -> None:
+    talk = Conversation().syn().send(0, handshake())
+    talk.send(AT[0] + 100, MESSAGES[4][100:]).send(AT[0], MESSAGES[4][:100])
+    result = decode(talk.segments)
+    assert result.payloads[-1] == PAYLOADS[4]
+    assert (result.rows[-1]["first_frame"], result.rows[-1]["frame"]) == (5, 5)
+    assert not result.of(Gap)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 5])
+def test_retransmitted_overlapping_and_repeated_segments_change_nothing(chunk: int | None) -> None:
+    rng = random.Random(1)
+    talk = Conversation().syn()
+    for at in range(0, len(STREAM), 500):
+        talk.send(at, STREAM[at : at + 500])
+        back = rng.randrange(max(0, at - 2000), at + 1)
+        talk.send(back, STREAM[back : back + rng.randrange(1, 2500)])
+    result = decode(talk.segments, chunk)
+    assert result.sequences == SEQUENCES
+    assert result.payloads[2:] == PAYLOADS
+    assert result.streams[0].coverage[0].retransmitted > 0
+    assert result.streams[0].coverage[0].missing == 0
+
+
+def test_sequence_numbers_wrap() -> None:
+    talk = Conversation(isn=(2**32 - 5000, 2**32 - 1)).syn().stream(STREAM, 700).stream(STREAM, 700, backward=True)
+    result = decode(talk.segments, 3)
+    assert result.sequences.count(11) == 2
+    assert all(result.complete)
+
+
+def test_keepalives_and_window_probes_bring_nothing_new() -> None:
+    talk = Conversation().syn().send(0, STREAM)
+    talk.send(len(STREAM) - 1, b"\0").send(len(STREAM) - 1, b"").send(len(STREAM), data(12, b"x")[:1])
+    talk.send(len(STREAM), data(12, b"x"))
+    result = decode(talk.segments)
+    assert result.sequences == [*SEQUENCES, 12]
+    assert result.payloads[-1] == b"x"
+
+
+def test_data_that_the_capture_shows_before_the_syn_belongs_to_the_connection() -> None:
+    talk = Conversation().syn().stream(STREAM, 1000)
+    syn, answer, *rest = talk.segments
+    result = decode([rest[0], syn, answer, *rest[1:]])
+    assert result.sequences == SEQUENCES
+    assert len(result.streams) == 1
+
+
+def test_a_hole_inside_a_payload_costs_that_message_only() -> None:
+    talk = Conversation().syn().send(0, STREAM[: AT[4] + 200])
+    talk.send(AT[4] + 700, STREAM[AT[4] + 700 :]).ack(len(STREAM))
+    result = decode(talk.segments)
+    assert result.sequences == SEQUENCES
+    assert [n for n, whole in zip(result.sequences, result.complete, strict=True) if not whole] == [6]
+    assert result.rows[6]["seen"] == 4096 - 500
+    assert [(gap.position, gap.size, gap.reason) for gap in result.of(Gap)] == [
+        (AT[4] + 200, 500, GapReason.NOT_CAPTURED)
+    ]
+    assert not result.of(Resynchronised)
+    assert result.streams[0].coverage[0].missing == 500
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_after_a_hole_that_takes_a_header_the_next_messages_are_found_again(chunk: int | None) -> None:
+    hole = AT[5] - 100
+    talk = Conversation().syn().send(0, STREAM[:hole])
+    for n in range(7, len(MESSAGES)):
+        talk.send(AT[n], MESSAGES[n])
+    talk.ack(len(STREAM))
+    result = decode(talk.segments, chunk)
+    assert result.sequences == [0, 1, *range(2, 7), *range(9, 12)]
+    assert [bool(row["inferred"]) for row in result.rows][-3:] == [True, False, False]
+    assert [event.position for event in result.of(Resynchronised)] == [AT[7]]
+
+
+def test_a_hole_waits_for_a_retransmission_that_is_captured_later() -> None:
+    talk = Conversation().syn().send(0, STREAM[:9000]).send(9500, STREAM[9500:])
+    for _ in range(10):
+        talk.ack(9000)
+    talk.send(9000, STREAM[9000:9500]).ack(len(STREAM))
+    result = decode(talk.segments, 4)
+    assert result.sequences == SEQUENCES
+    assert all(result.complete)
+    assert not result.of(Gap)
+
+
+@pytest.mark.parametrize("start", [0, 1, 47, 48, 1000, 8192, 8240, 8300])
+def test_a_capture_that_starts_in_mid_stream_finds_the_first_boundary(start: int) -> None:
+    result = decode(Conversation().stream(STREAM, 1448, start=start).segments)
+    assert result.sequences == [n for n, at in zip([0, 1, *range(2, 12)], [0, 8240, *AT], strict=False) if at >= start]
+    assert not result.streams[0].from_start
+    assert result.streams[0].coverage[0].unassigned == min(at for at in [0, 8240, *AT] if at >= start) - start
+
+
+def test_one_plausible_header_inside_a_payload_is_not_believed() -> None:
+    inner = data(77, b"", sport=9, dport=10)
+    payload = b"\x5a" * 500 + inner + b"\x5a" * 500
+    stream = data(5, payload) + data(6, b"abc") + data(7, b"def") + data(8, b"")
+    result = decode(Conversation().stream(stream, 100, start=200).segments)
+    assert result.sequences == [6, 7, 8]
+
+
+def test_frames_cut_short_cost_only_what_they_cut() -> None:
+    talk = Conversation().syn()
+    for n, message in enumerate(MESSAGES):
+        talk.send(AT[n] - AT[0], message, captured=min(len(message), 200))
+    result = decode(talk.segments)
+    assert result.sequences == SEQUENCES[2:]
+    assert [bool(whole) for whole in result.complete] == [len(message) <= 200 for message in MESSAGES]
+
+
+def test_frames_cut_short_of_a_header_are_reported_as_gaps_of_their_own_kind() -> None:
+    talk = Conversation().syn().send(0, MESSAGES[1], captured=20)
+    result = decode(talk.segments)
+    assert not result.rows
+    assert [gap.reason for gap in result.of(Gap)] == [GapReason.SNAPPED]
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_port_used_again_is_another_stream(chunk: int | None) -> None:
+    first = Conversation().syn().send(0, STREAM).end(len(STREAM), FIN).end(0, FIN, backward=True)
+    second = Conversation(isn=(77_000, 5)).syn().send(0, STREAM)
+    result = decode([*first.segments, *second.segments], chunk)
+    assert result.sequences == SEQUENCES * 2
+    assert [int(row["stream"]) for row in result.rows] == [0] * len(SEQUENCES) + [1] * len(SEQUENCES)
+
+
+@pytest.mark.parametrize(("flag", "how"), [(FIN, Closing.FIN), (RST, Closing.RST)])
+def test_an_end_in_the_middle_of_a_message_is_reported(flag: int, how: Closing) -> None:
+    cut = AT[5] - 1000
+    result = decode(Conversation().syn().send(0, STREAM[:cut]).end(cut, flag).segments)
+    assert result.sequences == [0, 1, 2, 3, 4, 5, 6]
+    assert not result.complete[-1]
+    closed = result.of(StreamClosed)
+    assert [(event.how, event.pending) for event in closed] == [(how, cut - AT[4])]
+
+
+def test_the_initiator_is_the_end_that_sent_the_syn() -> None:
+    result = decode(Conversation().syn().segments)
+    stream = result.streams[0]
+    assert (stream.a.host, stream.a.port, stream.b.port) == ("10.0.0.1", 33000, 16385)
+    assert stream.initiator_known
+    assert stream.from_start
+    assert [event.direction for event in result.of(StreamOpened)] == [0]
+
+
+def test_acknowledgements_advance_only() -> None:
+    talk = Conversation().syn().send(0, STREAM[:100]).ack(100).ack(50).ack(100)
+    talk.send(100, STREAM[100:300]).ack(300)
+    acks = [(int(ack["position"]), int(ack["frame"])) for ack in decode(talk.segments).acks if ack["direction"] == 0]
+    assert acks == [(100, 4), (300, 8)]
+
+
+def test_a_length_that_no_kernel_sends_is_shown_and_the_next_message_found() -> None:
+    huge = data(2, b"")[:16] + (4 * 1024**3 - 1).to_bytes(4, "big") + data(2, b"")[20:]
+    shifted = [data(n, b"xyz") for n in range(3, 8)]
+    stream = handshake() + huge + b"".join(shifted)
+    result = decode(Conversation().syn().stream(stream, 500).segments)
+    assert result.sequences == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert result.rows[2]["header"]["length"] > MAX_MESSAGE_BYTES
+    assert not result.complete[2]
+
+
+def test_another_protocol_on_the_port_is_passed_over() -> None:
+    http = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n" * 200
+    result = decode(Conversation().syn().stream(http, 1000).segments)
+    assert not result.rows
+    assert result.streams[0].coverage[0].unassigned > 0
+
+
+def test_a_peer_that_sends_zeros_for_ever_costs_no_memory_and_ends() -> None:
+    talk = Conversation().stream(bytes(2_000_000), 60_000)
+    assert not decode(talk.segments, 3).rows
+
+
+def test_kinds_follow_ports_and_flags() -> None:
+    stream = handshake() + data(2, b"", sport=0, dport=1) + data(3, b"", sport=5, dport=0) + data(4, b"", 0, 5)
+    kinds = [MessageKind(row["kind"]) for row in decode(Conversation().syn().send(0, stream).segments).rows]
+    assert kinds == [
+        MessageKind.CONGESTION,
+        MessageKind.PROBE,
+        MessageKind.PROBE_REPLY,
+        MessageKind.PING,
+        MessageKind.PONG,
+    ]
