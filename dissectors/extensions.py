@@ -153,7 +153,7 @@ class ExtensionsField(PacketListField):
             found.append(layer(data[at : at + size], _internal=1, _parent=pkt))
             at += size
         if any(data[at:]):
-            found.append(RDSUnread(load=data[at:]))
+            found.append(RDSUnread(load=data[at:].rstrip(b"\0")))
         return rest, found
 
     def addfield(self, pkt: Packet, s: bytes, val: list[Any] | None) -> bytes:

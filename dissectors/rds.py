@@ -73,28 +73,31 @@ class RDS(WireLayer):
 
     @classmethod
     def tcp_reassemble(cls, data: bytes, metadata: dict[str, Any], session: dict[str, Any]) -> Packet | None:
-        """Scapy's ``TCPSession``: the message that ``data`` begins with, with what follows it as ``Padding``.
+        """Scapy's ``TCPSession``: the whole messages that ``data`` begins with; what follows them is ``Padding``.
 
         None where more bytes are needed. Bytes that begin with no likely header come back as ``Raw``.
         """
-        if len(data) < HEADER_BYTES:
+        end = 0
+        taken = metadata.get("messages", 0)
+        while len(data) - end >= HEADER_BYTES and taken < MESSAGES_IN_A_ROW:
+            header = RDS_HEADER.unpack_from(data, end)
+            if header.length > MAX_MESSAGE_BYTES or not likely_header(data[end : end + HEADER_BYTES]):
+                if end == 0:
+                    return Raw(data)
+                break
+            following = end + HEADER_BYTES + header.length
+            if following > len(data):
+                metadata["tcp_min_len"] = following - end
+                break
+            end = following
+            taken += 1
+        metadata["messages"] = taken
+        if end == 0:
             return None
-        if not likely_header(data):
-            return Raw(data)
-        length = RDS_HEADER.unpack_from(data).length
-        end = HEADER_BYTES + length
-        if length > MAX_MESSAGE_BYTES:
-            return Raw(data)
-        if len(data) < end:
-            metadata["tcp_min_len"] = end
-            return None
-        found = metadata["messages"] = metadata.get("messages", 0) + 1
-        if found > MESSAGES_IN_A_ROW:
-            return Raw(data)
-        message = cls(data[:end])
+        messages = cls(data[:end])
         if len(data) > end:
-            message.add_payload(Padding(data[end:]))
-        return message
+            messages.add_payload(Padding(data[end:]))
+        return messages
 
     @property
     def computed_checksum(self) -> int:
