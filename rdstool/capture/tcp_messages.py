@@ -25,6 +25,7 @@ MAX_ODDITIES = 2
 MAX_SEARCH_BYTES = 4 << 20
 """Stream bytes of one direction that a search may look back on: a chain of three of the longest messages."""
 _LENGTH = Struct(">I")
+_BITMAP = Flags.CONG_BITMAP.value
 _ZERO_ACK = bytes(8)
 _ZERO_TAIL = bytes(7)
 _NO_HEADER = 0xFF
@@ -174,7 +175,7 @@ class Framing:
             last = bisect_left(starts, end, index) - 1
             missing = extents.missing(position + HEADER_BYTES, end) if has_absent else 0
             flags = header[24] if header else view[head + 24]
-            if take_all or flags & Flags.CONG_BITMAP:
+            if take_all or flags & _BITMAP:
                 self._take_payload(len(heads), position + HEADER_BYTES, end, missing, flags)
             heads.append(head)
             span = (position, end, frames[index])
@@ -296,7 +297,7 @@ class Framing:
         options = self.out.options
         start = max(message.taken, message.position + HEADER_BYTES)
         message.missing += self.extents.missing(start, limit)
-        keep = options.keep_payloads or message.header[24] & Flags.CONG_BITMAP
+        keep = options.keep_payloads or message.header[24] & _BITMAP
         if keep or options.digests:
             if message.parts is None:
                 message.parts = []
@@ -331,7 +332,7 @@ class Framing:
         )
         if options.digests and not missing:
             self.out.digests[row] = sha256(data).hexdigest()
-        if options.keep_payloads or flags & Flags.CONG_BITMAP:
+        if options.keep_payloads or flags & _BITMAP:
             self.out.payloads[row] = data
 
     def _carry(self) -> None:

@@ -43,10 +43,35 @@ class Connection:
         return self.reset or all(half.ended for half in self.halves)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The segments of one connection in a chunk."""
+
+    key: Key
+    rows: Ints
+    """Indices, in capture order."""
+    backward: NDArray[np.bool_]
+    """Which of them go from the key's larger end to the smaller one."""
+    flags: int
+    """All TCP flags that occur."""
+
+
 @dataclass(slots=True)
 class _Output:
     rows: RowBuilder
-    acks: list[NDArray[Any]] = field(default_factory=list)
+    acks: list[tuple[int, int, Ints, Ints, Ints]] = field(default_factory=list)
+    """(stream, direction, positions, frames, times)."""
+
+    def ack_rows(self) -> NDArray[Any]:
+        """Return the acknowledgements as one array of dtype ``ACK``."""
+        counts = [len(item[2]) for item in self.acks]
+        rows = np.empty(sum(counts), ACK)
+        if counts:
+            rows["stream"] = np.repeat([item[0] for item in self.acks], counts)
+            rows["direction"] = np.repeat([item[1] for item in self.acks], counts)
+            for index, name in enumerate(("position", "frame", "time"), 2):
+                rows[name] = np.concatenate([item[index] for item in self.acks])
+        return rows
 
 
 class TcpStreams:
@@ -70,8 +95,8 @@ class TcpStreams:
         chunk = Chunk(segments.data)
         out = _Output(RowBuilder(self.options))
         self._last_frame = int(segments.frame[-1])
-        for key, rows, backward in _by_connection(segments):
-            self._feed_connection(key, segments, rows, backward, chunk, out)
+        for group in by_connection(segments):
+            self._feed_connection(group, segments, chunk, out)
         return self._part(out, chunk)
 
     def finish(self) -> Part:
@@ -99,16 +124,15 @@ class TcpStreams:
         return min(recent, default=None)
 
     def _part(self, out: _Output, chunk: Chunk) -> Part:
-        acks = np.concatenate(out.acks) if out.acks else np.empty(0, ACK)
-        return Part(out.rows.rows(chunk), out.rows.payloads, out.rows.digests, acks, out.rows.events)
+        rows = out.rows
+        return Part(rows.rows(chunk), rows.payloads, rows.digests, out.ack_rows(), rows.events)
 
-    def _feed_connection(
-        self, key: Key, segments: Segments, rows: Ints, backward: NDArray[np.bool_], chunk: Chunk, out: _Output
-    ) -> None:
+    def _feed_connection(self, group: Group, segments: Segments, chunk: Chunk, out: _Output) -> None:
         """Cut a connection's segments where a SYN begins another one on the same ports."""
+        key, rows, backward = group.key, group.rows, group.backward
         flags = segments.flags[rows]
         begin = 0
-        for at in np.flatnonzero(flags & SYN).tolist():
+        for at in np.flatnonzero(flags & SYN).tolist() if group.flags & SYN else ():
             row = int(rows[at])
             first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
             connection = self.connections.get(key)
@@ -169,13 +193,16 @@ class TcpStreams:
     ) -> None:
         """Take segments that belong to one connection, both directions, in capture order."""
         directions = backward ^ connection.flipped
-        flags = segments.flags[rows]
-        for half in connection.halves:
-            self._feed_half(connection, half, segments, rows[directions == half.direction], chunk, out)
-        for half in connection.halves:
-            self._acknowledge(connection, half, segments, rows[directions != half.direction], chunk, out)
-        for at in np.flatnonzero(flags & (FIN | RST)).tolist():
-            self._close(connection, connection.halves[int(directions[at])], segments, int(rows[at]), out)
+        of_a, of_b = rows[~directions], rows[directions]
+        forward, back = connection.halves
+        self._feed_half(connection, forward, segments, of_a, chunk, out)
+        self._feed_half(connection, back, segments, of_b, chunk, out)
+        self._acknowledge(connection, forward, segments, of_b, chunk, out)
+        self._acknowledge(connection, back, segments, of_a, chunk, out)
+        ends = segments.flags[rows] & (FIN | RST)
+        if ends.any():
+            for at in np.flatnonzero(ends).tolist():
+                self._close(connection, connection.halves[int(directions[at])], segments, int(rows[at]), out)
 
     def _feed_half(
         self, connection: Connection, half: Half, segments: Segments, rows: Ints, chunk: Chunk, out: _Output
@@ -189,7 +216,7 @@ class TcpStreams:
         seq = segments.seq[rows]
         syn = segments.flags[rows] & SYN
         if syn.any():
-            seq = seq + (syn != 0)
+            seq = seq + (syn != 0)  # A SYN takes the number before the payload's first.
         if half.base is None:
             half.search = BoundarySearch(0, 0)
         columns = SegmentColumns(
@@ -245,19 +272,15 @@ class TcpStreams:
         rows = rows[(segments.flags[rows] & ACK_FLAG) != 0]
         if not len(rows):
             return
-        ack = segments.ack[rows].astype(np.int64)
         reference = (half.base + half.next) % _SEQUENCE_SPACE
-        offsets = ((ack - reference + (1 << 31)) & 0xFFFFFFFF) - (1 << 31) + half.next
+        offsets = segments.ack[rows].astype(np.int64) - reference
+        offsets = ((offsets + (1 << 31)) & 0xFFFFFFFF) - (1 << 31) + half.next
         highest = np.maximum.accumulate(np.concatenate(([half.acked], offsets)))
         news = np.flatnonzero(highest[1:] > highest[:-1])
         if len(news):
-            acks = np.empty(len(news), ACK)
-            acks["stream"] = connection.stream.number
-            acks["direction"] = half.direction
-            acks["position"] = highest[1:][news]
-            acks["frame"] = segments.frame[rows[news]]
-            acks["time"] = segments.time[rows[news]]
-            out.acks.append(acks)
+            fresh = rows[news]
+            times = segments.frame[fresh], segments.time[fresh]
+            out.acks.append((connection.stream.number, half.direction, highest[1:][news], *times))
             half.acked = int(highest[-1])
         if half.pending:
             sure = np.flatnonzero(segments.frame[rows] <= self._last_frame - REORDER_FRAMES)
@@ -304,8 +327,8 @@ def _no_segments() -> SegmentColumns:
     return SegmentColumns(*(np.empty(0, np.int64) for _ in range(6)))
 
 
-def _by_connection(segments: Segments) -> list[tuple[Key, Ints, NDArray[np.bool_]]]:
-    """For each connection its key, its rows in capture order, and which of them go to the smaller end."""
+def by_connection(segments: Segments) -> list[Group]:
+    """Group segments by connection, in the order of each one's first segment."""
     backward = (segments.src_hi > segments.dst_hi) | (
         (segments.src_hi == segments.dst_hi)
         & (
@@ -324,11 +347,13 @@ def _by_connection(segments: Segments) -> list[tuple[Key, Ints, NDArray[np.bool_
     first, inverse = _unique_rows(ends)
     order = np.argsort(inverse, kind="stable")
     bounds = np.searchsorted(inverse[order], np.arange(len(first) + 1))
+    flags = np.bitwise_or.reduceat(segments.flags[order], bounds[:-1]).tolist()
     groups = []
     for index in np.argsort(first, kind="stable").tolist():
         rows = order[bounds[index] : bounds[index + 1]]
         a_hi, a_lo, b_hi, b_lo, ports = ends[first[index]].tolist()
-        groups.append(((a_hi, a_lo, b_hi, b_lo, ports >> 16, ports & 0xFFFF), rows, backward[rows]))
+        key = a_hi, a_lo, b_hi, b_lo, ports >> 16, ports & 0xFFFF
+        groups.append(Group(key, rows, backward[rows], flags[index]))
     return groups
 
 
