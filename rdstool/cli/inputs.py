@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -82,11 +82,24 @@ class Reading:
         return False
 
 
-def open_inputs(files: Sequence[Path], **options: Any) -> Reading:
-    """Open captures with the options of ``rdstool.open_capture``.
-
-    Raises ``CaptureError`` where one cannot be opened at all.
-    """
+def open_inputs(
+    files: Sequence[Path],
+    *,
+    tcp_ports: Sequence[int] | None = None,
+    follow: bool = False,
+    jobs: int = 1,
+    payloads: bool = False,
+    digests: bool = False,
+) -> Reading:
+    """Make captures ready to be read; what is wrong with them shows when reading begins."""
+    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
 
-    return Reading(open_capture([str(name) for name in files], CaptureOptions(**options)))
+    options = CaptureOptions(
+        payloads=payloads,
+        digests=digests,
+        tcp_ports=frozenset({TCP_PORT, *(tcp_ports or ())}),
+        follow=follow,
+        jobs=jobs,
+    )
+    return Reading(open_capture([str(name) for name in files], options))

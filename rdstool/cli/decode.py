@@ -1,0 +1,170 @@
+"""``rdstool decode``: the RDS messages of captures, as lines, trees, JSON, CSV or Parquet."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rdstool.cli.inputs import Files, Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.output import Results, note, warn
+from rdstool.errors import UsageError
+
+if TYPE_CHECKING:
+    from rdstool.cli.showing import Show
+    from rdstool.cli.views import FrameLabel, View
+    from rdstool.export.selected import Selected
+
+TIME_FORMS = ("relative", "epoch", "delta", "utc", "local")
+
+
+def _complete_fields(incomplete: str) -> list[str]:
+    """Field names for the last name of a comma-separated list."""
+    from rdstool.fields import registry  # noqa: PLC0415
+
+    done, comma, start = incomplete.rpartition(",")
+    return [f"{done}{comma}{name}" for name in registry() if name.startswith(start)]
+
+
+def _complete_times(incomplete: str) -> list[str]:
+    return [form for form in TIME_FORMS if form.startswith(incomplete)]
+
+
+def decode(
+    files: Files,
+    verbose: Annotated[bool, typer.Option("--verbose", "-V", help="All fields of each message.")] = False,
+    dump: Annotated[bool, typer.Option("--hex", "-x", help="Hex dump of each message, fields coloured.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with a heading.")] = False,
+    parquet: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a Parquet file, no lines.")] = None,
+    digest: Annotated[bool, typer.Option("--hash", help="Add the SHA-256 of each payload.")] = False,
+    filter_text: Annotated[
+        str | None, typer.Option("--filter", "-Y", metavar="EXPR", help="Show only what passes this display filter.")
+    ] = None,
+    fields: Annotated[
+        str | None,
+        typer.Option(
+            "--fields", "-e", metavar="A,B,C", help="Show only these fields.", autocompletion=_complete_fields
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "-c", metavar="N", min=1, help="Stop after N lines or messages.")
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time", "-t", metavar="FORM", help=f"Times as {', '.join(TIME_FORMS)}.", autocompletion=_complete_times
+        ),
+    ] = None,
+    rdma: Annotated[bool, typer.Option("--rdma", help="Show RDMA operations as lines of their own.")] = False,
+    follow: Follow = False,
+    tcp_port: TcpPorts = None,
+    jobs: Jobs = 1,
+) -> None:
+    """Show the RDS messages of captures, one line each, in the order in which they were complete.
+
+    Filters are those of Wireshark; `rdstool fields` lists the names.
+
+    \b
+    Examples:
+      rdstool decode capture.pcap
+      rdstool decode --json -Y 'rds.flags.retransmitted == 1' capture.pcap.gz
+    """  # noqa: D301
+    from rdstool.cli.showing import Show  # noqa: PLC0415
+    from rdstool.export.selected import select  # noqa: PLC0415
+    from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
+    from rdstool.filter import compile_filter  # noqa: PLC0415
+
+    _check_forms(verbose=verbose, dump=dump, json=json, csv=csv, parquet=parquet is not None, fields=fields, time=time)
+    accepted = compile_filter(filter_text) if filter_text is not None else None
+    chosen = select(fields) if fields is not None else []
+    for text in accepted.warnings() if accepted else ():
+        warn(text)
+    used = {item.info.name for item in chosen} | (accepted.fields() if accepted else set())
+    reading = open_inputs(
+        files, tcp_ports=tcp_port, follow=follow, jobs=jobs, digests=digest, payloads=dump or "rds.payload" in used
+    )
+    show = Show(accepted, count, rdma=rdma)
+    with reading, ExitStack() as stack:
+        if parquet is not None:
+            _to_parquet(reading, show, parquet, stack)
+        else:
+            results = stack.enter_context(Results(at_once=follow))
+            view = _view(results, verbose=verbose, dump=dump, json=json, csv=csv, chosen=chosen, label=_label(reading))
+            show.to(view, reading, results, Clock(TimeForm(time or ("epoch" if csv else "relative"))))
+    _conclude(reading, show, parquet)
+    raise typer.Exit(reading.exit_code())
+
+
+def _check_forms(
+    *, verbose: bool, dump: bool, json: bool, csv: bool, parquet: bool, fields: str | None, time: str | None
+) -> None:
+    """Raise ``UsageError`` for options that exclude each other."""
+    forms = {"--json": json, "--csv": csv, "--parquet": parquet, "-V or -x": verbose or dump}
+    wanted = [name for name, given in forms.items() if given]
+    if len(wanted) > 1:
+        raise UsageError(f"{wanted[0]} and {wanted[1]} exclude each other; take one of them")
+    if fields is not None and (verbose or dump or parquet):
+        raise UsageError(f"--fields and {wanted[0]} exclude each other; take one of them")
+    if time is not None and time not in TIME_FORMS:
+        raise UsageError(f'"{time}" is no form of time; take one of: {", ".join(TIME_FORMS)}')
+
+
+def _label(reading: Reading) -> FrameLabel | None:
+    """With several files: which of them a frame is in."""
+    paths = reading.capture.paths
+    if len(paths) < 2:
+        return None
+
+    def label(frame: int) -> tuple[str, int]:
+        file, number = reading.capture.frame_label(frame)
+        return paths[file], number
+
+    return label
+
+
+def _view(
+    results: Results,
+    *,
+    verbose: bool,
+    dump: bool,
+    json: bool,
+    csv: bool,
+    chosen: list[Selected],
+    label: FrameLabel | None,
+) -> View:
+    from rdstool.cli import views  # noqa: PLC0415
+    from rdstool.cli.hexdump import HexDump  # noqa: PLC0415
+    from rdstool.cli.lines import LineWriter  # noqa: PLC0415
+    from rdstool.cli.tree import TreeWriter  # noqa: PLC0415
+
+    if chosen:
+        return views.FieldsView(chosen, None if json else "," if csv else "\t")
+    if json:
+        return views.JsonView(label)
+    if csv:
+        return views.CsvView()
+    return views.TextView(
+        LineWriter(colour=results.colour, unicode=results.unicode),
+        TreeWriter(unicode=results.unicode) if verbose else None,
+        HexDump(colour=results.colour) if dump else None,
+        label,
+    )
+
+
+def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> None:
+    from rdstool.export.parquet import ParquetFile  # noqa: PLC0415
+
+    file = stack.enter_context(ParquetFile(path))
+    for columns, keep in show.kept(reading):
+        file.write(columns, keep)
+
+
+def _conclude(reading: Reading, show: Show, parquet: Path | None) -> None:
+    """Tell on stderr what the results cannot say."""
+    if parquet is not None:
+        note(f"{show.shown} messages written to {parquet}")
+    if not show.messages and reading.problem is None and not reading.interrupted:
+        warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")

@@ -1,0 +1,139 @@
+"""The forms in which ``decode`` shows messages. Each takes the rows of one piece and gives their text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from rdstool.capture.columns import Ints
+from rdstool.capture.events import CmMessage, RdmaOperation
+from rdstool.capture.message import message_at
+from rdstool.capture.streams import StreamTable
+from rdstool.cli.hexdump import HexDump
+from rdstool.cli.lines import LineWriter
+from rdstool.cli.tree import TreeWriter
+from rdstool.export import csv, jsonl, selected
+from rdstool.export.selected import Selected
+from rdstool.field_columns import EventColumns, MessageColumns
+
+Shown = CmMessage | RdmaOperation
+FrameLabel = Callable[[int], tuple[str, int]]
+"""Frame of the whole capture -> its file and its number within that."""
+
+
+class View(Protocol):
+    """One form of output."""
+
+    heading: str
+    """In front of all lines."""
+    timed: bool
+    """Whether it uses the times that it is given."""
+
+    def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
+        """The text of each of the rows ``keep``."""
+
+    def event(self, event: Shown, streams: StreamTable, time: str) -> str:
+        """The text of one RDMA-CM message or RDMA operation."""
+
+
+class TextView:
+    """One line a message; or its whole tree; with a hex dump behind it where asked for."""
+
+    heading = ""
+    timed = True
+
+    def __init__(
+        self, lines: LineWriter, tree: TreeWriter | None, dump: HexDump | None, label: FrameLabel | None
+    ) -> None:
+        self.lines = lines
+        self.tree = tree
+        self.dump = dump
+        self.label = label
+
+    def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
+        """Lines or trees."""
+        texts = self._trees(columns, keep, times) if self.tree else self.lines.messages(columns, keep, times)
+        if self.dump is not None:
+            batch = columns.batch
+            for place, row in enumerate(keep.tolist()):
+                header = batch.rows[row]["header"].tobytes()
+                texts[place] += self.dump.message(header, batch.payloads.get(row))
+        return texts
+
+    def event(self, event: Shown, streams: StreamTable, time: str) -> str:
+        """A line or a tree."""
+        return self.tree.event(event, streams, time) if self.tree else self.lines.event(event, streams, time)
+
+    def _trees(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
+        assert self.tree is not None
+        texts = []
+        for row, time in zip(keep.tolist(), times, strict=True):
+            message = message_at(columns.batch, row, columns.streams)
+            label = self.label(message.frame) if self.label else None
+            where = f"{label[0]}, frame {label[1]}" if label else None
+            texts.append(self.tree.message(message, columns.streams[message.stream], time, where))
+        return texts
+
+
+class JsonView:
+    """JSON lines; with several files, each line names its own."""
+
+    heading = ""
+    timed = False
+
+    def __init__(self, label: FrameLabel | None) -> None:
+        self.label = label
+
+    def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
+        """One object a message."""
+        if self.label is None:
+            return jsonl.message_lines(columns, keep)
+        labels = [self.label(frame) for frame in columns.batch.rows["frame"][keep].tolist()]
+        more = [f', "file": {json.dumps(file)}, "file_frame": {frame}' for file, frame in labels]
+        return jsonl.message_lines(columns, keep, more)
+
+    def event(self, event: Shown, streams: StreamTable, time: str) -> str:
+        """One object."""
+        return jsonl.event_line(event, streams)
+
+
+class CsvView:
+    """CSV with a heading."""
+
+    heading = csv.HEADER
+    timed = True
+
+    def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
+        """One row a message."""
+        return csv.message_lines(columns, keep, times)
+
+    def event(self, event: Shown, streams: StreamTable, time: str) -> str:
+        """One row."""
+        return csv.event_line(event, streams, time)
+
+
+class FieldsView:
+    """Only the fields that were asked for: JSON where there is no separator."""
+
+    timed = False
+
+    def __init__(self, fields: Sequence[Selected], separator: str | None) -> None:
+        self.fields = fields
+        self.separator = separator
+        self.heading = ",".join(field.name for field in fields) + "\n" if separator == "," else ""
+
+    def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
+        """One line a message."""
+        return self._lines(columns, keep)
+
+    def event(self, event: Shown, streams: StreamTable, time: str) -> str:
+        """One line."""
+        return self._lines(EventColumns([event], streams), np.zeros(1, dtype=np.int64))[0]
+
+    def _lines(self, columns: MessageColumns | EventColumns, keep: Ints) -> list[str]:
+        if self.separator is None:
+            return selected.json_lines(columns, keep, self.fields)
+        return selected.text_lines(columns, keep, self.fields, self.separator)

@@ -1,0 +1,1 @@
+"""Messages as JSON lines, CSV and Parquet, formatted column by column."""
