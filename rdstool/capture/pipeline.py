@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -13,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.capture.columns import ACK, FRAGMENT, FrameBatch, MessageBatch
+from rdstool.capture.columns import ACK, FRAGMENT, MessageBatch
+from rdstool.capture.counts import FrameCounts
 from rdstool.capture.events import Event
-from rdstool.capture.frames import FrameCounts, read_frames
 from rdstool.capture.ib_streams import IbStreams
 from rdstool.capture.merge import Merger
 from rdstool.capture.message import Message, messages_of
-from rdstool.capture.network import parse
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.paths import PathMap
+from rdstool.capture.reading import Arrival, Reading, read_ahead, read_here
 from rdstool.capture.streams import StreamTable
 from rdstool.capture.tcp_streams import TcpStreams
 from rdstool.errors import CaptureError
@@ -68,7 +69,7 @@ class Capture:
         self.streams = StreamTable()
         self.frames = FrameCounts()
         self._file_starts: list[int] = []
-        self._runs: list[Iterator[Decoded]] = []
+        self._runs: list[Generator[Decoded]] = []
 
     @property
     def size(self) -> int | None:
@@ -129,7 +130,7 @@ class Capture:
     def close(self) -> None:
         """End what is under way and close the files."""
         for run in self._runs:
-            run.close()  # type: ignore[attr-defined]
+            run.close()
         self._runs.clear()
 
     def __enter__(self) -> Capture:
@@ -140,7 +141,7 @@ class Capture:
     ) -> None:
         self.close()
 
-    def _decode(self) -> Iterator[Decoded]:
+    def _decode(self) -> Generator[Decoded]:
         options = PayloadOptions(keep_payloads=self.options.payloads, digests=self.options.digests)
         tcp = TcpStreams(self.streams, options, self.options.tcp_ports)
         infiniband = IbStreams(self.streams, options)
@@ -148,26 +149,28 @@ class Capture:
         path_map = PathMap(self.streams)
         consumed = 0
         problem: CaptureError | None = None
-        batches = read_frames(self.paths, follow=self.options.follow)
-        while True:
-            try:
-                batch = next(batches, None)
-            except CaptureError as error:
-                batch, problem = None, error
-            if batch is None:
-                break
-            self._note_file(batch)
-            consumed = batch.consumed
-            parsed = parse(batch, self.frames, self.options.tcp_ports)
-            parts = [tcp.feed(parsed.tcp), infiniband.feed(parsed.ib)]
-            yield self._decoded(merger.merge(parts, tcp.settled_frame()), path_map, consumed)
+        reading = Reading(self.paths, self.options.tcp_ports, self.options.follow)
+        arrivals = read_ahead(reading) if self.options.jobs > 1 else read_here(reading)
+        with closing(arrivals):
+            while True:
+                try:
+                    arrival = next(arrivals, None)
+                except CaptureError as error:
+                    arrival, problem = None, error
+                if arrival is None:
+                    break
+                self._note(arrival)
+                consumed = arrival.consumed
+                parts = [tcp.feed(arrival.parsed.tcp), infiniband.feed(arrival.parsed.ib)]
+                yield self._decoded(merger.merge(parts, tcp.settled_frame()), path_map, consumed)
         yield self._decoded(merger.merge([tcp.finish(), infiniband.finish()], None), path_map, consumed)
         if problem is not None:
             raise problem
 
-    def _note_file(self, batch: FrameBatch) -> None:
-        while len(self._file_starts) <= batch.file and len(batch):
-            self._file_starts.append(int(batch.frame[0]))
+    def _note(self, arrival: Arrival) -> None:
+        self.frames = arrival.counts
+        while len(self._file_starts) <= arrival.file:
+            self._file_starts.append(arrival.first_frame)
 
     def _decoded(self, part: Part, path_map: PathMap, consumed: int) -> Decoded:
         rows = part.rows
