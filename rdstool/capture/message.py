@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dissectors.wire.congestion import BITMAP_BYTES, congested_ports
 from dissectors.wire.extensions import Extension, Unknown, parse_extensions
 from dissectors.wire.rds import RDS_HEADER, Flags, RdsHeader
-from rdstool.capture.columns import ChecksumStatus, MessageBatch
+from rdstool.capture.columns import RDS_DTYPE, ChecksumStatus, MessageBatch
 from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind, Transport
 
@@ -108,10 +108,16 @@ class Message:
         return congested_ports(self.payload)
 
 
+def header_bytes_at(batch: MessageBatch, index: int) -> bytes:
+    """The 48 header bytes of row ``index`` as they were on the wire."""
+    # NumPy turns fields to the machine's byte order where it joins arrays, so the order is put right here.
+    return bytes(batch.rows["header"][index : index + 1].astype(RDS_DTYPE).tobytes())
+
+
 def message_at(batch: MessageBatch, index: int, streams: StreamTable) -> Message:
     """The message of row ``index``. Raises ``IndexError`` outside the batch."""
     row = batch.rows[index]
-    header = RDS_HEADER.unpack_from(row["header"].tobytes())
+    header = RDS_HEADER.unpack_from(header_bytes_at(batch, index))
     parsed = parse_extensions(header.exthdr)
     source, destination = streams[int(row["stream"])].ends(int(row["direction"]))
     path = int(row["path"])

@@ -8,6 +8,7 @@ import typer
 
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line
+from rdstool.errors import UsageError
 from rdstool.fields import ALIASES, FieldInfo, nearest_name, registry
 
 
@@ -32,7 +33,7 @@ def fields(
                 found.append(registry()[name])
     if not found:
         near = nearest_name(pattern)
-        raise typer.BadParameter(f"nothing contains {pattern!r}" + (f", the nearest field is {near}" if near else ""))
+        raise UsageError(f"nothing contains {pattern!r}" + (f", the nearest field is {near}" if near else ""))
     raise typer.Exit(ExitCode.CLEAN)
 
 

@@ -23,6 +23,11 @@ class Span:
     name: str
     colour: str
 
+    @property
+    def place(self) -> str:
+        """``8-15``, or ``24`` for a single byte."""
+        return f"{self.start}-{self.end - 1}" if self.end - self.start > 1 else str(self.start)
+
 
 def header_spans(header: bytes) -> list[Span]:
     """The fields of an RDS header, its extension headers one by one."""
@@ -61,7 +66,7 @@ class HexDump:
         return "\n".join(lines) + "\n\n"
 
     def _legend(self, spans: Sequence[Span]) -> str:
-        return "  ".join(self._painted(f"{span.start}-{span.end - 1} {span.name}", span.colour) for span in spans)
+        return "  ".join(self._painted(f"{span.place} {span.name}", span.colour) for span in spans)
 
     def _painted(self, text: str, colour: str) -> str:
         start = self._starts.get(colour)

@@ -13,6 +13,7 @@ from dissectors.wire.table import Bit, Field, Kind, table_of
 from rdstool.capture.events import CmMessage, RdmaOperation
 from rdstool.capture.message import Message
 from rdstool.capture.streams import Stream, StreamTable, address_text
+from rdstool.export.parts import seconds_text
 from rdstool.export.summary import cm_words, plural, rdma_words
 from rdstool.export.times import Clock, TimeForm
 from rdstool.field_columns import address16, cm_name, event_addresses, reject_of
@@ -35,8 +36,8 @@ class TreeWriter:
         """The tree of one message; ends with an empty line."""
         ends = f"{message.src} port {message.sport} {self.arrow} {message.dst} port {message.dport}"
         lines = [
-            f"Message {message.number}: {message.kind.label}, {ends}, {plural(message.length, 'byte')}",
-            *self._capture(message, stream, time, file),
+            f"Message {message.number} at {time}: {message.kind.label}, {ends}, {plural(message.length, 'byte')}",
+            *self._capture(message, stream, file),
             *_table(message.header),
         ]
         for item in message.extensions:
@@ -53,14 +54,14 @@ class TreeWriter:
         """The tree of an RDMA-CM message or an RDMA operation."""
         source, destination = (address_text(address) for address in event_addresses(event, streams))
         ends = f"{source} {self.arrow} {destination}"
-        common = [_line("frame.number", event.frame), _line("frame.time_epoch", time)]
+        common = [_line("frame.number", event.frame), self._time(event.time)]
         if isinstance(event, RdmaOperation):
-            lines = [f"RDMA operation: {rdma_words(event)}, {ends}", *common]
+            lines = [f"RDMA operation at {time}: {rdma_words(event)}, {ends}", *common]
             fields = ("kind", "va", "rkey", "length", "status")
             lines += [_line(f"rds.rdma.{name}", _plain(getattr(event, name), name)) for name in fields]
             return "\n".join(lines) + "\n\n"
         private = event.private if event.private is not None else reject_of(event)
-        lines = [f"RDMA-CM {cm_name(event)}: {ends} {cm_words(event)}".rstrip(), *common]
+        lines = [f"RDMA-CM {cm_name(event)} at {time}: {ends}, {cm_words(event)}".rstrip(", "), *common]
         lines.append(_line("rds.cm.message", cm_name(event)))
         lines.append(f"{_INDENT * 2}transaction {event.transaction_id:#x}")
         for header in (event.body, event.ip, private):
@@ -70,7 +71,10 @@ class TreeWriter:
             lines.append(f"{_INDENT}Problem: {event.problem}")
         return "\n".join(lines) + "\n\n"
 
-    def _capture(self, message: Message, stream: Stream, time: str, file: str | None) -> Iterator[str]:
+    def _time(self, time: int) -> str:
+        return _line("frame.time_epoch", seconds_text(time), self._utc.texts(np.array([time]))[0])
+
+    def _capture(self, message: Message, stream: Stream, file: str | None) -> Iterator[str]:
         yield f"{_INDENT}Capture" + (f" {file}" if file else "")
         source, destination = stream.ends(message.direction)
         port = "TCP port" if stream.transport.label == "tcp" else "queue pair"
@@ -78,7 +82,7 @@ class TreeWriter:
         if message.first_frame != message.frame:
             frames += f" (began in {message.first_frame})"
         yield _line("frame.number", frames)
-        yield _line("frame.time_epoch", f"{time}", self._utc.texts(np.array([message.time_ns]))[0])
+        yield self._time(message.time_ns)
         yield _line("rds.kind", message.kind.label)
         yield _line("rds.transport", message.transport.label)
         yield _line("rds.src", message.src, f"{port} {source.port}")
@@ -113,7 +117,7 @@ def _table(header: Any, title: str = "") -> Iterator[str]:
     yield f"{_INDENT}{title}{table.title}"
     for row in table.fields:
         value = getattr(header, row.name)
-        if isinstance(value, bytes) and row.kind is Kind.BYTES and len(value) > 16 and not any(value):
+        if row.name.startswith(("reserved", "private")) and value in {0, bytes(row.size)}:
             continue
         yield _line(f"{table.prefix}.{row.name}", _value(row, value, header), row.meaning)
         for bit in row.bits:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import CmMessage, RdmaOperation
-from rdstool.capture.message import message_at
+from rdstool.capture.message import header_bytes_at, message_at
 from rdstool.capture.streams import StreamTable
 from rdstool.cli.hexdump import HexDump
 from rdstool.cli.lines import LineWriter
@@ -57,10 +57,9 @@ class TextView:
         """Lines or trees."""
         texts = self._trees(columns, keep, times) if self.tree else self.lines.messages(columns, keep, times)
         if self.dump is not None:
-            batch = columns.batch
             for place, row in enumerate(keep.tolist()):
-                header = batch.rows[row]["header"].tobytes()
-                texts[place] += self.dump.message(header, batch.payloads.get(row))
+                header = header_bytes_at(columns.batch, row)
+                texts[place] += self.dump.message(header, columns.batch.payloads.get(row))
         return texts
 
     def event(self, event: Shown, streams: StreamTable, time: str) -> str:
