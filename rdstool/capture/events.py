@@ -124,3 +124,14 @@ class RdmaOperation(Event):
     """``ok``, ``unknown`` (no answer seen) or the NAK's name."""
     operands: tuple[int, ...] = field(default=())
     """Atomics: (compare, swap) or (add,), and the original value where the response was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nak(Event):
+    """A responder refused a request packet: to be sent again, or for good."""
+
+    direction: int
+    """Of the request."""
+    psn: int
+    """Unwrapped."""
+    reason: str

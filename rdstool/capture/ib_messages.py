@@ -1,0 +1,526 @@
+"""RDS frames of one direction to messages (protocol.md §7.4).
+
+Each SEND is one frame: a 48-byte header and at most a fragment of data. All fragments of a message repeat its
+header; they follow one another without others between. Two ways lead to the same rows: :meth:`Joiner.add` takes
+one frame and knows all cases, :meth:`Joiner.add_many` takes whole columns of frames as long as they are regular.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dissectors.wire.checksum import checksum_good
+from dissectors.wire.extensions import Rdma, parse_extensions
+from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, RDS_HEADER, Flags, RdsHeader
+from rdstool.capture.columns import ACK, FRAGMENT, RDS_DTYPE, ChecksumStatus, HeaderMatch, Ints
+from rdstool.capture.events import RdmaKind, Resynchronised
+from rdstool.capture.headers import checksum_status
+from rdstool.capture.ib_order import Budget
+from rdstool.capture.ib_output import INT64_MAX, Finished, FragmentTuple, Output, message_rows
+from rdstool.capture.ib_rdma import Pending
+from rdstool.capture.part import PayloadOptions
+
+MAX_FRAGMENT_BYTES = 16384
+"""Longest fragment of any kernel (UEK, protocol.md §7.2)."""
+MAX_FRAGMENTS_TOLD = 4096
+"""Fragments of one message that get a row of their own; the longest message has 256."""
+MAX_PAYLOAD_BYTES = 4 << 20
+"""Payload of one message that is kept: four times what a kernel sends."""
+MAX_ANNOUNCED = 512
+"""RDMA operations that one message may announce."""
+_KEY = (slice(0, 8), slice(16, 24))
+"""Sequence, and length with ports: what a receiver compares."""
+_FREE = (25, 30, 31)
+"""Credit and checksum: what may differ between fragments."""
+_FLAGS_AT = RDS_HEADER.table["flags"].offset
+_EXTENSIONS_AT = RDS_HEADER.table["exthdr"].offset
+_BAD = (ChecksumStatus.BAD, ChecksumStatus.ABSENT, ChecksumStatus.GOOD)
+"""A message's checksums are as good as the worst of its fragments'."""
+_RANK = np.array([_BAD.index(status) for status in range(3)])
+
+
+@dataclass(slots=True)
+class Frame:
+    """One SEND, reassembled."""
+
+    frame: int
+    time: int
+    first_frame: int
+    position: int
+    opcode: int
+    solicited: bool
+    length: int
+    """Bytes of the SEND on the wire, header included."""
+    captured: int
+    header: bytes
+    """48 bytes; fewer where they were not sent or not captured."""
+    payload: list[bytes] = field(default_factory=list)
+    """Captured bytes behind the header, where asked for."""
+
+
+@dataclass(slots=True)
+class Frames:
+    """Columns of many, in order, their headers whole."""
+
+    frame: Ints
+    time: Ints
+    first_frame: Ints
+    position: Ints
+    opcode: NDArray[np.uint8]
+    solicited: NDArray[np.bool_]
+    length: Ints
+    captured: Ints
+    header: NDArray[np.uint8]
+    """One row of 48 bytes a frame."""
+    payload: Callable[[int, int], list[memoryview]]
+    """Captured bytes behind the headers of the frames from .. to, in pieces."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def part(self, start: int, stop: int) -> Frames:
+        """Some of them."""
+        cut, whole = slice(start, stop), self.payload
+        return Frames(
+            self.frame[cut],
+            self.time[cut],
+            self.first_frame[cut],
+            self.position[cut],
+            self.opcode[cut],
+            self.solicited[cut],
+            self.length[cut],
+            self.captured[cut],
+            self.header[cut],
+            lambda first, last: whole(start + first, start + last),
+        )
+
+    def one(self, index: int, payload: bool) -> Frame:
+        """A single one."""
+        return Frame(
+            int(self.frame[index]),
+            int(self.time[index]),
+            int(self.first_frame[index]),
+            int(self.position[index]),
+            int(self.opcode[index]),
+            bool(self.solicited[index]),
+            int(self.length[index]),
+            int(self.captured[index]),
+            self.header[index].tobytes(),
+            [bytes(piece) for piece in self.payload(index, index + 1)] if payload else [],
+        )
+
+
+@dataclass(slots=True)
+class _Open:
+    """A message whose last fragment is still to come."""
+
+    header: bytes
+    fields: RdsHeader
+    first_frame: int
+    position: int
+    inferred: bool
+    sure: bool
+    """Its first fragment was seen."""
+    operations: tuple[Pending, ...]
+    broken: bool = False
+    """A gap lies behind its last fragment."""
+    fragments: int = 0
+    total: int = 0
+    """Data bytes on the wire."""
+    seen: int = 0
+    solicited: bool = False
+    """SE bit of its latest fragment."""
+    rank: int = len(_BAD) - 1
+    frame: int = 0
+    time: int = 0
+    frames: list[NDArray[Any]] = field(default_factory=list)
+    singles: list[FragmentTuple] = field(default_factory=list)
+    payload: list[bytes] | None = None
+    kept: int = 0
+    digest: Any = None
+
+
+class Joiner:
+    """Joins the frames of one direction of a stream. ``fragment_bytes`` is the data of all fragments but the last."""
+
+    def __init__(self, output: Output, options: PayloadOptions, budget: Budget, stream: int, direction: int) -> None:
+        self.output = output
+        self.stream = stream
+        self.direction = direction
+        self.fragment_bytes = FRAGMENT_BYTES
+        self.unassigned = 0
+        """Frames that are part of no message."""
+        self.announced: list[Pending] = []
+        """RDMA operations since the last frame."""
+        self._options = options
+        self._budget = budget
+        self._open: _Open | None = None
+        self._lost = False
+        self._skipped = 0
+        self._acknowledged = 0
+
+    @property
+    def held_frame(self) -> int | None:
+        """The frame that a message which is given up would bear: a gap is in it, or it has been cut off."""
+        message = self._open
+        return message.frame if message is not None and message.broken else None
+
+    def lose_boundary(self) -> None:
+        """Frames are missing, or the stream began before the capture: what comes next may be in mid-message."""
+        if self._open is not None:
+            self._open.broken = True
+        self._lost = True
+        self._skipped = 0
+        self.announced.clear()
+
+    def wants_payload(self, header: bytes) -> bool:
+        """The payload behind this header is of use: asked for, or a congestion bitmap."""
+        options = self._options
+        flags = header[_FLAGS_AT] if len(header) > _FLAGS_AT else 0
+        return options.keep_payloads or options.digests or flags == Flags.CONG_BITMAP
+
+    def finish(self) -> None:
+        """No more frames will come."""
+        if self._open is not None:
+            self._close(self._open)
+
+    def add(self, frame: Frame) -> None:
+        """Take the next frame, whatever it is."""
+        if len(frame.header) < HEADER_BYTES:
+            self._headless(frame)
+            return
+        header = frame.header
+        good = checksum_good(header)
+        fields = RDS_HEADER.unpack_from(header)
+        status = ChecksumStatus.GOOD if good else ChecksumStatus.BAD if fields.checksum else ChecksumStatus.ABSENT
+        if status != ChecksumStatus.BAD and self._acknowledged < fields.ack <= INT64_MAX:
+            self._acknowledged = fields.ack
+            self.output.ack(self.stream, 1 - self.direction, fields.ack, frame.frame, frame.time)
+        message = self._open
+        if message is not None:
+            same = all(header[part] == message.header[part] for part in _KEY)
+            if not same and (message.broken or message.solicited):
+                self._close(message)
+                message = None
+            elif message.broken:
+                message.broken = message.sure = False
+        if message is None:
+            if self._lost and status == ChecksumStatus.BAD:
+                self._loose(frame, status, fields)
+                return
+            message = self._begin(frame, fields)
+        self._extend(message, frame, status, fields)
+        if message.total >= fields.length or (not message.sure and frame.solicited):
+            self._close(message)
+
+    def _begin(self, frame: Frame, fields: RdsHeader) -> _Open:
+        data = frame.length - HEADER_BYTES
+        message = _Open(
+            frame.header,
+            fields,
+            frame.first_frame,
+            frame.position,
+            inferred=self._lost,
+            sure=not self._lost,
+            operations=self._operations(frame.header),
+        )
+        if self._lost and data >= fields.length:
+            message.sure = True
+        if FRAGMENT_BYTES < data <= MAX_FRAGMENT_BYTES and data < fields.length:
+            self.fragment_bytes = data
+        if self.wants_payload(frame.header):
+            if self._options.keep_payloads or fields.flags == Flags.CONG_BITMAP:
+                message.payload = []
+            if self._options.digests:
+                message.digest = hashlib.sha256()
+        self._open = message
+        return message
+
+    def _operations(self, header: bytes) -> tuple[Pending, ...]:
+        """Which of the operations just before the message it announces: those with its key, and atomics (§8.1)."""
+        if not self.announced:
+            return ()
+        announced, self.announced = self.announced, []
+        items = parse_extensions(header[_EXTENSIONS_AT:]).items
+        keys = {item.rkey for item in items if isinstance(item, Rdma)}
+        atomic = (RdmaKind.COMPARE_SWAP, RdmaKind.FETCH_ADD)
+        return tuple(operation for operation in announced if operation.rkey in keys or operation.kind in atomic)
+
+    def _extend(self, message: _Open, frame: Frame, status: int, fields: RdsHeader) -> None:
+        data = frame.length - HEADER_BYTES
+        match = HeaderMatch.SAME
+        if frame.header != message.header:
+            match = _match(frame.header, message.header)
+        if message.fragments < MAX_FRAGMENTS_TOLD:
+            message.singles.append(
+                self._told(frame, message.fragments, data, status, match, fields),
+            )
+        seen = max(0, frame.captured - HEADER_BYTES)
+        room = max(0, message.fields.length - message.total)
+        message.fragments += 1
+        message.total += data
+        message.seen += min(seen, room)
+        message.solicited = frame.solicited
+        message.rank = min(message.rank, _BAD.index(status))
+        message.frame, message.time = frame.frame, frame.time
+        if message.payload is not None or message.digest is not None:
+            for piece in frame.payload:
+                self._keep(message, piece[:room])
+                room -= min(room, len(piece))
+
+    def _keep(self, message: _Open, piece: bytes | memoryview) -> None:
+        if message.digest is not None:
+            message.digest.update(piece)
+        if message.payload is None:
+            return
+        if message.kept + len(piece) > MAX_PAYLOAD_BYTES or not self._budget.take(len(piece)):
+            self._budget.give(message.kept + (0 if message.kept + len(piece) > MAX_PAYLOAD_BYTES else len(piece)))
+            message.payload, message.kept = None, 0
+            return
+        message.kept += len(piece)
+        message.payload.append(bytes(piece))
+
+    def _told(
+        self, frame: Frame, index: int, data: int, status: int, match: int, fields: RdsHeader | None
+    ) -> FragmentTuple:
+        credit, ack = (fields.credit, fields.ack) if fields is not None else (0, 0)
+        return (
+            self.stream,
+            self.direction,
+            frame.frame,
+            -1,
+            index,
+            data,
+            frame.solicited,
+            frame.opcode,
+            status,
+            match,
+            credit,
+            ack,
+        )
+
+    def _loose(self, frame: Frame, status: int, fields: RdsHeader | None) -> None:
+        self.unassigned += 1
+        self._skipped += 1
+        data = frame.length - HEADER_BYTES
+        self.output.loose(self._told(frame, 0, data, status, HeaderMatch.SAME, fields))
+
+    def _headless(self, frame: Frame) -> None:
+        """A frame too short for a header, on the wire or in the capture only."""
+        if frame.length >= HEADER_BYTES:
+            message = self._open
+            if message is not None and not message.broken:
+                message.fragments += 1
+                message.total += frame.length - HEADER_BYTES
+                message.solicited = frame.solicited
+                message.frame, message.time = frame.frame, frame.time
+                if message.total >= message.fields.length:
+                    self._close(message)
+            else:
+                self.unassigned += 1
+                self.lose_boundary()
+            return
+        self._loose(frame, ChecksumStatus.ABSENT, None)
+
+    def _close(self, message: _Open) -> None:
+        """Hand on a message, whole or not."""
+        self._open = None
+        length = message.fields.length
+        complete = message.seen == length and message.total >= length
+        if message.singles:
+            message.frames.append(np.array(message.singles, FRAGMENT))
+        payload = None
+        if message.payload is not None:
+            payload = b"".join(message.payload)
+            self._budget.give(message.kept)
+        self.output.message(
+            Finished(
+                self.stream,
+                self.direction,
+                message.frame,
+                message.first_frame,
+                message.time,
+                message.position,
+                message.seen,
+                complete,
+                message.inferred,
+                _BAD[message.rank],
+                message.header,
+                message.fragments,
+                message.frames,
+                payload,
+                message.digest.hexdigest() if message.digest is not None and complete else None,
+                message.operations,
+            )
+        )
+        if self._lost and not message.broken:
+            self._lost = False
+            self.output.events.append(
+                Resynchronised(
+                    message.frame,
+                    message.time,
+                    self.stream,
+                    self.direction,
+                    message.position,
+                    self._skipped,
+                    message.fragments,
+                )
+            )
+
+    def add_many(self, frames: Frames) -> None:
+        """Take many frames: regular ones as columns, the rest one at a time."""
+        done = 0
+        if self.announced and len(frames):
+            self.add(frames.one(0, self.wants_payload(frames.header[0].tobytes())))
+            done = 1
+        if not self._lost and done < len(frames):
+            done += self._regular(frames.part(done, len(frames)))
+        for index in range(done, len(frames)):
+            self.add(frames.one(index, self.wants_payload(frames.header[index].tobytes())))
+
+    def _regular(self, frames: Frames) -> int:
+        """Take messages that are as they should be; the number of frames taken."""
+        count = len(frames)
+        message = self._open
+        header = frames.header.reshape(-1).view(RDS_DTYPE)
+        length = header["length"].astype(np.int64)
+        size = self.fragment_bytes
+        data = frames.length - HEADER_BYTES
+        needed = np.maximum(1, -(-length // size))
+        first = 0
+        if message is not None:
+            if message.total != message.fragments * size:
+                return 0
+            first = min(count, -(-(message.fields.length - message.total) // size))
+        starts: list[int] = []
+        at = first
+        steps = needed.tolist()
+        while at < count:
+            starts.append(at)
+            at += steps[at]
+        owner = np.full(count, -1, np.int64)
+        start = np.array(starts, np.int64)
+        bounds = np.append(start, count)
+        owner[first:] = np.repeat(start, np.diff(bounds))
+        base = frames.header[owner]
+        index = np.arange(count) - owner
+        total = length[owner]
+        if message is not None and first:
+            base[:first] = np.frombuffer(message.header, np.uint8)
+            index[:first] = message.fragments + np.arange(first)
+            total[:first] = message.fields.length
+        expected = np.clip(total - index * size, 0, size)
+        differ = frames.header != base
+        foreign = differ[:, _KEY[0]].any(axis=1) | differ[:, _KEY[1]].any(axis=1)
+        irregular = foreign | (data != expected)
+        if irregular.any():
+            bad = int(np.argmax(irregular))
+            stop = 0 if bad < first else int(bounds[np.searchsorted(start, bad, "right") - 1])
+            if stop == 0:
+                return 0
+            return self._regular(frames.part(0, stop))
+        told = np.zeros(count, FRAGMENT)
+        status = checksum_status(header)
+        told["stream"], told["direction"], told["frame"] = self.stream, self.direction, frames.frame
+        told["message"], told["index"], told["data"] = -1, index, data
+        told["solicited"], told["opcode"], told["checksum_status"] = frames.solicited, frames.opcode, status
+        told["credit"], told["ack"] = header["credit"], header["ack"]
+        if differ.any():
+            differ[:, _FREE] = False
+            told["header_match"] = np.where(differ.any(axis=1), HeaderMatch.OTHER, told["header_match"])
+            free = (frames.header != base).any(axis=1) & (told["header_match"] == HeaderMatch.SAME)
+            told["header_match"][free] = HeaderMatch.CREDIT
+        self._acknowledge(frames, header, status)
+        if first and message is not None:
+            self._continue(message, frames, told, 0, first)
+        whole = len(starts)
+        if starts and starts[-1] + steps[starts[-1]] > count:
+            whole -= 1
+        if whole:
+            self._rows(frames, told, start[:whole], np.append(start[1:whole], bounds[whole]))
+        if whole < len(starts):
+            at = starts[-1]
+            message = self._begin(frames.one(at, False), RDS_HEADER.unpack_from(frames.header[at].tobytes()))
+            self._continue(message, frames, told, at, count)
+        return count
+
+    def _acknowledge(self, frames: Frames, header: NDArray[Any], status: NDArray[np.uint8]) -> None:
+        ack = header["ack"].astype(np.uint64)
+        valid = (status != ChecksumStatus.BAD) & (ack <= INT64_MAX)
+        given = np.where(valid, ack, 0).astype(np.int64)
+        highest = np.maximum.accumulate(np.append(self._acknowledged, given))
+        advance = np.flatnonzero(highest[1:] > highest[:-1])
+        if not len(advance):
+            return
+        rows = np.zeros(len(advance), ACK)
+        rows["stream"], rows["direction"] = self.stream, 1 - self.direction
+        rows["position"], rows["frame"], rows["time"] = given[advance], frames.frame[advance], frames.time[advance]
+        self.output.acks(rows)
+        self._acknowledged = int(highest[-1])
+
+    def _continue(self, message: _Open, frames: Frames, told: NDArray[Any], start: int, stop: int) -> None:
+        """Regular fragments of the open message."""
+        if message.singles:
+            message.frames.append(np.array(message.singles, FRAGMENT))
+            message.singles.clear()
+        if message.fragments + stop - start <= MAX_FRAGMENTS_TOLD:
+            message.frames.append(told[start:stop].copy())
+        message.fragments += stop - start
+        message.total += int(frames.length[start:stop].sum()) - HEADER_BYTES * (stop - start)
+        message.seen += int(np.maximum(frames.captured[start:stop] - HEADER_BYTES, 0).sum())
+        message.solicited = bool(frames.solicited[stop - 1])
+        message.rank = min(message.rank, int(_RANK[told["checksum_status"][start:stop]].min()))
+        message.frame, message.time = int(frames.frame[stop - 1]), int(frames.time[stop - 1])
+        if message.payload is not None or message.digest is not None:
+            for piece in frames.payload(start, stop):
+                self._keep(message, piece)
+        if message.total >= message.fields.length:
+            self._close(message)
+
+    def _rows(self, frames: Frames, told: NDArray[Any], start: Ints, stop: Ints) -> None:
+        """Messages that lie whole in ``frames``."""
+        last = stop - 1
+        rows = message_rows(frames.header[start])
+        rows["stream"], rows["direction"] = self.stream, self.direction
+        rows["frame"], rows["time"] = frames.frame[last], frames.time[last]
+        rows["first_frame"], rows["position"] = frames.first_frame[start], frames.position[start]
+        rows["fragments"] = stop - start
+        captured = np.maximum(frames.captured - HEADER_BYTES, 0)
+        first, end = int(start[0]), int(stop[-1])
+        rows["seen"] = np.add.reduceat(captured[:end], start)
+        length = rows["header"]["length"].astype(np.int64)
+        rows["complete"] = rows["seen"] == length
+        rank = np.minimum.reduceat(_RANK[told["checksum_status"][:end]], start)
+        rows["checksum_status"] = np.array(_BAD)[rank]
+        part = told[first:end].copy()
+        part["message"] = np.repeat(np.arange(len(start)), stop - start)
+        payloads: dict[int, bytes] = {}
+        digests: dict[int, str] = {}
+        if self._options.keep_payloads or self._options.digests:
+            wanted = list(range(len(start)))
+        else:
+            wanted = np.flatnonzero(rows["header"]["flags"] == Flags.CONG_BITMAP).tolist()
+        for index in wanted:
+            pieces = frames.payload(int(start[index]), int(stop[index]))
+            if self._options.digests and rows["complete"][index]:
+                digest = hashlib.sha256()
+                for piece in pieces:
+                    digest.update(piece)
+                digests[index] = digest.hexdigest()
+            if self._options.keep_payloads or rows["header"]["flags"][index] == Flags.CONG_BITMAP:
+                payloads[index] = b"".join(pieces)
+        self.output.rows(rows, part, payloads, digests)
+
+
+def _match(header: bytes, first: bytes) -> int:
+    """How a fragment's header differs from the first one's."""
+    if any(header[part] != first[part] for part in _KEY):
+        return HeaderMatch.FOREIGN
+    differ = {at for at in range(HEADER_BYTES) if header[at] != first[at]}
+    return HeaderMatch.CREDIT if differ <= set(_FREE) else HeaderMatch.OTHER

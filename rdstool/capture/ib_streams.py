@@ -1,0 +1,414 @@
+"""InfiniBand: packets in, RDS messages, acknowledgements and events out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dissectors.wire.infiniband import CM_QP, Opcode
+from rdstool.capture.columns import IbPackets, Ints
+from rdstool.capture.events import Closing, StreamClosed, StreamOpened
+from rdstool.capture.ib_cm import MAD_BYTES, REP, CmResult, ConnectionManager, Exchange, attribute_of
+from rdstool.capture.ib_flows import (
+    PAIRING_PACKETS,
+    SETTLED_PACKETS,
+    Direction,
+    Flow,
+    Hosts,
+    Key,
+)
+from rdstool.capture.ib_messages import Joiner
+from rdstool.capture.ib_order import Budget, Hole, PacketOrder, Restart
+from rdstool.capture.ib_output import Output
+from rdstool.capture.ib_packets import PART_OF, Packets, Part, parse_bth
+from rdstool.capture.ib_rdma import Operations
+from rdstool.capture.ib_requests import RequestReader
+from rdstool.capture.part import Part as StreamPart
+from rdstool.capture.part import PayloadOptions
+from rdstool.capture.streams import Endpoint, Stream, StreamTable, address_bytes
+from rdstool.protocol.kinds import Transport
+
+MAX_FLOWS = 131_072
+"""Flows that are followed; packets of further ones are passed over."""
+MAX_KEPT_BYTES = 64 << 20
+"""Bytes of packets and payloads that all flows together hold back."""
+MAX_CANDIDATES = 64
+"""Flows between two hosts that are compared to find the two of one connection."""
+MAX_HOLD_FRAMES = 20_000
+"""Frames of the capture for which others are asked to wait for a message of this stage."""
+LOOK_PACKETS = 64
+"""Packets between two looks at a flow that is not decided."""
+NO_QPN = 0
+
+
+@dataclass(slots=True)
+class IbCounts:
+    """Packets that were no part of an RDS stream."""
+
+    foreign: int = 0
+    """Of other protocols, or of flows whose protocol could not be told."""
+    datagrams: int = 0
+    """To queue pairs 0 and 1, and other unreliable transports."""
+
+
+class IbStreams:
+    """All RDS queue pairs of a capture. Feed it the packets of one chunk after the other."""
+
+    def __init__(self, streams: StreamTable, options: PayloadOptions) -> None:
+        self.streams = streams
+        self.options = options
+        self.counts = IbCounts()
+        self._output = Output()
+        self._budget = Budget(MAX_KEPT_BYTES)
+        self._cm = ConnectionManager()
+        self._flows: dict[Key, Flow] = {}
+        self._undecided: dict[Key, Flow] = {}
+        self._waiting: dict[Key, int] = {}
+        """The oldest frame that a flow holds back."""
+        self._unpaired: dict[Hosts, list[Flow]] = {}
+        self._frame = 0
+
+    def feed(self, packets: IbPackets) -> StreamPart:
+        """Take the packets of one chunk, in capture order."""
+        count = len(packets)
+        if not count:
+            return StreamPart.empty()
+        self._frame = int(packets.frame[-1])
+        parsed, qpn = parse_bth(packets)
+        begin = 0
+        # What a REP connects is another use of its queue pairs from that packet on.
+        for index in np.flatnonzero((qpn == CM_QP) & (parsed.opcode == Opcode.UD_SEND_ONLY)).tolist():
+            at = int(parsed.at[index])
+            raw = parsed.data[at : at + min(int(parsed.captured[index]), 8 + MAD_BYTES)].tobytes()
+            if attribute_of(raw) == REP and index > begin:
+                self._connected(packets, parsed, qpn, np.arange(begin, index))
+                begin = index
+            self._managed(packets, raw, index)
+        self._connected(packets, parsed, qpn, np.arange(begin, count))
+        self._output.release(self._frame)
+        return self._output.part()
+
+    def finish(self) -> StreamPart:
+        """Give up all holes, decide what was not decided, report what is incomplete, and forget all state."""
+        for flow in list(self._undecided.values()):
+            if flow.evidence.is_rds:
+                self._attach(flow, self._counterpart(flow, last=True))
+        for flow in list(self._undecided.values()):
+            peer = self._counterpart(flow, last=False)
+            if flow.evidence.good > flow.evidence.foreign and peer is not None:
+                self._attach(flow, peer)
+            else:
+                self._reject(flow)
+        for flow in self._flows.values():
+            if flow.direction is not None:
+                flow.direction.finish()
+        self._flows.clear()
+        self._unpaired.clear()
+        self._output.release(self._frame + MAX_HOLD_FRAMES)
+        return self._output.part()
+
+    def settled_frame(self) -> int | None:
+        """The frame before which no more messages can be completed; None where nothing is held back."""
+        frames = [flow.kept[0].frame[0] for flow in self._undecided.values() if flow.kept and flow.evidence.good]
+        frames += self._waiting.values()
+        frames += self._output.held_frames
+        oldest = self._frame - MAX_HOLD_FRAMES
+        return min((int(frame) for frame in frames if frame > oldest), default=None)
+
+    # RDMA-CM.
+
+    def _managed(self, packets: IbPackets, raw: bytes, index: int) -> None:
+        src = address_bytes(int(packets.src_hi[index]), int(packets.src_lo[index]))
+        dst = address_bytes(int(packets.dst_hi[index]), int(packets.dst_lo[index]))
+        frame, time = int(packets.frame[index]), int(packets.time[index])
+        result = self._cm.message(raw, frame, time, src, dst)
+        if result is None:
+            return
+        exchange = result.exchange
+        if exchange is not None and result.accepted:
+            self._open(exchange, frame, time)
+        if result.event is not None:
+            event = result.event
+            if exchange is not None and result.accepted:
+                event = replace(event, stream=exchange.stream)
+            self._output.events.append(event)
+            self._close(result, frame, time)
+
+    def _open(self, exchange: Exchange, frame: int, time: int) -> None:
+        """Two queue pairs are connected: for RDS, or not."""
+        flows = [
+            self._renew(source, target, qpn, frame)
+            for source, target, qpn in (
+                (exchange.active, exchange.passive, exchange.passive_qpn),
+                (exchange.passive, exchange.active, exchange.qpn),
+            )
+        ]
+        if not exchange.version:
+            for flow in flows:
+                if flow is not None:
+                    flow.foreign = True
+            return
+        stream = self.streams.add(
+            Transport.IB,
+            Endpoint(exchange.active_address, exchange.qpn),
+            Endpoint(exchange.passive_address, exchange.passive_qpn),
+            initiator_known=True,
+            first_frame=exchange.first_frame,
+            from_start=True,
+        )
+        if stream is None:
+            return
+        exchange.stream = stream.number
+        self._output.events.append(StreamOpened(frame, time, stream.number, 0))
+        # Each side tells the other where to begin.
+        for number, (flow, psn) in enumerate(zip(flows, (exchange.passive_psn, exchange.psn), strict=True)):
+            if flow is not None:
+                flow.mtu = exchange.mtu or None
+                self._direct(flow, stream, number, PacketOrder(stream.coverage[number], self._budget, psn))
+        if flows[0] is not None and flows[1] is not None:
+            flows[0].peer, flows[1].peer = flows[1], flows[0]
+
+    def _renew(self, src: bytes, dst: bytes, qpn: int, frame: int) -> Flow | None:
+        """A new flow in the place of an older one with the same key."""
+        key = (*_halves(src), *_halves(dst), qpn)
+        old = self._flows.pop(key, None)
+        self._undecided.pop(key, None)
+        if old is not None:
+            old.release(self._budget)
+            self._retire(old)
+        return self._enter(key, frame)
+
+    def _close(self, result: CmResult, frame: int, time: int) -> None:
+        exchange = result.exchange
+        if result.ends and exchange is not None and exchange.stream >= 0 and not exchange.closed:
+            exchange.closed = True
+            direction = 0 if result.from_active else 1
+            self._output.events.append(StreamClosed(frame, time, exchange.stream, direction, Closing.DREQ, 0))
+
+    # Flows.
+
+    def _connected(self, packets: IbPackets, parsed: Packets, qpn: Ints, index: Ints) -> None:
+        """Packets of reliable connections, with no new connection among them."""
+        of_interest = (PART_OF[parsed.opcode[index]] != Part.NONE) & (qpn[index] > CM_QP)
+        self.counts.datagrams += len(index) - int(of_interest.sum())
+        answers: list[tuple[Flow, Packets]] = []
+        for key, some in _groups(packets, qpn, index[of_interest]):
+            flow = self._flows.get(key) or self._enter(key, int(packets.frame[some[0]]))
+            if flow is None or flow.foreign:
+                self.counts.foreign += len(some)
+                continue
+            self._take(flow, parsed.take(some), answers)
+        # Answers come after the requests that they answer, and so does their reading.
+        for flow, responses in answers:
+            peer = flow.peer
+            if peer is not None and peer.direction is not None:
+                peer.direction.responses(responses)
+
+    def _enter(self, key: Key, frame: int) -> Flow | None:
+        if len(self._flows) >= MAX_FLOWS:
+            return None
+        flow = Flow(key, address_bytes(key[0], key[1]), address_bytes(key[2], key[3]), key[4], frame)
+        self._flows[key] = flow
+        return flow
+
+    def _take(self, flow: Flow, packets: Packets, answers: list[tuple[Flow, Packets]]) -> None:
+        if flow.direction is not None and flow.peer is not None and flow.mtu is not None:
+            self._read(flow, packets, answers)
+            return
+        done = 0
+        while flow.direction is None and not flow.foreign and done < len(packets):
+            look = packets.take(slice(done, done + LOOK_PACKETS))
+            done += len(look)
+            flow.note(look)
+            self._look(flow, look)
+            if flow.direction is not None:
+                for kept in flow.release(self._budget):
+                    self._read(flow, kept, answers)
+        if done < len(packets):
+            if flow.foreign:
+                self.counts.foreign += len(packets) - done
+            else:
+                rest = packets.take(slice(done, None))
+                flow.note(rest)
+                self._read(flow, rest, answers)
+
+    def _read(self, flow: Flow, packets: Packets, answers: list[tuple[Flow, Packets]]) -> None:
+        """Packets of a flow that is RDS."""
+        direction = flow.direction
+        assert direction is not None
+        if flow.mtu is None and flow.peer is not None:
+            flow.mtu = flow.peer.mtu
+        if flow.mtu is not None:
+            direction.order.mtu = flow.mtu
+        responses = PART_OF[packets.opcode] == Part.RESPONSE
+        if responses.any():
+            answers.append((flow, packets.take(responses)))
+            packets = packets.take(~responses)
+        self._ordered(flow, direction.order.feed(packets))
+        held = flow.direction.held_frame if flow.direction is not None else None
+        if held is not None:
+            self._waiting[flow.key] = held
+        else:
+            self._waiting.pop(flow.key, None)
+
+    def _ordered(self, flow: Flow, items: list[Packets | Hole | Restart]) -> None:
+        begin = 0
+        for index, item in enumerate(items):
+            if isinstance(item, Restart) and flow.direction is not None:
+                flow.direction.requests(items[begin:index])
+                begin = index + 1
+                self._restart(flow, item)
+        if flow.direction is not None:
+            flow.direction.requests(items[begin:])
+
+    # What is RDS, and which flows belong together.
+
+    def _look(self, flow: Flow, packets: Packets) -> None:
+        """Decide about a flow, or keep its packets until that can be done."""
+        if flow.key not in self._undecided:
+            self._undecided[flow.key] = flow
+        if not flow.evidence.is_rds:
+            flow.evidence.observe(packets)
+        flow.keep(packets, self._budget)
+        if flow.evidence.is_foreign:
+            self._reject(flow)
+        elif flow.evidence.good:
+            peer = self._counterpart(flow, last=False)
+            if peer is not None:
+                self._attach(flow, peer)
+            elif flow.evidence.is_rds and flow.requests_seen >= SETTLED_PACKETS:
+                candidates = self._candidates(flow)
+                if not candidates:
+                    self._attach(flow, None)
+                elif flow.packets_seen >= PAIRING_PACKETS:
+                    self._attach(flow, self._counterpart(flow, last=True))
+
+    def _candidates(self, flow: Flow) -> list[Flow]:
+        """RDS flows whose other direction this one might be."""
+        flows = self._unpaired.get(flow.reverse_hosts, [])[-MAX_CANDIDATES:]
+        return [other for other in flows if other is not flow and flow.fits(other) >= 0]
+
+    def _counterpart(self, flow: Flow, *, last: bool) -> Flow | None:
+        """The other direction of a flow, where that is proved; with ``last`` also where only one can be it."""
+        candidates = self._candidates(flow)
+        proved = [other for other in candidates if flow.fits(other) > 0]
+        if proved:
+            return max(proved, key=flow.fits)
+        return candidates[0] if last and len(candidates) == 1 else None
+
+    def _attach(self, flow: Flow, peer: Flow | None) -> None:
+        """The flow is RDS: it becomes a direction of the peer's stream, or the first of its own."""
+        self._undecided.pop(flow.key, None)
+        start = flow.first_position()
+        if peer is not None and peer.direction is not None:
+            stream, number = peer.direction.stream, 1 - peer.direction.number
+            flow.peer, peer.peer = peer, flow
+            self._unpaired[peer.hosts].remove(peer)
+            if flow.mtu is None:
+                flow.mtu = peer.mtu
+            # A packet that goes to a queue pair names it: now the sender of the first flow has a number too.
+            if number == 0:
+                stream.b = Endpoint(stream.b.address, flow.qpn)
+            else:
+                stream.a = Endpoint(stream.a.address, flow.qpn)
+        else:
+            source, target = Endpoint(flow.src, NO_QPN), Endpoint(flow.dst, flow.qpn)
+            number = 0 if flow.src <= flow.dst else 1
+            ends = (source, target) if number == 0 else (target, source)
+            first = flow.first_frame
+            made = self.streams.add(Transport.IB, *ends, initiator_known=False, first_frame=first, from_start=False)
+            if made is None:
+                self._reject(flow)
+                return
+            stream = made
+            self._unpaired.setdefault(flow.hosts, []).append(flow)
+        order = PacketOrder(stream.coverage[number], self._budget, start)
+        self._direct(flow, stream, number, order).joiner.lose_boundary()
+
+    def _reject(self, flow: Flow) -> None:
+        """The flow is no RDS."""
+        self._undecided.pop(flow.key, None)
+        flow.release(self._budget)
+        flow.foreign = True
+        self.counts.foreign += flow.packets_seen
+
+    def _direct(self, flow: Flow, stream: Stream, number: int, order: PacketOrder) -> Direction:
+        """Make a flow a direction of a stream."""
+        order.mtu = flow.mtu
+        joiner = Joiner(self._output, self.options, self._budget, stream.number, number)
+        operations = Operations()
+        reader = RequestReader(joiner, operations, order.span)
+        flow.direction = Direction(stream, number, order, joiner, operations, reader)
+        return flow.direction
+
+    def _restart(self, flow: Flow, restart: Restart) -> None:
+        """The queue pair's number is in use anew, without RDMA-CM in the capture."""
+        old = flow.direction
+        assert old is not None
+        peer = flow.peer
+        waiting = peer is not None and peer.direction is not None and peer.direction.stream is not old.stream
+        if waiting and peer is not None and peer.direction is not None:
+            stream = peer.direction.stream
+        else:
+            made = self.streams.add(
+                Transport.IB,
+                old.stream.a,
+                old.stream.b,
+                initiator_known=old.stream.initiator_known,
+                first_frame=restart.frame,
+                from_start=False,
+            )
+            if made is None:
+                old.reader.gap()
+                return
+            stream = made
+        old.end()
+        both = list(stream.coverage)
+        both[old.number] = restart.coverage
+        stream.coverage = both[0], both[1]
+        self._direct(flow, stream, old.number, old.order).joiner.lose_boundary()
+
+    def _retire(self, flow: Flow) -> None:
+        """A flow ends because another takes its place."""
+        if flow.direction is not None:
+            flow.direction.finish()
+        waiting = self._unpaired.get(flow.hosts)
+        if waiting is not None and flow in waiting:
+            waiting.remove(flow)
+        if flow.peer is not None and flow.peer.peer is flow:
+            flow.peer.peer = None
+
+
+def _groups(packets: IbPackets, qpn: Ints, index: Ints) -> Iterator[tuple[Key, Ints]]:
+    """The packets of each flow, in capture order."""
+    if not len(index):
+        return
+    columns = [
+        column[index]
+        for column in (packets.src_hi, packets.src_lo, packets.dst_hi, packets.dst_lo, qpn.astype(np.uint64))
+    ]
+    # Sorting by a mixture of the columns brings equal keys together. Where two keys mix to the same number their
+    # packets may alternate: that makes more groups, not wrong ones.
+    mixed = np.zeros(len(index), np.uint64)
+    for column in columns:
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    order = np.argsort(mixed, kind="stable")
+    changes = np.zeros(len(index) - 1, np.bool_)
+    for number, column in enumerate(columns):
+        in_order = column[order]
+        columns[number] = in_order
+        changes |= in_order[1:] != in_order[:-1]
+    index = index[order]
+    bounds = np.concatenate(([0], np.flatnonzero(changes) + 1, [len(index)])).tolist()
+    starts = sorted(range(len(bounds) - 1), key=lambda at: int(index[bounds[at]]))
+    for at in starts:
+        begin, end = bounds[at], bounds[at + 1]
+        a, b, c, d, e = (int(column[begin]) for column in columns)
+        yield (a, b, c, d, e), index[begin:end]
+
+
+def _halves(address: bytes) -> tuple[int, int]:
+    return int.from_bytes(address[:8], "big"), int.from_bytes(address[8:], "big")
