@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rdstool.capture import pcap
+from rdstool.capture import pcap, pcapng
 from rdstool.capture.columns import FrameBatch
 from rdstool.capture.counts import FrameCounts
+from rdstool.capture.erf import ErfFormat, is_erf
 from rdstool.capture.files import Input, Wait, open_input, wait_for_growth
 from rdstool.capture.records import Format, Records
 from rdstool.capture.window import Window
@@ -98,7 +99,10 @@ def batches_of(source: Input, file: int, first_frame: int, chunk_bytes: int = CH
 
 
 def scan_window(window: Window, form: Format, start: int, file: int, first_frame: int) -> Iterator[FrameBatch]:
-    """Yield the frames from ``window.data[start]``, a boundary between records, to the end of the input."""
+    """Yield the frames from ``window.data[start]``, a boundary between records, to the end of the input.
+
+    Raises CaptureError where a record cannot be, or is not whole at the end of the input.
+    """
     source = window.source
     while True:
         records = form.scan(window.data, start, window.end)
@@ -123,13 +127,21 @@ def _detect(window: Window) -> tuple[Format, int] | None:
     None: a followed file stayed too short. Raises CaptureError for what is no capture.
     """
     size = DETECTION_BYTES
-    whole = False
-    while not whole and window.end < DETECTION_LIMIT_BYTES:
+    head, whole = b"", False
+    erf_possible: bool | None = None
+    while not whole and erf_possible is None and len(head) < DETECTION_LIMIT_BYTES:
         whole = not window.slide(0, size)
         head = window.data[: min(window.end, DETECTION_LIMIT_BYTES)].tobytes()
-        if len(head) >= DETECTION_BYTES and pcap.is_pcap(head):
-            return pcap.parse_header(head), pcap.FILE_HEADER_BYTES
         size = window.end + DETECTION_BYTES
+        if len(head) < DETECTION_BYTES:
+            continue
+        if pcap.is_pcap(head):
+            return pcap.parse_header(head), pcap.FILE_HEADER_BYTES
+        if pcapng.is_pcapng(head):
+            return pcapng.PcapngFormat(), 0
+        erf_possible = is_erf(head, whole and not window.source.follow)
+    if erf_possible:
+        return ErfFormat(), 0
     if whole and window.source.follow:
         return None
     raise CaptureError(f"{window.source.name}: {_no_capture(head)}", 0)

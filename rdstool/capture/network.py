@@ -1,7 +1,7 @@
 """Network headers: from IP, GRH and LRH to TCP segments and InfiniBand packets.
 
-Sources: RFC 791 and 8200 (IP), 9293 (TCP), 768 (UDP); InfiniBand Architecture vol. 1 §7.7 (LRH), §8.3 (GRH), annexes A16
-and A17 (RoCE).
+Sources: RFC 791 and 8200 (IP), 9293 (TCP), 768 (UDP); InfiniBand Architecture vol. 1 §7.7 (LRH), §8.3 (GRH), annexes
+A16 and A17 (RoCE).
 """
 
 from __future__ import annotations
