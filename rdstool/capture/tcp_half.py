@@ -106,6 +106,15 @@ class Extents:
         if place == ABSENT:
             self.absent.append((start, start + size))
 
+    def extend(self, start: list[int], size: list[int], place: list[int], frame: list[int], time: list[int]) -> None:
+        """Append what came in order: each frame completes the stream up to its own end."""
+        self.start += start
+        self.size += size
+        self.place += place
+        self.frame += frame
+        self.done += frame
+        self.time += time
+
     def index(self, position: int, low: int = 0) -> int:
         """Index of the extent that holds ``position``."""
         return bisect_right(self.start, position, low) - 1
@@ -199,6 +208,11 @@ class Half:
     """What came ahead of a hole, ascending, without overlap."""
     ended: bool = False
 
+    @property
+    def regular(self) -> bool:
+        """Nothing waits, and framing and sequence numbers are known."""
+        return self.base is not None and not self.pending and self.search is None
+
     def offsets(self, seq: NDArray[np.uint32]) -> Ints:
         """Stream offsets of TCP sequence numbers near ``next``, in capture order."""
         if self.base is None:
@@ -211,37 +225,18 @@ class Half:
 
     def take(self, columns: SegmentColumns, chunk: Chunk) -> Extents:
         """Deliver what is contiguous, hold the rest. Returns the chunk's extents, carried ones first."""
+        extents = self.carried(chunk)
+        if len(columns.offset):
+            self._take_one_by_one(columns, chunk, extents)
+        return extents
+
+    def carried(self, chunk: Chunk) -> Extents:
+        """Return the extents that were carried over from the chunk before."""
         extents = Extents()
         for piece in self.carry:
             self._append(extents, piece, chunk)
         self.carry = []
-        if len(columns.offset):
-            ends = columns.offset + columns.length
-            before = np.maximum.accumulate(np.concatenate(([self.next], ends)))[:-1]
-            fresh = ends > before
-            whole = bool((columns.captured == columns.length).all())
-            if not self.pending and whole and bool((columns.offset[fresh] == before[fresh]).all()):
-                self._take_in_order(columns, fresh, extents)
-            else:
-                self._take_one_by_one(columns, chunk, extents)
         return extents
-
-    def _take_in_order(self, columns: SegmentColumns, fresh: NDArray[np.bool_], extents: Extents) -> None:
-        if not fresh.all():
-            self.coverage.retransmitted += int(columns.length[~fresh].sum())
-            columns = SegmentColumns(*(getattr(columns, name)[fresh] for name in SegmentColumns.__slots__))
-            if not len(columns.offset):
-                return
-        frames = columns.frame.tolist()
-        extents.start += columns.offset.tolist()
-        extents.size += columns.length.tolist()
-        extents.place += columns.place.tolist()
-        extents.frame += frames
-        extents.done += frames
-        extents.time += columns.time.tolist()
-        end = int(columns.offset[-1] + columns.length[-1])
-        self.coverage.seen += end - self.next
-        self.next = end
 
     def _take_one_by_one(self, columns: SegmentColumns, chunk: Chunk, extents: Extents) -> None:
         rows = zip(*(getattr(columns, name).tolist() for name in SegmentColumns.__slots__), strict=True)

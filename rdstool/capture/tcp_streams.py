@@ -13,7 +13,9 @@ from rdstool.capture.columns import ACK, Ints, Segments
 from rdstool.capture.events import Closing, Gap, GapReason, StreamClosed, StreamOpened
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import Endpoint, Stream, StreamTable, address_bytes
-from rdstool.capture.tcp_half import MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns
+from rdstool.capture.tcp_bulk import acknowledged, take_in_order
+from rdstool.capture.tcp_group import Grouping, Key, by_connection
+from rdstool.capture.tcp_half import HALF_SPACE, MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns
 from rdstool.capture.tcp_messages import Framing, RowBuilder
 from rdstool.capture.tcp_search import BoundarySearch
 from rdstool.protocol.kinds import Transport
@@ -22,9 +24,6 @@ FIN, SYN, RST, ACK_FLAG = 0x01, 0x02, 0x04, 0x10
 REORDER_FRAMES = 64
 """An acknowledgement may stand this many frames before the data it covers: captures reorder a little."""
 _SEQUENCE_SPACE = 1 << 32
-
-Key = tuple[int, int, int, int, int, int]
-"""The two ends, smaller first: (address high and low half) twice, then the ports."""
 
 
 @dataclass(slots=True)
@@ -43,35 +42,12 @@ class Connection:
         return self.reset or all(half.ended for half in self.halves)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The segments of one connection in a chunk."""
-
-    key: Key
-    rows: Ints
-    """Indices, in capture order."""
-    backward: NDArray[np.bool_]
-    """Which of them go from the key's larger end to the smaller one."""
-    flags: int
-    """All TCP flags that occur."""
-
-
 @dataclass(slots=True)
 class _Output:
-    rows: RowBuilder
-    acks: list[tuple[int, int, Ints, Ints, Ints]] = field(default_factory=list)
-    """(stream, direction, positions, frames, times)."""
+    """What one chunk brought."""
 
-    def ack_rows(self) -> NDArray[Any]:
-        """Return the acknowledgements as one array of dtype ``ACK``."""
-        counts = [len(item[2]) for item in self.acks]
-        rows = np.empty(sum(counts), ACK)
-        if counts:
-            rows["stream"] = np.repeat([item[0] for item in self.acks], counts)
-            rows["direction"] = np.repeat([item[1] for item in self.acks], counts)
-            for index, name in enumerate(("position", "frame", "time"), 2):
-                rows[name] = np.concatenate([item[index] for item in self.acks])
-        return rows
+    rows: RowBuilder
+    acks: list[NDArray[Any]] = field(default_factory=list)
 
 
 class TcpStreams:
@@ -95,8 +71,16 @@ class TcpStreams:
         chunk = Chunk(segments.data)
         out = _Output(RowBuilder(self.options))
         self._last_frame = int(segments.frame[-1])
-        for group in by_connection(segments):
-            self._feed_connection(group, segments, chunk, out)
+        grouping = by_connection(segments)
+        regular: list[tuple[int, Connection]] = []
+        for group in np.argsort(grouping.first).tolist():
+            connection = self._prepare(grouping, group, segments, out)
+            if connection is not None:
+                regular.append((group, connection))
+            else:
+                self._feed_connection(grouping, group, segments, chunk, out)
+        if regular:
+            self._feed_regular(grouping, regular, segments, chunk, out)
         return self._part(out, chunk)
 
     def finish(self) -> Part:
@@ -125,14 +109,81 @@ class TcpStreams:
 
     def _part(self, out: _Output, chunk: Chunk) -> Part:
         rows = out.rows
-        return Part(rows.rows(chunk), rows.payloads, rows.digests, out.ack_rows(), rows.events)
+        acks = np.concatenate(out.acks) if out.acks else np.empty(0, ACK)
+        return Part(rows.rows(chunk), rows.payloads, rows.digests, acks, rows.events)
 
-    def _feed_connection(self, group: Group, segments: Segments, chunk: Chunk, out: _Output) -> None:
+    def _prepare(self, grouping: Grouping, group: int, segments: Segments, out: _Output) -> Connection | None:
+        """Return a connection all of whose segments can be taken at once; None where they need a closer look."""
+        key = grouping.keys[group]
+        connection = self.connections.get(key)
+        if grouping.flags[group] & SYN:
+            rows = grouping.rows(group)
+            flags = segments.flags[rows]
+            for at in np.flatnonzero(flags & SYN).tolist():
+                row = int(rows[at])
+                if connection is None and at == 0:
+                    connection = self._open(key, segments, row, flags[at] & ACK_FLAG, grouping.backward[row], out)
+                if connection is None or connection.over or segments.length[row]:
+                    return None
+                half = connection.halves[int(grouping.backward[row]) ^ connection.flipped]
+                first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
+                if half.base is None and half.search is None:
+                    half.base = first_payload
+                elif half.base != first_payload:
+                    return None
+        if connection is None or any(not half.regular for half in connection.halves):
+            return None
+        return connection
+
+    def _feed_regular(
+        self,
+        grouping: Grouping,
+        regular: list[tuple[int, Connection]],
+        segments: Segments,
+        chunk: Chunk,
+        out: _Output,
+    ) -> None:
+        """Take all segments of connections that were regular so far, both directions of all of them at once."""
+        place = np.full(len(grouping.keys), -1, np.int64)
+        place[[group for group, _ in regular]] = np.arange(len(regular))
+        flipped = np.array([connection.flipped for _, connection in regular])
+        lane = place[grouping.group]
+        rows = np.flatnonzero(lane >= 0)
+        lane = lane[rows]
+        lane = lane * 2 + (grouping.backward[rows] ^ flipped[lane])
+        order = np.argsort(lane, kind="stable")
+        rows = rows[order]
+        bounds = np.searchsorted(lane[order], np.arange(2 * len(regular) + 1))
+        halves = [half for _, connection in regular for half in connection.halves]
+        numbers = np.repeat([connection.stream.number for _, connection in regular], 2)
+        taken = take_in_order(segments, rows, bounds, halves, chunk)
+        for index, extents in enumerate(taken):
+            connection = regular[index // 2][1]
+            if extents is None:
+                own = rows[bounds[index] : bounds[index + 1]]
+                self._feed_half(connection, halves[index], segments, own, chunk, out)
+            elif extents.start:
+                Framing(halves[index], extents, chunk, int(numbers[index]), out.rows).run()
+                self._note(connection, halves[index])
+        # What one direction carries acknowledges the other.
+        others = [half for _, connection in regular for half in reversed(connection.halves)]
+        out.acks.append(acknowledged(segments, rows, bounds, others, numbers))
+        for index, half in enumerate(others):
+            if half.pending:
+                own = rows[bounds[index] : bounds[index + 1]]
+                self._give_up_acknowledged(regular[index // 2][1], half, segments, own, chunk, out)
+        for group, connection in regular:
+            if grouping.flags[group] & (FIN | RST):
+                own = grouping.rows(group)
+                self._close_all(connection, segments, own, grouping.backward[own] ^ connection.flipped, out)
+
+    def _feed_connection(self, grouping: Grouping, group: int, segments: Segments, chunk: Chunk, out: _Output) -> None:
         """Cut a connection's segments where a SYN begins another one on the same ports."""
-        key, rows, backward = group.key, group.rows, group.backward
+        key, rows = grouping.keys[group], grouping.rows(group)
+        backward = grouping.backward[rows]
         flags = segments.flags[rows]
         begin = 0
-        for at in np.flatnonzero(flags & SYN).tolist() if group.flags & SYN else ():
+        for at in np.flatnonzero(flags & SYN).tolist():
             row = int(rows[at])
             first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
             connection = self.connections.get(key)
@@ -147,8 +198,7 @@ class TcpStreams:
                     del self.connections[key]
                     connection = None
             if connection is None:
-                answer = bool(flags[at] & ACK_FLAG)
-                connection = self._open(key, segments, row, initiator=bool(backward[at]) ^ answer, out=out)
+                connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], out)
                 if connection is None:
                     return
             half = connection.halves[int(backward[at]) ^ connection.flipped]
@@ -157,28 +207,35 @@ class TcpStreams:
                 half.search = None
         connection = self.connections.get(key)
         if connection is None:
-            connection = self._open(key, segments, int(rows[begin]), initiator=None, out=out)
+            connection = self._open_unknown(key, segments, int(rows[begin]))
         if connection is not None:
             self._feed_range(connection, segments, rows[begin:], backward[begin:], chunk, out)
 
     def _open(
-        self, key: Key, segments: Segments, row: int, *, initiator: bool | None, out: _Output
+        self, key: Key, segments: Segments, row: int, answer: np.uint8, backward: np.bool_, out: _Output
     ) -> Connection | None:
-        """Enter a connection. ``initiator``: True for the key's larger end, None where no SYN tells."""
+        """Enter a connection that began with the SYN in ``row``, or with the answer to it."""
+        flipped = bool(backward) ^ bool(answer)
+        connection = self._enter(key, segments, row, flipped=flipped, known=True)
+        if connection is not None:
+            frame, time = int(segments.frame[row]), int(segments.time[row])
+            out.rows.events.append(StreamOpened(frame, time, connection.stream.number, 0))
+        return connection
+
+    def _open_unknown(self, key: Key, segments: Segments, row: int) -> Connection | None:
+        """Enter a connection whose beginning was not captured: the end off the RDS port has dialled."""
+        flipped = key[4] in self.ports and key[5] not in self.ports
+        return self._enter(key, segments, row, flipped=flipped, known=False)
+
+    def _enter(self, key: Key, segments: Segments, row: int, *, flipped: bool, known: bool) -> Connection | None:
         small = Endpoint(address_bytes(key[0], key[1]), key[4])
         large = Endpoint(address_bytes(key[2], key[3]), key[5])
-        # Without a SYN, the end that is not on the RDS port has dialled.
-        flipped = initiator if initiator is not None else key[4] in self.ports and key[5] not in self.ports
         a, b = (large, small) if flipped else (small, large)
-        frame, time = int(segments.frame[row]), int(segments.time[row])
-        known = initiator is not None
+        frame = int(segments.frame[row])
         stream = self.table.add(Transport.TCP, a, b, initiator_known=known, first_frame=frame, from_start=known)
         if stream is None:
             return None
-        halves = Half(0, stream.coverage[0]), Half(1, stream.coverage[1])
-        if known:
-            out.rows.events.append(StreamOpened(frame, time, stream.number, 0))
-        connection = Connection(stream, flipped, halves)
+        connection = Connection(stream, flipped, (Half(0, stream.coverage[0]), Half(1, stream.coverage[1])))
         self.connections[key] = connection
         return connection
 
@@ -197,12 +254,14 @@ class TcpStreams:
         forward, back = connection.halves
         self._feed_half(connection, forward, segments, of_a, chunk, out)
         self._feed_half(connection, back, segments, of_b, chunk, out)
-        self._acknowledge(connection, forward, segments, of_b, chunk, out)
-        self._acknowledge(connection, back, segments, of_a, chunk, out)
-        ends = segments.flags[rows] & (FIN | RST)
-        if ends.any():
-            for at in np.flatnonzero(ends).tolist():
-                self._close(connection, connection.halves[int(directions[at])], segments, int(rows[at]), out)
+        for half, others in ((forward, of_b), (back, of_a)):
+            if half.base is not None:
+                number = np.array([connection.stream.number])
+                bounds = np.array([0, len(others)])
+                out.acks.append(acknowledged(segments, others, bounds, [half], number))
+                if half.pending:
+                    self._give_up_acknowledged(connection, half, segments, others, chunk, out)
+        self._close_all(connection, segments, rows, directions, out)
 
     def _feed_half(
         self, connection: Connection, half: Half, segments: Segments, rows: Ints, chunk: Chunk, out: _Output
@@ -263,31 +322,26 @@ class TcpStreams:
         else:
             self._unsettled.pop(id(half), None)
 
-    def _acknowledge(
+    def _give_up_acknowledged(
         self, connection: Connection, half: Half, segments: Segments, rows: Ints, chunk: Chunk, out: _Output
     ) -> None:
-        """Take what the other end's acknowledgements say of this half."""
-        if half.base is None or not len(rows):
+        """Give up holes that the peer has acknowledged: what it has received will not be sent again."""
+        sure = rows[
+            (segments.flags[rows] & ACK_FLAG != 0) & (segments.frame[rows] <= self._last_frame - REORDER_FRAMES)
+        ]
+        if not len(sure) or half.base is None:
             return
-        rows = rows[(segments.flags[rows] & ACK_FLAG) != 0]
-        if not len(rows):
-            return
-        reference = (half.base + half.next) % _SEQUENCE_SPACE
-        offsets = segments.ack[rows].astype(np.int64) - reference
-        offsets = ((offsets + (1 << 31)) & 0xFFFFFFFF) - (1 << 31) + half.next
-        highest = np.maximum.accumulate(np.concatenate(([half.acked], offsets)))
-        news = np.flatnonzero(highest[1:] > highest[:-1])
-        if len(news):
-            fresh = rows[news]
-            times = segments.frame[fresh], segments.time[fresh]
-            out.acks.append((connection.stream.number, half.direction, highest[1:][news], *times))
-            half.acked = int(highest[-1])
-        if half.pending:
-            sure = np.flatnonzero(segments.frame[rows] <= self._last_frame - REORDER_FRAMES)
-            acked = int(highest[sure[-1] + 1]) if len(sure) else int(highest[0])
-            if half.hole_to_give_up(acked, 0) is not None:
-                columns = _no_segments()
-                self._settle(connection, half, half.take(columns, chunk), chunk, out, acked=acked)
+        offsets = segments.ack[sure].astype(np.int64) - (half.base + half.next) % _SEQUENCE_SPACE
+        offsets = ((offsets + HALF_SPACE) & 0xFFFFFFFF) - HALF_SPACE
+        acked = int(offsets.max()) + half.next
+        if half.hole_to_give_up(acked, 0) is not None:
+            self._settle(connection, half, half.take(_no_segments(), chunk), chunk, out, acked=acked)
+
+    def _close_all(
+        self, connection: Connection, segments: Segments, rows: Ints, directions: NDArray[np.bool_], out: _Output
+    ) -> None:
+        for at in np.flatnonzero(segments.flags[rows] & (FIN | RST)).tolist():
+            self._close(connection, connection.halves[int(directions[at])], segments, int(rows[at]), out)
 
     def _close(self, connection: Connection, half: Half, segments: Segments, row: int, out: _Output) -> None:
         reset = bool(segments.flags[row] & RST)
@@ -325,45 +379,3 @@ def _unfinished(half: Half) -> int:
 
 def _no_segments() -> SegmentColumns:
     return SegmentColumns(*(np.empty(0, np.int64) for _ in range(6)))
-
-
-def by_connection(segments: Segments) -> list[Group]:
-    """Group segments by connection, in the order of each one's first segment."""
-    backward = (segments.src_hi > segments.dst_hi) | (
-        (segments.src_hi == segments.dst_hi)
-        & (
-            (segments.src_lo > segments.dst_lo)
-            | ((segments.src_lo == segments.dst_lo) & (segments.sport > segments.dport))
-        )
-    )
-    ends = np.empty((len(segments), 5), np.uint64)
-    ends[:, 0] = np.where(backward, segments.dst_hi, segments.src_hi)
-    ends[:, 1] = np.where(backward, segments.dst_lo, segments.src_lo)
-    ends[:, 2] = np.where(backward, segments.src_hi, segments.dst_hi)
-    ends[:, 3] = np.where(backward, segments.src_lo, segments.dst_lo)
-    low_port = np.where(backward, segments.dport, segments.sport).astype(np.uint64)
-    high_port = np.where(backward, segments.sport, segments.dport).astype(np.uint64)
-    ends[:, 4] = low_port << np.uint64(16) | high_port
-    first, inverse = _unique_rows(ends)
-    order = np.argsort(inverse, kind="stable")
-    bounds = np.searchsorted(inverse[order], np.arange(len(first) + 1))
-    flags = np.bitwise_or.reduceat(segments.flags[order], bounds[:-1]).tolist()
-    groups = []
-    for index in np.argsort(first, kind="stable").tolist():
-        rows = order[bounds[index] : bounds[index + 1]]
-        a_hi, a_lo, b_hi, b_lo, ports = ends[first[index]].tolist()
-        key = a_hi, a_lo, b_hi, b_lo, ports >> 16, ports & 0xFFFF
-        groups.append(Group(key, rows, backward[rows], flags[index]))
-    return groups
-
-
-def _unique_rows(table: NDArray[np.uint64]) -> tuple[Ints, Ints]:
-    """First row and group number of each distinct row. Hashes first, and makes sure that no two rows share a hash."""
-    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 1], np.uint64)
-    mixed = table * factors
-    mixed ^= mixed >> np.uint64(29)
-    hashes = (mixed * np.uint64(0xBF58476D1CE4E5B9)).sum(axis=1, dtype=np.uint64)
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    if not (table[first[inverse]] == table).all():
-        _, first, inverse = np.unique(table, axis=0, return_index=True, return_inverse=True)
-    return first, inverse

@@ -1,0 +1,121 @@
+"""The common case over TCP, for all connections of a chunk at once: segments that come in order.
+
+What :mod:`rdstool.capture.tcp_half` does one direction, one segment at a time, done here with a few passes over all
+segments. Directions that turn out not to be in order are left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdstool.capture.columns import ACK, Ints, Segments
+from rdstool.capture.tcp_half import HALF_SPACE, Chunk, Extents, Half
+
+_LANE = 1 << 44
+"""Distance between the number ranges of two directions; stream offsets stay far below it."""
+_SEQUENCE_MASK = 0xFFFFFFFF
+
+
+def take_in_order(
+    segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[Half], chunk: Chunk
+) -> list[Extents | None]:
+    """Deliver the payload of segments ``rows[bounds[i]:bounds[i + 1]]`` to ``halves[i]``, where they are in order.
+
+    Returns None for a half whose segments are not, or were cut short; its state is then as before.
+    """
+    length = segments.length[rows]
+    loaded = np.flatnonzero(length > 0)
+    rows, length = rows[loaded], length[loaded]
+    bounds = np.searchsorted(loaded, bounds)
+    counts = np.diff(bounds)
+    busy = np.flatnonzero(counts)
+    first = bounds[busy]
+    start = np.array([half.next for half in halves], np.int64)
+    base = np.array([half.base or 0 for half in halves], np.int64)
+
+    offset = _unwrapped(segments.seq[rows], first, (base + start)[busy], start[busy], counts[busy])
+    end = offset + length
+    lane = np.repeat(np.arange(len(halves)) * _LANE, counts)
+    before = np.empty_like(end)
+    before[1:] = np.maximum.accumulate(end + lane)[:-1] - lane[1:]
+    before[first] = 0
+    before = np.maximum(before, np.repeat(start, counts))
+    fresh = end > before
+    fits = ~fresh | ((offset == before) & (segments.captured[rows] == length))
+    in_order = np.ones(len(halves), bool)
+    old = np.zeros(len(halves), np.int64)
+    if len(busy):
+        in_order[busy] = np.logical_and.reduceat(fits, first)
+        old[busy] = np.add.reduceat(np.where(fresh, 0, length), first)
+
+    kept = np.flatnonzero(fresh)
+    cuts = np.searchsorted(kept, bounds).tolist()
+    offsets, sizes = offset[kept].tolist(), length[kept].tolist()
+    rows = rows[kept]
+    places, frames, times = (column[rows].tolist() for column in (segments.payload, segments.frame, segments.time))
+    taken: list[Extents | None] = []
+    for index, half in enumerate(halves):
+        if not in_order[index]:
+            taken.append(None)
+            continue
+        low, high = cuts[index], cuts[index + 1]
+        half.coverage.retransmitted += int(old[index])
+        extents = half.carried(chunk)
+        if low < high:
+            extents.extend(offsets[low:high], sizes[low:high], places[low:high], frames[low:high], times[low:high])
+            behind = offsets[high - 1] + sizes[high - 1]
+            half.coverage.seen += behind - half.next
+            half.next = behind
+        taken.append(extents)
+    return taken
+
+
+def acknowledged(segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[Half], streams: Ints) -> NDArray[Any]:
+    """Take the acknowledgements in segments ``rows[bounds[i]:bounds[i + 1]]`` for ``halves[i]``.
+
+    Returns rows of dtype ``ACK``, one each time that the acknowledged offset of a half advances.
+    """
+    counts = np.diff(bounds)
+    base = np.array([(half.base or 0) + half.next for half in halves], np.int64)
+    known = np.array([half.next for half in halves], np.int64)
+    acked = np.array([half.acked for half in halves], np.int64)
+    lane = np.repeat(np.arange(len(halves)) * _LANE, counts)
+    offset = segments.ack[rows].astype(np.int64) - np.repeat(base & _SEQUENCE_MASK, counts)
+    offset = ((offset + HALF_SPACE) & _SEQUENCE_MASK) - HALF_SPACE + np.repeat(known, counts)
+    low = np.repeat(acked, counts)
+    offset = np.maximum(np.where(segments.flags[rows] & 0x10, offset, 0), low)
+    highest = np.maximum.accumulate(offset + lane) - lane
+    before = np.empty_like(highest)
+    before[1:] = highest[:-1]
+    busy = np.flatnonzero(counts)
+    before[bounds[busy]] = acked[busy]
+    news = np.flatnonzero(highest > before)
+    for index, value in zip(busy.tolist(), highest[bounds[busy + 1] - 1].tolist(), strict=True):
+        halves[index].acked = value
+    result = np.empty(len(news), ACK)
+    owner = np.repeat(np.arange(len(halves)), counts)[news]
+    result["stream"] = streams[owner]
+    result["direction"] = np.array([half.direction for half in halves], np.uint8)[owner]
+    result["position"] = highest[news]
+    result["frame"] = segments.frame[rows[news]]
+    result["time"] = segments.time[rows[news]]
+    return result
+
+
+def _unwrapped(seq: NDArray[np.uint32], first: Ints, reference: Ints, start: Ints, counts: Ints) -> Ints:
+    """Stream offsets of sequence numbers that stand side by side for several directions.
+
+    A direction's numbers begin at index ``first``; ``reference`` is the number that has offset ``start``.
+    """
+    numbers = seq.astype(np.int64)
+    before = np.empty_like(numbers)
+    before[1:] = numbers[:-1]
+    before[first] = reference & _SEQUENCE_MASK
+    steps = ((numbers - before + HALF_SPACE) & _SEQUENCE_MASK) - HALF_SPACE
+    total = np.cumsum(steps)
+    offset: Ints = total + np.repeat(start - total[first] + steps[first], counts)
+    return offset

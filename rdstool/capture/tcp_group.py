@@ -1,0 +1,76 @@
+"""Sort the segments of a chunk by TCP connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdstool.capture.columns import Ints, Segments
+
+Key = tuple[int, int, int, int, int, int]
+"""The two ends, smaller first: (address high and low half) twice, then the ports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which segment belongs to which connection. Groups are numbered in no order."""
+
+    group: Ints
+    """Of each segment."""
+    backward: NDArray[np.bool_]
+    """Which segments go from the key's larger end to the smaller one."""
+    keys: list[Key]
+    """Of each group."""
+    flags: list[int]
+    """All TCP flags that occur in each group."""
+    order: Ints
+    """Segments sorted by group, in capture order within each."""
+    bounds: Ints
+    """Where each group begins in ``order``, and its end."""
+    first: Ints
+    """The first segment of each group."""
+
+    def rows(self, group: int) -> Ints:
+        """Return a group's segments in capture order."""
+        return self.order[self.bounds[group] : self.bounds[group + 1]]
+
+
+def by_connection(segments: Segments) -> Grouping:
+    """Group segments by their two ends, whichever of them sent."""
+    backward = (segments.src_hi > segments.dst_hi) | (
+        (segments.src_hi == segments.dst_hi)
+        & (
+            (segments.src_lo > segments.dst_lo)
+            | ((segments.src_lo == segments.dst_lo) & (segments.sport > segments.dport))
+        )
+    )
+    ends = np.empty((5, len(segments)), np.uint64)
+    ends[0] = np.where(backward, segments.dst_hi, segments.src_hi)
+    ends[1] = np.where(backward, segments.dst_lo, segments.src_lo)
+    ends[2] = np.where(backward, segments.src_hi, segments.dst_hi)
+    ends[3] = np.where(backward, segments.src_lo, segments.dst_lo)
+    low_port = np.where(backward, segments.dport, segments.sport).astype(np.uint64)
+    high_port = np.where(backward, segments.sport, segments.dport).astype(np.uint64)
+    ends[4] = low_port << np.uint64(16) | high_port
+    first, group = _unique_columns(ends)
+    order = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[order], np.arange(len(first) + 1))
+    flags = np.bitwise_or.reduceat(segments.flags[order], bounds[:-1]).tolist()
+    keys = [(*addresses, ports >> 16, ports & 0xFFFF) for *addresses, ports in ends[:, first].T.tolist()]
+    return Grouping(group, backward, keys, flags, order, bounds, first)
+
+
+def _unique_columns(table: NDArray[np.uint64]) -> tuple[Ints, Ints]:
+    """First place and group number of each distinct column. Hashes first, then makes sure that no two share a hash."""
+    hashes = np.zeros(table.shape[1], np.uint64)
+    for line in table:
+        hashes ^= line
+        hashes *= np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    if all((line[first][group] == line).all() for line in table):
+        return first, group
+    _, first, group = np.unique(table, axis=1, return_index=True, return_inverse=True)
+    return first, group
