@@ -1,0 +1,83 @@
+# rdstool: set up, try, test, measure. Everything lives in .venv, nothing is installed outside it but Debian packages.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CODE := dissectors rdstool tests benchmarks tools
+
+DEMO ?= pcaps/tcp-basic-73/a.pcap.gz
+SECONDS ?= 60
+BENCH ?=
+TESTS ?= tests
+
+# ---- Environment. Stamp files keep repeated runs quick.
+
+$(VENV)/.created: tools/find-python tools/need
+	@python=$$(tools/find-python $(PYTHON)); echo "Creating $(VENV) with $$($$python --version)"; \
+	$$python -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
+	@echo "Installing rdstool into $(VENV)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing what tests and checks need into $(VENV)"
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+.PHONY: help install demo test test-oldest system-packages lint format imports bench fuzz clean
+
+help: ## Show what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(VENV)/.installed-dev ## Create .venv with rdstool and what its tests need
+	@echo "Ready: $(BIN)/$$($(BIN)/rdstool --version)"
+
+# ---- Use
+
+demo: $(VENV)/.installed ## Decode and validate a real capture, step by step
+	@RDSTOOL=$(BIN)/rdstool tools/demo $(DEMO)
+
+# ---- Checks
+
+system-packages:
+	@tools/need --wanted tshark
+
+test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
+	@$(BIN)/python -m pytest -q $(TESTS)
+
+test-oldest: $(VENV)/.created ## Run all tests with the oldest dependencies that pyproject.toml allows
+	@$(BIN)/python -m venv --clear $(VENV)-oldest
+	@echo "Installing the oldest dependencies into $(VENV)-oldest"
+	@$(VENV)-oldest/bin/python -m pip --disable-pip-version-check --quiet install \
+		$$($(BIN)/python tools/oldest.py) --editable '.[parquet]'
+	@$(VENV)-oldest/bin/python -m pytest -q $(TESTS)
+
+lint: $(VENV)/.installed-dev ## Check style, format, types and the direction of imports
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check . | head -n 20; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m pytest -q tests/unit/test_imports.py
+
+format: $(VENV)/.installed-dev ## Bring the source into its format
+	@$(BIN)/ruff check --quiet --fix-only --select I .
+	@$(BIN)/ruff format --quiet .
+
+bench: $(VENV)/.installed-dev ## Measure against tshark and Scapy; writes benchmarks/results.md
+	@tools/need tshark
+	@$(BIN)/python -m benchmarks.decode $(BENCH)
+
+fuzz: $(VENV)/.installed-dev ## Feed damaged captures to rdstool, for SECONDS=60
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+clean: ## Remove the environment and everything that was made
+	@rm -rf $(VENV) $(VENV)-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage benchmarks/data
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,244 @@
+"""Imports point one way: cli -> (lab, export, validate, ...) -> protocol -> dissectors; deferred ones too."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+LAYERS = (
+    ("rdstool.cli", "rdstool.__main__"),
+    ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
+    ("rdstool.capture", "rdstool.transport"),
+    ("rdstool.protocol",),
+    ("rdstool.fields", "rdstool.errors"),
+    ("dissectors",),
+    ("dissectors.wire",),
+)
+"""Highest first. A package may import from its own line and from those below it."""
+
+FACADE = "rdstool"
+"""The package's own __init__ offers the interface for programs; nothing below the command line imports it."""
+
+FORBIDDEN = {
+    "dissectors.wire": {
+        "asyncio",
+        "datetime",
+        "numpy",
+        "os",
+        "random",
+        "rich",
+        "scapy",
+        "secrets",
+        "socket",
+        "threading",
+    }
+    | {"time", "typer"},
+    "rdstool.protocol": {
+        "asyncio",
+        "datetime",
+        "numpy",
+        "os",
+        "random",
+        "rich",
+        "scapy",
+        "secrets",
+        "socket",
+        "threading",
+    }
+    | {"time", "typer"},
+    "dissectors": {"asyncio", "numpy", "rich", "socket", "threading", "typer"},
+    "rdstool.capture": {"rich", "scapy", "typer"},
+    "rdstool.filter": {"rich", "scapy", "typer"},
+    "rdstool.validate": {"rich", "scapy", "typer"},
+    "rdstool.export": {"rich", "typer"},
+    "rdstool.stats": {"scapy", "typer"},
+}
+"""What a package imports nowhere, not even inside a function."""
+
+SLOW = {"numpy", "pyarrow", "rich", "scapy", "zstandard"}
+"""What costs start-up time: not imported where ``--version`` and ``--help`` are answered."""
+
+STARTUP = ("rdstool", "rdstool.__main__", "rdstool.errors", "rdstool.cli", "rdstool.cli.app", "rdstool.cli.output")
+
+LATE = {"rdstool.stats": {"rich"}, "rdstool.export": {"pyarrow", "scapy"}, "rdstool.cli": {"scapy", "pyarrow"}}
+"""What a package imports only where it is used, never when its modules load."""
+
+
+BLOCKS = ast.stmt | ast.ExceptHandler | ast.match_case
+"""What statements consist of that may hold statements."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a module imports."""
+
+    importer: str
+    target: str
+    line: int
+    at_load: bool
+    """Runs when the module loads, not in a function and not for type checkers only."""
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.target}"
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the two packages with its dotted name."""
+    for package in ("dissectors", "rdstool"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports_of(name: str, source: str, *, is_package: bool) -> Iterator[Import]:
+    """All imports of a module. ``from a import b`` counts as ``a`` and as ``a.b``: b may be a module."""
+    tree = ast.parse(source)
+    yield from _imports_in(tree.body, name, name if is_package else name.rpartition(".")[0], at_load=True)
+
+
+def _imports_in(nodes: list[ast.stmt], name: str, package: str, *, at_load: bool) -> Iterator[Import]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(name, alias.name, node.lineno, at_load)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            yield Import(name, base, node.lineno, at_load)
+            for alias in node.names:
+                yield Import(name, f"{base}.{alias.name}", node.lineno, at_load)
+        else:
+            inside = [child for child in ast.iter_child_nodes(node) if isinstance(child, BLOCKS)]
+            loads = at_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _for_types(node)
+            yield from _imports_in(inside, name, package, at_load=loads)  # type: ignore[arg-type]
+
+
+def _for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def within(module: str, package: str) -> bool:
+    """Whether ``module`` is ``package`` or part of it."""
+    return module == package or module.startswith(f"{package}.")
+
+
+def layer_of(module: str) -> int | None:
+    """Number of the layer, 0 the highest; None for modules of others, and for the facade."""
+    found = [
+        (len(package), number) for number, line in enumerate(LAYERS) for package in line if within(module, package)
+    ]
+    return max(found)[1] if found else None
+
+
+@pytest.fixture(scope="module")
+def imports() -> list[Import]:
+    return [
+        found
+        for name, path in modules()
+        for found in imports_of(name, path.read_text(), is_package=path.name == "__init__.py")
+    ]
+
+
+def test_every_module_has_a_place_in_the_layers() -> None:
+    assert [name for name, _ in modules() if layer_of(name) is None and name != FACADE] == []
+
+
+def test_imports_point_down(imports: list[Import]) -> None:
+    wrong = []
+    for found in imports:
+        upper, lower = layer_of(found.importer), layer_of(found.target)
+        if upper is not None and lower is not None and lower < upper:
+            wrong.append(str(found))
+    assert wrong == []
+
+
+def test_only_the_command_line_uses_the_facade(imports: list[Import]) -> None:
+    wrong = [
+        str(found)
+        for found in imports
+        if found.target == FACADE and layer_of(found.importer) not in {0, None} and found.importer != FACADE
+    ]
+    assert wrong == []
+
+
+def test_peers_do_not_import_each_other_both_ways(imports: list[Import]) -> None:
+    packages = [package for line in LAYERS for package in line]
+    pairs = {
+        (above, below)
+        for found in imports
+        for above in packages
+        for below in packages
+        if above != below and within(found.importer, above) and within(found.target, below)
+    }
+    assert sorted(pair for pair in pairs if pair[::-1] in pairs and layer_of(pair[0]) == layer_of(pair[1])) == []
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_a_package_does_without(package: str, imports: list[Import]) -> None:
+    wrong = [
+        str(found)
+        for found in imports
+        if within(found.importer, package) and found.target.partition(".")[0] in FORBIDDEN[package]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", LATE)
+def test_what_is_slow_to_import_is_imported_where_it_is_used(package: str, imports: list[Import]) -> None:
+    wrong = [
+        str(found)
+        for found in imports
+        if found.at_load and within(found.importer, package) and found.target.partition(".")[0] in LATE[package]
+    ]
+    assert wrong == []
+
+
+def test_start_up_imports_nothing_slow(imports: list[Import]) -> None:
+    wrong = [
+        str(found)
+        for found in imports
+        if found.at_load and found.importer in STARTUP and found.target.partition(".")[0] in SLOW
+    ]
+    assert wrong == []
+
+
+def test_the_wire_and_the_engine_use_the_standard_library_only(imports: list[Import]) -> None:
+    ours = {"dissectors", "rdstool"}
+    wrong = [
+        str(found)
+        for found in imports
+        if within(found.importer, "dissectors.wire") or within(found.importer, "rdstool.protocol")
+        if found.target.partition(".")[0] not in ours | sys.stdlib_module_names
+    ]
+    assert wrong == []
+
+
+def test_deferred_relative_and_type_only_imports_are_seen() -> None:
+    source = """
+from ..cli import app
+if TYPE_CHECKING:
+    import scapy.all
+try:
+    import numpy
+except ImportError:
+    def read():
+        from . import files
+"""
+    found = list(imports_of("rdstool.capture.tcp", source, is_package=False))
+    assert [(one.target, one.at_load) for one in found] == [
+        ("rdstool.cli", True),
+        ("rdstool.cli.app", True),
+        ("scapy.all", False),
+        ("numpy", True),
+        ("rdstool.capture", False),
+        ("rdstool.capture.files", False),
+    ]
