@@ -20,7 +20,7 @@ TESTS ?= tests
 
 $(VENV)/.created: tools/find-python tools/need
 	@python=$$(tools/find-python $(PYTHON)); echo "Creating $(VENV) with $$($$python --version)"; \
-	$$python -m venv --clear $(VENV)
+	$$python -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml
