@@ -8,7 +8,6 @@ one frame and knows all cases, :meth:`Joiner.add_many` takes whole columns of fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from dissectors.wire.checksum import checksum_good
 from dissectors.wire.extensions import Rdma, parse_extensions
 from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, RDS_HEADER, Flags, RdsHeader
-from rdstool.capture.columns import ACK, FRAGMENT, RDS_DTYPE, ChecksumStatus, HeaderMatch, Ints
+from rdstool.capture.columns import ACK, FRAGMENT, ChecksumStatus, HeaderMatch, Ints
 from rdstool.capture.events import RdmaKind, Resynchronised
-from rdstool.capture.headers import checksum_status
+from rdstool.capture.ib_frames import Frame, Frames, Unfinished, header_match, lay_out
 from rdstool.capture.ib_order import Budget
 from rdstool.capture.ib_output import INT64_MAX, Finished, FragmentTuple, Output, message_rows
 from rdstool.capture.ib_rdma import Pending
@@ -34,86 +33,11 @@ MAX_PAYLOAD_BYTES = 4 << 20
 """Payload of one message that is kept: four times what a kernel sends."""
 MAX_ANNOUNCED = 512
 """RDMA operations that one message may announce."""
-_KEY = (slice(0, 8), slice(16, 24))
-"""Sequence, and length with ports: what a receiver compares."""
-_FREE = (25, 30, 31)
-"""Credit and checksum: what may differ between fragments."""
 _FLAGS_AT = RDS_HEADER.table["flags"].offset
 _EXTENSIONS_AT = RDS_HEADER.table["exthdr"].offset
 _BAD = (ChecksumStatus.BAD, ChecksumStatus.ABSENT, ChecksumStatus.GOOD)
 """A message's checksums are as good as the worst of its fragments'."""
 _RANK = np.array([_BAD.index(status) for status in range(3)])
-
-
-@dataclass(slots=True)
-class Frame:
-    """One SEND, reassembled."""
-
-    frame: int
-    time: int
-    first_frame: int
-    position: int
-    opcode: int
-    solicited: bool
-    length: int
-    """Bytes of the SEND on the wire, header included."""
-    captured: int
-    header: bytes
-    """48 bytes; fewer where they were not sent or not captured."""
-    payload: list[bytes] = field(default_factory=list)
-    """Captured bytes behind the header, where asked for."""
-
-
-@dataclass(slots=True)
-class Frames:
-    """Columns of many, in order, their headers whole."""
-
-    frame: Ints
-    time: Ints
-    first_frame: Ints
-    position: Ints
-    opcode: NDArray[np.uint8]
-    solicited: NDArray[np.bool_]
-    length: Ints
-    captured: Ints
-    header: NDArray[np.uint8]
-    """One row of 48 bytes a frame."""
-    payload: Callable[[int, int], list[memoryview]]
-    """Captured bytes behind the headers of the frames from .. to, in pieces."""
-
-    def __len__(self) -> int:
-        return len(self.frame)
-
-    def part(self, start: int, stop: int) -> Frames:
-        """Some of them."""
-        cut, whole = slice(start, stop), self.payload
-        return Frames(
-            self.frame[cut],
-            self.time[cut],
-            self.first_frame[cut],
-            self.position[cut],
-            self.opcode[cut],
-            self.solicited[cut],
-            self.length[cut],
-            self.captured[cut],
-            self.header[cut],
-            lambda first, last: whole(start + first, start + last),
-        )
-
-    def one(self, index: int, payload: bool) -> Frame:
-        """A single one."""
-        return Frame(
-            int(self.frame[index]),
-            int(self.time[index]),
-            int(self.first_frame[index]),
-            int(self.position[index]),
-            int(self.opcode[index]),
-            bool(self.solicited[index]),
-            int(self.length[index]),
-            int(self.captured[index]),
-            self.header[index].tobytes(),
-            [bytes(piece) for piece in self.payload(index, index + 1)] if payload else [],
-        )
 
 
 @dataclass(slots=True)
@@ -204,7 +128,7 @@ class Joiner:
             self.output.ack(self.stream, 1 - self.direction, fields.ack, frame.frame, frame.time)
         message = self._open
         if message is not None:
-            same = all(header[part] == message.header[part] for part in _KEY)
+            same = header_match(header, message.header) != HeaderMatch.FOREIGN
             if not same and (message.broken or message.solicited):
                 self._close(message)
                 message = None
@@ -254,9 +178,7 @@ class Joiner:
 
     def _extend(self, message: _Open, frame: Frame, status: int, fields: RdsHeader) -> None:
         data = frame.length - HEADER_BYTES
-        match = HeaderMatch.SAME
-        if frame.header != message.header:
-            match = _match(frame.header, message.header)
+        match = header_match(frame.header, message.header)
         if message.fragments < MAX_FRAGMENTS_TOLD:
             message.singles.append(
                 self._told(frame, message.fragments, data, status, match, fields),
@@ -377,77 +299,34 @@ class Joiner:
         """Take many frames: regular ones as columns, the rest one at a time."""
         done = 0
         if self.announced and len(frames):
-            self.add(frames.one(0, self.wants_payload(frames.header[0].tobytes())))
+            self.add(frames.one(0, payload=self.wants_payload(frames.header[0].tobytes())))
             done = 1
         if not self._lost and done < len(frames):
             done += self._regular(frames.part(done, len(frames)))
         for index in range(done, len(frames)):
-            self.add(frames.one(index, self.wants_payload(frames.header[index].tobytes())))
+            self.add(frames.one(index, payload=self.wants_payload(frames.header[index].tobytes())))
 
     def _regular(self, frames: Frames) -> int:
         """Take messages that are as they should be; the number of frames taken."""
-        count = len(frames)
         message = self._open
-        header = frames.header.reshape(-1).view(RDS_DTYPE)
-        length = header["length"].astype(np.int64)
-        size = self.fragment_bytes
-        data = frames.length - HEADER_BYTES
-        needed = np.maximum(1, -(-length // size))
-        first = 0
+        unfinished: Unfinished | None = None
         if message is not None:
-            if message.total != message.fragments * size:
-                return 0
-            first = min(count, -(-(message.fields.length - message.total) // size))
-        starts: list[int] = []
-        at = first
-        steps = needed.tolist()
-        while at < count:
-            starts.append(at)
-            at += steps[at]
-        owner = np.full(count, -1, np.int64)
-        start = np.array(starts, np.int64)
-        bounds = np.append(start, count)
-        owner[first:] = np.repeat(start, np.diff(bounds))
-        base = frames.header[owner]
-        index = np.arange(count) - owner
-        total = length[owner]
-        if message is not None and first:
-            base[:first] = np.frombuffer(message.header, np.uint8)
-            index[:first] = message.fragments + np.arange(first)
-            total[:first] = message.fields.length
-        expected = np.clip(total - index * size, 0, size)
-        differ = frames.header != base
-        foreign = differ[:, _KEY[0]].any(axis=1) | differ[:, _KEY[1]].any(axis=1)
-        irregular = foreign | (data != expected)
-        if irregular.any():
-            bad = int(np.argmax(irregular))
-            stop = 0 if bad < first else int(bounds[np.searchsorted(start, bad, "right") - 1])
-            if stop == 0:
-                return 0
-            return self._regular(frames.part(0, stop))
-        told = np.zeros(count, FRAGMENT)
-        status = checksum_status(header)
-        told["stream"], told["direction"], told["frame"] = self.stream, self.direction, frames.frame
-        told["message"], told["index"], told["data"] = -1, index, data
-        told["solicited"], told["opcode"], told["checksum_status"] = frames.solicited, frames.opcode, status
-        told["credit"], told["ack"] = header["credit"], header["ack"]
-        if differ.any():
-            differ[:, _FREE] = False
-            told["header_match"] = np.where(differ.any(axis=1), HeaderMatch.OTHER, told["header_match"])
-            free = (frames.header != base).any(axis=1) & (told["header_match"] == HeaderMatch.SAME)
-            told["header_match"][free] = HeaderMatch.CREDIT
-        self._acknowledge(frames, header, status)
-        if first and message is not None:
-            self._continue(message, frames, told, 0, first)
-        whole = len(starts)
-        if starts and starts[-1] + steps[starts[-1]] > count:
-            whole -= 1
-        if whole:
-            self._rows(frames, told, start[:whole], np.append(start[1:whole], bounds[whole]))
-        if whole < len(starts):
-            at = starts[-1]
-            message = self._begin(frames.one(at, False), RDS_HEADER.unpack_from(frames.header[at].tobytes()))
-            self._continue(message, frames, told, at, count)
+            unfinished = Unfinished(message.header, message.fields.length, message.fragments, message.total)
+        layout = lay_out(frames, self.fragment_bytes, unfinished)
+        if layout is None:
+            return 0
+        told = layout.told
+        told["stream"], told["direction"] = self.stream, self.direction
+        self._acknowledge(layout.frames, layout.header, told["checksum_status"])
+        if message is not None:
+            self._continue(message, layout.frames, told, 0, layout.begin)
+        if len(layout.start):
+            self._rows(layout.frames, told, layout.start, layout.stop)
+        count = len(layout.frames)
+        if layout.end < count:
+            first = layout.frames.one(layout.end, payload=False)
+            message = self._begin(first, RDS_HEADER.unpack_from(first.header))
+            self._continue(message, layout.frames, told, layout.end, count)
         return count
 
     def _acknowledge(self, frames: Frames, header: NDArray[Any], status: NDArray[np.uint8]) -> None:
@@ -516,11 +395,3 @@ class Joiner:
             if self._options.keep_payloads or rows["header"]["flags"][index] == Flags.CONG_BITMAP:
                 payloads[index] = b"".join(pieces)
         self.output.rows(rows, part, payloads, digests)
-
-
-def _match(header: bytes, first: bytes) -> int:
-    """How a fragment's header differs from the first one's."""
-    if any(header[part] != first[part] for part in _KEY):
-        return HeaderMatch.FOREIGN
-    differ = {at for at in range(HEADER_BYTES) if header[at] != first[at]}
-    return HeaderMatch.CREDIT if differ <= set(_FREE) else HeaderMatch.OTHER

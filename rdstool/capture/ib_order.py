@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dissectors.wire.infiniband import Opcode
 from rdstool.capture.columns import Ints
@@ -144,6 +145,11 @@ class PacketOrder:
                 packets.psn = position
                 return [packets]
         return self._one_by_one(packets, reads)
+
+    def soon(self, psns: Ints) -> NDArray[np.bool_]:
+        """Which numbers are those of the next few packets."""
+        expected = self.expected if self.expected is not None else 0
+        return ((psns - expected) & PSN_MASK) < MAX_WAITING_PACKETS
 
     def finish(self) -> list[Packets | Hole | Restart]:
         """Give what waits: holes before it will not fill any more."""

@@ -11,7 +11,8 @@ from dissectors.wire.infiniband import ATOMIC_ACK_ETH, ATOMIC_ETH, RETH, Opcode
 from dissectors.wire.rds import HEADER_BYTES
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import RdmaKind
-from rdstool.capture.ib_messages import MAX_ANNOUNCED, MAX_FRAGMENT_BYTES, Frame, Frames, Joiner
+from rdstool.capture.ib_frames import Frame, Frames
+from rdstool.capture.ib_messages import MAX_ANNOUNCED, MAX_FRAGMENT_BYTES, Joiner
 from rdstool.capture.ib_packets import ENDS, HEADER_OF, PART_OF, STARTS, Packets, Part
 from rdstool.capture.ib_rdma import Operations, Pending
 

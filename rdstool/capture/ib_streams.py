@@ -138,13 +138,14 @@ class IbStreams:
 
     def _open(self, exchange: Exchange, frame: int, time: int) -> None:
         """Two queue pairs are connected: for RDS, or not."""
-        flows = [
+        renewed = [
             self._renew(source, target, qpn, frame)
             for source, target, qpn in (
                 (exchange.active, exchange.passive, exchange.passive_qpn),
                 (exchange.passive, exchange.active, exchange.qpn),
             )
         ]
+        flows = [flow for flow, _ in renewed]
         if not exchange.version:
             for flow in flows:
                 if flow is not None:
@@ -169,16 +170,23 @@ class IbStreams:
                 self._direct(flow, stream, number, PacketOrder(stream.coverage[number], self._budget, psn))
         if flows[0] is not None and flows[1] is not None:
             flows[0].peer, flows[1].peer = flows[1], flows[0]
+        answers: list[tuple[Flow, Packets]] = []
+        for flow, early in renewed:
+            if flow is not None and flow.direction is not None:
+                for packets in early:
+                    self._read(flow, packets.take(flow.direction.order.soon(packets.psn)), answers)
+        self._answer(answers)
 
-    def _renew(self, src: bytes, dst: bytes, qpn: int, frame: int) -> Flow | None:
-        """A new flow in the place of an older one with the same key."""
+    def _renew(self, src: bytes, dst: bytes, qpn: int, frame: int) -> tuple[Flow | None, list[Packets]]:
+        """A new flow in the place of an older one with the same key, and packets that may be its own already."""
         key = (*_halves(src), *_halves(dst), qpn)
         old = self._flows.pop(key, None)
         self._undecided.pop(key, None)
+        early: list[Packets] = []
         if old is not None:
-            old.release(self._budget)
+            early = old.release(self._budget)
             self._retire(old)
-        return self._enter(key, frame)
+        return self._enter(key, frame), early
 
     def _close(self, result: CmResult, frame: int, time: int) -> None:
         exchange = result.exchange
@@ -200,7 +208,11 @@ class IbStreams:
                 self.counts.foreign += len(some)
                 continue
             self._take(flow, parsed.take(some), answers)
-        # Answers come after the requests that they answer, and so does their reading.
+        self._answer(answers)
+
+    @staticmethod
+    def _answer(answers: list[tuple[Flow, Packets]]) -> None:
+        """Answers come after the requests that they answer, and so does their reading."""
         for flow, responses in answers:
             peer = flow.peer
             if peer is not None and peer.direction is not None:

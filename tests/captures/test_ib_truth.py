@@ -59,7 +59,9 @@ def test_messages_are_the_same_where_the_exchange_of_rdma_cm_was_not_captured(ca
     assert decoded(reading) == sent(truth_of(capture))
     assert len(reading.streams) == 1
     (stream,) = reading.streams.streams
-    assert not stream.from_start and stream.a.port and stream.b.port
+    assert not stream.from_start
+    assert stream.a.port
+    assert stream.b.port
 
 
 def test_nothing_is_missing_and_all_checksums_are_good(capture: Path) -> None:
@@ -88,7 +90,8 @@ def test_the_stream_bears_the_addresses_and_queue_pairs_of_rdma_cm(capture: Path
     (stream,) = reading.streams.streams
     ends = truth_of(capture)["ends"]
     assert sorted((stream.a.host, stream.b.host)) == sorted(ends["A"] + ends["B"])
-    assert stream.initiator_known and stream.from_start
+    assert stream.initiator_known
+    assert stream.from_start
     (opened,) = reading.of_type(StreamOpened)
     reply = next(event for event in reading.of_type(CmMessage) if event.frame == opened.frame)
     assert (stream.b.port, opened.direction) == (reply.body.local_qpn, 0)
@@ -115,7 +118,8 @@ def test_rdma_operations_are_tied_to_the_messages_that_announce_them(pcaps: Path
         (kind,) = {operation.kind.value for operation in operations}
         (rkey,) = {operation.rkey for operation in operations}
         length, seen = (sum(getattr(one, name) for one in operations) for name in ("length", "seen"))
-        assert length == seen and all(operation.status == "ok" for operation in operations)
+        assert length == seen
+        assert all(operation.status == "ok" for operation in operations)
         message = int(reading.rows["header"]["length"][index])
         found.append((kind, length, rkey, operations[0].va, message))
     expected = [
