@@ -1,0 +1,285 @@
+"""How likely each path is for a TCP connection, from the order of connections and the hash of RDS ports.
+
+Bayes' rule weighs the two sources against each other, and what remains of the doubt is the stated confidence:
+
+* the order in which connections were opened: path 0, then 1, 2, ...; a new one takes the place of one that ended;
+* the hash of the RDS source ports: one socket uses one path, and which one follows from its port. The first socket
+  that is bound after the module was loaded is exempt (its hash is salted), so several ports have to agree.
+
+All is from the side that dials (the smaller address). Up to Linux 6.x the other side may number a connection
+differently; where its messages say so, the basis tells (protocol.md §4.3, 5.4, 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from dissectors.wire.extensions import GenNum, NPaths, SportIdx, parse_extensions
+from dissectors.wire.rds import MAX_PATHS
+from rdstool.capture.streams import Stream
+from rdstool.protocol.pathhash import path_of_port
+
+STRAY_PORT = 0.1
+"""Chance that a port does not follow the hash: the exempt socket, or a message sent before the handshake."""
+ORDER_TRUST = 0.6
+"""Weight of the order of opening where nothing else is known."""
+FIRST_TRUST = 0.8
+"""The same for the first connection of an address pair that was seen from its SYN."""
+ONLY_TRUST = {True: 0.95, False: 0.7}
+"""Weight of "this is the only connection", by whether it was seen from its SYN."""
+PORT_RULE_ODDS = 0.5
+"""Odds that TCP source ports tell the path, before any evidence, where no handshake was captured."""
+SWAP_LEAD = 2
+"""Ports that must fit better before a side is taken to hash them in the other byte order."""
+LEAST_CONFIDENCE = 0.5
+"""A path that is less likely than this is not named."""
+SURE = 0.75
+"""A path of this confidence is denied to other connections of the same time."""
+MOST_CONFIDENCE = 0.99
+"""No inference is surer than this; 1.0 is for what the protocol itself says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a probe or its reply says about the side that sent it (protocol.md §5.1)."""
+
+    npaths: int | None = None
+    gen_num: int | None = None
+    sport_idx: bool = False
+
+    @classmethod
+    def of(cls, exthdr: bytes) -> Announcement:
+        """Read the 16 bytes of ``h_exthdr``; a later extension of a type overrides an earlier one, as in the kernel."""
+        npaths = gen_num = None
+        sport_idx = False
+        for item in parse_extensions(exthdr).items:
+            match item:
+                case NPaths(count):
+                    npaths = count
+                case GenNum(number):
+                    gen_num = number
+                case SportIdx():
+                    sport_idx = True
+        return cls(npaths, gen_num, sport_idx)
+
+
+@dataclass(slots=True)
+class Connection:
+    """What is known of one TCP connection."""
+
+    stream: Stream
+    dialled: int
+    """TCP port of the dialling end."""
+    dialler: int
+    """Direction of what the dialling end sends."""
+    by_larger: bool
+    """Opened from the larger address: no kernel uses it as a path."""
+    ports: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
+    """RDS source ports seen, by direction."""
+    probed: bool = False
+    closed: int | None = None
+    """Frame of the first FIN or RST."""
+    weighed: bool = False
+    guess: tuple[int, float] | None = None
+    """The path that the order of opening suggests, and how much that is trusted."""
+
+
+@dataclass(slots=True)
+class AddressPair:
+    """The connections between two addresses."""
+
+    smaller: bytes
+    announced: dict[bytes, Announcement] = field(default_factory=dict)
+    open: list[Connection] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+    """Paths whose connection ended and was not followed by another yet, the longest free first."""
+    several: bool = False
+    """Two connections carried messages at the same time."""
+
+    @property
+    def npaths(self) -> int | None:
+        """Paths that both sides agree on; None where no handshake was seen."""
+        if not self.announced:
+            return None
+        return max(1, min(MAX_PATHS, *(said.npaths or 1 for said in self.announced.values())))
+
+    @property
+    def sport_idx(self) -> bool | None:
+        """The dialling side chooses TCP source ports by path; None where it was not heard."""
+        said = self.announced.get(self.smaller)
+        return said.sport_idx if said else None
+
+
+def port_rule(pair: AddressPair) -> float:
+    """Chance that TCP source ports tell the path: known from the handshake, or from ports that fit the hash."""
+    if pair.sport_idx is not None:
+        return float(pair.sport_idx)
+    npaths = pair.npaths or MAX_PATHS
+    odds = PORT_RULE_ODDS
+    for connection in pair.open:
+        best, likelihood = _best(_likelihoods(connection.ports[connection.dialler], npaths))
+        if likelihood > LEAST_CONFIDENCE:
+            odds *= npaths * (1 - STRAY_PORT) if best == connection.dialled % npaths else STRAY_PORT
+    return odds / (1 + odds)
+
+
+def byte_swapped(connections: Iterable[Connection], dialling: bool, npaths: int) -> bool:
+    """A side hashes the port's bytes in the other order, as older stable kernels and UEK do (protocol.md §5.4)."""
+    native = swapped = 0
+    for connection in connections:
+        ports = connection.ports[connection.dialler ^ (not dialling)]
+        native += max(_tally(ports, npaths, False))
+        swapped += max(_tally(ports, npaths, True))
+    return swapped > native + SWAP_LEAD
+
+
+def guess_of(
+    connection: Connection, pair: AddressPair, holders: dict[int, Connection], npaths: int
+) -> tuple[int, float] | None:
+    """The path that the order of opening suggests; None where the beginning was not captured."""
+    if not connection.stream.from_start or connection.by_larger:
+        return None
+    if pair.released:
+        return pair.released[0], ORDER_TRUST
+    if not holders and connection is pair.open[0]:
+        return 0, FIRST_TRUST
+    free = next((path for path in range(npaths) if path not in holders), None)
+    return None if free is None else (free, ORDER_TRUST)
+
+
+def leave_to_stronger(connection: Connection, others: list[Connection], npaths: int) -> bool:
+    """Two connections cannot be one path at one time: where a surer one has it, change the guess; True if changed."""
+    if connection.stream.path_confidence >= SURE:
+        return False
+    taken = {
+        other.stream.path
+        for other in others
+        if other is not connection and other.stream.path_confidence >= SURE and _at_one_time(connection, other)
+    }
+    if connection.stream.path >= 0 and connection.stream.path not in taken:
+        return False
+    left = [path for path in range(npaths) if path not in taken]
+    guess = (left[0], ORDER_TRUST) if len(left) == 1 and connection.stream.from_start else None
+    changed = guess != connection.guess
+    connection.guess = guess
+    return changed
+
+
+def _at_one_time(one: Connection, other: Connection) -> bool:
+    first, second = sorted((one, other), key=lambda connection: connection.stream.first_frame)
+    return first.closed is None or first.closed > second.stream.first_frame
+
+
+Verdict = tuple[int, float, str]
+"""Path (-1: not known), confidence 0..1, and the basis in words."""
+
+
+def judge(connection: Connection, pair: AddressPair, rule: float, swapped: tuple[bool, bool]) -> Verdict:
+    """Path, confidence and basis of one connection: what is certain first, else what is likely."""
+    npaths = pair.npaths
+    if connection.probed:
+        return 0, 1.0, "carried a probe, which travels on path 0"
+    if connection.by_larger:
+        return -1, 0.0, "opened by the larger address, never used as a path"
+    if npaths == 1:
+        return 0, 1.0, "a single path was agreed"
+    if npaths is not None and pair.sport_idx:
+        # Where the number of paths does not divide 8, the dialling side chooses its port by 8, the other reads it
+        # modulo the number: they do not mean the same path.
+        sure = MAX_PATHS % npaths == 0
+        basis = f"TCP source port {connection.dialled} mod {npaths}, SPORT_IDX announced"
+        return connection.dialled % npaths, 1.0 if sure else LEAST_CONFIDENCE, basis
+    if npaths is None and not pair.several:
+        return _only_connection(connection)
+    return _infer(connection, npaths, rule, swapped)
+
+
+def _infer(connection: Connection, npaths: int | None, rule: float, swapped: tuple[bool, bool]) -> Verdict:
+    """The likeliest path by order, TCP source port and RDS ports."""
+    count = npaths or MAX_PATHS
+    ours = _likelihoods(connection.ports[connection.dialler], count, swapped[0])
+    theirs = _likelihoods(connection.ports[1 - connection.dialler], count, swapped[1])
+    (mine, mine_sure), (other, other_sure) = _best(ours), _best(theirs)
+    note = "" if npaths else f"; {MAX_PATHS} paths assumed"
+    if mine != other and min(mine_sure, other_sure) > LEAST_CONFIDENCE:
+        theirs = [1 / count] * count
+        note += f"; the other side's messages fit path {other}"
+    prior = _prior(connection, count, rule)
+    path, confidence = _best(_normal([p * a * b for p, a, b in zip(prior, ours, theirs, strict=True)]))
+    if confidence < LEAST_CONFIDENCE:
+        return -1, 0.0, "not known"
+    return path, min(confidence, MOST_CONFIDENCE), _basis(connection, path, count, rule, swapped) + note
+
+
+def _only_connection(connection: Connection) -> Verdict:
+    """No handshake and one connection at a time: a single path, or one of several whose others were not captured."""
+    ports = connection.ports[0] | connection.ports[1]
+    votes = _tally(ports, MAX_PATHS, False)
+    trust = ONLY_TRUST[connection.stream.from_start]
+    hit, miss = 1 - STRAY_PORT, STRAY_PORT / (MAX_PATHS - 1)
+    single = trust * MAX_PATHS ** -len(ports)
+    lanes = [(1 - trust) / MAX_PATHS * hit**count * miss ** (len(ports) - count) for count in votes]
+    path, _ = _best(lanes)
+    total = single + sum(lanes)
+    if path and lanes[path] > single:
+        basis = f"only connection, but the hash of {votes[path]} of {len(ports)} RDS ports says path {path}"
+        return path, min(lanes[path] / total, MOST_CONFIDENCE), basis
+    return 0, min((single + lanes[0]) / total, MOST_CONFIDENCE), "only connection"
+
+
+def _prior(connection: Connection, count: int, rule: float) -> list[float]:
+    """Chance of each path before its messages are looked at."""
+    if rule > ORDER_TRUST:
+        favourite, trust = connection.dialled % count, rule
+    elif connection.guess is not None and connection.guess[0] < count:
+        favourite, trust = connection.guess
+    else:
+        return [1 / count] * count
+    return [trust if path == favourite else (1 - trust) / (count - 1) for path in range(count)]
+
+
+def _basis(connection: Connection, path: int, count: int, rule: float, swapped: tuple[bool, bool]) -> str:
+    """The grounds in words."""
+    grounds = []
+    fits = sum(_tally(connection.ports[connection.dialler ^ other], count, swapped[other])[path] for other in (0, 1))
+    if fits:
+        grounds.append(f"hash of {fits} of {sum(map(len, connection.ports))} RDS ports")
+    if rule > ORDER_TRUST and path == connection.dialled % count:
+        grounds.append(f"TCP source port {connection.dialled}")
+    elif connection.guess is not None and connection.guess[0] == path:
+        grounds.append("order and number of connections")
+    return ", ".join(grounds)
+
+
+@lru_cache(maxsize=1 << 16)
+def _hash(port: int, npaths: int, swapped: bool) -> int:
+    return path_of_port((port & 0xFF) << 8 | port >> 8 if swapped else port, npaths)
+
+
+def _tally(ports: set[int], npaths: int, swapped: bool) -> list[int]:
+    votes = [0] * npaths
+    for port in ports:
+        votes[_hash(port, npaths, swapped)] += 1
+    return votes
+
+
+def _likelihoods(ports: set[int], npaths: int, swapped: bool = False) -> list[float]:
+    """How well each path explains that these ports were seen on one connection; they sum to 1."""
+    if not ports:
+        return [1 / npaths] * npaths
+    votes = _tally(ports, npaths, swapped)
+    miss = STRAY_PORT / max(1, npaths - 1) / (1 - STRAY_PORT)
+    lead = max(votes)
+    return _normal([miss ** (lead - count) for count in votes])
+
+
+def _normal(weights: list[float]) -> list[float]:
+    total = sum(weights)
+    return [weight / total for weight in weights] if total else [1 / len(weights)] * len(weights)
+
+
+def _best(chances: list[float]) -> tuple[int, float]:
+    best = max(range(len(chances)), key=chances.__getitem__)
+    return best, chances[best]
