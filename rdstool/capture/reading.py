@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from mmap import mmap
 from multiprocessing.connection import Connection
@@ -103,7 +104,8 @@ def _arrivals(pipe: Connection, slots: Sequence[mmap]) -> Iterator[Arrival]:
             data = np.frombuffer(slots[slot], np.uint8, size)
             arrival.parsed = Parsed(replace(arrival.parsed.tcp, data=data), replace(arrival.parsed.ib, data=data))
             yield arrival
-            pipe.send(slot)
+            with suppress(BrokenPipeError):  # It has read everything, and ended.
+                pipe.send(slot)
         else:
             yield arrival
 
