@@ -43,6 +43,10 @@ COMMANDS = {
 _SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
+class OutputClosed(Exception):  # noqa: N818
+    """Nobody reads the results any more."""
+
+
 class LazyGroup(TyperGroup):
     """Knows all commands by name and summary; loads the one that is called."""
 
@@ -51,6 +55,13 @@ class LazyGroup(TyperGroup):
         if args and args[0] in COMMANDS:
             self.commands[args[0]] = load(args[0])
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Typer would turn a closed pipe into status 1, so it is renamed on the way."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as problem:
+            raise OutputClosed from problem
 
 
 def load(name: str) -> Any:
@@ -104,7 +115,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = typer.main.get_command(make_app()).main(list(arguments), PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputClosed):
         drop_stdout()
         return ExitCode.CLEAN
     except (KeyboardInterrupt, typer.Abort):

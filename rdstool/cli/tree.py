@@ -18,7 +18,7 @@ from rdstool.export.summary import cm_words, plural, rdma_words
 from rdstool.export.times import Clock, TimeForm
 from rdstool.field_columns import address16, cm_name, event_addresses, reject_of
 from rdstool.fields import find_field
-from rdstool.protocol.kinds import MessageKind
+from rdstool.protocol.kinds import MessageKind, Transport
 
 _NAME_WIDTH = 36
 _VALUE_WIDTH = 28
@@ -77,7 +77,9 @@ class TreeWriter:
     def _capture(self, message: Message, stream: Stream, file: str | None) -> Iterator[str]:
         yield f"{_INDENT}Capture" + (f" {file}" if file else "")
         source, destination = stream.ends(message.direction)
-        port = "TCP port" if stream.transport.label == "tcp" else "queue pair"
+        port, kind = (
+            ("TCP port", "TCP connection") if stream.transport is Transport.TCP else ("queue pair", "queue pairs")
+        )
         frames = str(message.frame)
         if message.first_frame != message.frame:
             frames += f" (began in {message.first_frame})"
@@ -87,9 +89,11 @@ class TreeWriter:
         yield _line("rds.transport", message.transport.label)
         yield _line("rds.src", message.src, f"{port} {source.port}")
         yield _line("rds.dst", message.dst, f"{port} {destination.port}")
-        yield _line("rds.stream", message.stream, "TCP connection" if port == "TCP port" else "Queue-pair pair")
-        if message.path is None:
-            yield _line("rds.path", "not known", stream.path_basis)
+        yield _line("rds.stream", message.stream, f"Number of the {kind} in the capture")
+        if message.transport is Transport.IB:
+            yield _line("rds.path", "none", "Only RDS over TCP has paths")
+        elif message.path is None:
+            yield _line("rds.path", "not known")
         else:
             yield _line("rds.path", message.path, f"{stream.path_basis}, confidence {stream.path_confidence:.0%}")
         yield _line("rds.fragments", message.fragments)

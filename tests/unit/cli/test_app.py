@@ -1,0 +1,270 @@
+"""The command line as a whole: help, version, exit statuses, closed pipes, interruption, colour."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from rdstool import __version__
+from rdstool.cli import app, exit_codes, output
+from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
+
+HEAVY = ("numpy", "scapy", "rich.live", "rich.progress", "pyarrow")
+
+
+def _imported(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [COMMAND[0], "-X", "importtime", *COMMAND[1:], *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    return {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+
+
+def test_version_is_answered_before_anything_is_imported() -> None:
+    done = rdstool("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"rdstool {__version__}\n", "")
+    assert not {"typer", *HEAVY} & _imported("--version")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["decode", "--help"], ["fields", "-h"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert not set(HEAVY) & _imported(*arguments)
+
+
+@pytest.mark.parametrize("limit_s, argument", [(0.15, "--version"), (0.3, "--help")])  # noqa: PT006
+def test_version_and_help_come_at_once(limit_s: float, argument: str) -> None:
+    # The fastest of several runs: what the machine does besides is not the command's.
+    durations = []
+    for _ in range(5):
+        start = time.perf_counter()
+        rdstool(argument)
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < limit_s
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in app.COMMANDS if name in {"decode", "fields"})])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_each_help_has_an_example_and_the_exit_statuses(arguments: list[str], option: str) -> None:
+    done = rdstool(*arguments, option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Example" in done.stdout
+    words = " ".join(done.stdout.split())
+    for code, meaning in exit_codes.MEANINGS.items():
+        assert f"{code.value} {meaning}" in words
+
+
+def test_help_lists_all_commands() -> None:
+    done = rdstool("--help")
+    for name, command in app.COMMANDS.items():
+        assert f"  {name}" in done.stdout
+        assert command.summary in done.stdout
+
+
+WRONG = [
+    ([], "Missing command"),
+    (["decod", "x"], "Did you mean 'decode'?"),
+    (["--bogus"], "No such option"),
+    (["decode"], "Missing argument"),
+    (["decode", "--bogus", str(TCP)], "No such option"),
+    (["decode", "no-such-file.pcap"], "no-such-file.pcap"),
+    (["decode", str(ROOT)], "is a directory"),
+    (["decode", str(ROOT / "pyproject.toml")], "pyproject.toml"),
+    (["decode", "-Y", "rds.sequnce == 2", str(TCP)], "did you mean rds.sequence?"),
+    (["decode", "--fields", "rds.nothere", str(TCP)], "no field is named"),
+    (["decode", "--fields", ",", str(TCP)], "at least one name"),
+    (["decode", "--json", "--csv", str(TCP)], "exclude each other"),
+    (["decode", "--fields", "rds.sequence", "-V", str(TCP)], "exclude each other"),
+    (["decode", "--time", "noon", str(TCP)], "no form of time"),
+    (["decode", "--count", "0", str(TCP)], "--count"),
+    (["decode", "--tcp-port", "70000", str(TCP)], "--tcp-port"),
+    (["decode", "--parquet", "/no/such/folder/out", str(TCP)], "/no/such/folder/out"),
+    (["fields", "zzzz"], "zzzz"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG, ids=[" ".join(a)[:40] for a, _ in WRONG])
+def test_wrong_use_and_unreadable_input_end_with_2_and_one_line(arguments: list[str], words: str) -> None:
+    done = rdstool_here(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("rdstool: error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (0, ["decode", "--count", "1", str(TCP)]),
+        (2, ["decode", "no-such-file.pcap"]),
+        (2, ["decode", "--no-such-option"]),
+        (2, ["decode", "-Y", "rds.sequnce", str(TCP)]),
+    ],
+)
+def test_the_exit_status_of_the_process(code: int, arguments: list[str]) -> None:
+    assert rdstool(*arguments).returncode == code
+
+
+def test_a_file_that_breaks_off_shows_what_could_be_read_and_ends_with_2(tmp_path: Path) -> None:
+    cut = tmp_path / "cut.pcap"
+    cut.write_bytes(gzip.decompress(TCP.read_bytes())[:30001])
+    done = rdstool("decode", cut)
+    assert done.returncode == 2
+    assert len(done.stdout.splitlines()) >= 3
+    assert done.stderr.startswith(f"rdstool: error: {cut}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_capture_without_rds_is_clean_and_says_so(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pcap"
+    empty.write_bytes(gzip.decompress(TCP.read_bytes())[:24])
+    done = rdstool("decode", empty)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no RDS message" in done.stderr
+
+
+def test_standard_input_is_read() -> None:
+    done = rdstool("decode", "--count", "3", "-", stdin=TCP.read_bytes())
+    assert done.returncode == 0
+    assert done.stdout == rdstool("decode", "--count", "3", TCP).stdout
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "decode", "-x", str(TCP)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    complaint = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(TIMEOUT_S) == 0
+    assert complaint == b""
+
+
+def test_ctrl_c_keeps_what_was_found_and_ends_with_130(tmp_path: Path) -> None:
+    growing = tmp_path / "growing.pcap"
+    growing.write_bytes(gzip.decompress(TCP.read_bytes()))
+    process = subprocess.Popen(
+        [*COMMAND, "decode", "--follow", "--json", str(growing)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, complaint = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert complaint == b""
+    assert first.startswith(b'{"number": 1, ')
+    assert rest.endswith(b"}\n")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "decode", str(TCP)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "rdstool: error: No space left on device\n"
+
+
+def test_a_fault_of_rdstool_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(name: str) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr(app, "load", broken)
+    monkeypatch.delenv(app.DEBUG, raising=False)
+    assert app.run(["decode", "x"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("rdstool: error: ZeroDivisionError: two lines")
+    assert app.DEBUG in captured.err
+    assert captured.err.count("\n") == 1
+    monkeypatch.setenv(app.DEBUG, "1")
+    with pytest.raises(ZeroDivisionError):
+        app.run(["decode", "x"])
+
+
+def _on_a_terminal(*arguments: str, **changes: str) -> bytes:
+    """What a command writes to a terminal of its own."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=theirs,
+        stderr=theirs,
+        stdin=subprocess.DEVNULL,
+        env=environment(TERM="xterm", **changes),
+        cwd=ROOT,
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            part = os.read(ours, 1 << 16)
+        except OSError:  # Linux: the other end was closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(ours)
+    assert process.wait(TIMEOUT_S) == 0
+    return written
+
+
+@pytest.mark.parametrize("options", [[], ["-x"], ["-V"]])
+def test_no_color_and_other_than_terminals_get_plain_text(options: list[str]) -> None:
+    arguments = ["decode", *options, "--count", "5", str(RDMA)]
+    plain = rdstool(*arguments).stdout.encode()
+    assert b"\x1b" not in plain
+    assert _on_a_terminal(*arguments, NO_COLOR="1").replace(b"\r\n", b"\n") == plain
+    if options != ["-V"]:
+        assert b"\x1b[" in _on_a_terminal(*arguments)
+        assert "\x1b[" in rdstool(*arguments, FORCE_COLOR="1").stdout
+
+
+def test_lines_are_not_wrapped_on_narrow_terminals() -> None:
+    narrow = rdstool("decode", "--count", "5", RDMA, COLUMNS="20").stdout
+    assert len(narrow.splitlines()) == 5
+
+
+def test_an_error_cannot_steer_the_terminal() -> None:
+    assert output.one_line("a\x1b[31m\nb\x9b") == "a\\x1b[31m b\\x9b"
+
+
+def _completed(words: str) -> list[str]:
+    done = rdstool(_RDSTOOL_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split(" ")) - 1))
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_options_and_field_names() -> None:
+    assert _completed("rdstool dec") == ["decode"]
+    assert _completed("rdstool decode --fol") == ["--follow"]
+    assert _completed("rdstool decode --fields rds.path,rds.exthdr.np") == ["rds.path,rds.exthdr.npaths"]

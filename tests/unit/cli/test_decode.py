@@ -1,0 +1,248 @@
+"""``rdstool decode`` on captures of real kernels."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import re
+from datetime import datetime
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.running import CONGESTION, PCAPS, RDMA, TCP, lines, rdstool_here
+
+KEYS: dict[str, tuple[type, ...]] = {
+    "number": (int,),
+    "frame": (int,),
+    "time": (float,),
+    "transport": (str,),
+    "src": (str,),
+    "dst": (str,),
+    "stream": (int,),
+    "path": (int, type(None)),
+    "kind": (str,),
+    "sequence": (int,),
+    "ack": (int,),
+    "length": (int,),
+    "sport": (int,),
+    "dport": (int,),
+    "flags": (list,),
+    "credit": (int,),
+    "checksum": (int,),
+    "checksum_status": (str,),
+    "extensions": (list,),
+    "fragments": (int,),
+    "complete": (bool,),
+}
+"""The keys that design.md section 5 promises, in its order."""
+
+
+def objects(*arguments: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines("decode", "--json", *arguments)]
+
+
+@pytest.mark.parametrize("capture", sorted(PCAPS.glob("*/a.pcap.gz")), ids=lambda path: path.parent.name)
+def test_json_lines_keep_the_contract(capture: Path) -> None:
+    number = 0
+    frame = 0
+    for line in objects("--hash", capture):
+        assert line["frame"] >= frame
+        frame = line["frame"]
+        if line["kind"] == "cm":
+            assert line["number"] is None
+            assert line["transport"] == "ib"
+            continue
+        number += 1
+        assert line["number"] == number
+        assert list(line)[: len(KEYS)] == list(KEYS)
+        for key, kinds in KEYS.items():
+            assert type(line[key]) in kinds, key
+        assert line["checksum_status"] in {"absent", "good", "bad"}
+        assert re.fullmatch("[0-9a-f]{64}", line["sha256"]) if line["complete"] else "sha256" not in line
+    assert number > 0
+
+
+def test_every_message_that_an_application_sent_is_there_with_its_hash() -> None:
+    truth = json.loads((TCP.parent / "truth.json").read_text())
+    sent = sorted(
+        (message["sha256"], message["len"], message["dport"])
+        for socket in truth["sockets"]
+        for message in socket["sent"]
+        if message["dport"]
+    )
+    shown = sorted(
+        (line["sha256"], line["length"], line["dport"]) for line in objects("--hash", TCP) if line["kind"] == "data"
+    )
+    assert shown == sent
+
+
+def test_extensions_of_a_probe_are_objects_with_type_and_values() -> None:
+    probe = objects("-Y", "rds.kind == probe", "--count", "1", TCP)[0]
+    assert probe["extensions"][0] == {"type": "NPATHS", "npaths": 8}
+    assert [item["type"] for item in probe["extensions"]] == ["NPATHS", "GEN_NUM", "SPORT_IDX"]
+
+
+def test_messages_of_rdma_cm_are_lines_of_their_own_with_their_private_data() -> None:
+    request = objects(RDMA)[0]
+    assert (request["kind"], request["message"]) == ("cm", "REQ")
+    assert (request["private"]["major"], request["private"]["minor"]) == (3, 1)
+    assert request["private"]["saddr"] == request["src"]
+
+
+def test_congested_ports_are_named() -> None:
+    bitmaps = objects("-Y", "rds.congested", CONGESTION)
+    assert bitmaps
+    assert all(line["congested"] for line in bitmaps)
+    words = lines("decode", "-Y", "rds.congested", CONGESTION)
+    assert f"port {bitmaps[0]['congested'][0]} congested" in words[0]
+
+
+def test_a_line_holds_what_tshark_would_show() -> None:
+    text = lines("decode", "-Y", "rds.kind == probe", "--count", "1", TCP)[0]
+    line = objects("-Y", "rds.kind == probe", "--count", "1", TCP)[0]
+    generation = line["extensions"][1]["gen_num"]
+    pattern = (
+        rf" *{line['number']} +\d+\.\d{{6}} +{line['src']} → {line['dst']} +probe +1 → 0 +seq {line['sequence']} +len 0"
+        rf"  supports 8 paths, generation {generation:#x}"
+    )
+    assert re.fullmatch(pattern, text)
+
+
+def test_a_message_behind_rdma_says_what_was_moved() -> None:
+    text = "\n".join(lines("decode", "-Y", "rds.exthdr.rdma", RDMA))
+    assert "message follows RDMA write of 512 bytes with key 0x300" in text
+    assert "message follows RDMA read of 8192 bytes with key 0x800" in text
+
+
+def test_rdma_operations_are_lines_where_asked_for() -> None:
+    assert not [line for line in objects(RDMA) if line["kind"].startswith("rdma-")]
+    found = objects("--rdma", "-Y", "rds.rdma.kind", RDMA)
+    assert {line["kind"] for line in found} == {"rdma-read", "rdma-write"}
+    truth = json.loads((RDMA.parent / "truth.json").read_text())
+    # An operation of an application can be several on the wire.
+    for kind, operation in (("rdma-read", "read"), ("rdma-write", "write")):
+        moved = sum(line["length"] for line in found if line["kind"] == kind)
+        assert moved == sum(asked["bytes"] for asked in truth["rdma"] if asked["op"] == operation)
+
+
+def test_the_tree_names_every_header_field_with_its_meaning() -> None:
+    text = "\n".join(lines("decode", "-V", "-Y", "rds.exthdr.npaths", "--count", "1", TCP))
+    for name in ("rds.sequence", "rds.flags.retransmitted", "rds.exthdr.npaths", "rds.exthdr.gen_num", "rds.path"):
+        assert re.search(rf"^ +{name} +\S+ +\S", text, re.MULTILINE), name
+    assert re.search(r"rds.path +0 .*confidence", text)
+
+
+def test_the_hex_dump_shows_the_bytes_of_the_wire() -> None:
+    text = lines("decode", "-x", "-Y", "rds.sequence == 1 and rds.length == 5", RDMA)
+    assert text[1].startswith("000000  00 00 00 00 00 00 00 01")
+    assert text[-2].startswith("000030  68 65 6c 6c 6f ")
+    assert text[-2].endswith("hello")
+    assert "20-21 rds.sport" in text[4]
+
+
+def test_csv_has_the_columns_of_the_json_lines() -> None:
+    rows = list(csv.DictReader(lines("decode", "--csv", "--hash", RDMA)))
+    expected = objects("--hash", RDMA)
+    assert len(rows) == len(expected)
+    for row, line in zip(rows, expected, strict=True):
+        if line["kind"] == "cm":
+            assert (row["kind"], row["number"]) == ("cm", "")
+            continue
+        assert row["number"] == str(line["number"])
+        assert row["flags"] == "|".join(line["flags"])
+        assert json.loads(row["extensions"]) == line["extensions"]
+        assert row["sha256"] == line["sha256"]
+        assert float(row["time"]) == line["time"]
+
+
+def test_parquet_holds_what_json_holds(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out.parquet"
+    done = rdstool_here("decode", "--parquet", out, "--hash", TCP)
+    assert (done.returncode, done.stdout) == (0, "")
+    rows = parquet.read_table(out).to_pylist()
+    expected = objects("--hash", TCP)
+    assert len(rows) == len(expected)
+    for row, line in zip(rows, expected, strict=True):
+        same = ("number", "frame", "transport", "src", "dst", "stream", "path", "kind", "sequence", "length", "sha256")
+        assert {key: row[key] for key in same} == {key: line[key] for key in same}
+        assert json.loads(row["extensions"]) == line["extensions"]
+
+
+def test_chosen_fields_come_tab_separated_as_tshark_writes_them() -> None:
+    text = lines("decode", "-e", "frame.number,rds.port,rds.exthdr.gen_num,rds.flags", "-Y", "rds.kind == probe", TCP)
+    line = objects("-Y", "rds.kind == probe", TCP)[0]
+    assert text[0] == f"{line['frame']}\t1,0\t{line['extensions'][1]['gen_num']:#010x}\t0x00"
+
+
+def test_chosen_fields_are_the_only_keys_and_may_leave_out_the_prefix() -> None:
+    fields = objects("--fields", "sequence,rds.exthdr.npaths,rds.port", "-Y", "rds.kind == probe", "-c", "1", TCP)
+    assert fields == [{"sequence": 1, "rds.exthdr.npaths": 8, "rds.port": [1, 0]}]
+    rows = lines("decode", "--csv", "--fields", "sequence,rds.port", "-Y", "rds.kind == probe", "-c", "1", TCP)
+    assert rows == ["sequence,rds.port", '1,"1,0"']
+
+
+def test_payload_fields_bring_the_payload() -> None:
+    line = objects("--hash", "-Y", "rds.kind == data and rds.length == 48", "-c", "1", TCP)[0]
+    text = lines("decode", "-e", "rds.payload", "-Y", f"rds.number == {line['number']}", TCP)[0]
+    assert hashlib.sha256(bytes.fromhex(text)).hexdigest() == line["sha256"]
+
+
+def test_count_ends_after_so_many_lines() -> None:
+    assert len(lines("decode", "--count", "7", TCP)) == 7
+    assert len(lines("decode", "-c", "2", "-Y", "rds.length > 4096", TCP)) == 2
+    assert len(lines("decode", "-c", "2", RDMA)) == 2
+
+
+def times(form: str, *arguments: str | Path) -> list[str]:
+    return [line.split()[1] for line in lines("decode", "--time", form, *arguments, TCP)]
+
+
+def test_times_come_in_five_forms() -> None:
+    stamps = times("epoch")
+    assert [float(stamp) for stamp in stamps] == [line["time"] for line in objects(TCP)]
+    moments = [Decimal(stamp) for stamp in stamps]
+    relative = [Decimal(text) for text in times("relative")]
+    assert {moment - shown for moment, shown in zip(moments, relative, strict=True)} == {moments[0] - relative[0]}
+    assert [Decimal(text) for text in times("delta")] == [0, *(later - sooner for sooner, later in pairwise(moments))]
+    for form in ("utc", "local"):
+        dates = [datetime.fromisoformat(text) for text in times(form)]
+        assert [f"{date.timestamp():.6f}" for date in dates] == stamps
+
+
+def test_relative_times_do_not_depend_on_what_is_shown() -> None:
+    assert times("relative", "-Y", "rds.number == 20") == [times("relative")[19]]
+
+
+def test_with_several_files_each_line_says_which(tmp_path: Path) -> None:
+    found = objects(TCP, CONGESTION)
+    own = objects(CONGESTION)
+    assert {line["file"] for line in found} == {str(TCP), str(CONGESTION)}
+    assert found[-1]["file_frame"] == own[-1]["frame"]
+    assert found[-1]["frame"] > found[-1]["file_frame"]
+
+
+def test_presence_of_a_flag_is_warned_about_and_carried_out() -> None:
+    done = rdstool_here("decode", "-Y", "rds.flags.retransmitted", TCP)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == len(objects(TCP))
+    assert done.stderr.startswith("rdstool: warning: filter: rds.flags.retransmitted is in every message")
+
+
+def test_another_tcp_port_is_read_where_asked_for(tmp_path: Path) -> None:
+    moved = tmp_path / "moved.pcap"
+    moved.write_bytes(gzip.decompress(TCP.read_bytes()).replace((16385).to_bytes(2, "big"), (17000).to_bytes(2, "big")))
+    assert rdstool_here("decode", moved).stdout == ""
+    assert len(lines("decode", "--tcp-port", "17000", moved)) == len(lines("decode", TCP))
+
+
+def test_fields_lists_what_filters_know() -> None:
+    assert any(line.startswith("rds.exthdr.npaths ") for line in lines("fields", "npaths"))
+    names = [json.loads(line)["name"] for line in lines("fields", "--json")]
+    assert len(names) == len(set(names)) > 100
