@@ -1,0 +1,1 @@
+"""Measurements, and the captures that they are made on."""

@@ -1,0 +1,233 @@
+"""Measure rdstool against tshark and Scapy on grown captures, all in one run on one machine.
+
+    python -m benchmarks.decode                            # 300 MB, TCP and InfiniBand
+    python -m benchmarks.decode --sizes 300M 3G --runs 5
+
+The table goes to standard output and to benchmarks/results.md. What is compared:
+
+- ``rdstool validate`` decodes every header and checks every rule: the figure to hold against the others.
+- ``rdstool decode --json`` decodes every header and writes a line for each message.
+- ``tshark -T fields -e frame.number -e tcp.len`` dissects up to TCP, and knows nothing of RDS.
+- Scapy's ``PcapReader`` builds the packets of each frame, and keeps none. It is slow, so it reads a part of the file;
+  the time is scaled to the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.grow import bytes_of
+from benchmarks.measure import Measured, median, processors
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "benchmarks" / "data"
+RESULTS = ROOT / "benchmarks" / "results.md"
+SOURCES = {"tcp": "tcp-basic-73", "ib": "ib-basic-73"}
+RDSTOOL = str(Path(sys.executable).with_name("rdstool"))
+SCAPY_FRAMES = 20_000
+"""So many frames are given to Scapy; it takes them at the same rate from beginning to end."""
+SCAPY = """
+import sys
+from itertools import islice
+from scapy.all import PcapReader
+with PcapReader(sys.argv[1]) as reader:
+    for _ in islice(reader, int(sys.argv[2])):
+        pass
+"""
+FINDINGS = frozenset({0, 1})
+"""Exit statuses of ``rdstool validate``: notes and warnings are no failure of the benchmark."""
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A grown capture."""
+
+    kind: str
+    size: str
+    path: Path
+    frames: int
+
+
+def grown(kind: str, size: str) -> Capture:
+    """Make a capture, or take the one that an earlier run has made."""
+    path = DATA / f"{kind}-{size}.pcap"
+    source = ROOT / "pcaps" / SOURCES[kind] / "a.pcap.gz"
+    DATA.mkdir(exist_ok=True)
+    if not path.exists() or path.stat().st_size < bytes_of(size):
+        # In a process of its own: a parent's memory would show up in the figures of its children.
+        command = [sys.executable, str(ROOT / "benchmarks" / "grow.py"), str(source), str(path), "--size", size]
+        subprocess.run(command, check=True)
+    with path.open("rb") as file:
+        while file.read(1 << 24):  # Every tool finds the file in the page cache.
+            pass
+    return Capture(kind, size, path, _frames(path))
+
+
+def _frames(path: Path) -> int:
+    """Frames in a capture, as capinfos counts them."""
+    done = subprocess.run(["capinfos", "-M", "-c", str(path)], check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
+def measure(capture: Capture, runs: int, others: bool) -> Iterator[Row]:
+    """Rows of the table for one capture."""
+    name, megabytes = str(capture.path), capture.path.stat().st_size / 1e6
+    tshark = scapy = None
+    if others:
+        tshark = median(["tshark", "-r", name, "-T", "fields", "-e", "frame.number", "-e", "tcp.len"], runs)
+        frames = min(SCAPY_FRAMES, capture.frames)
+        start = median([sys.executable, "-c", SCAPY, name, "0"], 1)
+        part = median([sys.executable, "-c", SCAPY, name, str(frames)], 1)
+        scapy = Measured((part.seconds - start.seconds) * capture.frames / frames, part.peak_bytes)
+    commands = {"decode --json": ["decode", "--json"], "validate": ["validate"]}
+    alone: dict[str, Measured] = {}
+    for jobs in range(1, 1 + min(2, processors())):
+        for label, arguments in commands.items():
+            measured = median([RDSTOOL, *arguments, "--jobs", str(jobs), name], runs, FINDINGS)
+            alone.setdefault(label, measured)
+            yield (
+                f"{capture.kind} {capture.size}",
+                f"rdstool {label}" + (f" --jobs {jobs}" if jobs > 1 else ""),
+                f"{measured.seconds:.2f}",
+                f"{megabytes / measured.seconds:.0f}",
+                f"{capture.frames / measured.seconds:,.0f}",
+                f"{measured.peak_bytes / 1e6:.0f}",
+                _times(tshark, measured),
+                _times(scapy, measured),
+                _times(alone[label], measured) if jobs > 1 else "",
+            )
+    for label, other in (("tshark -T fields", tshark), ("Scapy PcapReader*", scapy)):
+        if other is not None:
+            yield (
+                f"{capture.kind} {capture.size}",
+                label,
+                f"{other.seconds:.2f}",
+                f"{megabytes / other.seconds:.0f}",
+                f"{capture.frames / other.seconds:,.0f}",
+                f"{other.peak_bytes / 1e6:.0f}",
+                "1.0" if other is tshark else "",
+                "1.0" if other is scapy else "",
+                "",
+            )
+
+
+def _times(other: Measured | None, own: Measured) -> str:
+    return f"{other.seconds / own.seconds:.1f}" if other is not None else ""
+
+
+def table(heading: Row, rows: list[Row]) -> str:
+    """A Markdown table with aligned columns: words to the left, figures to the right."""
+    words = 2
+    widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
+
+    def line(row: Row) -> str:
+        cells = (
+            cell.ljust(width) if column < words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"| {' | '.join(cells)} |"
+
+    rule = ["-" * width if column < words else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return "\n".join([line(heading), line(tuple(rule)), *map(line, rows)])
+
+
+def machine() -> str:
+    """What the figures depend on: processor, memory, versions. Names no machine."""
+    models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
+    tshark = subprocess.run(["tshark", "--version"], check=True, capture_output=True, text=True).stdout.split()[2]
+    return (
+        f"{processors()} processors ({models[0] if models else platform.machine()}), {memory / 1e6:.0f} GB of memory; "
+        f"Python {platform.python_version()}, NumPy {version('numpy')}, Scapy {version('scapy')}, "
+        f"tshark {tshark.rstrip('.')}"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+HEADING = (
+    "capture",
+    "command",
+    "seconds",
+    "MB/s",
+    "frames/s",
+    "peak MB",
+    "x tshark",
+    "x Scapy",
+    "x 1 job",
+)
+NOTES = (
+    "`rdstool validate` decodes every header and checks every rule. Peak memory is that of all processes of a command",
+    "together. tshark and Scapy do less: tshark has no dissector for RDS, Scapy's reader only builds packets.",
+    f"*Scapy reads the first {SCAPY_FRAMES:,} frames, once; its time is scaled to the whole, without its start-up.",
+)
+START_LIMITS = {"--version": 0.15, "--help": 0.3}
+"""Seconds that these may take."""
+
+
+def report(arguments: argparse.Namespace) -> str:
+    """Measure all that was asked for and describe it in Markdown."""
+    rows: list[Row] = []
+    counts = []
+    for size in arguments.sizes:
+        for kind in arguments.captures:
+            capture = grown(kind, size)
+            counts.append(f"{kind} {size}: {capture.frames:,} frames, {capture.path.stat().st_size:,} bytes")
+            others = bytes_of(size) <= bytes_of(arguments.compare_up_to)
+            for row in measure(capture, arguments.runs, others):
+                sys.stderr.write(" ".join(row) + "\n")
+                rows.append(row)
+    starts = [
+        (f"rdstool {option}", f"{median([RDSTOOL, option], max(5, arguments.runs)).seconds:.3f}", f"{limit}")
+        for option, limit in START_LIMITS.items()
+    ]
+    command = shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]])
+    return "\n".join(
+        [
+            "# Measurements",
+            "",
+            f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}. Medians of {arguments.runs} runs.",
+            f"Machine: {machine()}.",
+            "",
+            f"Captures grown by benchmarks/grow.py from {' and '.join(SOURCES[kind] for kind in arguments.captures)}:",
+            "; ".join(counts) + ".",
+            "",
+            table(HEADING, rows),
+            "",
+            *NOTES,
+            "",
+            table(("start-up", "", "limit"), [(name, seconds, limit) for name, seconds, limit in starts]),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description="Measure rdstool against tshark and Scapy on grown captures.")
+    parser.add_argument("--sizes", nargs="+", default=["300M"], metavar="SIZE")
+    parser.add_argument("--captures", nargs="+", default=list(SOURCES), choices=SOURCES)
+    parser.add_argument("--runs", type=int, default=3, metavar="N")
+    parser.add_argument("--compare-up-to", default="300M", metavar="SIZE", help="no tshark and Scapy above this size")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    text = report(arguments)
+    arguments.output.write_text(text)
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

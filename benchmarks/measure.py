@@ -1,0 +1,99 @@
+"""Run a command and tell how long it took and how much memory it and its children held."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+SAMPLE_INTERVAL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run, or the medians of several."""
+
+    seconds: float
+    peak_bytes: int
+    """Most memory in use at one time by all processes of the command; pages that they share count once."""
+    spread: float = 0.0
+    """Slowest run over fastest run."""
+
+
+def run(command: Sequence[str], accept: frozenset[int] = frozenset({0})) -> Measured:
+    """Run a command once; its results go nowhere. Ends the benchmark where its exit status is none of ``accept``."""
+    start = perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        peak = _Peak(process.pid)
+        peak.start()
+        _, errors = process.communicate()
+        seconds = perf_counter() - start
+        peak.stop()
+    if process.returncode not in accept:
+        raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}: {errors.decode(errors='replace')}")
+    return Measured(seconds, peak.bytes)
+
+
+def median(command: Sequence[str], runs: int, accept: frozenset[int] = frozenset({0})) -> Measured:
+    """Median time and greatest peak of several runs."""
+    measured = [run(command, accept) for _ in range(runs)]
+    times = [one.seconds for one in measured]
+    return Measured(statistics.median(times), max(one.peak_bytes for one in measured), max(times) / min(times))
+
+
+class _Peak(threading.Thread):
+    """Samples the memory of a process and all its descendants while they run."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid = pid
+        self.bytes = 0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(SAMPLE_INTERVAL_S):
+            family = _family(self.pid)
+            # A single process keeps its own record of its peak, which no sample can miss.
+            self.bytes = max(self.bytes, _high_water(self.pid) if len(family) == 1 else sum(map(_share, family)))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for member in found:
+        try:
+            children = Path(f"/proc/{member}/task/{member}/children").read_text().split()
+        except OSError:
+            continue
+        found += map(int, children)
+    return found
+
+
+def _field(file: str, name: str) -> int:
+    """A value in kB of one of a process's files in /proc, in bytes; 0 for a process that has ended."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
+
+
+def _high_water(pid: int) -> int:
+    return _field(f"/proc/{pid}/status", "VmHWM:")
+
+
+def _share(pid: int) -> int:
+    return _field(f"/proc/{pid}/smaps_rollup", "Pss:")
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
