@@ -49,20 +49,14 @@ def _start_zstd() -> _Member:
     return member  # type: ignore[no-any-return]
 
 
+_SKIPPABLE_FRAMES = tuple(bytes((kind, 0x2A, 0x4D, 0x18)) for kind in range(0x50, 0x60))
 COMPRESSIONS = (
     # Deflate expands by 1032 at most.
     Compression("gzip", (b"\x1f\x8b",), 4 << 10, lambda: zlib.decompressobj(wbits=31)),
     # LZMA codes a match of 273 bytes in a third of a bit at best, a factor of about 7000.
-    Compression(
-        "xz", (b"\xfd7zXZ\x00",), 4 << 10, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES)
-    ),
-    # Four bytes can stand for a block of 128 KiB. The second kind of magic is that of skippable frames.
-    Compression(
-        "zstd",
-        (b"\x28\xb5\x2f\xfd", *(bytes((kind, 0x2A, 0x4D, 0x18)) for kind in range(0x50, 0x60))),
-        1 << 10,
-        _start_zstd,
-    ),
+    Compression("xz", (b"\xfd7zXZ\x00",), 1 << 10, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY_BYTES)),
+    # Four bytes can stand for a block of 128 KiB.
+    Compression("zstd", (b"\x28\xb5\x2f\xfd", *_SKIPPABLE_FRAMES), 1 << 9, _start_zstd),
 )
 
 

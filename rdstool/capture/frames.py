@@ -51,6 +51,8 @@ class FrameReader:
         """For each file that was begun, how many frames came before it."""
         self.frames = 0
         """Frames read so far."""
+        self.consumed = 0
+        """Bytes of all files, as they lie on disk, that were read so far."""
         self._follow = follow
         self._chunk_bytes = chunk_bytes
         self._wait = wait
@@ -59,12 +61,14 @@ class FrameReader:
         """Yield batches, of at least one frame each. Raises CaptureError after the last good one."""
         first_error: CaptureError | None = None
         for index, path in enumerate(self.paths):
+            before = self.consumed
             self.bases.append(self.frames)
             follow = self._follow and index == len(self.paths) - 1
             try:
                 with open_input(path, follow=follow, wait=self._wait) as source:
                     for batch in batches_of(source, index, self.frames + 1, self._chunk_bytes):
                         self.frames += len(batch)
+                        self.consumed = before + batch.consumed
                         yield batch
             except CaptureError as error:
                 if self._follow:
