@@ -6,7 +6,7 @@ Addresses, texts and byte strings are numbers into a table of distinct values: w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,10 +177,9 @@ def _exthdr_problem(columns: MessageColumns) -> Column:
     return Column(np.arange(len(pairs)), np.array([row for row, _ in pairs], dtype="i8"), [text for _, text in pairs])
 
 
-def _payload(columns: MessageColumns) -> Column:
-    rows = sorted(columns.batch.payloads)
-    table = [columns.batch.payloads[row] for row in rows]
-    return Column(np.arange(len(rows)), np.array(rows, dtype="i8"), table)
+def _by_row(values: Mapping[int, Any]) -> Column:
+    rows = sorted(values)
+    return Column(np.arange(len(rows)), np.array(rows, dtype="i8"), [values[row] for row in rows])
 
 
 def _congested(columns: MessageColumns) -> Column:
@@ -220,7 +219,8 @@ _MESSAGE_COLUMNS: dict[str, Callable[[MessageColumns], Column]] = {
     "rds.exthdr.type": _exthdr_types,
     "rds.exthdr.problem": _exthdr_problem,
     "rds.congested": _congested,
-    "rds.payload": _payload,
+    "rds.payload": lambda columns: _by_row(columns.batch.payloads),
+    "rds.sha256": lambda columns: _by_row(columns.batch.digests),
 }
 
 

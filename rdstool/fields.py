@@ -111,6 +111,7 @@ DERIVED = (
     FieldInfo("rds.exthdr.problem", FieldType.STRING, "What is wrong with the extension headers", Part.DERIVED),
     FieldInfo("rds.congested", FieldType.UINT, "A port that a congestion bitmap marks", Part.DERIVED, width=16),
     FieldInfo("rds.payload", FieldType.BYTES, "Payload bytes that the capture holds", Part.DERIVED),
+    FieldInfo("rds.sha256", FieldType.STRING, "SHA-256 of a complete payload, in hexadecimal", Part.DERIVED),
     FieldInfo("rds.rdma.kind", FieldType.STRING, "RDMA operation: rdma-read, rdma-write, ...", Part.DERIVED),
     FieldInfo("rds.rdma.va", FieldType.UINT, "Remote address of an RDMA operation", Part.DERIVED, hexadecimal=True),
     FieldInfo("rds.rdma.rkey", FieldType.UINT, "Key of an RDMA operation", Part.DERIVED, width=32, hexadecimal=True),
@@ -131,7 +132,15 @@ ALIASES = {
 """Names of Wireshark's own that mean the same."""
 
 _CM_CLASSES = (cm.CmReq, cm.CmMra, cm.CmRej, cm.CmRep, cm.CmRtu, cm.CmDreq, cm.CmDrep)
-_NOT_IN_EVERY_MESSAGE = ("rds.path", "rds.exthdr.", "rds.congested", "rds.payload", "rds.rdma.", "rds.cm.")
+_NOT_IN_EVERY_MESSAGE = (
+    "rds.path",
+    "rds.exthdr.",
+    "rds.congested",
+    "rds.payload",
+    "rds.sha256",
+    "rds.rdma.",
+    "rds.cm.",
+)
 
 
 def _row(table: Table, row: Field, part: Part, owner: Owner) -> Iterator[FieldInfo]:

@@ -84,7 +84,12 @@ def decode(
         warn(text)
     used = {item.info.name for item in chosen} | (accepted.fields() if accepted else set())
     reading = open_inputs(
-        files, tcp_ports=tcp_port, follow=follow, jobs=jobs, digests=digest, payloads=dump or "rds.payload" in used
+        files,
+        tcp_ports=tcp_port,
+        follow=follow,
+        jobs=jobs,
+        digests=digest or "rds.sha256" in used,
+        payloads=dump or "rds.payload" in used,
     )
     show = Show(accepted, count, rdma=rdma)
     with reading, ExitStack() as stack:
@@ -110,6 +115,8 @@ def _check_forms(
         raise UsageError(f"--fields and {wanted[0]} exclude each other; take one of them")
     if time is not None and time not in TIME_FORMS:
         raise UsageError(f'"{time}" is no form of time; take one of: {", ".join(TIME_FORMS)}')
+    if time is not None and (json or parquet or fields is not None):
+        raise UsageError("--time is for lines and CSV; all else has seconds since 1970")
 
 
 def _label(reading: Reading) -> FrameLabel | None:

@@ -42,6 +42,12 @@ class LineWriter:
         kinds = by_value(rows["kind"], lambda kind: f"{MessageKind(kind).label:<{_KIND_WIDTH}}")
         flags = by_value(header["flags"], lambda value: f"  [{', '.join(flag_names(value))}]" if value else "")
         words = [f"  {text}" if text else "" for text in summaries(columns, keep)]
+        digests = columns.batch.digests
+        if digests:
+            words = [
+                f"{text}  sha256 {digests[row]}" if row in digests else text
+                for text, row in zip(words, keep.tolist(), strict=True)
+            ]
         lines = [
             f"{number:>6} {time:>11}  {end}  {kind} {sport:>5} {arrow} {dport:<5}  seq {sequence:<5}  "
             f"len {length}{flag}{word}\n"

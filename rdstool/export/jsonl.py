@@ -6,6 +6,7 @@ A line is put together from text, most of it shared by many messages; ``json.dum
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from rdstool.capture.streams import Stream, StreamTable, address_text
 from rdstool.export.parts import by_stream, by_value, extension_object, flag_names, seconds_text, seconds_texts, sparse
 from rdstool.field_columns import MessageColumns, address16, cm_name, event_addresses, reject_of
 from rdstool.protocol.kinds import MessageKind, Transport
+
+REMEMBERED_BITMAPS = 16
+"""Congestion bitmaps whose text is kept: the same one is sent on each path, and text can be 400 kB long."""
 
 
 def message_lines(columns: MessageColumns, keep: Ints, more: list[str] | None = None) -> list[str]:
@@ -117,10 +121,15 @@ def _more_texts(columns: MessageColumns, keep: Ints) -> list[str]:
     kept = set(keep.tolist())
     for row, payload in batch.payloads.items():
         if row in kept and len(payload) == BITMAP_BYTES and batch.rows["kind"][row] == MessageKind.CONGESTION:
-            add(row, "congested", congested_ports(payload))
+            more[row] = f'{more.get(row, "")}, "congested": {_ports_text(payload)}'
     for row, operations in batch.rdma.items():
         add(row, "rdma", [_operation(operation) for operation in operations])
     return sparse(len(keep), keep, columns.count, list(more.items()), "")
+
+
+@lru_cache(maxsize=REMEMBERED_BITMAPS)
+def _ports_text(bitmap: bytes) -> str:
+    return json.dumps(congested_ports(bitmap))
 
 
 def _operation(event: RdmaOperation) -> dict[str, Any]:

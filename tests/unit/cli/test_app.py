@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import pty
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from rdstool import __version__
 from rdstool.cli import app, exit_codes, output
+from rdstool.cli.progress import LONG_INPUT_BYTES, progress
 from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
 
 HEAVY = ("numpy", "scapy", "rich.live", "rich.progress", "pyarrow")
@@ -87,6 +89,7 @@ WRONG = [
     (["decode", "--json", "--csv", str(TCP)], "exclude each other"),
     (["decode", "--fields", "rds.sequence", "-V", str(TCP)], "exclude each other"),
     (["decode", "--time", "noon", str(TCP)], "no form of time"),
+    (["decode", "--time", "utc", "--json", str(TCP)], "--time is for lines and CSV"),
     (["decode", "--count", "0", str(TCP)], "--count"),
     (["decode", "--tcp-port", "70000", str(TCP)], "--tcp-port"),
     (["decode", "--parquet", "/no/such/folder/out", str(TCP)], "/no/such/folder/out"),
@@ -257,6 +260,34 @@ def test_lines_are_not_wrapped_on_narrow_terminals() -> None:
 
 def test_an_error_cannot_steer_the_terminal() -> None:
     assert output.one_line("a\x1b[31m\nb\x9b") == "a\\x1b[31m b\\x9b"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("error_terminal", "results_terminal", "total", "shown"),
+    [
+        (True, False, LONG_INPUT_BYTES, True),
+        (True, False, LONG_INPUT_BYTES - 1, False),
+        (True, False, None, False),
+        (True, True, LONG_INPUT_BYTES, False),
+        (False, False, LONG_INPUT_BYTES, False),
+    ],
+)
+def test_progress_is_shown_for_long_inputs_on_a_terminal_that_results_do_not_use(
+    monkeypatch: pytest.MonkeyPatch, error_terminal: bool, results_terminal: bool, total: int | None, shown: bool
+) -> None:
+    screen = _Terminal() if error_terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("sys.stdout", _Terminal() if results_terminal else io.StringIO())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(total) as done:
+        done(1)
+        done(LONG_INPUT_BYTES)
+    assert bool(screen.getvalue()) == shown
 
 
 def _completed(words: str) -> list[str]:

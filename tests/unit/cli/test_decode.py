@@ -194,6 +194,13 @@ def test_payload_fields_bring_the_payload() -> None:
     assert hashlib.sha256(bytes.fromhex(text)).hexdigest() == line["sha256"]
 
 
+def test_hashes_stand_in_lines_and_can_be_chosen_and_filtered_on() -> None:
+    line = objects("--hash", "-Y", "rds.kind == data and rds.length == 48", "-c", "1", TCP)[0]
+    assert lines("decode", "--hash", "-Y", f"rds.number == {line['number']}", TCP)[0].endswith(line["sha256"])
+    found = lines("decode", "-e", "rds.number,rds.sha256", "-Y", f'rds.sha256 == "{line["sha256"]}"', TCP)
+    assert f"{line['number']}\t{line['sha256']}" in found
+
+
 def test_count_ends_after_so_many_lines() -> None:
     assert len(lines("decode", "--count", "7", TCP)) == 7
     assert len(lines("decode", "-c", "2", "-Y", "rds.length > 4096", TCP)) == 2
