@@ -12,9 +12,8 @@ differently; where its messages say so, the basis tells (protocol.md §4.3, 5.4,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import NamedTuple
 
 from dissectors.wire.extensions import GenNum, NPaths, SportIdx, parse_extensions
 from dissectors.wire.rds import MAX_PATHS
@@ -65,6 +64,52 @@ class Announcement:
         return cls(npaths, gen_num, sport_idx)
 
 
+class Ballot:
+    """The RDS source ports seen in one direction of a connection, and the paths that their hashes name."""
+
+    __slots__ = ("_native", "_ports", "_swapped")
+
+    def __init__(self) -> None:
+        self._ports: set[int] = set()
+        self._native = [0] * MAX_PATHS
+        self._swapped = [0] * MAX_PATHS
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def add(self, port: int) -> bool:
+        """Count a port; False where it was counted before."""
+        if port in self._ports:
+            return False
+        self._ports.add(port)
+        self._native[path_of_port(port, MAX_PATHS)] += 1
+        self._swapped[path_of_port((port & 0xFF) << 8 | port >> 8, MAX_PATHS)] += 1
+        return True
+
+    def tally(self, npaths: int, swapped: bool) -> list[int]:
+        """Ports for each of ``npaths`` paths."""
+        votes = self._swapped if swapped else self._native
+        if npaths == MAX_PATHS:
+            return votes
+        # A path is the hash under the mask npaths - 1, so fewer paths only drop bits of it.
+        folded = [0] * npaths
+        for path, count in enumerate(votes):
+            folded[path & (npaths - 1)] += count
+        return folded
+
+
+class Common(NamedTuple):
+    """What the connections of a pair tell about each other."""
+
+    npaths: int | None
+    several: bool
+    sport_idx: bool | None
+    by_source_port: float = 0.0
+    """Chance that TCP source ports tell the path."""
+    swapped: tuple[bool, bool] = (False, False)
+    """The dialling and the other side hash ports in the other byte order."""
+
+
 @dataclass(slots=True)
 class Connection:
     """What is known of one TCP connection."""
@@ -76,11 +121,15 @@ class Connection:
     """Direction of what the dialling end sends."""
     by_larger: bool
     """Opened from the larger address: no kernel uses it as a path."""
-    ports: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
+    ports: tuple[Ballot, Ballot] = field(default_factory=lambda: (Ballot(), Ballot()))
     """RDS source ports seen, by direction."""
     probed: bool = False
     closed: int | None = None
     """Frame of the first FIN or RST."""
+    looks: int = 0
+    """Batches that brought evidence."""
+    stale: bool = True
+    """There is news since its path was judged."""
     weighed: bool = False
     guess: tuple[int, float] | None = None
     """The path that the order of opening suggests, and how much that is trusted."""
@@ -97,6 +146,8 @@ class AddressPair:
     """Paths whose connection ended and was not followed by another yet, the longest free first."""
     several: bool = False
     """Two connections carried messages at the same time."""
+    common: Common | None = None
+    """What the latest judgements were made with."""
 
     @property
     def npaths(self) -> int | None:
@@ -112,27 +163,35 @@ class AddressPair:
         return said.sport_idx if said else None
 
 
-def port_rule(pair: AddressPair) -> float:
-    """Chance that TCP source ports tell the path: known from the handshake, or from ports that fit the hash."""
-    if pair.sport_idx is not None:
-        return float(pair.sport_idx)
-    npaths = pair.npaths or MAX_PATHS
+def weigh_in_common(pair: AddressPair) -> Common:
+    """What holds for all connections of a pair, from what is known now."""
+    npaths = pair.npaths
+    if npaths == 1 or pair.sport_idx or (npaths is None and not pair.several):
+        return Common(npaths, pair.several, pair.sport_idx)
+    count = npaths or MAX_PATHS
+    swapped = _byte_swapped(pair.open, True, count), _byte_swapped(pair.open, False, count)
+    chance = 0.0 if pair.sport_idx is False else _chance_by_source_port(pair.open, count, swapped[0])
+    return Common(npaths, pair.several, pair.sport_idx, chance, swapped)
+
+
+def _chance_by_source_port(connections: list[Connection], npaths: int, swapped: bool) -> float:
+    """Chance that TCP source ports tell the path where no handshake says so: by how they fit the hash."""
     odds = PORT_RULE_ODDS
-    for connection in pair.open:
-        best, likelihood = _best(_likelihoods(connection.ports[connection.dialler], npaths))
+    for connection in connections:
+        best, likelihood = _best(_likelihoods(connection.ports[connection.dialler], npaths, swapped))
         if likelihood > LEAST_CONFIDENCE:
             odds *= npaths * (1 - STRAY_PORT) if best == connection.dialled % npaths else STRAY_PORT
-    return odds / (1 + odds)
+    return round(odds / (1 + odds), 2)
 
 
-def byte_swapped(connections: Iterable[Connection], dialling: bool, npaths: int) -> bool:
+def _byte_swapped(connections: list[Connection], dialling: bool, npaths: int) -> bool:
     """A side hashes the port's bytes in the other order, as older stable kernels and UEK do (protocol.md §5.4)."""
-    native = swapped = 0
+    lead = 0
     for connection in connections:
         ports = connection.ports[connection.dialler ^ (not dialling)]
-        native += max(_tally(ports, npaths, False))
-        swapped += max(_tally(ports, npaths, True))
-    return swapped > native + SWAP_LEAD
+        if len(ports):
+            lead += max(ports.tally(npaths, True)) - max(ports.tally(npaths, False))
+    return lead > SWAP_LEAD
 
 
 def guess_of(
@@ -176,31 +235,33 @@ Verdict = tuple[int, float, str]
 """Path (-1: not known), confidence 0..1, and the basis in words."""
 
 
-def judge(connection: Connection, pair: AddressPair, rule: float, swapped: tuple[bool, bool]) -> Verdict:
+def judge(connection: Connection, pair: AddressPair) -> Verdict:
     """Path, confidence and basis of one connection: what is certain first, else what is likely."""
-    npaths = pair.npaths
+    common = pair.common or weigh_in_common(pair)
+    npaths = common.npaths
     if connection.probed:
         return 0, 1.0, "carried a probe, which travels on path 0"
     if connection.by_larger:
         return -1, 0.0, "opened by the larger address, never used as a path"
     if npaths == 1:
         return 0, 1.0, "a single path was agreed"
-    if npaths is not None and pair.sport_idx:
+    if npaths is not None and common.sport_idx:
         # Where the number of paths does not divide 8, the dialling side chooses its port by 8, the other reads it
         # modulo the number: they do not mean the same path.
         sure = MAX_PATHS % npaths == 0
         basis = f"TCP source port {connection.dialled} mod {npaths}, SPORT_IDX announced"
         return connection.dialled % npaths, 1.0 if sure else LEAST_CONFIDENCE, basis
-    if npaths is None and not pair.several:
+    if npaths is None and not common.several:
         return _only_connection(connection)
-    return _infer(connection, npaths, rule, swapped)
+    return _infer(connection, common)
 
 
-def _infer(connection: Connection, npaths: int | None, rule: float, swapped: tuple[bool, bool]) -> Verdict:
+def _infer(connection: Connection, common: Common) -> Verdict:
     """The likeliest path by order, TCP source port and RDS ports."""
+    npaths, rule = common.npaths, common.by_source_port
     count = npaths or MAX_PATHS
-    ours = _likelihoods(connection.ports[connection.dialler], count, swapped[0])
-    theirs = _likelihoods(connection.ports[1 - connection.dialler], count, swapped[1])
+    ours = _likelihoods(connection.ports[connection.dialler], count, common.swapped[0])
+    theirs = _likelihoods(connection.ports[1 - connection.dialler], count, common.swapped[1])
     (mine, mine_sure), (other, other_sure) = _best(ours), _best(theirs)
     note = "" if npaths else f"; {MAX_PATHS} paths assumed"
     if mine != other and min(mine_sure, other_sure) > LEAST_CONFIDENCE:
@@ -210,21 +271,21 @@ def _infer(connection: Connection, npaths: int | None, rule: float, swapped: tup
     path, confidence = _best(_normal([p * a * b for p, a, b in zip(prior, ours, theirs, strict=True)]))
     if confidence < LEAST_CONFIDENCE:
         return -1, 0.0, "not known"
-    return path, min(confidence, MOST_CONFIDENCE), _basis(connection, path, count, rule, swapped) + note
+    return path, min(confidence, MOST_CONFIDENCE), _basis(connection, path, count, common) + note
 
 
 def _only_connection(connection: Connection) -> Verdict:
     """No handshake and one connection at a time: a single path, or one of several whose others were not captured."""
-    ports = connection.ports[0] | connection.ports[1]
-    votes = _tally(ports, MAX_PATHS, False)
+    votes = [sum(counts) for counts in zip(*(side.tally(MAX_PATHS, False) for side in connection.ports), strict=True)]
+    ports = sum(votes)
     trust = ONLY_TRUST[connection.stream.from_start]
     hit, miss = 1 - STRAY_PORT, STRAY_PORT / (MAX_PATHS - 1)
-    single = trust * MAX_PATHS ** -len(ports)
-    lanes = [(1 - trust) / MAX_PATHS * hit**count * miss ** (len(ports) - count) for count in votes]
+    single = trust * MAX_PATHS**-ports
+    lanes = [(1 - trust) / MAX_PATHS * hit**count * miss ** (ports - count) for count in votes]
     path, _ = _best(lanes)
     total = single + sum(lanes)
     if path and lanes[path] > single:
-        basis = f"only connection, but the hash of {votes[path]} of {len(ports)} RDS ports says path {path}"
+        basis = f"only connection, but the hash of {votes[path]} of {ports} RDS ports says path {path}"
         return path, min(lanes[path] / total, MOST_CONFIDENCE), basis
     return 0, min((single + lanes[0]) / total, MOST_CONFIDENCE), "only connection"
 
@@ -240,36 +301,26 @@ def _prior(connection: Connection, count: int, rule: float) -> list[float]:
     return [trust if path == favourite else (1 - trust) / (count - 1) for path in range(count)]
 
 
-def _basis(connection: Connection, path: int, count: int, rule: float, swapped: tuple[bool, bool]) -> str:
+def _basis(connection: Connection, path: int, count: int, common: Common) -> str:
     """The grounds in words."""
     grounds = []
-    fits = sum(_tally(connection.ports[connection.dialler ^ other], count, swapped[other])[path] for other in (0, 1))
+    fits = sum(
+        connection.ports[connection.dialler ^ other].tally(count, common.swapped[other])[path] for other in (0, 1)
+    )
     if fits:
         grounds.append(f"hash of {fits} of {sum(map(len, connection.ports))} RDS ports")
-    if rule > ORDER_TRUST and path == connection.dialled % count:
+    if common.by_source_port > ORDER_TRUST and path == connection.dialled % count:
         grounds.append(f"TCP source port {connection.dialled}")
     elif connection.guess is not None and connection.guess[0] == path:
         grounds.append("order and number of connections")
     return ", ".join(grounds)
 
 
-@lru_cache(maxsize=1 << 16)
-def _hash(port: int, npaths: int, swapped: bool) -> int:
-    return path_of_port((port & 0xFF) << 8 | port >> 8 if swapped else port, npaths)
-
-
-def _tally(ports: set[int], npaths: int, swapped: bool) -> list[int]:
-    votes = [0] * npaths
-    for port in ports:
-        votes[_hash(port, npaths, swapped)] += 1
-    return votes
-
-
-def _likelihoods(ports: set[int], npaths: int, swapped: bool = False) -> list[float]:
+def _likelihoods(ports: Ballot, npaths: int, swapped: bool) -> list[float]:
     """How well each path explains that these ports were seen on one connection; they sum to 1."""
-    if not ports:
+    if not len(ports):
         return [1 / npaths] * npaths
-    votes = _tally(ports, npaths, swapped)
+    votes = ports.tally(npaths, swapped)
     miss = STRAY_PORT / max(1, npaths - 1) / (1 - STRAY_PORT)
     lead = max(votes)
     return _normal([miss ** (lead - count) for count in votes])

@@ -19,20 +19,21 @@ from rdstool.capture.path_evidence import (
     Announcement,
     Connection,
     Verdict,
-    byte_swapped,
     guess_of,
     judge,
     leave_to_stronger,
-    port_rule,
+    weigh_in_common,
 )
 from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind, Transport
 
 VOTES = 32
 """RDS source ports that are kept as evidence, for each direction of a stream."""
-SAMPLE = 8192
+SAMPLE = 4096
 """Messages of one batch that are looked at for evidence."""
-OPEN_LIMIT = 64
+LOOKS = 16
+"""Batches in which a stream's messages are looked at for evidence."""
+OPEN_LIMIT = 2 * MAX_PATHS
 """Connections of one address pair that are weighed again when more is known; older ones keep their path."""
 
 
@@ -99,7 +100,7 @@ class PathMap:
             connection = self._connections.get(number)
             if connection is None:
                 continue
-            connection.probed = True
+            connection.probed = connection.stale = True
             self._wanted[number] = False
             key = connection.stream.address_pair
             sender, _ = connection.stream.ends(direction)
@@ -115,17 +116,20 @@ class PathMap:
         for packed in np.unique(word).tolist():
             connection = self._connections[packed >> 17]
             ports = connection.ports[packed >> 16 & 1]
-            port = packed & 0xFFFF
-            if len(ports) < VOTES and port not in ports:
-                ports.add(port)
+            if len(ports) < VOTES and ports.add(packed & 0xFFFF):
+                connection.stale = True
                 touched.add(connection.stream.address_pair)
-            self._wanted[connection.stream.number] = any(len(side) < VOTES for side in connection.ports)
+        for number in np.unique(rows["stream"][at]).tolist():
+            connection = self._connections[number]
+            connection.looks += 1
+            self._wanted[number] = connection.looks < LOOKS and any(len(side) < VOTES for side in connection.ports)
 
     def _weigh(self, pair: AddressPair) -> None:
         """Give every connection that is not settled its path."""
         pair.several = pair.several or self._overlap(pair.open)
-        npaths, rule = pair.npaths or MAX_PATHS, port_rule(pair)
-        swapped = byte_swapped(pair.open, True, npaths), byte_swapped(pair.open, False, npaths)
+        common = weigh_in_common(pair)
+        changed, pair.common = common != pair.common, common
+        npaths = pair.npaths or MAX_PATHS
         holders: dict[int, Connection] = {}
         for connection in pair.open:
             for path, holder in list(holders.items()):
@@ -135,7 +139,11 @@ class PathMap:
             if not connection.weighed:
                 connection.guess = guess_of(connection, pair, holders, npaths)
                 connection.weighed = True
-            path = _write(connection, judge(connection, pair, rule, swapped))
+            if changed or connection.stale:
+                _write(connection, judge(connection, pair))
+                connection.stale = False
+                self._wanted[connection.stream.number] &= connection.stream.path_confidence < 1
+            path = connection.stream.path
             if path >= 0:
                 holders[path] = connection
                 if path in pair.released:
@@ -143,7 +151,7 @@ class PathMap:
         if len(pair.open) <= OPEN_LIMIT:
             for connection in pair.open:
                 if leave_to_stronger(connection, pair.open, npaths):
-                    _write(connection, judge(connection, pair, rule, swapped))
+                    _write(connection, judge(connection, pair))
         ended = [connection for connection in pair.open if connection.closed is not None]
         pair.open = [connection for connection in pair.open if connection.closed is None][-OPEN_LIMIT:]
         pair.released += [c.stream.path for c in ended if holders.get(c.stream.path) is c]
@@ -157,8 +165,7 @@ class PathMap:
         return any(self._last[a.number] > b.first_frame for a, b in pairwise(used))
 
 
-def _write(connection: Connection, verdict: Verdict) -> int:
+def _write(connection: Connection, verdict: Verdict) -> None:
     path, confidence, basis = verdict
     stream = connection.stream
     stream.path, stream.path_confidence, stream.path_basis = path, round(confidence, 3), basis
-    return path
