@@ -119,6 +119,10 @@ class Flow:
     first_frame: int
     direction: Direction | None = None
     peer: Flow | None = None
+    lives: list[Stream] = field(default_factory=list)
+    """The streams that used this queue pair's number, one after the other; the same list as the peer's."""
+    life: int = 0
+    """Which of them this direction is at."""
     foreign: bool = False
     mtu: int | None = None
     evidence: Evidence = field(default_factory=Evidence)

@@ -92,15 +92,19 @@ class IbStreams:
 
     def finish(self) -> StreamPart:
         """Give up all holes, decide what was not decided, report what is incomplete, and forget all state."""
+        answers: list[tuple[Flow, Packets]] = []
         for flow in list(self._undecided.values()):
             if flow.evidence.is_rds:
                 self._attach(flow, self._counterpart(flow, last=True))
+                self._replay(flow, answers)
         for flow in list(self._undecided.values()):
             peer = self._counterpart(flow, last=False)
-            if flow.evidence.good > flow.evidence.foreign and peer is not None:
+            if peer is not None and flow.evidence.good > flow.evidence.foreign:
                 self._attach(flow, peer)
-            else:
-                self._reject(flow)
+                self._replay(flow, answers)
+        for flow in list(self._undecided.values()):
+            self._reject(flow)
+        self._answer(answers)
         for flow in self._flows.values():
             if flow.direction is not None:
                 flow.direction.finish()
@@ -163,9 +167,11 @@ class IbStreams:
             return
         exchange.stream = stream.number
         self._output.events.append(StreamOpened(frame, time, stream.number, 0))
+        lives = [stream]
         # Each side tells the other where to begin.
         for number, (flow, psn) in enumerate(zip(flows, (exchange.passive_psn, exchange.psn), strict=True)):
             if flow is not None:
+                flow.lives = lives
                 flow.mtu = exchange.mtu or None
                 self._direct(flow, stream, number, PacketOrder(stream.coverage[number], self._budget, psn))
         if flows[0] is not None and flows[1] is not None:
@@ -235,9 +241,7 @@ class IbStreams:
             done += len(look)
             flow.note(look)
             self._look(flow, look)
-            if flow.direction is not None:
-                for kept in flow.release(self._budget):
-                    self._read(flow, kept, answers)
+            self._replay(flow, answers)
         if done < len(packets):
             if flow.foreign:
                 self.counts.foreign += len(packets) - done
@@ -245,6 +249,12 @@ class IbStreams:
                 rest = packets.take(slice(done, None))
                 flow.note(rest)
                 self._read(flow, rest, answers)
+
+    def _replay(self, flow: Flow, answers: list[tuple[Flow, Packets]]) -> None:
+        """Read what was kept of a flow until it was decided."""
+        if flow.direction is not None:
+            for kept in flow.release(self._budget):
+                self._read(flow, kept, answers)
 
     def _read(self, flow: Flow, packets: Packets, answers: list[tuple[Flow, Packets]]) -> None:
         """Packets of a flow that is RDS."""
@@ -315,16 +325,21 @@ class IbStreams:
         self._undecided.pop(flow.key, None)
         start = flow.first_position()
         if peer is not None and peer.direction is not None:
-            stream, number = peer.direction.stream, 1 - peer.direction.number
+            number = 1 - peer.direction.number
+            flow.lives = peer.lives
+            begun = [life for life, stream in enumerate(peer.lives) if stream.first_frame <= flow.first_frame]
+            flow.life = max(begun, default=0)
+            stream = flow.lives[flow.life]
             flow.peer, peer.peer = peer, flow
             self._unpaired[peer.hosts].remove(peer)
             if flow.mtu is None:
                 flow.mtu = peer.mtu
             # A packet that goes to a queue pair names it: now the sender of the first flow has a number too.
-            if number == 0:
-                stream.b = Endpoint(stream.b.address, flow.qpn)
-            else:
-                stream.a = Endpoint(stream.a.address, flow.qpn)
+            for life in flow.lives:
+                if number == 0:
+                    life.b = Endpoint(life.b.address, flow.qpn)
+                else:
+                    life.a = Endpoint(life.a.address, flow.qpn)
         else:
             source, target = Endpoint(flow.src, NO_QPN), Endpoint(flow.dst, flow.qpn)
             number = 0 if flow.src <= flow.dst else 1
@@ -335,6 +350,7 @@ class IbStreams:
                 self._reject(flow)
                 return
             stream = made
+            flow.lives.append(stream)
             self._unpaired.setdefault(flow.hosts, []).append(flow)
         order = PacketOrder(stream.coverage[number], self._budget, start)
         self._direct(flow, stream, number, order).joiner.lose_boundary()
@@ -359,11 +375,7 @@ class IbStreams:
         """The queue pair's number is in use anew, without RDMA-CM in the capture."""
         old = flow.direction
         assert old is not None
-        peer = flow.peer
-        waiting = peer is not None and peer.direction is not None and peer.direction.stream is not old.stream
-        if waiting and peer is not None and peer.direction is not None:
-            stream = peer.direction.stream
-        else:
+        if flow.life + 1 == len(flow.lives):
             made = self.streams.add(
                 Transport.IB,
                 old.stream.a,
@@ -375,7 +387,9 @@ class IbStreams:
             if made is None:
                 old.reader.gap()
                 return
-            stream = made
+            flow.lives.append(made)
+        flow.life += 1
+        stream = flow.lives[flow.life]
         old.end()
         both = list(stream.coverage)
         both[old.number] = restart.coverage

@@ -83,11 +83,11 @@ def test_the_size_of_batches_does_not_matter(name: str, size: int, with_cm: bool
 
 
 @few
-@given(captures, seeds, st.booleans())
-def test_a_little_reordering_changes_nothing(name: str, seed: int, with_cm: bool) -> None:
+@given(captures, seeds, st.booleans(), st.sampled_from([1, 20, 10_000]))
+def test_a_little_reordering_changes_nothing(name: str, seed: int, with_cm: bool, batch: int) -> None:
     packets = original(name) if with_cm else without_cm(original(name))
     order = shuffled(len(packets), np.random.default_rng(seed))
-    reading = Reading([renumbered(chosen(packets, order))])
+    reading = Reading(in_pieces(renumbered(chosen(packets, order)), batch))
     assert content(reading) == content(undisturbed(name))
     assert not reading.of_type(Gap)
 
@@ -145,15 +145,19 @@ def test_random_packets_never_break_the_reading(seed: int, count: int, hosts: in
     data[bth + 7] = generator.integers(1, 4, count)
     data[bth + 9] = data[bth + 10] = 0
     length = generator.integers(0, 1000, count)
+    addresses = [generator.integers(0, hosts, count).astype(np.uint64) for _ in range(4)]
     packets = IbPackets(
-        data,
-        np.arange(1, count + 1),
-        generator.integers(0, 1 << 60, count),
-        *(generator.integers(0, hosts, count).astype(np.uint64) for _ in range(4)),
-        np.full(count, -1),
-        bth,
-        np.minimum(length, generator.integers(0, 1000, count)),
-        length,
+        data=data,
+        frame=np.arange(1, count + 1),
+        time=generator.integers(0, 1 << 60, count),
+        src_hi=addresses[0],
+        src_lo=addresses[1],
+        dst_hi=addresses[2],
+        dst_lo=addresses[3],
+        network=np.full(count, -1),
+        bth=bth,
+        captured=np.minimum(length, generator.integers(0, 1000, count)),
+        length=length,
     )
     Reading([packets])
     Reading(in_pieces(packets, 1))
