@@ -123,7 +123,7 @@ class Output:
     def part(self) -> Part:
         """What was collected since the last call."""
         self._flush()
-        rows = np.concatenate(self._rows) if self._rows else np.zeros(0, MESSAGE)
+        rows = np.concatenate(self._rows, dtype=MESSAGE) if self._rows else np.zeros(0, MESSAGE)
         if self._loose:
             self._fragments.append(np.array(self._loose, FRAGMENT))
         if self._ack_rows:

@@ -66,7 +66,8 @@ def _joined(parts: list[Part]) -> Part:
         moved["message"][moved["message"] >= 0] += begin
         fragments.append(moved)
         begin += len(part.rows)
-    whole.rows = np.concatenate([part.rows for part in parts])
+    # Told the dtype, NumPy leaves the headers big-endian, as they were on the wire.
+    whole.rows = np.concatenate([part.rows for part in parts], dtype=MESSAGE)
     whole.acks = np.concatenate([part.acks for part in parts])
     whole.fragments = np.concatenate(fragments)
     return whole

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rdstool.capture.columns import MESSAGE
 from rdstool.capture.message import Message
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.protocol.kinds import MessageKind
@@ -64,6 +65,12 @@ def test_messages_are_those_that_were_sent_in_their_order(path: Path) -> None:
         assert len(messages) == WIRE_MESSAGES[path.parent.name]
     assert [message.number for message in messages] == list(range(1, len(messages) + 1))
     assert [message.frame for message in messages] == sorted(message.frame for message in messages)
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda path: f"{path.parent.name}/{path.name[0]}")
+def test_headers_stay_as_they_were_on_the_wire(path: Path) -> None:
+    with open_capture(path) as capture:
+        assert {decoded.messages.rows.dtype for decoded in capture.batches()} == {MESSAGE}
 
 
 @pytest.mark.parametrize("name", ["tcp-basic-61", "tcp-basic-73", "tcp-lossy-61"])
