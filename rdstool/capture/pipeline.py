@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from dissectors.wire.rds import TCP_PORT
 from rdstool.capture.columns import ACK, FRAGMENT, MessageBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.events import Event
-from rdstool.capture.ib_streams import IbStreams
 from rdstool.capture.merge import Merger
 from rdstool.capture.message import Message, messages_of
 from rdstool.capture.part import Part, PayloadOptions
@@ -26,6 +25,9 @@ from rdstool.capture.reading import Arrival, Reading, read_ahead, read_here
 from rdstool.capture.streams import StreamTable
 from rdstool.capture.tcp_streams import TcpStreams
 from rdstool.errors import CaptureError
+
+if TYPE_CHECKING:
+    from rdstool.capture.ib_streams import IbStreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Capture:
     def _decode(self) -> Generator[Decoded]:
         options = PayloadOptions(keep_payloads=self.options.payloads, digests=self.options.digests)
         tcp = TcpStreams(self.streams, options, self.options.tcp_ports)
-        infiniband = IbStreams(self.streams, options)
+        infiniband: IbStreams | None = None
         merger = Merger()
         path_map = PathMap(self.streams)
         consumed = 0
@@ -161,9 +163,13 @@ class Capture:
                     break
                 self._note(arrival)
                 consumed = arrival.consumed
-                parts = [tcp.feed(arrival.parsed.tcp), infiniband.feed(arrival.parsed.ib)]
+                parts = [tcp.feed(arrival.parsed.tcp)]
+                if len(arrival.parsed.ib):
+                    infiniband = infiniband or _infiniband(self.streams, options)
+                    parts.append(infiniband.feed(arrival.parsed.ib))
                 yield self._decoded(merger.merge(parts, tcp.settled_frame()), path_map, consumed)
-        yield self._decoded(merger.merge([tcp.finish(), infiniband.finish()], None), path_map, consumed)
+        rest = [tcp.finish()] + ([infiniband.finish()] if infiniband else [])
+        yield self._decoded(merger.merge(rest, None), path_map, consumed)
         if problem is not None:
             raise problem
 
@@ -181,6 +187,12 @@ class Capture:
             rows["path"] = paths[inverse]
         messages = MessageBatch(rows, part.payloads, part.digests, part.rdma)
         return Decoded(messages, part.acks, part.events, consumed, part.fragments)
+
+
+def _infiniband(streams: StreamTable, options: PayloadOptions) -> IbStreams:
+    from rdstool.capture.ib_streams import IbStreams  # noqa: PLC0415 - a third of the start-up time, often not needed
+
+    return IbStreams(streams, options)
 
 
 def open_capture(

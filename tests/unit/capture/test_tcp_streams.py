@@ -36,7 +36,7 @@ def test_the_frame_of_a_message_is_the_one_that_completes_it() -> None:
     talk = Conversation().syn().send(0, handshake())
     talk.send(AT[0], MESSAGES[4][:100]).send(AT[0] + 100, MESSAGES[4][100:])
     message = decode(talk.segments).rows[-1]
-    assert (message["first_frame"], message["frame"]) == (4, 5)
+    assert message[["first_frame", "frame"]].item() == (4, 5)
 
 
 def test_reordered_segments_are_put_in_order_and_the_last_to_come_completes() -> None:
@@ -44,7 +44,7 @@ def test_reordered_segments_are_put_in_order_and_the_last_to_come_completes() ->
     talk.send(AT[0] + 100, MESSAGES[4][100:]).send(AT[0], MESSAGES[4][:100])
     result = decode(talk.segments)
     assert result.payloads[-1] == PAYLOADS[4]
-    assert (result.rows[-1]["first_frame"], result.rows[-1]["frame"]) == (5, 5)
+    assert result.rows[-1][["first_frame", "frame"]].item() == (5, 5)
     assert not result.of(Gap)
 
 
@@ -216,7 +216,7 @@ def test_a_peer_that_sends_zeros_for_ever_costs_no_memory_and_ends() -> None:
 
 def test_kinds_follow_ports_and_flags() -> None:
     stream = handshake() + data(2, b"", sport=0, dport=1) + data(3, b"", sport=5, dport=0) + data(4, b"", 0, 5)
-    kinds = [MessageKind(row["kind"]) for row in decode(Conversation().syn().send(0, stream).segments).rows]
+    kinds = [MessageKind(int(row["kind"])) for row in decode(Conversation().syn().send(0, stream).segments).rows]
     assert kinds == [
         MessageKind.CONGESTION,
         MessageKind.PROBE,
