@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dissectors.wire.cm import (
     CM_CLASS,
@@ -24,7 +25,10 @@ from dissectors.wire.cm import (
 )
 from dissectors.wire.infiniband import DETH
 from dissectors.wire.rds import IB_CM_PORT, TCP_PORT
-from rdstool.capture.events import CmMessage, CmMessageBody
+from rdstool.capture.events import CmMessage
+
+if TYPE_CHECKING:
+    from rdstool.capture.events import CmMessageBody
 
 MAX_EXCHANGES = 16384
 """Connection set-ups that are remembered; the oldest is forgotten first."""
