@@ -61,9 +61,10 @@ class Arrival:
 def read_here(reading: Reading) -> Generator[Arrival]:
     """Read and parse in this process. Raises ``CaptureError`` after the last good chunk."""
     counts = FrameCounts()
-    for batch in FrameReader(reading.paths, follow=reading.follow):
+    reader = FrameReader(reading.paths, follow=reading.follow)
+    for batch in reader:
         parsed = parse(batch, counts, reading.tcp_ports)
-        yield Arrival(parsed, batch.file, int(batch.frame[0]), batch.consumed, counts)
+        yield Arrival(parsed, batch.file, int(batch.frame[0]), reader.consumed, counts)
 
 
 def read_ahead(reading: Reading) -> Generator[Arrival]:
