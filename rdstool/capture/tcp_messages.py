@@ -26,8 +26,8 @@ MAX_SEARCH_BYTES = 4 << 20
 """Stream bytes of one direction that a search may look back on: a chain of three of the longest messages."""
 _LENGTH = Struct(">I")
 _BITMAP = Flags.CONG_BITMAP.value
-_ZERO_ACK = bytes(8)
-_ZERO_TAIL = bytes(7)
+_BEHIND_SEQUENCE = Struct(">QI4xBBIH")
+"""Header fields from offset 8 on: ack, length, flags, credit, padding, checksum."""
 _NO_HEADER = 0xFF
 """Stands for absent bytes in a search: as flags, it makes no plausible header."""
 
@@ -38,13 +38,53 @@ class RowBuilder:
 
     options: PayloadOptions
     heads: list[int] = field(default_factory=list)
-    """Place of the header in the chunk's data; -1 - n for the nth stored one."""
+    """Of each message: place of its header in the chunk's data; -1 - n for the nth stored one."""
+    positions: list[int] = field(default_factory=list)
+    """Stream offset of its header."""
+    firsts: list[int] = field(default_factory=list)
+    """Which span holds its first byte."""
+    lasts: list[int] = field(default_factory=list)
+    """Which span completed it."""
+    frame: list[int] = field(default_factory=list)
+    """Of each span, that is an extent: the frame that holds it."""
+    done: list[int] = field(default_factory=list)
+    """The frame with which the stream was complete up to the span's end."""
+    time: list[int] = field(default_factory=list)
+    """Of ``done``, ns."""
+    runs: list[tuple[int, int, int]] = field(default_factory=list)
+    """(stream, direction, index of the first message) where these change."""
+    missing: dict[int, int] = field(default_factory=dict)
+    """Message -> payload bytes that were not seen."""
+    inferred: list[int] = field(default_factory=list)
+    """Messages whose boundary a search has found."""
     stored: bytearray = field(default_factory=bytearray)
-    meta: list[tuple[int, int, int, int, int, int, int, int, int]] = field(default_factory=list)
-    """(stream, direction, position, end, first_frame, frame, time, missing, inferred)."""
     payloads: dict[int, bytes] = field(default_factory=dict)
     digests: dict[int, str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+
+    def begin(self, stream: int, direction: int, extents: Extents) -> int:
+        """Announce messages of another half. Returns the number of the span that its first extent becomes."""
+        first = len(self.frame)
+        self.frame += extents.frame
+        self.done += extents.done
+        self.time += extents.time
+        self.runs.append((stream, direction, len(self.heads)))
+        return first
+
+    def add(self, head: int, position: int, first: int, last: int) -> int:
+        """Enter a message and return its index."""
+        self.heads.append(head)
+        self.positions.append(position)
+        self.firsts.append(first)
+        self.lasts.append(last)
+        return len(self.heads) - 1
+
+    def span(self, frame: int, done: int, time: int) -> int:
+        """Enter a span of its own, for a message that began in an earlier chunk."""
+        self.frame.append(frame)
+        self.done.append(done)
+        self.time.append(time)
+        return len(self.frame) - 1
 
     def store(self, header: bytes | memoryview) -> int:
         """Keep a header that does not lie in one piece in the chunk's data."""
@@ -57,29 +97,41 @@ class RowBuilder:
         rows = np.zeros(count, MESSAGE)
         if not count:
             return rows
-        heads = np.array(self.heads, np.int64)
-        raw = np.empty((count, HEADER_BYTES), np.uint8)
-        here = heads >= 0
-        raw[here] = chunk.data[heads[here][:, None] + np.arange(HEADER_BYTES)]
-        if self.stored:
-            stored = np.frombuffer(bytes(self.stored), np.uint8).reshape(-1, HEADER_BYTES)
-            raw[~here] = stored[-1 - heads[~here]]
-        headers = raw.reshape(-1).view(RDS_DTYPE)
-        meta = np.array(self.meta, np.int64)
+        headers = self._headers(chunk)
         rows["header"] = headers
-        columns = ("stream", "direction", "position", "end", "first_frame", "frame", "time")
-        for index, name in enumerate(columns):
-            rows[name] = meta[:, index]
+        stream, direction, begin = np.array(self.runs, np.int64).T
+        counts = np.diff(begin, append=count)
+        rows["stream"] = np.repeat(stream, counts)
+        rows["direction"] = np.repeat(direction, counts)
+        rows["position"] = self.positions
+        firsts, lasts = np.array(self.firsts, np.int64), np.array(self.lasts, np.int64)
+        rows["first_frame"] = np.array(self.frame, np.int64)[firsts]
+        rows["frame"] = np.array(self.done, np.int64)[lasts]
+        rows["time"] = np.array(self.time, np.int64)[lasts]
         length = headers["length"].astype(np.int64)
-        rows["seen"] = np.maximum(length - meta[:, 7], 0)
-        rows["complete"] = meta[:, 7] == 0
-        rows["inferred"] = meta[:, 8]
+        rows["end"] = rows["position"] + HEADER_BYTES + length
+        rows["seen"] = length
+        rows["complete"] = True
+        for index, missing in self.missing.items():
+            rows["seen"][index] = max(0, length[index] - missing)
+            rows["complete"][index] = False
+        rows["inferred"][self.inferred] = True
         rows["fragments"] = 1
         rows["path"] = -1
         rows["transport"] = Transport.TCP
         rows["kind"] = kinds_of(headers, Transport.TCP)
         rows["checksum_status"] = checksum_status(headers)
         return rows
+
+    def _headers(self, chunk: Chunk) -> NDArray[Any]:
+        heads = np.array(self.heads, np.int64)
+        here = heads >= 0
+        raw = np.empty((len(heads), HEADER_BYTES), np.uint8)
+        raw[here] = chunk.data[heads[here][:, None] + np.arange(HEADER_BYTES)]
+        if self.stored:
+            stored = np.frombuffer(bytes(self.stored), np.uint8).reshape(-1, HEADER_BYTES)
+            raw[~here] = stored[-1 - heads[~here]]
+        return raw.reshape(-1).view(RDS_DTYPE)
 
 
 class Framing:
@@ -91,6 +143,8 @@ class Framing:
         self.chunk = chunk
         self.stream = stream
         self.out = out
+        self.base = out.begin(stream, half.direction, extents)
+        """Number of the span that the first extent is."""
 
     def run(self, *, final: bool = False) -> None:
         """Take all messages that are there, then keep what the next chunk needs; ``final`` where none will come."""
@@ -134,57 +188,64 @@ class Framing:
 
     def _walk(self, limit: int) -> bool:
         """Walk from header to header. The one loop of the bulk path over TCP that runs once a message."""
-        half, extents, view, out = self.half, self.extents, self.chunk.view, self.out
-        starts, sizes, places, frames = extents.start, extents.size, extents.place, extents.frame
-        done, times = extents.done, extents.time
-        heads, meta = out.heads, out.meta
+        half, extents, view, out, base = self.half, self.extents, self.chunk.view, self.out, self.base
+        starts, sizes, places = extents.start, extents.size, extents.place
         has_absent = bool(extents.absent)
         take_all = out.options.keep_payloads or out.options.digests
         inside = len(view) - HEADER_BYTES
-        position, index = half.boundary, 0
-        half.boundary = position
+        position = half.boundary
+        index = start = stop = place = 0
         while position + HEADER_BYTES <= limit:
-            index = bisect_right(starts, position, index) - 1
-            place = places[index]
-            offset = position - starts[index]
-            head = place + offset
-            if place == ABSENT or offset + HEADER_BYTES > sizes[index] or head > inside:
-                gathered = self._gather_header(position, index)
-                if gathered is None:
+            if position >= stop:
+                index = bisect_right(starts, position, index) - 1
+                start, place = starts[index], places[index]
+                stop = start + sizes[index]
+            head = place + position - start
+            if place == ABSENT or position + HEADER_BYTES > stop or head > inside:
+                header = self._gather_header(position)
+                if header is None:
                     return True
-                header: bytes | memoryview = gathered
                 head = out.store(header)
-                odd = True
+                length, flags, odd = _LENGTH.unpack_from(header, 16)[0], header[24], True
             else:
-                odd = view[head + 8 : head + 16] != _ZERO_ACK or view[head + 25 : head + 32] != _ZERO_TAIL
-                header = view[head : head + HEADER_BYTES] if odd or take_all else b""
-            length = _LENGTH.unpack_from(header or view, 16 if header else head + 16)[0]
-            if odd or length > MAX_MESSAGE_BYTES:
-                header = bytes(header or view[head : head + HEADER_BYTES])
-                if self._refuse(header, position, index, head):
-                    return True
+                ack, length, flags, credit, padding, checksum = _BEHIND_SEQUENCE.unpack_from(view, head + 8)
+                odd = ack or credit or padding or checksum
+            if (odd or length > MAX_MESSAGE_BYTES) and self._refuse(position, index, head):
+                return True
             end = position + HEADER_BYTES + length
-            inferred, half.inferred = half.inferred, False
             if end > limit:
-                raw = bytes(header or view[head : head + HEADER_BYTES])
-                half.open = OpenMessage(raw, position, end, frames[index], inferred, taken=position + HEADER_BYTES)
-                if head < 0:
-                    del out.stored[-HEADER_BYTES:]
-                self._progress(half.open)
+                self._open(position, end, index, head)
                 return False
-            last = bisect_left(starts, end, index) - 1
-            missing = extents.missing(position + HEADER_BYTES, end) if has_absent else 0
-            flags = header[24] if header else view[head + 24]
+            last = index if end <= stop else bisect_left(starts, end, index) - 1
+            row = out.add(head, position, base + index, base + last)
+            if has_absent and (missing := extents.missing(position + HEADER_BYTES, end)):
+                out.missing[row] = missing
             if take_all or flags & _BITMAP:
-                self._take_payload(len(heads), position + HEADER_BYTES, end, missing, flags)
-            heads.append(head)
-            span = (position, end, frames[index])
-            meta.append((self.stream, half.direction, *span, done[last], times[last], missing, inferred))
-            position, index = end, last
-            half.boundary = position
+                self._take_payload(row, position + HEADER_BYTES, end, flags)
+            if half.inferred:
+                out.inferred.append(row)
+                half.inferred = False
+            half.boundary = position = end
         return False
 
-    def _gather_header(self, position: int, index: int) -> bytes | None:
+    def _header(self, head: int) -> bytes:
+        """Return the 48 bytes at a place of :attr:`RowBuilder.heads`."""
+        if head >= 0:
+            return bytes(self.chunk.view[head : head + HEADER_BYTES])
+        at = (-1 - head) * HEADER_BYTES
+        return bytes(self.out.stored[at : at + HEADER_BYTES])
+
+    def _open(self, position: int, end: int, index: int, head: int) -> None:
+        """Note a message whose payload goes on beyond this chunk."""
+        half = self.half
+        frame, taken = self.extents.frame[index], position + HEADER_BYTES
+        half.open = OpenMessage(self._header(head), position, end, frame, half.inferred, taken=taken)
+        half.inferred = False
+        if head < 0:
+            del self.out.stored[-HEADER_BYTES:]
+        self._progress(half.open)
+
+    def _gather_header(self, position: int) -> bytes | None:
         """Put together a header that lies in several extents. None where part of it is absent: framing is then lost."""
         raw = b""
         for at, place, start, size in self.extents.pieces(position, position + HEADER_BYTES):
@@ -210,11 +271,8 @@ class Framing:
     def _last_sequence(self) -> int:
         """Sequence of the newest message of this half in this chunk, 0 where there is none."""
         out = self.out
-        for head, row in zip(reversed(out.heads), reversed(out.meta), strict=True):
-            if row[0] != self.stream or row[1] != self.half.direction:
-                break
-            raw = self.chunk.view[head : head + 8] if head >= 0 else out.stored[(-1 - head) * HEADER_BYTES :][:8]
-            if sequence := int.from_bytes(raw, "big"):
+        for head in reversed(out.heads[out.runs[-1][2] :]):
+            if sequence := int.from_bytes(self._header(head)[:8], "big"):
                 return sequence
         return 0
 
@@ -264,24 +322,22 @@ class Framing:
             Resynchronised(frame, time, self.stream, half.direction, position, position - search.since, chain)
         )
 
-    def _refuse(self, header: bytes, position: int, index: int, head: int) -> bool:
+    def _refuse(self, position: int, index: int, head: int) -> bool:
         """Decide on an odd header at a known boundary. Returns True where what follows has to be searched.
 
         A length that no kernel sends is reported, but not trusted to find the next message.
         """
+        header = self._header(head)
         if oddities(header) > MAX_ODDITIES:
             self._lose(position, position + 1)
             return True
         length = _LENGTH.unpack_from(header, 16)[0]
         if length <= MAX_MESSAGE_BYTES:
             return False
-        extents, half = self.extents, self.half
         behind = position + HEADER_BYTES
-        last = bisect_left(extents.start, behind, index) - 1
-        self.out.heads.append(head)
-        frame, when = extents.done[last], extents.time[last]
-        span = (position, behind + length, extents.frame[index])
-        self.out.meta.append((self.stream, half.direction, *span, frame, when, length, 0))
+        last = bisect_left(self.extents.start, behind, index) - 1
+        row = self.out.add(head, position, self.base + index, self.base + last)
+        self.out.missing[row] = length
         self._lose(behind, behind)
         return True
 
@@ -314,23 +370,25 @@ class Framing:
         message.taken = max(message.taken, limit)
 
     def _finish(self, message: OpenMessage, frame: int, time: int) -> None:
-        out, half = self.out, self.half
-        row = len(out.heads)
-        out.heads.append(out.store(message.header))
-        span = (message.position, message.end, message.first_frame)
-        out.meta.append((self.stream, half.direction, *span, frame, time, message.missing, message.inferred))
+        out = self.out
+        head = out.store(message.header)
+        row = out.add(head, message.position, out.span(message.first_frame, frame, time), len(out.frame) - 1)
+        if message.missing:
+            out.missing[row] = message.missing
+        if message.inferred:
+            out.inferred.append(row)
         if message.parts:
             out.payloads[row] = b"".join(message.parts)
         if message.hasher is not None and not message.missing:
             out.digests[row] = message.hasher.hexdigest()
 
-    def _take_payload(self, row: int, start: int, end: int, missing: int, flags: int) -> None:
+    def _take_payload(self, row: int, start: int, end: int, flags: int) -> None:
         """Hash and keep the payload of a message that lies in this chunk as a whole."""
         options = self.out.options
         data = b"".join(
             self.chunk.read(place, size) for _, place, _, size in self.extents.pieces(start, end) if place != ABSENT
         )
-        if options.digests and not missing:
+        if options.digests and row not in self.out.missing:
             self.out.digests[row] = sha256(data).hexdigest()
         if options.keep_payloads or flags & _BITMAP:
             self.out.payloads[row] = data
