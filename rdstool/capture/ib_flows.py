@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dissectors.wire.infiniband import AETH, Opcode
+from dissectors.wire.infiniband import AETH, ATOMIC_ACK_ETH, Opcode
 from rdstool.capture.events import Gap
 from rdstool.capture.ib_evidence import Evidence, NumberRange
 from rdstool.capture.ib_messages import Joiner
 from rdstool.capture.ib_order import MTUS, Budget, Hole, PacketOrder, Restart, lowest_position
-from rdstool.capture.ib_packets import HEADER_OF, PART_OF, Packets, Part
+from rdstool.capture.ib_packets import HEADER_OF, LEARNS_MTU, PART_OF, Packets, Part
 from rdstool.capture.ib_rdma import Operations, Response
 from rdstool.capture.ib_requests import RequestReader
 from rdstool.capture.streams import Stream
@@ -22,7 +22,8 @@ SETTLED_PACKETS = 16
 """Request packets that a flow without RDMA-CM is judged on: reordering at its start is undone within them."""
 PAIRING_PACKETS = 128
 """Packets of a flow in which the proof is awaited that it is the other direction of a known one."""
-_FIRST = (Opcode.SEND_FIRST, Opcode.WRITE_FIRST, Opcode.READ_RESPONSE_FIRST)
+
+_ATOMIC_ACKNOWLEDGE = int(Opcode.ATOMIC_ACKNOWLEDGE)
 
 Key = tuple[int, int, int, int, int]
 """Source and destination address in halves, destination queue pair."""
@@ -74,25 +75,24 @@ class Direction:
             psn = order.expected + order.distance(int(packets.psn[last]))
             operations.acknowledged(psn, int(packets.frame[last]), int(packets.time[last]), events)
             return
-        size = packets.length - HEADER_OF[packets.opcode]
-        seen = np.maximum(packets.captured - HEADER_OF[packets.opcode], 0)
-        for index in range(len(packets)):
-            opcode, at = int(packets.opcode[index]), int(packets.at[index])
-            original, moved, held = 0, int(size[index]), int(seen[index])
-            if opcode == Opcode.ATOMIC_ACKNOWLEDGE:
-                raw = packets.data[at : at + int(packets.captured[index])].tobytes()
-                original = int.from_bytes(raw[AETH.size : AETH.size + 8], "big")
-                moved, held = 8, max(0, len(raw) - AETH.size)
-            response = Response(
-                int(packets.frame[index]),
-                int(packets.time[index]),
-                opcode,
-                order.expected + order.distance(int(packets.psn[index])),
-                moved,
-                held,
-                int(syndrome[index]),
-                original,
-            )
+        header = HEADER_OF[packets.opcode]
+        columns = (
+            packets.frame,
+            packets.time,
+            packets.opcode,
+            packets.psn,
+            packets.length - header,
+            np.maximum(packets.captured - header, 0),
+            syndrome,
+            packets.at,
+        )
+        for frame, time, opcode, psn, size, seen, code, at in zip(*(part.tolist() for part in columns), strict=True):
+            position = order.expected + order.distance(psn)
+            original, moved, held = 0, size, seen
+            if opcode == _ATOMIC_ACKNOWLEDGE:
+                raw = packets.data[at + AETH.size : at + AETH.size + ATOMIC_ACK_ETH.size].tobytes()
+                original, moved, held = int.from_bytes(raw, "big"), ATOMIC_ACK_ETH.size, len(raw)
+            response = Response(frame, time, opcode, position, moved, held, code, original)
             operations.response(response, events, self.stream.number, self.number)
 
     def finish(self) -> None:
@@ -151,7 +151,7 @@ class Flow:
         self._note_range(self.response_numbers, packets, responses)
         self._note_range(self.request_numbers, packets, ~responses)
         if self.mtu is None:
-            first = np.flatnonzero(np.isin(packets.opcode, _FIRST))
+            first = np.flatnonzero(LEARNS_MTU[packets.opcode])
             for index in first[:1].tolist():
                 size = int(packets.length[index] - HEADER_OF[packets.opcode[index]])
                 if size in MTUS:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dissectors.wire.checksum import checksum_good
 from dissectors.wire.extensions import Rdma, parse_extensions
 from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, RDS_HEADER, Flags, RdsHeader
-from rdstool.capture.columns import ACK, FRAGMENT, ChecksumStatus, HeaderMatch, Ints
+from rdstool.capture.columns import ACK, ChecksumStatus, HeaderMatch, Ints
 from rdstool.capture.events import RdmaKind, Resynchronised
 from rdstool.capture.ib_frames import Frame, Frames, Unfinished, header_match, lay_out
 from rdstool.capture.ib_order import Budget
@@ -72,6 +72,21 @@ class _Open:
 
 class Joiner:
     """Joins the frames of one direction of a stream. ``fragment_bytes`` is the data of all fragments but the last."""
+
+    __slots__ = (
+        "_acknowledged",
+        "_budget",
+        "_lost",
+        "_open",
+        "_options",
+        "_skipped",
+        "announced",
+        "direction",
+        "fragment_bytes",
+        "output",
+        "stream",
+        "unassigned",
+    )
 
     def __init__(self, output: Output, options: PayloadOptions, budget: Budget, stream: int, direction: int) -> None:
         self.output = output
@@ -255,8 +270,6 @@ class Joiner:
         self._open = None
         length = message.fields.length
         complete = message.seen == length and message.total >= length
-        if message.singles:
-            message.frames.append(np.array(message.singles, FRAGMENT))
         payload = None
         if message.payload is not None:
             payload = b"".join(message.payload)
@@ -276,6 +289,7 @@ class Joiner:
                 message.header,
                 message.fragments,
                 message.frames,
+                message.singles,
                 payload,
                 message.digest.hexdigest() if message.digest is not None and complete else None,
                 message.operations,
@@ -345,9 +359,6 @@ class Joiner:
 
     def _continue(self, message: _Open, frames: Frames, told: NDArray[Any], start: int, stop: int) -> None:
         """Regular fragments of the open message."""
-        if message.singles:
-            message.frames.append(np.array(message.singles, FRAGMENT))
-            message.singles.clear()
         if message.fragments + stop - start <= MAX_FRAGMENTS_TOLD:
             message.frames.append(told[start:stop].copy())
         message.fragments += stop - start

@@ -114,6 +114,8 @@ class _Sorted:
 class PacketOrder:
     """Puts the request packets of one flow in order. ``expected`` is the next number, unwrapped."""
 
+    __slots__ = ("_budget", "_choices", "_far", "_fresh", "_since", "_waiting", "coverage", "expected", "mtu")
+
     def __init__(self, coverage: Coverage, budget: Budget, expected: int | None = None) -> None:
         self.coverage = coverage
         self.expected = expected

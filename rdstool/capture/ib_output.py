@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +41,8 @@ class Finished:
     fragments: int
     frames: list[NDArray[Any]]
     """Rows of ``FRAGMENT``."""
+    singles: list[FragmentTuple]
+    """The same, those that came singly."""
     payload: bytes | None = None
     digest: str | None = None
     operations: tuple[Pending, ...] = ()
@@ -58,7 +59,7 @@ class Output:
     _fragments: list[NDArray[Any]] = field(default_factory=list)
     _acks: list[NDArray[Any]] = field(default_factory=list)
     _ack_rows: list[tuple[int, int, int, int, int]] = field(default_factory=list)
-    _loose: list[FragmentTuple] = field(default_factory=list)
+    _singly: list[FragmentTuple] = field(default_factory=list)
     _payloads: dict[int, bytes] = field(default_factory=dict)
     _digests: dict[int, str] = field(default_factory=dict)
     _rdma: dict[int, tuple[RdmaOperation, ...]] = field(default_factory=dict)
@@ -100,7 +101,7 @@ class Output:
 
     def loose(self, fragment: FragmentTuple) -> None:
         """A frame that belongs to no message."""
-        self._loose.append(fragment)
+        self._singly.append(fragment)
 
     def release(self, frame: int) -> None:
         """Let go of messages whose RDMA operations were answered, or will hardly be any more by ``frame``."""
@@ -124,8 +125,7 @@ class Output:
         """What was collected since the last call."""
         self._flush()
         rows = np.concatenate(self._rows, dtype=MESSAGE) if self._rows else np.zeros(0, MESSAGE)
-        if self._loose:
-            self._fragments.append(np.array(self._loose, FRAGMENT))
+        fragments = self._all_fragments()
         if self._ack_rows:
             self._acks.append(np.array(self._ack_rows, ACK))
         acks = np.concatenate(self._acks) if self._acks else np.zeros(0, ACK)
@@ -135,11 +135,11 @@ class Output:
             self._digests,
             acks[np.lexsort((acks["position"], acks["frame"]))],
             self.events,
-            np.concatenate(self._fragments) if self._fragments else np.zeros(0, FRAGMENT),
+            fragments,
             self._rdma,
         )
         self._rows, self._fragments, self._acks, self._count = [], [], [], 0
-        self._ack_rows, self._loose, self.events = [], [], []
+        self._ack_rows, self._singly, self.events = [], [], []
         self._payloads, self._digests, self._rdma = {}, {}, {}
         return part
 
@@ -149,12 +149,19 @@ class Output:
         for fragments in message.frames:
             fragments["message"] = index
             self._fragments.append(fragments)
+        self._singly += [(*single[:3], index, *single[4:]) for single in message.singles]
         if message.payload is not None:
             self._payloads[index] = message.payload
         if message.digest is not None:
             self._digests[index] = message.digest
         if message.operations:
             self._rdma[index] = tuple(operation.event() for operation in message.operations)
+
+    def _all_fragments(self) -> NDArray[Any]:
+        if not self._singly:
+            return np.concatenate(self._fragments) if self._fragments else np.zeros(0, FRAGMENT)
+        fragments = np.concatenate([*self._fragments, np.array(self._singly, FRAGMENT)])
+        return fragments[np.lexsort((fragments["index"], fragments["message"]))]
 
     def _flush(self) -> None:
         """Make columns of the single messages, to keep the order of rows."""
@@ -190,11 +197,6 @@ def message_rows(headers: bytes | NDArray[np.uint8]) -> NDArray[Any]:
     rows["path"] = -1
     rows["end"] = np.minimum(raw["sequence"], INT64_MAX).astype(np.int64)
     return rows
-
-
-def fragment_rows(fragments: Iterable[FragmentTuple]) -> NDArray[Any]:
-    """Rows of ``FRAGMENT``."""
-    return np.array(list(fragments), FRAGMENT)
 
 
 assert RDS_DTYPE.itemsize == HEADER_BYTES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ PSN_MASK = PSN_MODULUS - 1
 PSN_HALF = PSN_MODULUS // 2
 
 
-class Part(IntEnum):
+class Part:
     """What a packet of a reliable connection is part of."""
 
     NONE = 0
@@ -106,6 +105,8 @@ STARTS = _by_opcode({op: op not in _MIDDLE + _LAST for op in _REQUESTS}, np.bool
 """Opcode -> the packet begins a request."""
 ENDS = _by_opcode({op: op not in _MIDDLE + _FIRST for op in _REQUESTS}, np.bool_)
 """Opcode -> the packet ends a request."""
+LEARNS_MTU = _by_opcode(dict.fromkeys((*_FIRST, Opcode.READ_RESPONSE_FIRST), 1), np.bool_)
+"""Opcode -> the packet's payload is as long as the path MTU."""
 HEADER_OF = _by_opcode(_HEADERS, np.int64)
 """Opcode -> bytes of extended transport headers between BTH and payload."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from dissectors.wire.infiniband import AckKind, NakCode, Opcode
@@ -23,8 +22,11 @@ NAK_NAMES: dict[int, str] = {
 }
 RNR_NAME = "receiver not ready"
 UNKNOWN = "unknown"
+_ACKNOWLEDGE, _ATOMIC_ACKNOWLEDGE = int(Opcode.ACKNOWLEDGE), int(Opcode.ATOMIC_ACKNOWLEDGE)
 _READ_RESPONSES = range(Opcode.READ_RESPONSE_FIRST, Opcode.READ_RESPONSE_ONLY + 1)
-_READ_ENDS = (Opcode.READ_RESPONSE_LAST, Opcode.READ_RESPONSE_ONLY)
+_ATOMICS = (RdmaKind.COMPARE_SWAP, RdmaKind.FETCH_ADD)
+_ANSWERED = (_ACKNOWLEDGE, _ATOMIC_ACKNOWLEDGE, int(Opcode.READ_RESPONSE_LAST), int(Opcode.READ_RESPONSE_ONLY))
+"""Opcodes that say that all requests before were carried out."""
 
 
 @dataclass(slots=True)
@@ -90,9 +92,11 @@ class Response:
 class Operations:
     """The RDMA operations that one direction of a stream asks for."""
 
+    __slots__ = ("_acknowledged", "_acknowledged_at", "_early", "_pending")
+
     def __init__(self) -> None:
-        self._pending: deque[Pending] = deque()
-        self._early: deque[Response] = deque(maxlen=MAX_EARLY)
+        self._pending: list[Pending] = []
+        self._early: list[Response] = []
         self._acknowledged: int | None = None
         self._acknowledged_at = (0, 0)
 
@@ -111,21 +115,22 @@ class Operations:
         if self._acknowledged is not None and self._acknowledged >= operation.end:
             self._acknowledge(self._acknowledged, *self._acknowledged_at, events)
         if len(self._pending) > MAX_PENDING:
-            self._settle(self._pending.popleft(), events)
+            self._settle(self._pending.pop(0), events)
 
     def response(self, response: Response, events: list[Event], stream: int, direction: int) -> None:
         """An answer to requests of this direction was seen."""
         kind = response.syndrome >> 5 & 3
-        if response.opcode == Opcode.ACKNOWLEDGE and kind != AckKind.ACK:
+        if response.opcode == _ACKNOWLEDGE and kind != AckKind.ACK:
             code = response.syndrome & 0x1F
             name = RNR_NAME if kind == AckKind.RNR_NAK else NAK_NAMES.get(code, f"NAK code {code}")
             events.append(Nak(response.frame, response.time, stream, direction, response.psn, name))
             if kind == AckKind.NAK and code != NakCode.PSN_SEQUENCE:
                 self._refuse(response, name, events)
             return
-        if not self._answer(response, events) and response.opcode != Opcode.ACKNOWLEDGE:
+        if not self._answer(response, events) and response.opcode != _ACKNOWLEDGE:
             self._early.append(response)
-        if response.opcode in (Opcode.ACKNOWLEDGE, Opcode.ATOMIC_ACKNOWLEDGE, *_READ_ENDS):
+            del self._early[:-MAX_EARLY]
+        if response.opcode in _ANSWERED:
             self.acknowledged(response.psn, response.frame, response.time, events)
 
     def acknowledged(self, psn: int, frame: int, time: int, events: list[Event]) -> None:
@@ -137,7 +142,7 @@ class Operations:
     def finish(self, events: list[Event]) -> None:
         """No more answers will come."""
         while self._pending:
-            self._settle(self._pending.popleft(), events)
+            self._settle(self._pending.pop(0), events)
 
     def _answer(self, response: Response, events: list[Event]) -> bool:
         for operation in self._pending:
@@ -146,10 +151,7 @@ class Operations:
         else:
             return False
         reads = operation.kind is RdmaKind.READ and response.opcode in _READ_RESPONSES
-        atomic = response.opcode == Opcode.ATOMIC_ACKNOWLEDGE and operation.kind in (
-            RdmaKind.COMPARE_SWAP,
-            RdmaKind.FETCH_ADD,
-        )
+        atomic = response.opcode == _ATOMIC_ACKNOWLEDGE and operation.kind in _ATOMICS
         if not (reads or atomic) or response.psn in operation.numbers:
             return reads or atomic
         operation.numbers.add(response.psn)
@@ -176,12 +178,12 @@ class Operations:
             operation.status = "ok"
             if operation.kind is not RdmaKind.WRITE and frame - operation.answered < SETTLE_FRAMES:
                 return
-            self._pending.popleft()
+            self._pending.pop(0)
             self._settle(operation, events)
 
     def _refuse(self, response: Response, name: str, events: list[Event]) -> None:
         while self._pending and self._pending[0].psn <= response.psn:
-            operation = self._pending.popleft()
+            operation = self._pending.pop(0)
             if operation.end >= response.psn:
                 operation.status = name
                 operation.frame, operation.time = response.frame, response.time

@@ -40,6 +40,8 @@ class _Open:
 class RequestReader:
     """Reads what one direction asks for. ``span`` tells how many numbers a READ of so many bytes takes."""
 
+    __slots__ = ("_high", "_open", "_span", "joiner", "operations")
+
     def __init__(self, joiner: Joiner, operations: Operations, span: Callable[[int], int]) -> None:
         self.joiner = joiner
         self.operations = operations

@@ -32,6 +32,8 @@ from rdstool.protocol.kinds import Transport
 
 MAX_FLOWS = 131_072
 """Flows that are followed; packets of further ones are passed over."""
+MAX_UNDECIDED = 8192
+"""Flows that may wait for a decision at a time; the one that waited longest is forgotten."""
 MAX_KEPT_BYTES = 64 << 20
 """Bytes of packets and payloads that all flows together hold back."""
 MAX_CANDIDATES = 64
@@ -41,6 +43,8 @@ MAX_HOLD_FRAMES = 20_000
 LOOK_PACKETS = 64
 """Packets between two looks at a flow that is not decided."""
 NO_QPN = 0
+_FOREIGN = Flow((0, 0, 0, 0, 0), b"", b"", 0, 0, foreign=True)
+"""Stands for every flow that is no RDS."""
 
 
 @dataclass(slots=True)
@@ -153,7 +157,7 @@ class IbStreams:
         if not exchange.version:
             for flow in flows:
                 if flow is not None:
-                    flow.foreign = True
+                    self._flows[flow.key] = _FOREIGN
             return
         stream = self.streams.add(
             Transport.IB,
@@ -240,7 +244,7 @@ class IbStreams:
             look = packets.take(slice(done, done + LOOK_PACKETS))
             done += len(look)
             flow.note(look)
-            self._look(flow, look)
+            self._look(flow, look, answers)
             self._replay(flow, answers)
         if done < len(packets):
             if flow.foreign:
@@ -287,10 +291,21 @@ class IbStreams:
 
     # What is RDS, and which flows belong together.
 
-    def _look(self, flow: Flow, packets: Packets) -> None:
+    def _forget(self, flow: Flow, answers: list[tuple[Flow, Packets]]) -> None:
+        """Decide about a flow now, to make room; where it cannot be told it may come again."""
+        if flow.evidence.is_rds:
+            self._attach(flow, self._counterpart(flow, last=True))
+            self._replay(flow, answers)
+        else:
+            self._reject(flow)
+            del self._flows[flow.key]
+
+    def _look(self, flow: Flow, packets: Packets, answers: list[tuple[Flow, Packets]]) -> None:
         """Decide about a flow, or keep its packets until that can be done."""
         if flow.key not in self._undecided:
             self._undecided[flow.key] = flow
+            if len(self._undecided) > MAX_UNDECIDED:
+                self._forget(next(iter(self._undecided.values())), answers)
         if not flow.evidence.is_rds:
             flow.evidence.observe(packets)
         flow.keep(packets, self._budget)
@@ -360,6 +375,7 @@ class IbStreams:
         self._undecided.pop(flow.key, None)
         flow.release(self._budget)
         flow.foreign = True
+        self._flows[flow.key] = _FOREIGN
         self.counts.foreign += flow.packets_seen
 
     def _direct(self, flow: Flow, stream: Stream, number: int, order: PacketOrder) -> Direction:
