@@ -30,7 +30,7 @@ Key = tuple[int, int, int, int, int]
 Hosts = tuple[int, int, int, int]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Direction:
     """A flow that is RDS: from packets to messages."""
 
@@ -108,7 +108,7 @@ class Direction:
         self.joiner.unassigned = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Flow:
     """Everything known of one flow. ``direction`` is set once it is RDS."""
 

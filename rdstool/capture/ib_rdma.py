@@ -29,7 +29,7 @@ _ANSWERED = (_ACKNOWLEDGE, _ATOMIC_ACKNOWLEDGE, int(Opcode.READ_RESPONSE_LAST), 
 """Opcodes that say that all requests before were carried out."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pending:
     """An operation on its way. ``end`` is the number of its last packet or response."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,50 +11,22 @@ from dissectors.wire.infiniband import CM_QP, Opcode
 from rdstool.capture.columns import IbPackets, Ints
 from rdstool.capture.events import Closing, StreamClosed, StreamOpened
 from rdstool.capture.ib_cm import MAD_BYTES, REP, CmResult, ConnectionManager, Exchange, attribute_of
-from rdstool.capture.ib_flows import (
-    PAIRING_PACKETS,
-    SETTLED_PACKETS,
-    Direction,
-    Flow,
-    Hosts,
-    Key,
-)
-from rdstool.capture.ib_messages import Joiner
-from rdstool.capture.ib_order import Budget, Hole, PacketOrder, Restart
+from rdstool.capture.ib_flows import PAIRING_PACKETS, SETTLED_PACKETS, Flow, Key
+from rdstool.capture.ib_order import Hole, PacketOrder, Restart
 from rdstool.capture.ib_output import Output
 from rdstool.capture.ib_packets import PART_OF, Packets, Part, parse_bth
-from rdstool.capture.ib_rdma import Operations
-from rdstool.capture.ib_requests import RequestReader
+from rdstool.capture.ib_table import FOREIGN, MAX_KEPT_BYTES, FlowTable, IbCounts
 from rdstool.capture.part import Part as StreamPart
 from rdstool.capture.part import PayloadOptions
-from rdstool.capture.streams import Endpoint, Stream, StreamTable, address_bytes
+from rdstool.capture.streams import Endpoint, StreamTable, address_bytes
 from rdstool.protocol.kinds import Transport
 
-MAX_FLOWS = 131_072
-"""Flows that are followed; packets of further ones are passed over."""
 MAX_UNDECIDED = 8192
 """Flows that may wait for a decision at a time; the one that waited longest is forgotten."""
-MAX_KEPT_BYTES = 64 << 20
-"""Bytes of packets and payloads that all flows together hold back."""
-MAX_CANDIDATES = 64
-"""Flows between two hosts that are compared to find the two of one connection."""
 MAX_HOLD_FRAMES = 20_000
 """Frames of the capture for which others are asked to wait for a message of this stage."""
 LOOK_PACKETS = 64
 """Packets between two looks at a flow that is not decided."""
-NO_QPN = 0
-_FOREIGN = Flow((0, 0, 0, 0, 0), b"", b"", 0, 0, foreign=True)
-"""Stands for every flow that is no RDS."""
-
-
-@dataclass(slots=True)
-class IbCounts:
-    """Packets that were no part of an RDS stream."""
-
-    foreign: int = 0
-    """Of other protocols, or of flows whose protocol could not be told."""
-    datagrams: int = 0
-    """To queue pairs 0 and 1, and other unreliable transports."""
 
 
 class IbStreams:
@@ -62,16 +34,12 @@ class IbStreams:
 
     def __init__(self, streams: StreamTable, options: PayloadOptions) -> None:
         self.streams = streams
-        self.options = options
         self.counts = IbCounts()
         self._output = Output()
-        self._budget = Budget(MAX_KEPT_BYTES)
+        self._table = FlowTable(streams, options, self._output, self.counts)
         self._cm = ConnectionManager()
-        self._flows: dict[Key, Flow] = {}
-        self._undecided: dict[Key, Flow] = {}
         self._waiting: dict[Key, int] = {}
         """The oldest frame that a flow holds back."""
-        self._unpaired: dict[Hosts, list[Flow]] = {}
         self._frame = 0
 
     def feed(self, packets: IbPackets) -> StreamPart:
@@ -97,33 +65,38 @@ class IbStreams:
     def finish(self) -> StreamPart:
         """Give up all holes, decide what was not decided, report what is incomplete, and forget all state."""
         answers: list[tuple[Flow, Packets]] = []
-        for flow in list(self._undecided.values()):
+        for flow in list(self._table.undecided.values()):
             if flow.evidence.is_rds:
-                self._attach(flow, self._counterpart(flow, last=True))
+                self._table.attach(flow, self._table.counterpart(flow, last=True))
                 self._replay(flow, answers)
-        for flow in list(self._undecided.values()):
-            peer = self._counterpart(flow, last=False)
+        for flow in list(self._table.undecided.values()):
+            peer = self._table.counterpart(flow, last=False)
             if peer is not None and flow.evidence.good > flow.evidence.foreign:
-                self._attach(flow, peer)
+                self._table.attach(flow, peer)
                 self._replay(flow, answers)
-        for flow in list(self._undecided.values()):
-            self._reject(flow)
+        for flow in list(self._table.undecided.values()):
+            self._table.reject(flow)
         self._answer(answers)
-        for flow in self._flows.values():
+        for flow in self._table.flows.values():
             if flow.direction is not None:
                 flow.direction.finish()
-        self._flows.clear()
-        self._unpaired.clear()
+        self._table.clear()
+        self._waiting.clear()
         self._output.release(self._frame + MAX_HOLD_FRAMES)
         return self._output.part()
 
     def settled_frame(self) -> int | None:
         """The frame before which no more messages can be completed; None where nothing is held back."""
-        frames = [flow.kept[0].frame[0] for flow in self._undecided.values() if flow.kept and flow.evidence.good]
+        frames = [flow.kept[0].frame[0] for flow in self._table.undecided.values() if flow.kept and flow.evidence.good]
         frames += self._waiting.values()
         frames += self._output.held_frames
         oldest = self._frame - MAX_HOLD_FRAMES
         return min((int(frame) for frame in frames if frame > oldest), default=None)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of packets and payloads that are held back."""
+        return MAX_KEPT_BYTES - self._table.budget.left
 
     # RDMA-CM.
 
@@ -147,7 +120,7 @@ class IbStreams:
     def _open(self, exchange: Exchange, frame: int, time: int) -> None:
         """Two queue pairs are connected: for RDS, or not."""
         renewed = [
-            self._renew(source, target, qpn, frame)
+            self._table.renew(source, target, qpn, frame)
             for source, target, qpn in (
                 (exchange.active, exchange.passive, exchange.passive_qpn),
                 (exchange.passive, exchange.active, exchange.qpn),
@@ -157,7 +130,7 @@ class IbStreams:
         if not exchange.version:
             for flow in flows:
                 if flow is not None:
-                    self._flows[flow.key] = _FOREIGN
+                    self._table.flows[flow.key] = FOREIGN
             return
         stream = self.streams.add(
             Transport.IB,
@@ -177,7 +150,7 @@ class IbStreams:
             if flow is not None:
                 flow.lives = lives
                 flow.mtu = exchange.mtu or None
-                self._direct(flow, stream, number, PacketOrder(stream.coverage[number], self._budget, psn))
+                self._table.direct(flow, stream, number, PacketOrder(stream.coverage[number], self._table.budget, psn))
         if flows[0] is not None and flows[1] is not None:
             flows[0].peer, flows[1].peer = flows[1], flows[0]
         answers: list[tuple[Flow, Packets]] = []
@@ -186,17 +159,6 @@ class IbStreams:
                 for packets in early:
                     self._read(flow, packets.take(flow.direction.order.soon(packets.psn)), answers)
         self._answer(answers)
-
-    def _renew(self, src: bytes, dst: bytes, qpn: int, frame: int) -> tuple[Flow | None, list[Packets]]:
-        """A new flow in the place of an older one with the same key, and packets that may be its own already."""
-        key = (*_halves(src), *_halves(dst), qpn)
-        old = self._flows.pop(key, None)
-        self._undecided.pop(key, None)
-        early: list[Packets] = []
-        if old is not None:
-            early = old.release(self._budget)
-            self._retire(old)
-        return self._enter(key, frame), early
 
     def _close(self, result: CmResult, frame: int, time: int) -> None:
         exchange = result.exchange
@@ -213,7 +175,7 @@ class IbStreams:
         self.counts.datagrams += len(index) - int(of_interest.sum())
         answers: list[tuple[Flow, Packets]] = []
         for key, some in _groups(packets, qpn, index[of_interest]):
-            flow = self._flows.get(key) or self._enter(key, int(packets.frame[some[0]]))
+            flow = self._table.flows.get(key) or self._table.enter(key, int(packets.frame[some[0]]))
             if flow is None or flow.foreign:
                 self.counts.foreign += len(some)
                 continue
@@ -227,13 +189,6 @@ class IbStreams:
             peer = flow.peer
             if peer is not None and peer.direction is not None:
                 peer.direction.responses(responses)
-
-    def _enter(self, key: Key, frame: int) -> Flow | None:
-        if len(self._flows) >= MAX_FLOWS:
-            return None
-        flow = Flow(key, address_bytes(key[0], key[1]), address_bytes(key[2], key[3]), key[4], frame)
-        self._flows[key] = flow
-        return flow
 
     def _take(self, flow: Flow, packets: Packets, answers: list[tuple[Flow, Packets]]) -> None:
         if flow.direction is not None and flow.peer is not None and flow.mtu is not None:
@@ -257,7 +212,7 @@ class IbStreams:
     def _replay(self, flow: Flow, answers: list[tuple[Flow, Packets]]) -> None:
         """Read what was kept of a flow until it was decided."""
         if flow.direction is not None:
-            for kept in flow.release(self._budget):
+            for kept in flow.release(self._table.budget):
                 self._read(flow, kept, answers)
 
     def _read(self, flow: Flow, packets: Packets, answers: list[tuple[Flow, Packets]]) -> None:
@@ -285,7 +240,7 @@ class IbStreams:
             if isinstance(item, Restart) and flow.direction is not None:
                 flow.direction.requests(items[begin:index])
                 begin = index + 1
-                self._restart(flow, item)
+                self._table.restart(flow, item)
         if flow.direction is not None:
             flow.direction.requests(items[begin:])
 
@@ -294,133 +249,33 @@ class IbStreams:
     def _forget(self, flow: Flow, answers: list[tuple[Flow, Packets]]) -> None:
         """Decide about a flow now, to make room; where it cannot be told it may come again."""
         if flow.evidence.is_rds:
-            self._attach(flow, self._counterpart(flow, last=True))
+            self._table.attach(flow, self._table.counterpart(flow, last=True))
             self._replay(flow, answers)
         else:
-            self._reject(flow)
-            del self._flows[flow.key]
+            self._table.reject(flow)
+            del self._table.flows[flow.key]
 
     def _look(self, flow: Flow, packets: Packets, answers: list[tuple[Flow, Packets]]) -> None:
         """Decide about a flow, or keep its packets until that can be done."""
-        if flow.key not in self._undecided:
-            self._undecided[flow.key] = flow
-            if len(self._undecided) > MAX_UNDECIDED:
-                self._forget(next(iter(self._undecided.values())), answers)
+        if flow.key not in self._table.undecided:
+            self._table.undecided[flow.key] = flow
+            if len(self._table.undecided) > MAX_UNDECIDED:
+                self._forget(next(iter(self._table.undecided.values())), answers)
         if not flow.evidence.is_rds:
             flow.evidence.observe(packets)
-        flow.keep(packets, self._budget)
+        flow.keep(packets, self._table.budget)
         if flow.evidence.is_foreign:
-            self._reject(flow)
+            self._table.reject(flow)
         elif flow.evidence.good:
-            peer = self._counterpart(flow, last=False)
+            peer = self._table.counterpart(flow, last=False)
             if peer is not None:
-                self._attach(flow, peer)
+                self._table.attach(flow, peer)
             elif flow.evidence.is_rds and flow.requests_seen >= SETTLED_PACKETS:
-                candidates = self._candidates(flow)
+                candidates = self._table.candidates(flow)
                 if not candidates:
-                    self._attach(flow, None)
+                    self._table.attach(flow, None)
                 elif flow.packets_seen >= PAIRING_PACKETS:
-                    self._attach(flow, self._counterpart(flow, last=True))
-
-    def _candidates(self, flow: Flow) -> list[Flow]:
-        """RDS flows whose other direction this one might be."""
-        flows = self._unpaired.get(flow.reverse_hosts, [])[-MAX_CANDIDATES:]
-        return [other for other in flows if other is not flow and flow.fits(other) >= 0]
-
-    def _counterpart(self, flow: Flow, *, last: bool) -> Flow | None:
-        """The other direction of a flow, where that is proved; with ``last`` also where only one can be it."""
-        candidates = self._candidates(flow)
-        proved = [other for other in candidates if flow.fits(other) > 0]
-        if proved:
-            return max(proved, key=flow.fits)
-        return candidates[0] if last and len(candidates) == 1 else None
-
-    def _attach(self, flow: Flow, peer: Flow | None) -> None:
-        """The flow is RDS: it becomes a direction of the peer's stream, or the first of its own."""
-        self._undecided.pop(flow.key, None)
-        start = flow.first_position()
-        if peer is not None and peer.direction is not None:
-            number = 1 - peer.direction.number
-            flow.lives = peer.lives
-            begun = [life for life, stream in enumerate(peer.lives) if stream.first_frame <= flow.first_frame]
-            flow.life = max(begun, default=0)
-            stream = flow.lives[flow.life]
-            flow.peer, peer.peer = peer, flow
-            self._unpaired[peer.hosts].remove(peer)
-            if flow.mtu is None:
-                flow.mtu = peer.mtu
-            # A packet that goes to a queue pair names it: now the sender of the first flow has a number too.
-            for life in flow.lives:
-                if number == 0:
-                    life.b = Endpoint(life.b.address, flow.qpn)
-                else:
-                    life.a = Endpoint(life.a.address, flow.qpn)
-        else:
-            source, target = Endpoint(flow.src, NO_QPN), Endpoint(flow.dst, flow.qpn)
-            number = 0 if flow.src <= flow.dst else 1
-            ends = (source, target) if number == 0 else (target, source)
-            first = flow.first_frame
-            made = self.streams.add(Transport.IB, *ends, initiator_known=False, first_frame=first, from_start=False)
-            if made is None:
-                self._reject(flow)
-                return
-            stream = made
-            flow.lives.append(stream)
-            self._unpaired.setdefault(flow.hosts, []).append(flow)
-        order = PacketOrder(stream.coverage[number], self._budget, start)
-        self._direct(flow, stream, number, order).joiner.lose_boundary()
-
-    def _reject(self, flow: Flow) -> None:
-        """The flow is no RDS."""
-        self._undecided.pop(flow.key, None)
-        flow.release(self._budget)
-        flow.foreign = True
-        self._flows[flow.key] = _FOREIGN
-        self.counts.foreign += flow.packets_seen
-
-    def _direct(self, flow: Flow, stream: Stream, number: int, order: PacketOrder) -> Direction:
-        """Make a flow a direction of a stream."""
-        order.mtu = flow.mtu
-        joiner = Joiner(self._output, self.options, self._budget, stream.number, number)
-        operations = Operations()
-        reader = RequestReader(joiner, operations, order.span)
-        flow.direction = Direction(stream, number, order, joiner, operations, reader)
-        return flow.direction
-
-    def _restart(self, flow: Flow, restart: Restart) -> None:
-        """The queue pair's number is in use anew, without RDMA-CM in the capture."""
-        old = flow.direction
-        assert old is not None
-        if flow.life + 1 == len(flow.lives):
-            made = self.streams.add(
-                Transport.IB,
-                old.stream.a,
-                old.stream.b,
-                initiator_known=old.stream.initiator_known,
-                first_frame=restart.frame,
-                from_start=False,
-            )
-            if made is None:
-                old.reader.gap()
-                return
-            flow.lives.append(made)
-        flow.life += 1
-        stream = flow.lives[flow.life]
-        old.end()
-        both = list(stream.coverage)
-        both[old.number] = restart.coverage
-        stream.coverage = both[0], both[1]
-        self._direct(flow, stream, old.number, old.order).joiner.lose_boundary()
-
-    def _retire(self, flow: Flow) -> None:
-        """A flow ends because another takes its place."""
-        if flow.direction is not None:
-            flow.direction.finish()
-        waiting = self._unpaired.get(flow.hosts)
-        if waiting is not None and flow in waiting:
-            waiting.remove(flow)
-        if flow.peer is not None and flow.peer.peer is flow:
-            flow.peer.peer = None
+                    self._table.attach(flow, self._table.counterpart(flow, last=True))
 
 
 def _groups(packets: IbPackets, qpn: Ints, index: Ints) -> Iterator[tuple[Key, Ints]]:
@@ -450,7 +305,3 @@ def _groups(packets: IbPackets, qpn: Ints, index: Ints) -> Iterator[tuple[Key, I
         begin, end = bounds[at], bounds[at + 1]
         a, b, c, d, e = (int(column[begin]) for column in columns)
         yield (a, b, c, d, e), index[begin:end]
-
-
-def _halves(address: bytes) -> tuple[int, int]:
-    return int.from_bytes(address[:8], "big"), int.from_bytes(address[8:], "big")

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from rdstool.capture.columns import IbPackets
 from rdstool.capture.events import Gap
-from rdstool.capture.ib_streams import MAX_KEPT_BYTES
 from rdstool.protocol.kinds import MessageKind
 from tests.captures.ib_reading import Reading, chosen, in_pieces, packets_of, without_cm
 
@@ -118,7 +117,7 @@ def test_lost_packets_cost_only_the_messages_that_they_are_part_of(
         untouched = not ((lost >= row["first_frame"]) & (lost <= row["frame"])).any()
         if untouched and row["kind"] == MessageKind.DATA:
             assert truth.digests[index] in complete
-    assert damaged.stage._budget.left == MAX_KEPT_BYTES
+    assert damaged.stage.kept_bytes == 0
 
 
 @few
@@ -131,7 +130,7 @@ def test_corrupted_packets_never_break_the_reading(name: str, seed: int, changes
     data[np.minimum(at, len(data) - 1)] = generator.integers(0, 256, changes, np.uint8)
     reading = Reading(in_pieces(replace(packets, data=data), int(generator.integers(1, 5000))))
     assert (reading.rows["seen"] <= reading.rows["header"]["length"]).all()
-    assert reading.stage._budget.left == MAX_KEPT_BYTES
+    assert reading.stage.kept_bytes == 0
 
 
 @few
