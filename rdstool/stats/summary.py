@@ -1,0 +1,407 @@
+"""Writes down what a collector found, section by section."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rdstool.capture.counts import FrameCounts
+from rdstool.capture.streams import Stream, address_text
+from rdstool.protocol.kinds import MessageKind, Transport
+from rdstool.stats.acks import OUTCOMES, Outcome
+from rdstool.stats.assemble import (
+    Span,
+    agreed_paths,
+    at_second,
+    count_of,
+    coverage_of,
+    early_clocks,
+    flight_of,
+    kinds_of,
+    lane_latency,
+    lanes_by_path,
+    latency_of,
+    latency_with,
+    pair_key,
+    path_or_none,
+    seen_of,
+    sizes_of,
+)
+from rdstool.stats.groups import LANE_HISTOGRAMS, OTHERS
+from rdstool.stats.model import (
+    Balance,
+    CaptureStats,
+    CaptureSummary,
+    CongestionStats,
+    ConnectionStats,
+    PathShare,
+    PathStats,
+    PingStats,
+    PortStats,
+    RdmaStats,
+    ReconnectStats,
+    SideStats,
+    SocketStats,
+    StreamStats,
+)
+from rdstool.stats.reconnects import Reconnect, find_reconnects
+
+if TYPE_CHECKING:
+    from rdstool.stats.collect import Collector
+
+PathKey = tuple[bytes, bytes, Transport, int]
+
+
+def summarise(found: Collector, frames: FrameCounts) -> CaptureStats:
+    """All sections."""
+    groups = {
+        key: lanes
+        for key, lanes in lanes_by_path(found.streams, len(found.lanes)).items()
+        if count_of(found.traffic.all, lanes)[0] or any(coverage_of(found.streams, lane).seen for lane in lanes)
+    }
+    again = list(find_reconnects(found.streams, found.numbering, found.handshakes))
+    coverage = _coverage_by_address(found)
+    sockets = list(_sockets(found, coverage))
+    return CaptureStats(
+        capture=_capture(found, frames),
+        connections=list(_connections(found, groups, again)),
+        sides=[
+            SideStats(
+                address=address_text(side.address),
+                kernel=side.kernel,
+                npaths=side.announced.npaths if side.announced else None,
+                gen_num=side.announced.gen_num if side.announced else None,
+                sport_idx=side.announced.sport_idx if side.announced else None,
+                probes=side.probes,
+            )
+            for side in found.handshakes.sides.values()
+        ],
+        streams=[_stream(found, stream) for stream in found.streams.streams[: len(found.lanes) // 2]],
+        paths=[_path(found, key, lanes) for key, lanes in sorted(groups.items())],
+        sockets=sockets,
+        ports=list(_ports(found, sockets)),
+        pings=list(_pings(found, groups)),
+        congestion=list(_congestion(found)),
+        reconnects=[
+            ReconnectStats(
+                a=address_text(one.stream.address_pair[0]),
+                b=address_text(one.stream.address_pair[1]),
+                path=path_or_none(one.stream.path),
+                stream=one.stream.number,
+                before=one.before.number,
+                frame=one.stream.first_frame,
+                time=Span.of([(found.traffic.all, _lanes_of(one.stream))]).begin,
+                kind=one.kind,
+                restarted=address_text(one.restarted) if one.restarted else None,
+                basis=one.basis,
+            )
+            for one in again
+        ],
+        rdma=[
+            RdmaStats(
+                requester=address_text(volume.requester),
+                responder=address_text(volume.responder),
+                kind=volume.kind.value,
+                operations=volume.operations,
+                bytes=volume.bytes,
+                seen=volume.seen,
+                unanswered=volume.unanswered,
+                failed=volume.failed,
+            )
+            for volume in found.rdma.volumes
+        ],
+    )
+
+
+def _lanes_of(stream: Stream) -> tuple[int, int]:
+    return 2 * stream.number, 2 * stream.number + 1
+
+
+def _capture(found: Collector, frames: FrameCounts) -> CaptureSummary:
+    traffic = found.traffic
+    everything = range(len(found.lanes))
+    span = Span.of([(traffic.all, everything)])
+    passed_over = {
+        "other TCP ports": frames.tcp_other,
+        "other UDP ports": frames.udp_other,
+        "IP fragments": frames.fragments,
+        "ARP": frames.arp,
+        "other IP protocols": frames.other_protocols.total(),
+        "other EtherTypes": frames.other_ethertypes.total(),
+        "other link types": frames.other_links.total(),
+        "cut in the headers": frames.cut,
+        "malformed": frames.malformed,
+    }
+    return CaptureSummary(
+        frames=frames.frames,
+        bytes=frames.bytes,
+        tcp_frames=frames.tcp,
+        ib_frames=frames.ib,
+        passed_over={name: count for name, count in passed_over.items() if count},
+        streams=len(found.streams),
+        messages=count_of(traffic.all, everything)[0],
+        kinds=kinds_of(traffic.kinds.sum(axis=0)),
+        data_bytes=count_of(traffic.data, everything)[1],
+        first_time=span.begin,
+        last_time=span.end,
+        duration=span.seconds,
+        sizes=sizes_of(traffic.sizes, range(LANE_HISTOGRAMS + 1)),
+        sockets_beyond_limit=_beyond_limit(found),
+        bitmaps=found.congestion.bitmaps,
+        bitmaps_unusable=found.congestion.unusable,
+        notes=list(_notes(found)),
+    )
+
+
+def _beyond_limit(found: Collector) -> int:
+    """Data and pings whose sender has no number: all others are in the tallies of sockets."""
+    kinds = found.traffic.kinds.sum(axis=0)
+    numbered = count_of(found.traffic.sent, range(1, len(found.traffic.sent.messages)))[0]
+    return int(kinds[MessageKind.DATA] + kinds[MessageKind.PING]) - numbered
+
+
+def _notes(found: Collector) -> Iterator[str]:
+    early = early_clocks(found.traffic)
+    if len(early):
+        yield (
+            f"{len(early)} directions of streams have timestamps that count from boot, not from 1970; "
+            "they are left out of times and durations that span several directions"
+        )
+    doubtful = int(found.acks.doubtful.sum())
+    if doubtful:
+        yield f"the clocks of the two directions of {doubtful} streams are not comparable: no latencies for them"
+    if len(found.lanes) > LANE_HISTOGRAMS:
+        yield f"distributions cover the first {LANE_HISTOGRAMS // 2} streams; counts cover all"
+    if found.congestion.not_kept:
+        yield f"{found.congestion.not_kept} congested intervals beyond the limit are not listed"
+    if found.streams.refused:
+        yield f"{found.streams.refused} times a stream beyond the limit was passed over"
+
+
+def _coverage_by_address(found: Collector) -> dict[bytes, float | None]:
+    """Share that was seen of what each address sent; bytes and packets of several streams are averaged by size."""
+    by_address = defaultdict(list)
+    for lane in range(len(found.lanes)):
+        by_address[found.streams[lane >> 1].ends(lane & 1)[0].address].append(coverage_of(found.streams, lane))
+    return {address: seen_of(parts, Transport.TCP).coverage for address, parts in by_address.items()}
+
+
+def _connections(
+    found: Collector, groups: dict[PathKey, list[int]], again: list[Reconnect]
+) -> Iterator[ConnectionStats]:
+    pairs = defaultdict(list)
+    for stream in found.streams.streams[: len(found.lanes) // 2]:
+        pairs[pair_key(stream)].append(stream)
+    reconnects = defaultdict(list)
+    for one in again:
+        reconnects[pair_key(one.stream)].append(one)
+    for (a, b, transport), streams in pairs.items():
+        sides = [side for address in (a, b) if (side := found.handshakes.sides.get(address)) and side.announced]
+        npaths = agreed_paths(side.announced.npaths for side in sides if side.announced) if sides else None
+        npaths = npaths if transport is Transport.TCP else None
+        ways: dict[tuple[bytes, bytes], dict[int, list[int]]] = {(a, b): {}, (b, a): {}}
+        for (source, destination, kind, path), lanes in groups.items():
+            if kind is transport and (source, destination) in ways:
+                ways[source, destination][path] = lanes
+        forward, back = ([lane for lanes in ways[way].values() for lane in lanes] for way in ((a, b), (b, a)))
+        forward = [] if a == b else forward
+        there, here = count_of(found.traffic.data, forward), count_of(found.traffic.data, back)
+        span = Span.of([(found.traffic.all, [*forward, *back])])
+        mine = reconnects[a, b, transport]
+        yield ConnectionStats(
+            a=address_text(a),
+            b=address_text(b),
+            transport=transport.label,
+            npaths=npaths,
+            streams=len(streams),
+            messages=there[0] + here[0],
+            bytes=there[1] + here[1],
+            a_to_b_messages=there[0],
+            a_to_b_bytes=there[1],
+            b_to_a_messages=here[0],
+            b_to_a_bytes=here[1],
+            reconnects=len(mine),
+            restarts=_restarts(found, a, b, transport, mine),
+            first_time=span.begin,
+            last_time=span.end,
+            coverage=seen_of((coverage for stream in streams for coverage in stream.coverage), transport).coverage,
+            balance=[
+                balance for way in ((a, b), (b, a)) if (balance := _balance(found, *way, ways[way], npaths)) is not None
+            ],
+        )
+
+
+def _restarts(found: Collector, a: bytes, b: bytes, transport: Transport, again: list[Reconnect]) -> int:
+    """Restarts of either side: a restart makes all paths connect again, so paths are not added up."""
+    announced = sum(
+        pair_key(found.streams[restart.stream]) == (a, b, transport) for restart in found.handshakes.restarts
+    )
+    by_path: dict[int, int] = defaultdict(int)
+    for one in again:
+        by_path[one.stream.path] += one.kind == "restart"
+    return announced or max(by_path.values(), default=0)
+
+
+def _balance(
+    found: Collector, source: bytes, destination: bytes, paths: dict[int, list[int]], npaths: int | None
+) -> Balance | None:
+    counts = {path: count_of(found.traffic.data, lanes) for path, lanes in sorted(paths.items())}
+    by_bytes = any(size for _, size in counts.values())
+    weight = {path: size if by_bytes else messages for path, (messages, size) in counts.items()}
+    total = sum(weight.values())
+    if not total:
+        return None
+    known = {path: part for path, part in weight.items() if path >= 0}
+    imbalance = None
+    if known and sum(known.values()) == total and (npaths or len(known)) > 1:
+        imbalance = round(max(known.values()) * (npaths or len(known)) / total, 3)
+    shares = [PathShare(path_or_none(path), *counts[path], round(part / total, 4)) for path, part in weight.items()]
+    return Balance(address_text(source), address_text(destination), shares, imbalance)
+
+
+def _stream(found: Collector, stream: Stream) -> StreamStats:
+    lanes = _lanes_of(stream)
+    forward, back = (seen_of((coverage,), stream.transport) for coverage in stream.coverage)
+    doubtful = stream.number < len(found.acks.doubtful) and bool(found.acks.doubtful[stream.number])
+    return StreamStats(
+        stream=stream.number,
+        transport=stream.transport.label,
+        a=stream.a.host,
+        a_port=stream.a.port,
+        b=stream.b.host,
+        b_port=stream.b.port,
+        from_start=stream.from_start,
+        path=path_or_none(stream.path),
+        confidence=stream.path_confidence,
+        basis=stream.path_basis if stream.transport is Transport.TCP else "InfiniBand has no paths",
+        first_frame=stream.first_frame,
+        messages=count_of(found.traffic.all, lanes)[0],
+        clocks_comparable=not doubtful,
+        a_to_b=forward,
+        b_to_a=back,
+    )
+
+
+def _path(found: Collector, key: PathKey, lanes: list[int]) -> PathStats:
+    source, destination, transport, path = key
+    traffic = found.traffic
+    messages, _ = count_of(traffic.all, lanes)
+    data_messages, data_bytes = count_of(traffic.data, lanes)
+    span = Span.of([(traffic.all, lanes)])
+    rows = [int(found.lanes.histogram[lane]) for lane in lanes if found.lanes.histogram[lane] != OTHERS]
+    return PathStats(
+        src=address_text(source),
+        dst=address_text(destination),
+        transport=transport.label,
+        path=path_or_none(path),
+        streams=[lane >> 1 for lane in lanes],
+        messages=messages,
+        data_messages=data_messages,
+        data_bytes=data_bytes,
+        kinds=kinds_of(traffic.kinds[[lane for lane in lanes if lane < len(traffic.kinds)]].sum(axis=0)),
+        flagged_retransmitted=int(traffic.flagged[[lane for lane in lanes if lane < len(traffic.flagged)]].sum()),
+        incomplete=int(traffic.incomplete[[lane for lane in lanes if lane < len(traffic.incomplete)]].sum()),
+        first_time=span.begin,
+        last_time=span.end,
+        message_rate=span.rate(messages),
+        byte_rate=span.rate(data_bytes),
+        sizes=sizes_of(traffic.sizes, rows),
+        latency=lane_latency(found.acks, found.lanes, lanes),
+        in_flight=flight_of(found.acks.lane_flight, lanes),
+        seen=seen_of((coverage_of(found.streams, lane) for lane in lanes), transport),
+    )
+
+
+def _sockets(found: Collector, coverage: dict[bytes, float | None]) -> Iterator[SocketStats]:
+    sent, received, acks = found.traffic.sent, found.traffic.received, found.acks
+    for number, socket in enumerate(found.sockets.known, 1):
+        sent_messages, sent_bytes = count_of(sent, (number,))
+        received_messages, received_bytes = count_of(received, (number,))
+        span = Span.of([(sent, (number,)), (received, (number,))])
+        known = number < len(acks.socket_outcomes)
+        outcomes = acks.socket_outcomes[number] if known else np.zeros(OUTCOMES, np.int64)
+        yield SocketStats(
+            address=socket.host,
+            port=socket.port,
+            sent_messages=sent_messages,
+            sent_bytes=sent_bytes,
+            received_messages=received_messages,
+            received_bytes=received_bytes,
+            first_time=span.begin,
+            last_time=span.end,
+            send_rate=Span.of([(sent, (number,))]).rate(sent_bytes),
+            latency=latency_of(acks.socket_latency.distribution((number,)), outcomes),
+            in_flight=flight_of(acks.socket_flight, (number,)),
+            coverage=coverage.get(socket.address),
+        )
+
+
+def _ports(found: Collector, sockets: list[SocketStats]) -> Iterator[PortStats]:
+    by_port = defaultdict(list)
+    for number, socket in enumerate(sockets, 1):
+        by_port[socket.port].append((number, socket))
+    for port, members in sorted(by_port.items()):
+        reasons: dict[str, int] = defaultdict(int)
+        for _, socket in members:
+            for reason, count in socket.latency.not_measured.items():
+                reasons[reason] += count
+        shares = [socket.coverage for _, socket in members if socket.coverage is not None]
+        yield PortStats(
+            port=port,
+            sockets=len(members),
+            sent_messages=sum(socket.sent_messages for _, socket in members),
+            sent_bytes=sum(socket.sent_bytes for _, socket in members),
+            received_messages=sum(socket.received_messages for _, socket in members),
+            received_bytes=sum(socket.received_bytes for _, socket in members),
+            latency=latency_with(
+                found.acks.socket_latency.distribution([number for number, _ in members]), dict(reasons)
+            ),
+            max_in_flight=max(socket.in_flight.max_bytes for _, socket in members),
+            coverage=min(shares) if shares else None,
+        )
+
+
+def _pings(found: Collector, groups: dict[PathKey, list[int]]) -> Iterator[PingStats]:
+    pings = found.pings
+    for (source, destination, transport, path), lanes in sorted(groups.items()):
+        sent = sum(pings.sent.get(lane, 0) for lane in lanes)
+        if not sent:
+            continue
+        answered = sum(pings.answered.get(lane, 0) for lane in lanes)
+        clock = sum(pings.clock.get(lane, 0) for lane in lanes)
+        sound = [lane for lane in lanes if not pings.clock.get(lane) and not found.acks.doubtful[lane >> 1]]
+        rows = [int(found.lanes.histogram[lane]) for lane in sound if found.lanes.histogram[lane] != OTHERS]
+        reasons = {"no pong seen": sent - answered, Outcome.CLOCK.words: clock}
+        yield PingStats(
+            src=address_text(source),
+            dst=address_text(destination),
+            transport=transport.label,
+            path=path_or_none(path),
+            sent=sent,
+            answered=answered,
+            round_trip=latency_with(
+                pings.round_trips.distribution(rows), {reason: count for reason, count in reasons.items() if count}
+            ),
+        )
+
+
+def _congestion(found: Collector) -> Iterator[CongestionStats]:
+    for interval in found.congestion.intervals:
+        end = interval.end
+        duration = None if end is None else (end - interval.begin) / 1e9
+        yield CongestionStats(
+            address=address_text(interval.owner),
+            port=interval.port,
+            peer=address_text(interval.peer),
+            begin_frame=interval.begin_frame,
+            begin=at_second(interval.begin),
+            end_frame=interval.end_frame,
+            end=None if end is None else at_second(end),
+            duration=duration if duration is None or duration >= 0 else None,
+            sent_during=interval.sent_during,
+            held_back_at_most=interval.sent_after,
+            certain=not interval.across_gap,
+        )

@@ -1,0 +1,95 @@
+"""Counts of messages and bytes: by lane, and by socket as sender and as receiver."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dissectors.wire.rds import Flags
+from rdstool.capture.columns import Ints
+from rdstool.protocol.kinds import MessageKind
+from rdstool.stats.batch import Columns
+from rdstool.stats.groups import Lanes
+from rdstool.stats.histogram import Histograms
+
+KINDS = len(MessageKind)
+
+
+class Tally:
+    """Messages, payload bytes, and the time of the first and last message, for each group."""
+
+    def __init__(self) -> None:
+        self.messages: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.bytes: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.first: NDArray[np.int64] = np.zeros(0, np.int64)
+        """ns since 1970; 0 where there was no message."""
+        self.last: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def add(self, groups: NDArray[np.intp], lengths: Ints, times: Ints) -> None:
+        """Count messages in capture order."""
+        if not len(groups):
+            return
+        self._grow(int(groups.max()) + 1)
+        count = len(self.messages)
+        fresh = np.bincount(groups, minlength=count)
+        new = (self.messages == 0) & (fresh > 0)
+        # Assignment through repeated indices keeps the last value: of the reversed order, the first one.
+        first = self.first.copy()
+        first[groups[::-1]] = times[::-1]
+        self.first = np.where(new, first, self.first)
+        self.last[groups] = times
+        self.messages += fresh
+        self.bytes += np.bincount(groups, lengths, minlength=count).astype(np.int64)
+
+    def _grow(self, count: int) -> None:
+        if count > len(self.messages):
+            more = np.zeros(max(count, 2 * len(self.messages)) - len(self.messages), np.int64)
+            self.messages, self.bytes, self.first, self.last = (
+                np.concatenate((column, more)) for column in (self.messages, self.bytes, self.first, self.last)
+            )
+
+
+class Traffic:
+    """Accumulates counts over batches."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self.data = Tally()
+        """By lane: data messages."""
+        self.all = Tally()
+        """By lane: messages of all kinds."""
+        self.sent = Tally()
+        """By socket."""
+        self.received = Tally()
+        """By socket."""
+        self.sizes = Histograms()
+        """Payload bytes of data messages, by the lanes' histogram rows."""
+        self.kinds: NDArray[np.int64] = np.zeros((0, KINDS), np.int64)
+        """By lane and kind."""
+        self.flagged: NDArray[np.int64] = np.zeros(0, np.int64)
+        """By lane: messages with RETRANSMITTED."""
+        self.incomplete: NDArray[np.int64] = np.zeros(0, np.int64)
+        """By lane: messages of which bytes are missing."""
+
+    def add(self, columns: Columns) -> None:
+        """Count one batch."""
+        self._grow()
+        lanes = len(self.flagged)
+        lane = columns.lane
+        self.kinds += np.bincount(lane * KINDS + columns.kind, minlength=lanes * KINDS).reshape(-1, KINDS)
+        self.flagged += np.bincount(lane[columns.flags & Flags.RETRANSMITTED != 0], minlength=lanes)
+        self.incomplete += np.bincount(lane[~columns.complete], minlength=lanes)
+        self.all.add(lane, columns.length, columns.time)
+        is_data = columns.kind == MessageKind.DATA
+        data = slice(None) if is_data.all() else np.flatnonzero(is_data)
+        self.data.add(lane[data], columns.length[data], columns.time[data])
+        self.sizes.add(self._lanes.histogram[lane[data]], columns.length[data])
+        self.sent.add(columns.sender, columns.length, columns.time)
+        self.received.add(columns.receiver, columns.length, columns.time)
+
+    def _grow(self) -> None:
+        missing = len(self._lanes) - len(self.flagged)
+        if missing > 0:
+            self.kinds = np.concatenate((self.kinds, np.zeros((missing, KINDS), np.int64)))
+            self.flagged = np.concatenate((self.flagged, np.zeros(missing, np.int64)))
+            self.incomplete = np.concatenate((self.incomplete, np.zeros(missing, np.int64)))
