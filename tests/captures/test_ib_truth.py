@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dissectors.wire.rds import Flags
 from rdstool.capture.columns import ChecksumStatus, HeaderMatch
 from rdstool.capture.events import CmMessage, Gap, RdmaOperation, StreamOpened
 from rdstool.capture.part import PayloadOptions
@@ -136,3 +137,29 @@ def test_congestion_bitmaps_are_kept_without_being_asked_for(pcaps: Path) -> Non
     assert len(bitmaps) == 2
     assert {index: len(payload) for index, payload in reading.payloads.items()} == dict.fromkeys(bitmaps.tolist(), 8192)
     assert not reading.digests
+
+
+@pytest.mark.parametrize("end", ["a", "b"])
+@pytest.mark.parametrize("with_cm", [True, False])
+def test_each_connection_after_a_cut_is_a_stream_and_carries_what_was_not_acknowledged(
+    pcaps: Path, end: str, with_cm: bool
+) -> None:
+    capture = pcaps / "ib-reconnect-73" / f"{end}.pcap.gz"
+    packets = packets_of(capture)
+    reading = Reading(packets if with_cm else [without_cm(batch) for batch in packets])
+    assert len(reading.streams) == 3
+    assert all(stream.a.port and stream.b.port for stream in reading.streams.streams)
+    # Sent messages appear again where the acknowledgement was lost with the wire; nothing is missing or new.
+    in_order = np.argsort(reading.rows["frame"], kind="stable")
+    firsts: dict[Pair, dict[tuple[int, str], None]] = defaultdict(dict)
+    for index in in_order.tolist():
+        row = reading.rows[index]
+        if row["kind"] == MessageKind.DATA:
+            source, target = reading.ends(row)
+            key = source, int(row["header"]["sport"]), target, int(row["header"]["dport"])
+            firsts[key][int(row["header"]["length"]), reading.digests[index]] = None
+    expected = {key: list(dict.fromkeys(messages)) for key, messages in sent(truth_of(capture)).items()}
+    assert {key: list(found) for key, found in firsts.items()} == expected
+    again = reading.rows[(reading.rows["header"]["flags"] & Flags.RETRANSMITTED) != 0]
+    assert len(again)
+    assert 0 not in again["stream"]

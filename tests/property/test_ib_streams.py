@@ -19,7 +19,7 @@ from rdstool.protocol.kinds import MessageKind
 from tests.captures.ib_reading import Reading, chosen, in_pieces, packets_of, without_cm
 
 PCAPS = Path(__file__).parents[2] / "pcaps"
-NAMES = ["ib-basic-61", "ib-basic-73", "ib-rdma-61", "ib-rdma-73"]
+NAMES = ["ib-basic-61", "ib-basic-73", "ib-rdma-61", "ib-rdma-73", "ib-reconnect-73"]
 REORDER = 8
 few = settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**32 - 1)

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from dissectors.wire.checksum import with_checksum
+from dissectors.wire.extensions import Rdma, build_extensions
 from dissectors.wire.infiniband import Opcode
 from dissectors.wire.rds import RDS_HEADER, Flags, RdsHeader
 from rdstool.capture.columns import ChecksumStatus, HeaderMatch
 from rdstool.capture.events import Gap, GapReason, Resynchronised
 from rdstool.capture.ib_order import MAX_WAITING_NS, MAX_WAITING_PACKETS
+from rdstool.capture.ib_streams import IbStreams
 from rdstool.capture.part import PayloadOptions
+from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind
 from tests.captures.ib_reading import Reading, in_pieces
 from tests.unit.capture.ib_conversation import MTU, Captured, Connection
@@ -306,3 +309,28 @@ def test_a_length_of_4_gib_takes_no_memory() -> None:
     reading = read(connection.capture)
     assert reading.rows["seen"].max() <= 50 * 5
     assert not reading.rows["complete"].any()
+
+
+def test_while_a_hole_is_open_later_frames_are_asked_to_wait() -> None:
+    connection = Connection().connect()
+    for _ in range(4):
+        connection.a.message(b"x")
+    stage = IbStreams(StreamTable(), PayloadOptions())
+    stage.feed(connection.capture.packets(skip=(SETUP + 2,)))
+    assert stage.settled_frame() == SETUP + 3
+    stage.finish()
+    assert stage.settled_frame() is None
+
+
+def test_a_message_waits_for_the_answer_to_the_rdma_that_it_announces() -> None:
+    connection = Connection().connect()
+    connection.a.write(0, 0x300, bytes(8))
+    connection.a.message(b"done", exthdr=build_extensions([Rdma(rkey=0x300)]))
+    stage = IbStreams(StreamTable(), PayloadOptions())
+    assert not len(stage.feed(connection.capture.packets()).rows)
+    assert stage.settled_frame() == SETUP + 2
+    connection.b.answer(connection.a.psn - 1)
+    answer = connection.capture.packets(skip=tuple(range(1, SETUP + 3)))
+    part = stage.feed(answer)
+    assert [operation.status for operation in part.rdma[0]] == ["ok"]
+    assert stage.settled_frame() is None
