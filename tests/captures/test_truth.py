@@ -67,6 +67,25 @@ def test_messages_are_those_that_were_sent_in_their_order(path: Path) -> None:
     assert [message.frame for message in messages] == sorted(message.frame for message in messages)
 
 
+@pytest.mark.parametrize(
+    "path", sorted(PCAPS.glob("*/[ab].pcap.gz")), ids=lambda path: f"{path.parent.name}/{path.name[0]}"
+)
+def test_what_is_shown_was_sent_and_what_arrived_is_shown(path: Path) -> None:
+    sent: dict[tuple[Flow, int, str], int] = defaultdict(int)
+    for socket in truth_of(path)["sockets"]:
+        for item in socket["sent"]:
+            if item["dport"]:
+                flow = socket["ip"], socket["port"], item["dst"], item["dport"]
+                sent[flow, item["len"], item["sha256"]] += item["delivered"]
+    shown = {
+        ((message.src, message.sport, message.dst, message.dport), message.length, message.sha256)
+        for message in decoded(path)
+        if message.kind is MessageKind.DATA and message.complete
+    }
+    assert shown <= sent.keys()
+    assert {key for key, delivered in sent.items() if delivered} <= shown
+
+
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: f"{path.parent.name}/{path.name[0]}")
 def test_headers_stay_as_they_were_on_the_wire(path: Path) -> None:
     with open_capture(path) as capture:
