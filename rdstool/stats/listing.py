@@ -1,0 +1,50 @@
+"""``--acks``: one line for each message, with its acknowledgement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rdstool.capture.streams import StreamTable
+from rdstool.stats.acks import Outcome
+
+HEADING = "number,frame,stream,direction,path,acked_frame,latency,outcome\n"
+
+
+def ack_lines(rows: NDArray[Any], streams: StreamTable, *, json: bool) -> Iterator[str]:
+    """Lines for rows of ``WAITING``: CSV under ``HEADING``, or JSON with the same names. Latency in seconds.
+
+    They come in the order in which acknowledgements were seen, batch by batch; ``number`` is that of ``decode``.
+    ``path`` is empty (null) where it is not known. ``latency`` is given only where the outcome is ``measured``.
+    """
+    line = _json_line if json else _csv_line
+    columns = [
+        rows[name].tolist() for name in ("number", "frame", "lane", "time", "acked_frame", "acked_time", "outcome")
+    ]
+    for number, frame, lane, time, acked_frame, acked_time, outcome in zip(*columns, strict=True):
+        latency = (acked_time - time) / 1e9 if outcome == Outcome.MEASURED else None
+        path = streams[lane >> 1].path
+        yield line(
+            number, frame, lane >> 1, lane & 1, path if path >= 0 else None, acked_frame or None, latency, outcome
+        )
+
+
+def _csv_line(*values: Any) -> str:
+    *plain, latency, outcome = values
+    cells = ["" if value is None else str(value) for value in plain]
+    return ",".join((*cells, "" if latency is None else f"{latency:.9f}", _WORDS[outcome])) + "\n"
+
+
+def _json_line(*values: Any) -> str:
+    *plain, latency, outcome = values
+    number, frame, stream, direction, path, acked_frame = ("null" if value is None else value for value in plain)
+    return (
+        f'{{"number": {number}, "frame": {frame}, "stream": {stream}, "direction": {direction}, "path": {path}, '
+        f'"acked_frame": {acked_frame}, "latency": {"null" if latency is None else f"{latency:.9f}"}, '
+        f'"outcome": "{_WORDS[outcome]}"}}\n'
+    )
+
+
+_WORDS: dict[int, str] = {int(outcome): outcome.words for outcome in Outcome}
