@@ -59,7 +59,7 @@ test-oldest: $(VENV)/.created ## Run all tests with the oldest dependencies that
 	@echo "Installing the oldest dependencies into $(VENV)-oldest"
 	@$(VENV)-oldest/bin/python -m pip --disable-pip-version-check --quiet install \
 		$$($(BIN)/python tools/oldest.py) --editable '.[parquet]'
-	@$(VENV)-oldest/bin/python -m pytest -q $(TESTS)
+	@$(VENV)-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning $(TESTS)
 
 lint: $(VENV)/.installed-dev ## Check style, format, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
