@@ -167,7 +167,9 @@ class Capture:
                 if len(arrival.parsed.ib):
                     infiniband = infiniband or _infiniband(self.streams, options)
                     parts.append(infiniband.feed(arrival.parsed.ib))
-                yield self._decoded(merger.merge(parts, tcp.settled_frame()), path_map, consumed)
+                open_frames = [tcp.settled_frame(), infiniband.settled_frame() if infiniband else None]
+                settled = min((frame for frame in open_frames if frame is not None), default=None)
+                yield self._decoded(merger.merge(parts, settled), path_map, consumed)
         rest = [tcp.finish()] + ([infiniband.finish()] if infiniband else [])
         yield self._decoded(merger.merge(rest, None), path_map, consumed)
         if problem is not None:
