@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,8 @@ from rdstool.cli.output import Results, json_line
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from rdstool.stats import CaptureStats, Collector
+    from rdstool.stats.acks import Sent
 
 VIEWS = {"path": "paths", "socket": "sockets", "port": "ports"}
 """Values of ``--by`` and the section that each shows."""
@@ -121,8 +120,8 @@ def _list_acks(reading: Reading, results: Results, *, json: bool) -> None:
 
     collector: Collector | None = None
 
-    def write(rows: NDArray[Any]) -> None:
-        results.write("".join(ack_lines(rows, reading.capture.streams, json=json)))
+    def write(sent: Sent) -> None:
+        results.write("".join(ack_lines(sent, reading.capture.streams, json=json)))
 
     if not json:
         results.write(HEADING)

@@ -61,22 +61,58 @@ _WORDS = {
 }
 OUTCOMES = len(Outcome)
 
-WAITING = np.dtype(
-    [
-        ("number", "i8"),
-        ("frame", "i8"),
-        ("time", "i8"),
-        ("lane", "i8"),
-        ("sender", "i8"),
-        ("size", "i8"),
-        ("end", "i8"),
-        ("complete", "?"),
-        ("acked_frame", "i8"),  # 0: none
-        ("acked_time", "i8"),
-        ("outcome", "u1"),
-    ]
-)
-"""A message on its way; :class:`Acknowledgements` gives these rows to its listener when they are done."""
+
+@dataclass(slots=True)
+class Sent:
+    """Messages on their way, in capture order; the listener gets them when they are done."""
+
+    number: Ints
+    frame: Ints
+    time: Ints
+    lane: Ints
+    sender: Ints
+    size: Ints
+    end: Ints
+    complete: NDArray[np.bool_]
+    acked_frame: Ints
+    """0: none."""
+    acked_time: Ints
+    outcome: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def take(self, at: NDArray[Any] | slice) -> Sent:
+        """Some of them."""
+        return Sent(*(getattr(self, name)[at] for name in self.__dataclass_fields__))
+
+    def followed_by(self, other: Sent) -> Sent:
+        """These, then those."""
+        if not len(self):
+            return other
+        return Sent(
+            *(np.concatenate((getattr(self, name), getattr(other, name))) for name in self.__dataclass_fields__)
+        )
+
+    @classmethod
+    def of(cls, columns: Columns) -> Sent:
+        """The messages of a batch that are acknowledged at all."""
+        numbered = (columns.kind != MessageKind.ACK) & (columns.kind != MessageKind.HEARTBEAT) & (columns.end > 0)
+        at = slice(None) if numbered.all() else np.flatnonzero(numbered)
+        number = columns.number[at]
+        return cls(
+            number=number,
+            frame=columns.frame[at],
+            time=columns.time[at],
+            lane=columns.lane[at],
+            sender=columns.sender[at],
+            size=columns.size[at],
+            end=columns.end[at],
+            complete=columns.complete[at],
+            acked_frame=np.zeros(len(number), np.int64),
+            acked_time=np.zeros(len(number), np.int64),
+            outcome=np.full(len(number), Outcome.NOT_SEEN, np.uint8),
+        )
 
 
 @dataclass(slots=True)
@@ -87,7 +123,7 @@ class Flight:
     byte_ns: NDArray[np.float64]
     """Sum of size times latency over the measured messages."""
     begin: NDArray[np.int64]
-    """Time of the first message, ns."""
+    """Time of the first measured message, ns."""
     end: NDArray[np.int64]
     """Time of the latest acknowledgement, ns."""
 
@@ -105,48 +141,51 @@ class Flight:
             self.begin = np.concatenate((self.begin, np.full(missing, np.iinfo(np.int64).max)))
             self.end = np.concatenate((self.end, np.zeros(missing, np.int64)))
 
-    def measure(self, groups: NDArray[Any], rows: NDArray[Any], fresh: int, measured: NDArray[Any]) -> None:
-        """Take in messages in capture order, the last ``fresh`` of them new, and what is measured of all."""
-        if not len(groups):
-            return
+    def measure(self, groups: Ints, sent: Sent, old: int) -> None:
+        """Take in messages, of which the first ``old`` were in flight before this batch."""
         self.grow(int(groups.max()) + 1)
-        begin = len(rows) - fresh
-        if fresh:
-            outstanding = _outstanding(groups, rows, begin)
-            np.maximum.at(self.peak, groups[begin:], outstanding)
-        if len(measured):
-            done = rows[measured]
-            group = groups[measured]
-            latency = done["acked_time"] - done["time"]
-            np.add.at(self.byte_ns, group, done["size"].astype(np.float64) * latency)
-            np.minimum.at(self.begin, group, done["time"])
-            np.maximum.at(self.end, group, done["acked_time"])
+        order = np.argsort(groups.astype(np.uint16) if len(self.peak) < 1 << 16 else groups, kind="stable")
+        group = groups[order]
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
+        names = group[starts]
+        outcome, time, size = sent.outcome[order], sent.time[order], sent.size[order]
+        acked_time = sent.acked_time[order]
+
+        outstanding = _outstanding(group, sent.frame[order], sent.acked_frame[order], outcome, size)
+        outstanding[order < old] = 0
+        self.peak[names] = np.maximum(self.peak[names], np.maximum.reduceat(outstanding, starts))
+        measured = outcome == Outcome.MEASURED
+        work = np.where(measured, size.astype(np.float64) * (acked_time - time), 0)
+        self.byte_ns[names] += np.add.reduceat(work, starts)
+        first = np.where(measured, time, np.iinfo(np.int64).max)
+        self.begin[names] = np.minimum(self.begin[names], np.minimum.reduceat(first, starts))
+        last = np.where(measured, acked_time, 0)
+        self.end[names] = np.maximum(self.end[names], np.maximum.reduceat(last, starts))
 
 
-def _outstanding(groups: NDArray[Any], rows: NDArray[Any], begin: int) -> Ints:
-    """Bytes in flight in its group right after each message from ``begin`` on was sent."""
-    shift = groups.astype(np.int64) << 43
-    sent_order = np.argsort(shift, kind="stable")
-    size = rows["size"]
-    sent = np.empty(len(rows), np.int64)
-    sent[sent_order] = np.cumsum(size[sent_order])
-    # Both running sums go through all groups one after the other, so that what came before a group cancels out.
+def _outstanding(group: Ints, frame: Ints, acked_frame: Ints, outcome: NDArray[np.uint8], size: Ints) -> Ints:
+    """Bytes in flight in its group right after each message was sent; all in order of groups, then of frames."""
+    shift = group << 43
     # What was acknowledged before it was seen is not in flight at any time that the capture shows.
-    acked_frame = np.where(rows["acked_frame"] > 0, rows["acked_frame"], rows["frame"])
-    acked_key = shift + np.where(rows["outcome"] == Outcome.NOT_SEEN, _LIMIT, acked_frame)
-    acked_order = np.argsort(acked_key, kind="stable")
-    acked = np.concatenate((np.zeros(1, np.int64), np.cumsum(size[acked_order])))
-    before = np.searchsorted(acked_key[acked_order], shift[begin:] + rows["frame"][begin:])
-    return np.asarray(np.maximum(sent[begin:] - acked[before], 0), np.int64)
+    landed = np.where(acked_frame > 0, acked_frame, frame)
+    key = shift + np.where(outcome == Outcome.NOT_SEEN, _LIMIT, landed)
+    sent = np.cumsum(size)
+    acked = sent
+    if len(key) > 1 and (key[1:] < key[:-1]).any():
+        order = np.argsort(key, kind="stable")
+        key, acked = key[order], np.cumsum(size[order])
+    # Both sums run through all groups one after the other, so that what came before a group cancels out.
+    before = np.searchsorted(key, shift + frame)
+    return np.asarray(np.maximum(sent - np.where(before > 0, acked[before - 1], 0), 0))
 
 
 class Acknowledgements:
     """Joins messages and acknowledgements over batches."""
 
-    def __init__(self, lanes: Lanes, listener: Callable[[NDArray[Any]], None] | None = None) -> None:
+    def __init__(self, lanes: Lanes, listener: Callable[[Sent], None] | None = None) -> None:
         self._lanes = lanes
         self._listener = listener
-        self._waiting: NDArray[Any] = np.zeros(0, WAITING)
+        self._waiting: Sent | None = None
         self._reached: NDArray[np.int64] = np.zeros(0, np.int64)
         self._gaps: Ints = np.zeros(0, np.int64)
         self.latency = Histograms()
@@ -164,25 +203,28 @@ class Acknowledgements:
         """Take in one batch."""
         self._grow()
         self._note_gaps(events)
-        fresh = _waiting_rows(columns)
-        rows = np.concatenate((self._waiting, fresh))
-        if not len(rows):
+        sent = Sent.of(columns)
+        if self._waiting is not None:
+            waiting = self._without_overflow(self._waiting)
+            old = len(waiting)
+            sent = waiting.followed_by(sent)
+        else:
+            old = 0
+        if not len(sent):
             return
-        rows = self._without_overflow(rows)
-        fresh_count = min(len(fresh), len(rows))
-        self._join(rows, acks, len(rows) - fresh_count)
-        done = np.flatnonzero(rows["outcome"] != Outcome.NOT_SEEN)
-        self._judge(rows, done)
-        measured = done[rows["outcome"][done] == Outcome.MEASURED]
-        self.lane_flight.measure(rows["lane"], rows, fresh_count, measured)
-        self.socket_flight.measure(rows["sender"], rows, fresh_count, measured)
-        self._count(rows[done])
-        self._waiting = rows[rows["outcome"] == Outcome.NOT_SEEN]
+        self._join(sent, acks, old)
+        self._judge(sent)
+        self.lane_flight.measure(sent.lane, sent, old)
+        self.socket_flight.measure(sent.sender, sent, old)
+        done = sent.outcome != Outcome.NOT_SEEN
+        self._count(sent if done.all() else sent.take(np.flatnonzero(done)))
+        self._waiting = sent.take(np.flatnonzero(~done))
 
     def finish(self) -> None:
         """Whatever still waits was never seen acknowledged."""
-        self._count(self._waiting)
-        self._waiting = self._waiting[:0]
+        if self._waiting is not None:
+            self._count(self._waiting)
+        self._waiting = None
 
     def _grow(self) -> None:
         missing = len(self._lanes) - len(self._reached)
@@ -196,81 +238,74 @@ class Acknowledgements:
         if fresh:
             self._gaps = np.sort(np.concatenate((self._gaps, np.array(fresh, np.int64)))[-GAPS_KEPT:])
 
-    def _without_overflow(self, rows: NDArray[Any]) -> NDArray[Any]:
+    def _without_overflow(self, waiting: Sent) -> Sent:
         """Keep at most ``WAITING_MESSAGES`` of those that wait from before; a batch itself is bounded."""
-        excess = len(self._waiting) - WAITING_MESSAGES
+        excess = len(waiting) - WAITING_MESSAGES
         if excess > 0:
-            self._count(rows[:excess])
-            return rows[excess:]
-        return rows
+            self._count(waiting.take(slice(0, excess)))
+            return waiting.take(slice(excess, None))
+        return waiting
 
-    def _join(self, rows: NDArray[Any], acks: NDArray[Any], begin: int) -> None:
+    def _join(self, sent: Sent, acks: NDArray[Any], old: int) -> None:
         """Fill in which acknowledgement reached each message."""
-        late = np.flatnonzero(rows["end"][begin:] <= self._reached[rows["lane"][begin:]]) + begin
-        rows["outcome"][late] = Outcome.ACK_FIRST
+        late = np.flatnonzero(sent.end[old:] <= self._reached[sent.lane[old:]]) + old
+        sent.outcome[late] = Outcome.ACK_FIRST
         if not len(acks):
             return
         lane = acks["stream"].astype(np.int64) * 2 + acks["direction"]
-        order = np.argsort(lane, kind="stable")
+        position = np.ascontiguousarray(acks["position"])
+        order = np.argsort(lane.astype(np.uint16) if len(self._reached) <= 1 << 16 else lane, kind="stable")
         lane = lane[order]
-        key = np.maximum.accumulate(lane << 43 | np.clip(acks["position"][order], 0, _LIMIT))
-        wanted = rows["lane"] << 43 | np.clip(rows["end"], 0, _LIMIT)
-        at = np.searchsorted(key, wanted)
+        key = np.maximum.accumulate(lane << 43 | np.clip(position[order], 0, _LIMIT))
+        at = np.searchsorted(key, sent.lane << 43 | np.clip(sent.end, 0, _LIMIT))
         inside = at < len(key)
         at[~inside] = 0
-        hit = inside & (lane[at] == rows["lane"]) & (rows["outcome"] == Outcome.NOT_SEEN)
+        hit = np.flatnonzero(inside & (lane[at] == sent.lane) & (sent.outcome == Outcome.NOT_SEEN))
         by = order[at[hit]]
-        rows["acked_frame"][hit] = acks["frame"][by]
-        rows["acked_time"][hit] = acks["time"][by]
-        rows["outcome"][hit] = Outcome.MEASURED
-        np.maximum.at(self._reached, lane, acks["position"][order])
+        sent.acked_frame[hit] = acks["frame"][by]
+        sent.acked_time[hit] = acks["time"][by]
+        sent.outcome[hit] = Outcome.MEASURED
+        np.maximum.at(self._reached, lane, position[order])
 
-    def _judge(self, rows: NDArray[Any], done: NDArray[np.intp]) -> None:
+    def _judge(self, sent: Sent) -> None:
         """Take out what the capture cannot tell."""
-        part = rows[done]
-        outcome = part["outcome"]
-        stream = part["lane"] >> 1
-        measured = outcome == Outcome.MEASURED
-        outcome[measured & (part["acked_frame"] < part["frame"])] = Outcome.ACK_FIRST
-        outcome[~part["complete"]] = Outcome.INCOMPLETE
+        outcome, stream = sent.outcome, sent.lane >> 1
+        outcome[(outcome == Outcome.MEASURED) & (sent.acked_frame < sent.frame)] = Outcome.ACK_FIRST
+        outcome[~sent.complete & (outcome != Outcome.NOT_SEEN)] = Outcome.INCOMPLETE
         if len(self._gaps):
-            first = np.searchsorted(self._gaps, stream << 43 | part["frame"])
-            last = np.searchsorted(self._gaps, stream << 43 | part["acked_frame"], side="right")
+            first = np.searchsorted(self._gaps, stream << 43 | sent.frame)
+            last = np.searchsorted(self._gaps, stream << 43 | sent.acked_frame, side="right")
             outcome[(outcome == Outcome.MEASURED) & (last > first)] = Outcome.ACROSS_GAP
         measured = outcome == Outcome.MEASURED
-        latency = part["acked_time"] - part["time"]
+        latency = sent.acked_time - sent.time
         impossible = measured & ((latency < 0) | (latency > LONGEST_LATENCY_NS))
         if impossible.any():
             streams = len(self.doubtful)
             bad = np.bincount(stream[impossible], minlength=streams)
             self.doubtful |= bad * CLOCK_DOUBT > np.bincount(stream[measured], minlength=streams)
-        outcome[impossible | (measured & self.doubtful[stream])] = Outcome.CLOCK
-        rows["outcome"][done] = outcome
+            outcome[impossible] = Outcome.CLOCK
+        if self.doubtful.any():
+            outcome[measured & self.doubtful[stream]] = Outcome.CLOCK
 
-    def _count(self, rows: NDArray[Any]) -> None:
-        lane, sender, outcome = rows["lane"], rows["sender"], rows["outcome"].astype(np.intp)
-        np.add.at(self.lane_outcomes.reshape(-1), lane * OUTCOMES + outcome, 1)
+    def _count(self, sent: Sent) -> None:
+        lane, sender = sent.lane, sent.sender
+        lanes = len(self.lane_outcomes)
+        self.lane_outcomes += np.bincount(lane * OUTCOMES + sent.outcome, minlength=lanes * OUTCOMES).reshape(
+            lanes, OUTCOMES
+        )
         missing = int(sender.max(initial=0)) + 1 - len(self.socket_outcomes)
         if missing > 0:
             self.socket_outcomes = np.concatenate((self.socket_outcomes, np.zeros((missing, OUTCOMES), np.int64)))
-        np.add.at(self.socket_outcomes.reshape(-1), sender * OUTCOMES + outcome, 1)
-        measured = np.flatnonzero(outcome == Outcome.MEASURED)
-        latency = rows["acked_time"][measured] - rows["time"][measured]
-        self.latency.add(self._lanes.histogram[lane[measured]], latency)
-        of_socket = np.flatnonzero(sender[measured] != OTHERS)
-        self.socket_latency.add(sender[measured][of_socket], latency[of_socket])
-        if self._listener is not None and len(rows):
-            self._listener(rows)
-
-
-def _waiting_rows(columns: Columns) -> NDArray[Any]:
-    """The messages that are acknowledged at all, in capture order."""
-    numbered = (columns.kind != MessageKind.ACK) & (columns.kind != MessageKind.HEARTBEAT) & (columns.end > 0)
-    at = slice(None) if numbered.all() else np.flatnonzero(numbered)
-    frame = columns.frame[at]
-    rows = np.zeros(len(frame), WAITING)
-    rows["frame"] = frame
-    for name in ("number", "time", "lane", "sender", "size", "end", "complete"):
-        rows[name] = getattr(columns, name)[at]
-    rows["outcome"] = Outcome.NOT_SEEN
-    return rows
+        sockets = len(self.socket_outcomes)
+        self.socket_outcomes += np.bincount(sender * OUTCOMES + sent.outcome, minlength=sockets * OUTCOMES).reshape(
+            sockets, OUTCOMES
+        )
+        measured = sent.outcome == Outcome.MEASURED
+        latency = sent.acked_time - sent.time
+        if not measured.all():
+            lane, sender, latency = lane[measured], sender[measured], latency[measured]
+        self.latency.add(self._lanes.histogram[lane], latency)
+        of_socket = np.flatnonzero(sender != OTHERS)
+        self.socket_latency.add(sender[of_socket], latency[of_socket])
+        if self._listener is not None and len(sent):
+            self._listener(sent)

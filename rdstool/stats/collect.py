@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from rdstool.capture.streams import StreamTable
-from rdstool.stats.acks import Acknowledgements
+from rdstool.stats.acks import Acknowledgements, Sent
 from rdstool.stats.batch import Columns
 from rdstool.stats.congestion import Congestion
 from rdstool.stats.groups import Lanes, Sockets
@@ -27,11 +25,10 @@ if TYPE_CHECKING:
 class Collector:
     """Takes the batches of one capture in their order. Memory does not grow with the number of messages.
 
-    ``listener``, where given, gets every message that is acknowledged, or never will be, as rows of
-    :data:`rdstool.stats.acks.WAITING`.
+    ``listener``, where given, gets every message that is acknowledged, or never will be.
     """
 
-    def __init__(self, streams: StreamTable, listener: Callable[[NDArray[Any]], None] | None = None) -> None:
+    def __init__(self, streams: StreamTable, listener: Callable[[Sent], None] | None = None) -> None:
         self.streams = streams
         self.lanes = Lanes(streams)
         self.sockets = Sockets(self.lanes)

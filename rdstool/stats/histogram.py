@@ -19,6 +19,8 @@ OCTAVES = 48
 """Values of 2^48 and more (3 days in ns) are counted in the last bucket."""
 _BUCKETS = (OCTAVES + 1) * PER_OCTAVE
 _LARGEST = (1 << OCTAVES) - 1
+_DENSE = 16
+"""With fewer buckets for each value than this, all of them are counted in one pass."""
 _NO_VALUE = np.iinfo(np.int64).max
 
 
@@ -57,11 +59,16 @@ class Histograms:
         """Count ``values`` (not negative) in their groups."""
         if not len(values):
             return
-        self._grow(int(groups.max()) + 1)
-        np.add.at(self._counts.reshape(-1), groups * _BUCKETS + _bucket_of(values), 1)
+        used = int(groups.max()) + 1
+        self._grow(used)
+        at = groups * _BUCKETS + _bucket_of(values)
+        if used * _BUCKETS < _DENSE * len(values):
+            self._counts[:used] += np.bincount(at, minlength=used * _BUCKETS).reshape(used, _BUCKETS)
+        else:
+            np.add.at(self._counts.reshape(-1), at, 1)
         np.minimum.at(self._lowest, groups, values)
         np.maximum.at(self._highest, groups, values)
-        np.add.at(self._sums, groups, values.astype(np.float64))
+        self._sums[:used] += np.bincount(groups, values, minlength=used)
 
     def distribution(self, groups: Sequence[int]) -> Distribution | None:
         """Groups taken as one; None where they hold nothing."""

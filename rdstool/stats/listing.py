@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from numpy.typing import NDArray
-
 from rdstool.capture.streams import StreamTable
-from rdstool.stats.acks import Outcome
+from rdstool.stats.acks import Outcome, Sent
 
 HEADING = "number,frame,stream,direction,path,acked_frame,latency,outcome\n"
 
 
-def ack_lines(rows: NDArray[Any], streams: StreamTable, *, json: bool) -> Iterator[str]:
-    """Lines for rows of ``WAITING``: CSV under ``HEADING``, or JSON with the same names. Latency in seconds.
+def ack_lines(sent: Sent, streams: StreamTable, *, json: bool) -> Iterator[str]:
+    """Lines for messages: CSV under ``HEADING``, or JSON with the same names. Latency in seconds.
 
     They come in the order in which acknowledgements were seen, batch by batch; ``number`` is that of ``decode``.
     ``path`` is empty (null) where it is not known. ``latency`` is given only where the outcome is ``measured``.
     """
     line = _json_line if json else _csv_line
-    columns = [
-        rows[name].tolist() for name in ("number", "frame", "lane", "time", "acked_frame", "acked_time", "outcome")
-    ]
-    for number, frame, lane, time, acked_frame, acked_time, outcome in zip(*columns, strict=True):
+    columns = (sent.number, sent.frame, sent.lane, sent.time, sent.acked_frame, sent.acked_time, sent.outcome)
+    for number, frame, lane, time, acked_frame, acked_time, outcome in zip(
+        *(column.tolist() for column in columns), strict=True
+    ):
         latency = (acked_time - time) / 1e9 if outcome == Outcome.MEASURED else None
         path = streams[lane >> 1].path
         yield line(
