@@ -18,6 +18,7 @@ from rdstool.capture.tcp_half import HALF_SPACE, Chunk, Extents, Half
 _LANE = 1 << 44
 """Distance between the number ranges of two directions; stream offsets stay far below it."""
 _SEQUENCE_MASK = 0xFFFFFFFF
+_ACK_FLAG = 0x10
 
 
 def take_in_order(
@@ -25,7 +26,8 @@ def take_in_order(
 ) -> list[Extents | None]:
     """Deliver the payload of segments ``rows[bounds[i]:bounds[i + 1]]`` to ``halves[i]``, where they are in order.
 
-    Returns None for a half whose segments are not, or were cut short; its state is then as before.
+    Returns None for a half whose segments are not, or were cut short, or whose numbers are not known yet; its state
+    is then as before.
     """
     length = segments.length[rows]
     loaded = np.flatnonzero(length > 0)
@@ -49,7 +51,8 @@ def take_in_order(
     in_order = np.ones(len(halves), bool)
     old = np.zeros(len(halves), np.int64)
     if len(busy):
-        in_order[busy] = np.logical_and.reduceat(fits, first)
+        known = np.array([half.base is not None for half in halves])
+        in_order[busy] = np.logical_and.reduceat(fits, first) & known[busy]
         old[busy] = np.add.reduceat(np.where(fresh, 0, length), first)
 
     kept = np.flatnonzero(fresh)
@@ -81,13 +84,15 @@ def acknowledged(segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[
     """
     counts = np.diff(bounds)
     base = np.array([(half.base or 0) + half.next for half in halves], np.int64)
-    known = np.array([half.next for half in halves], np.int64)
+    start = np.array([half.next for half in halves], np.int64)
+    known = np.array([half.base is not None for half in halves])
     acked = np.array([half.acked for half in halves], np.int64)
     lane = np.repeat(np.arange(len(halves)) * _LANE, counts)
     offset = segments.ack[rows].astype(np.int64) - np.repeat(base & _SEQUENCE_MASK, counts)
-    offset = ((offset + HALF_SPACE) & _SEQUENCE_MASK) - HALF_SPACE + np.repeat(known, counts)
+    offset = ((offset + HALF_SPACE) & _SEQUENCE_MASK) - HALF_SPACE + np.repeat(start, counts)
     low = np.repeat(acked, counts)
-    offset = np.maximum(np.where(segments.flags[rows] & 0x10, offset, 0), low)
+    tells = (segments.flags[rows] & _ACK_FLAG != 0) & np.repeat(known, counts)
+    offset = np.maximum(np.where(tells, offset, 0), low)
     highest = np.maximum.accumulate(offset + lane) - lane
     before = np.empty_like(highest)
     before[1:] = highest[:-1]

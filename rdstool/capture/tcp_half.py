@@ -210,8 +210,13 @@ class Half:
 
     @property
     def regular(self) -> bool:
-        """Nothing waits, and framing and sequence numbers are known."""
-        return self.base is not None and not self.pending and self.search is None
+        """Nothing waits, and framing is known."""
+        return not self.pending and self.search is None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and no message has begun."""
+        return self.regular and self.open is None and not self.carry
 
     def offsets(self, seq: NDArray[np.uint32]) -> Ints:
         """Stream offsets of TCP sequence numbers near ``next``, in capture order."""

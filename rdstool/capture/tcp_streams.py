@@ -358,7 +358,9 @@ class TcpStreams:
     def _end(self, connection: Connection, chunk: Chunk, out: _Output) -> None:
         """Report what is left of a connection that nothing more will come of."""
         for half in connection.halves:
-            self._settle(connection, half, half.take(_no_segments(), chunk), chunk, out, acked=half.acked, final=True)
+            if not half.idle:
+                extents = half.take(_no_segments(), chunk)
+                self._settle(connection, half, extents, chunk, out, acked=half.acked, final=True)
             self._unsettled.pop(id(half), None)
             # FIN takes one number of the sequence space, so an acknowledgement may reach one beyond the data.
             behind = half.acked - half.next - (1 if half.ended else 0)
