@@ -1,0 +1,59 @@
+"""What all rule areas have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rdstool.capture.pipeline import Capture
+from rdstool.capture.streams import StreamTable
+from rdstool.validate.connections import Connections
+from rdstool.validate.flows import Continuity, Grouped, Numbered, Numbering
+from rdstool.validate.reporter import Reporter
+from rdstool.validate.rule import Rule
+from rdstool.validate.view import View
+
+
+@dataclass(slots=True)
+class Context:
+    """What areas share: the capture's streams, the state of flows, and the place for findings."""
+
+    capture: Capture
+    report: Reporter
+    connections: Connections = field(default_factory=Connections)
+    continuity: Continuity = field(default_factory=Continuity)
+    numbering: Numbering = field(default_factory=Numbering)
+
+    @property
+    def streams(self) -> StreamTable:
+        """The streams of the run that is under way."""
+        return self.capture.streams
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch, prepared for all areas."""
+
+    view: View
+    grouped: Grouped
+    numbered: Numbered
+
+
+class Check:
+    """One area of rules. Subclasses name their rules and look at each batch once."""
+
+    rules: tuple[Rule, ...] = ()
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.report = context.report
+
+    def feed(self, batch: Batch) -> None:
+        """Look at the next batch."""
+
+    def finish(self) -> None:
+        """Conclude what had to wait for the end of the capture."""
+
+    def who(self, stream: int, direction: int) -> str:
+        """Such as ``10.0.0.1 > 10.0.0.2``."""
+        source, destination = self.context.streams[stream].ends(direction)
+        return f"{source.host} > {destination.host}"

@@ -1,0 +1,306 @@
+"""RDS-CMR: how RDMA-CM sets up a connection of RDS over InfiniBand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from dissectors.wire.cm import (
+    IP_CM,
+    RDS_PRIVATE_V4,
+    RDS_PRIVATE_V6,
+    SERVICE_ID_TCP,
+    CmRej,
+    CmRep,
+    CmReq,
+    RdsPrivateV4,
+    RdsPrivateV6,
+    RejectReason,
+    reject_code,
+)
+from dissectors.wire.rds import IB_CM_PORT, TCP_PORT
+from rdstool.capture.events import CmMessage
+from rdstool.capture.streams import address_text
+from rdstool.validate.check import Batch, Check, Context
+from rdstool.validate.rule import ERROR, IB, NOTE, WARNING, Rule, Severity
+
+_SOURCE = "net/rds/ib_cm.c, rdma_transport.c"
+MAX_REQUESTS = 4096
+"""Requests that are remembered for their reply."""
+RETRY_COUNT = 1
+RNR_RETRY = 7
+UEK_REFUSED = 0x04010020
+"""Reject data of Oracle's kernel: refused by its access list."""
+_V4_PREFIX = bytes(10) + b"\xff\xff"
+
+SERVICE = Rule(
+    "RDS-CMR-001",
+    WARNING,
+    "A connection request goes to the wrong service for its addresses",
+    IB,
+    "7.1",
+    _SOURCE,
+    "RDS listens on RDMA-CM port 18634 for IPv4 and on 16385 for IPv6.",
+    "Nobody listens there for that address family, or the private data are read in the wrong layout.",
+    "Check the port that the active side resolves.",
+)
+IP_HEADER = Rule(
+    "RDS-CMR-002",
+    WARNING,
+    "The IP header of the request has the wrong version",
+    IB,
+    "7.1",
+    "drivers/infiniband/core/cma.c",
+    "RDMA-CM puts 36 bytes in front: version 0, and an IP version of 4 or 6 that fits the addresses and the port.",
+    "The request is rejected before RDS sees it.",
+    "Check the sender's RDMA-CM.",
+)
+PRIVATE = Rule(
+    "RDS-CMR-003",
+    ERROR,
+    "The private data of RDS are missing or without a version",
+    IB,
+    "7.1, 7.2",
+    _SOURCE,
+    "REQ and REP carry the whole structure, and major is not 0.",
+    "No data at all are rejected; a structure without version is treated as 4.0, which may not fit the sender.",
+    "Check the sender: it may not be RDS, or be older than version 3.1.",
+)
+VERSION = Rule(
+    "RDS-CMR-004",
+    ERROR,
+    "The proposed protocol version is not understood",
+    IB,
+    "7.2",
+    _SOURCE,
+    "Understood are exactly 3.1, and major 4 with a mask that names minor 0 or 1.",
+    "Anything else is rejected with reason 28 and the number 1.",
+    "Let the sender propose 3.1.",
+)
+ANSWER = Rule(
+    "RDS-CMR-005",
+    ERROR,
+    "The reply names a version that the request did not offer",
+    IB,
+    "7.2",
+    _SOURCE,
+    "The answer to 3.1 is 3.1; to major 4 it is 4 with the highest common minor.",
+    "The active side takes the version over, and drops the connection where it is below 3.1.",
+    "Check the passive side.",
+)
+ADDRESSES = Rule(
+    "RDS-CMR-006",
+    ERROR,
+    "Addresses of the connection set-up contradict each other",
+    IB,
+    "7.1",
+    _SOURCE,
+    "A request's RDS addresses are those of its IP header; the reply has them swapped.",
+    "The passive side looks for the connection by the RDS addresses: it sets up one that nobody uses.",
+    "Check the sender's address binding.",
+)
+TOS = Rule(
+    "RDS-CMR-007",
+    ERROR,
+    "Request and reply name different types of service",
+    IB,
+    "7.1, 7.7",
+    _SOURCE,
+    "Each TOS has its own connection; the reply repeats the request's.",
+    "Each side files the connection under its own value: replies take another connection, or none.",
+    "Check the passive side.",
+)
+RESERVED = Rule(
+    "RDS-CMR-008",
+    NOTE,
+    "Reserved bytes of the private data are set",
+    IB,
+    "7.1",
+    "net/rds/ib.h",
+    "Bytes 13 to 15 and the tail are zero from mainline. Oracle's kernel (UEK) puts its fragment size at 14.",
+    "Mainline ignores them.",
+    "Another kernel is at work; a fragment size above 4096 works only between two UEKs.",
+)
+ACK_CREDIT = Rule(
+    "RDS-CMR-009",
+    NOTE,
+    "The private data carry an acknowledgement or credits",
+    IB,
+    "7.1, 7.6",
+    _SOURCE,
+    "Mainline always sends ack_seq 0 and credit 0.",
+    "ack_seq is treated like h_ack; credits switch flow control on where the local side wants it.",
+    "Another kernel is at work. Flow control then has its own rules: RDS-CRD.",
+)
+PARAMETERS = Rule(
+    "RDS-CMR-010",
+    NOTE,
+    "Connection parameters differ from the kernel's",
+    IB,
+    "7.1",
+    _SOURCE,
+    "Kernels ask for a reliable connection, retry count 1 (module parameter rds_ib_retry_count) and RNR retry 7.",
+    "With a finite RNR retry a receiver without buffers breaks the connection.",
+    "Check the module parameter.",
+)
+REJECTED = Rule(
+    "RDS-CMR-011",
+    NOTE,
+    "A connection request was rejected",
+    IB,
+    "7.2, 7.3",
+    _SOURCE,
+    "With reason 28: 1 means an incompatible version or crossing requests, 0x04010020 that the access list of an "
+    "Oracle kernel refused it.",
+    "The active side drops its attempt and tries again after a random delay.",
+    "A few are normal when both sides connect at once; many in a row are not.",
+)
+
+Private = RdsPrivateV4 | RdsPrivateV6
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    event: CmMessage
+    private: Private | None
+
+
+class CmCheck(Check):
+    """Looks at RDMA-CM messages of RDS."""
+
+    rules = (
+        SERVICE,
+        IP_HEADER,
+        PRIVATE,
+        VERSION,
+        ANSWER,
+        ADDRESSES,
+        TOS,
+        RESERVED,
+        ACK_CREDIT,
+        PARAMETERS,
+        REJECTED,
+    )
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._requests: OrderedDict[tuple[int, bytes], _Request] = OrderedDict()
+
+    def feed(self, batch: Batch) -> None:
+        """CM messages are events."""
+        for event in batch.view.decoded.events:
+            if isinstance(event, CmMessage):
+                match event.body:
+                    case CmReq():
+                        self._request(event, event.body)
+                    case CmRep():
+                        self._reply(event, event.body)
+                    case CmRej():
+                        self._reject(event, event.body)
+                    case _:
+                        pass
+
+    def _say(self, rule: Rule, event: CmMessage, text: str, severity: Severity | None = None) -> None:
+        stream = event.stream if event.stream >= 0 else None
+        self.report.at(rule, text, event.frame, event.time, stream=stream, severity=severity)
+
+    def _request(self, event: CmMessage, body: CmReq) -> None:
+        private, ip = event.private, event.ip or IP_CM.unpack_from(body.private)
+        port = body.service_id & 0xFFFF
+        v4 = ip.saddr[:12] in (bytes(12), _V4_PREFIX) and ip.daddr[:12] in (bytes(12), _V4_PREFIX)
+        known = body.service_id in (SERVICE_ID_TCP | IB_CM_PORT, SERVICE_ID_TCP | TCP_PORT)
+        if not known or (port == IB_CM_PORT) != v4:
+            self._say(SERVICE, event, f"service port {port} with {'IPv4' if v4 else 'IPv6'} addresses")
+        elif ip.version or ip.ip_version != (4 if v4 else 6):
+            text = f"header version {ip.version}, IP version {ip.ip_version} to port {port}"
+            self._say(IP_HEADER, event, text)
+        self._parameters(event, body)
+        self._private(event, private, body.private, IP_CM.size, "request")
+        self._requests[event.transaction_id, event.src] = _Request(event, private)
+        if len(self._requests) > MAX_REQUESTS:
+            self._requests.popitem(last=False)
+        if private is None or not private.major:
+            return
+        proposed = (private.major, private.minor) == (3, 1)
+        if not proposed and not (private.major == 4 and private.minor_mask & 3):
+            text = f"version {private.major}.{private.minor}, mask 0x{private.minor_mask:04x}"
+            self._say(VERSION, event, text)
+        if (ip.saddr[-len(private.saddr) :], ip.daddr[-len(private.daddr) :]) != (private.saddr, private.daddr):
+            text = f"RDS addresses {_pair(private)}, IP header {_texts(ip.saddr, ip.daddr, v4)}"
+            self._say(ADDRESSES, event, text)
+
+    def _parameters(self, event: CmMessage, body: CmReq) -> None:
+        found = []
+        if body.transport_service:
+            found.append(f"transport service {body.transport_service}")
+        if body.retry_count != RETRY_COUNT:
+            found.append(f"retry count {body.retry_count}")
+        if body.rnr_retry != RNR_RETRY:
+            found.append(f"RNR retry {body.rnr_retry}")
+        if found:
+            self._say(PARAMETERS, event, ", ".join(found))
+
+    def _private(self, event: CmMessage, private: Private | None, raw: bytes, offset: int, what: str) -> None:
+        """What holds for requests and replies alike. A message that the capture cut short says nothing."""
+        if private is None:
+            if event.problem is None or "captured" not in event.problem:
+                self._say(PRIVATE, event, f"{what}: {event.problem or 'no private data of RDS'}")
+            return
+        if not private.major:
+            self._say(PRIVATE, event, f"{what}: major version is 0")
+        codec = RDS_PRIVATE_V4 if isinstance(private, RdsPrivateV4) else RDS_PRIVATE_V6
+        rest = raw[offset + codec.size :]
+        if private.fragment_size:
+            self._say(RESERVED, event, f"{what}: fragment size {private.fragment_size} (UEK)")
+        if private.reserved or private.tail or any(rest):
+            self._say(RESERVED, event, f"{what}: reserved or tail bytes are not zero")
+        if private.ack_seq or private.credit:
+            self._say(ACK_CREDIT, event, f"{what}: ack_seq {private.ack_seq}, credit {private.credit}")
+
+    def _reply(self, event: CmMessage, body: CmRep) -> None:
+        private = event.private
+        self._private(event, private, body.private, 0, "reply")
+        if body.rnr_retry != RNR_RETRY:
+            self._say(PARAMETERS, event, f"RNR retry {body.rnr_retry} in the reply")
+        request = self._requests.pop((event.transaction_id, event.dst), None)
+        if request is None or request.private is None or private is None or not private.major:
+            return
+        asked, frame = request.private, request.event.frame
+        if not asked.major:
+            return
+        if not _answers(asked, private):
+            text = f"{private.major}.{private.minor} for {asked.major}.{asked.minor} in frame {frame}"
+            self._say(ANSWER, event, text)
+        if (private.saddr, private.daddr) != (asked.daddr, asked.saddr):
+            self._say(ADDRESSES, event, f"reply has {_pair(private)}, the request in frame {frame} {_pair(asked)}")
+        if private.tos != asked.tos:
+            self._say(TOS, event, f"TOS {private.tos} for {asked.tos} in frame {frame}")
+
+    def _reject(self, event: CmMessage, body: CmRej) -> None:
+        reason = RejectReason(body.reason).name if body.reason in list(RejectReason) else str(body.reason)
+        text = f"reason {reason}"
+        if body.reason == RejectReason.CONSUMER:
+            code = reject_code(body.private)
+            swapped = int.from_bytes(body.private[:4], "big")
+            meaning = {0: "no data", 1: "incompatible version or crossing requests"}.get(code, f"0x{code:08x}")
+            if UEK_REFUSED in (code, swapped):
+                meaning = "refused by the access list (UEK)"
+            text += f": {meaning}"
+        self._say(REJECTED, event, text)
+
+
+def _answers(asked: Private, reply: Private) -> bool:
+    if asked.major == 4:
+        common = asked.minor_mask & 3
+        return reply.major == 4 and reply.minor == max(common.bit_length() - 1, 0)
+    return (reply.major, reply.minor) == (asked.major, asked.minor)
+
+
+def _pair(private: Private) -> str:
+    return _texts(private.saddr, private.daddr, len(private.saddr) == 4)
+
+
+def _texts(source: bytes, destination: bytes, v4: bool) -> str:
+    pad = _V4_PREFIX if v4 else b""
+    size = 4 if v4 else 16
+    return " > ".join(address_text(pad + address[-size:]) for address in (source, destination))

@@ -1,0 +1,99 @@
+"""Which streams connect the same two addresses, when each opened, spoke and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rdstool.capture.events import StreamClosed, StreamOpened
+from rdstool.capture.streams import Stream, StreamTable
+from rdstool.protocol.kinds import Transport
+from rdstool.validate.flows import Grouped
+from rdstool.validate.view import PerFlow, View
+
+Pair = tuple[bytes, bytes, int]
+"""Smaller address, larger address, transport."""
+
+
+def pair_of(stream: Stream) -> Pair:
+    """What identifies an RDS connection in a capture."""
+    first, second = stream.address_pair
+    return first, second, int(stream.transport)
+
+
+class Connections:
+    """Follows all streams; a record for each, of which the stream table bounds the number."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[Pair, list[int]] = {}
+        """Streams of an address pair in the order of their first frames."""
+        self.shared: set[Pair] = set()
+        """Pairs with more than one stream."""
+        self.opened: dict[int, StreamOpened] = {}
+        self.closed: dict[int, StreamClosed] = {}
+        """The first end seen of a stream."""
+        self.ended: dict[int, int] = {}
+        """Flow -> frame in which its sender ended it."""
+        self.first_frame = PerFlow(np.int64, 0)
+        self.last_frame = PerFlow(np.int64, 0)
+        self.last_time = PerFlow(np.int64, 0)
+        self.now = 0
+        """Time of the latest message, ns."""
+        self._known = 0
+
+    def observe(self, view: View, grouped: Grouped, streams: StreamTable) -> None:
+        """Take the next batch."""
+        for number in range(self._known, len(streams)):
+            pair = pair_of(streams[number])
+            members = self.pairs.setdefault(pair, [])
+            members.append(number)
+            if len(members) == 2:
+                self.shared.add(pair)
+        self._known = len(streams)
+        for event in view.decoded.events:
+            if isinstance(event, StreamOpened):
+                self.opened.setdefault(event.stream, event)
+            elif isinstance(event, StreamClosed):
+                self.closed.setdefault(event.stream, event)
+                self.ended.setdefault(2 * event.stream + event.direction, event.frame)
+        at = np.flatnonzero(grouped.begins)
+        if not len(at):
+            return
+        keys, last = grouped.flow[at], np.append(at[1:], len(grouped.index)) - 1
+        first_frames, last_frames = view.frame[grouped.index[at]], view.frame[grouped.index[last]]
+        known = self.first_frame[keys]
+        self.first_frame[keys] = np.where(known, known, first_frames)
+        self.last_frame[keys] = last_frames
+        self.last_time[keys] = view.time[grouped.index[last]]
+        self.now = max(self.now, int(view.time[-1]))
+
+    def spoke(self, stream: int) -> tuple[int, int] | None:
+        """Frames of the first and the last message of a stream, up to its end; None without messages."""
+        firsts = [frame for frame in (self.first_frame.one(2 * stream), self.first_frame.one(2 * stream + 1)) if frame]
+        if not firsts:
+            return None
+        last = max(self.last_frame.one(2 * stream), self.last_frame.one(2 * stream + 1))
+        # What was on its way when one side ended the connection still comes.
+        closed = self.closed.get(stream)
+        return min(firsts), min(last, closed.frame) if closed is not None else last
+
+    def is_first(self, stream: Stream) -> bool:
+        """No other stream of its address pair came before it."""
+        return self.pairs[pair_of(stream)][0] == stream.number
+
+    def replaced(self, stream: Stream) -> bool:
+        """An older stream of its address pair ended before this one began."""
+        for number in self.pairs[pair_of(stream)]:
+            if number == stream.number:
+                return False
+            end = self.closed.get(number)
+            if end is not None and end.frame <= stream.first_frame:
+                return True
+        return False
+
+    def tcp_pairs(self) -> Iterator[tuple[Pair, list[int]]]:
+        """The address pairs that speak RDS over TCP."""
+        for pair, numbers in self.pairs.items():
+            if pair[2] == Transport.TCP:
+                yield pair, numbers

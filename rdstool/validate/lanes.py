@@ -1,0 +1,121 @@
+"""Which path of its sender each connection serves, over reconnects.
+
+A *lane* is one path object of one end: it numbers messages through all the connections that it uses one after
+another. Up to Linux 6.x a connection that is made again can join a path of one end to *another* path of the other
+(protocol.md §13), so the two ends of a connection are bound to lanes apart from each other, each by what it sends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rdstool.capture.streams import Stream
+from rdstool.validate.connections import Connections
+from rdstool.validate.journal import Journal, Sent
+
+LOWEST_SOCKET_PORT = 2
+PORTS_TELL = "SPORT_IDX"
+"""Words of ``path_basis`` where the path is known from the TCP source port."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One path of one end, as its sendings show it."""
+
+    end: int
+    """0: the smaller address sends."""
+    streams: list[int] = field(default_factory=list)
+    sports: set[int] = field(default_factory=set)
+    copies: dict[int, list[Sent]] = field(default_factory=dict)
+    """Sequence -> each time that it was sent, in order."""
+    highest: int = 0
+    path: int = -1
+    """Known number of the path, -1 where it is not."""
+
+    def has(self, sent: Sent) -> bool:
+        """The message was sent on this lane before."""
+        return any(copy.same(sent) for copy in self.copies.get(sent.sequence, ()))
+
+    def agreement(self, sent: list[Sent]) -> tuple[int, int]:
+        """How many of the messages were sent on this lane before, and how many of the numbers were other messages."""
+        known = [one for one in sent if one.sequence in self.copies]
+        again = sum(self.has(one) for one in known)
+        return again, len(known) - again
+
+    def take(self, sent: Sent) -> None:
+        """Another sending."""
+        self.copies.setdefault(sent.sequence, []).append(sent)
+        self.highest = max(self.highest, sent.sequence)
+        if sent.sport >= LOWEST_SOCKET_PORT:
+            self.sports.add(sent.sport)
+
+
+class Binder:
+    """Binds the connections of one address pair to the lanes of both ends, oldest first."""
+
+    def __init__(self, connections: Connections, journal: Journal) -> None:
+        self.lanes: tuple[list[Lane], list[Lane]] = ([], [])
+        self._connections = connections
+        self._journal = journal
+
+    def bind(self, stream: Stream, end: int, sent: list[Sent]) -> tuple[Lane, bool]:
+        """The lane of what ``end`` sent on a connection, and whether it was known before."""
+        path = stream.path if PORTS_TELL in stream.path_basis or "single path" in stream.path_basis else -1
+        lane = self._of_path(end, path) if path >= 0 else None
+        if lane is None:
+            lane = self._by_evidence(stream, end, sent, path)
+        known = lane is not None
+        if lane is None:
+            lane = Lane(end, path=path)
+            self.lanes[end].append(lane)
+        if lane.path < 0:
+            lane.path = path
+        lane.streams.append(stream.number)
+        return lane, known
+
+    def _of_path(self, end: int, path: int) -> Lane | None:
+        return next((lane for lane in self.lanes[end] if lane.path == path), None)
+
+    def _by_evidence(self, stream: Stream, end: int, sent: list[Sent], path: int) -> Lane | None:
+        first = sent[0]
+        goes_on = first.flagged or first.sequence > 1
+        free = [lane for lane in self.lanes[end] if self._is_free(lane, stream, first, goes_on)]
+        if path >= 0:
+            free = [lane for lane in free if lane.path < 0]
+        if not free:
+            return None
+        scores = [lane.agreement(sent) for lane in free]
+        fitting = [(lane, again) for lane, (again, against) in zip(free, scores, strict=True) if again >= against]
+        best = _leader([again if goes_on or not scores[free.index(lane)][1] else 0 for lane, again in fitting])
+        if best is not None:
+            return fitting[best][0]
+        if not goes_on:
+            return None  # The first use of a path, or a restarted kernel.
+        free = [lane for lane, _ in fitting]
+        ports = {one.sport for one in sent if one.sport >= LOWEST_SOCKET_PORT}
+        best = _leader([len(ports & lane.sports) for lane in free])
+        if best is not None:
+            return free[best]
+        following = [lane for lane in free if lane.highest + 1 == first.sequence]
+        if len(following) == 1:
+            return following[0]
+        return free[0] if len(free) == 1 else None
+
+    def _is_free(self, lane: Lane, stream: Stream, first: Sent, goes_on: bool) -> bool:
+        """The lane's last connection was over when this one began to speak."""
+        last = lane.streams[-1]
+        closed = self._connections.closed.get(last)
+        if closed is not None and closed.frame <= first.frame:
+            return True
+        spoke = self._connections.last_frame.one(2 * last + self._direction(last, first))
+        return goes_on and spoke < stream.first_frame
+
+    @staticmethod
+    def _direction(stream: int, first: Sent) -> int:
+        return first.flow & 1
+
+
+def _leader(votes: list[int]) -> int | None:
+    """Index of the most votes; None where there are none, or two have as many."""
+    most = max(votes, default=0)
+    return votes.index(most) if most and votes.count(most) == 1 else None

@@ -1,0 +1,382 @@
+"""RDS-MPR: multipath over TCP: handshake, fan-out, and which path a socket's messages take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from dissectors.wire.extensions import GenNum, SportIdx
+from dissectors.wire.rds import MAX_PATHS
+from rdstool.capture.columns import Ints
+from rdstool.capture.streams import Stream, address_text
+from rdstool.protocol.kinds import MessageKind, Transport
+from rdstool.protocol.pathhash import path_of_port
+from rdstool.validate.check import Batch, Check, Context
+from rdstool.validate.connections import Pair, pair_of
+from rdstool.validate.handshake import Announcement, announcements
+from rdstool.validate.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PONG, PORTS, PROBE_PATH
+from rdstool.validate.view import View
+
+PONG_WAIT_NS = 1_000_000_000
+"""A pong is missing when its stream went on for so long without it."""
+MAX_PINGS = 65536
+"""Pings that wait for their pong at one time."""
+MAX_SOCKETS = 65536
+"""RDS sockets whose streams are remembered."""
+SURE = 0.9
+"""Confidence from which on a path is taken as known."""
+PORT_RULE = "TCP source port"
+"""Words of ``path_basis`` where the path does not come from the hash that is to be checked."""
+
+
+@dataclass(slots=True)
+class _Ping:
+    frame: int
+    time: int
+    number: int
+    segment: int
+    """Of the answering flow."""
+
+
+@dataclass(slots=True)
+class _CatchUp:
+    """What path 0 of one sender held when the handshake reached it."""
+
+    flow: int
+    target: int
+    """Stream offset behind the last message."""
+    handshake: int
+    """Frame."""
+    acked: int = 0
+    """Frame of the acknowledgement that covers it; 0: not yet."""
+
+
+@dataclass(slots=True)
+class _Socket:
+    """One RDS port of one sender."""
+
+    pair: Pair
+    sender: bytes
+    port: int
+    uses: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """Flow -> frame, time and number of the first message there."""
+
+
+Sender = tuple[Pair, int]
+"""An address pair, and 1 where its larger address sends."""
+
+
+class MultipathCheck(Check):
+    """Follows handshakes, pings and sockets."""
+
+    rules = (PONG, COUNT, EARLY, PROBE_PATH, PORTS, ONE_PATH, HASH, CATCH_UP)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._pings: dict[tuple[int, int], _Ping] = {}
+        """(flow of the ping, its port) -> the last one that waits."""
+        self._npaths: dict[tuple[bytes, bytes], int] = {}
+        """(sender, receiver) -> paths announced."""
+        self._shaken: dict[Pair, int] = {}
+        """Pair -> frame of the first message that announced two paths or more."""
+        self._port_told: set[int] = set()
+        self._early_told: set[Pair] = set()
+        self._catch_up: dict[Sender, _CatchUp] = {}
+        self._caught_up_with: set[Sender] = set()
+        self._congested: set[Pair] = set()
+        """Pairs in which some port was congested: pongs to it are not sent."""
+        self._modern: set[bytes] = set()
+        """Hosts that announce GEN_NUM or SPORT_IDX."""
+        self._sockets: dict[tuple[Pair, bytes, int], _Socket] = {}
+        self._known_uses: set[int] = set()
+
+    def feed(self, batch: Batch) -> None:
+        """TCP only."""
+        view = batch.view
+        if not view.count or not view.tcp.any():
+            self._acks(view)
+            return
+        self._probe_paths(view)
+        shakes = list(announcements(view, self.context.streams))
+        for said in shakes:
+            self._shake(batch, said)
+        self._second()
+        if self.report.wants(CATCH_UP):
+            self._acks(view)
+            self._caught_up(batch)
+        self._match_pongs(batch)
+        if self.report.wants(ONE_PATH, HASH):
+            self._use(view)
+
+    # Handshake.
+
+    def _shake(self, batch: Batch, said: Announcement) -> None:
+        stream = self.context.streams[said.flow >> 1]
+        pair = pair_of(stream)
+        if said.npaths > 1:
+            self._shaken.setdefault(pair, said.frame)
+            receiver = self._sender_key(stream, said.flow ^ 1)
+            if receiver not in self._catch_up and receiver not in self._caught_up_with:
+                self._hold(batch, said, receiver)
+        if said.has(GenNum) or said.has(SportIdx):
+            self._modern.add(said.source)
+        self._npaths[said.source, said.destination] = min(MAX_PATHS, said.npaths)
+        # The dialling side's own announcement, on the connection that carries the handshake.
+        dials = stream.initiator_known and said.flow & 1 == 0
+        if dials and said.has(SportIdx) and stream.a.port % MAX_PATHS and stream.number not in self._port_told:
+            self._port_told.add(stream.number)
+            text = (
+                f"the handshake runs on TCP source port {stream.a.port}, which is {stream.a.port % MAX_PATHS} modulo 8"
+            )
+            self.report.row(PORTS, batch.view, said.row, text)
+
+    def _sender_key(self, stream: Stream, flow: int) -> Sender:
+        source, _ = stream.ends(flow & 1)
+        pair = pair_of(stream)
+        return pair, int(source.address == pair[1])
+
+    def _hold(self, batch: Batch, said: Announcement, sender: Sender) -> None:
+        """Remember what the receiver of the handshake had sent on this stream before."""
+        view, flow = batch.view, said.flow ^ 1
+        stream = self.context.streams[flow >> 1]
+        if not stream.from_start or not self.context.connections.is_first(stream):
+            self._caught_up_with.add(sender)
+            return
+        rows = np.flatnonzero((view.flow == flow) & (view.rows["first_frame"] < said.frame))
+        self._catch_up[sender] = _CatchUp(flow, int(view.end[rows[-1]]) if len(rows) else 0, said.frame)
+
+    def _acks(self, view: View) -> None:
+        waiting = {one.flow: one for one in self._catch_up.values() if not one.acked}
+        if not waiting:
+            return
+        acks = view.decoded.acks
+        flows = acks["stream"].astype(np.int64) * 2 + acks["direction"]
+        for flow, one in waiting.items():
+            covering = np.flatnonzero((flows == flow) & (acks["position"] >= one.target))
+            if len(covering):
+                one.acked = int(acks["frame"][covering[0]])
+
+    def _caught_up(self, batch: Batch) -> None:
+        """The first message of each sender on any other stream than the one of the handshake."""
+        view = batch.view
+        for sender, one in list(self._catch_up.items()):
+            flows = [
+                flow
+                for number in self.context.connections.pairs[sender[0]][: MAX_PATHS + 1]
+                for flow in (2 * number, 2 * number + 1)
+                if flow != one.flow and self._sender_key(self.context.streams[number], flow) == sender
+            ]
+            rows = np.flatnonzero(np.isin(view.flow, flows) & view.numbered)
+            if not len(rows):
+                continue
+            del self._catch_up[sender]
+            self._caught_up_with.add(sender)
+            began = int(view.rows["first_frame"][rows[0]])
+            modern = self.context.continuity.segment(one.flow) == 0 and self._is_modern(one.flow)
+            if one.target and began > one.handshake and modern and not 0 < one.acked <= began:
+                when = f"acknowledged in frame {one.acked}" if one.acked else "not acknowledged yet"
+                text = f"what path 0 had sent before the handshake in frame {one.handshake} was {when}"
+                self.report.row(CATCH_UP, view, int(rows[0]), text)
+
+    def _is_modern(self, flow: int) -> bool:
+        """Its sender announces what only 7.0 and later do."""
+        source, _ = self.context.streams[flow >> 1].ends(flow & 1)
+        return source.address in self._modern
+
+    # Connections.
+
+    def _second(self) -> None:
+        """A connection that speaks while an older one of its pair lives, and no handshake came before."""
+        for pair in self.context.connections.shared - self._early_told:
+            numbers = self.context.connections.pairs[pair]
+            if pair[2] != Transport.TCP:
+                self._early_told.add(pair)
+                continue
+            first = self.context.streams[numbers[0]]
+            spoke = self.context.connections.spoke(first.number)
+            if not first.from_start or first.number in self.context.connections.closed or not spoke:
+                self._early_told.add(pair)
+                continue
+            if any(self.context.continuity.segment(2 * first.number + way) for way in (0, 1)):
+                self._early_told.add(pair)
+                continue
+            second = self.context.streams[numbers[1]]
+            other = self.context.connections.spoke(second.number)
+            if other is None:
+                continue
+            self._early_told.add(pair)
+            opened = self.context.connections.opened.get(second.number)
+            shaken = self._shaken.get(pair)
+            if opened and second.a.address < second.b.address and (shaken is None or shaken > opened.frame):
+                when = f"announced only in frame {shaken}" if shaken else "never announced"
+                self.report.at(
+                    EARLY,
+                    f"{second.a.host} opens a second connection to {second.b.host}; two paths were {when}",
+                    opened.frame,
+                    opened.time,
+                    stream=second.number,
+                )
+
+    def _probe_paths(self, view: View) -> None:
+        probes = (view.kind == MessageKind.PROBE) | (view.kind == MessageKind.PROBE_REPLY)
+        paths = view.rows["path"]
+        for row in np.flatnonzero(probes & (paths > 0)).tolist():
+            stream = self.context.streams[int(view.stream[row])]
+            if stream.path_confidence >= SURE:
+                self.report.rows(PROBE_PATH, view, [row], lambda i: f"{_label(view, i)} on path {paths[i]}")
+
+    # Pings.
+
+    def _match_pongs(self, batch: Batch) -> None:
+        if not self.report.wants(PONG):
+            return
+        view, kinds = batch.view, batch.view.kind
+        for row, payload in view.decoded.messages.payloads.items():
+            if kinds[row] == MessageKind.CONGESTION and any(payload):
+                self._congested.add(pair_of(self.context.streams[int(view.stream[row])]))
+        some = (kinds >= MessageKind.PING) & (kinds <= MessageKind.PROBE_REPLY) & view.tcp
+        for row in np.flatnonzero(some).tolist():
+            flow = int(view.flow[row])
+            if kinds[row] in (MessageKind.PING, MessageKind.PROBE):
+                segment = self.context.continuity.segment(flow ^ 1)
+                key = flow, int(view.sport[row])
+                if key not in self._pings and len(self._pings) < MAX_PINGS:
+                    frame, time, number = int(view.frame[row]), int(view.time[row]), int(view.number[row])
+                    self._pings[key] = _Ping(frame, time, number, segment)
+            else:
+                self._pings.pop((flow ^ 1, int(view.dport[row])), None)
+
+    def _unanswered(self) -> None:
+        connections = self.context.connections
+        for (flow, port), ping in self._pings.items():
+            closed = connections.closed.get(flow >> 1)
+            until = max(connections.last_time.one(flow), connections.last_time.one(flow ^ 1))
+            whole = self.context.continuity.segment(flow ^ 1) == ping.segment
+            if pair_of(self.context.streams[flow >> 1]) in self._congested:
+                continue
+            if closed is not None or not whole or until - ping.time < PONG_WAIT_NS:
+                continue
+            self.report.at(
+                PONG,
+                f"{self.who(flow >> 1, flow & 1)}: the ping from port {port} has no answer on its connection",
+                ping.frame,
+                ping.time,
+                stream=flow >> 1,
+                number=ping.number,
+            )
+
+    # Sockets.
+
+    def _use(self, view: View) -> None:
+        data = np.flatnonzero((view.kind == MessageKind.DATA) & view.tcp & ~view.flagged & view.numbered)
+        if not len(data):
+            return
+        keys = view.flow[data] << 16 | view.sport[data]
+        for key, row in _first_of_each(keys, data):
+            if key in self._known_uses:
+                continue
+            if len(self._known_uses) >= MAX_SOCKETS * MAX_PATHS:
+                return
+            self._known_uses.add(key)
+            flow, port = key >> 16, key & 0xFFFF
+            stream = self.context.streams[flow >> 1]
+            pair = pair_of(stream)
+            source, _ = stream.ends(flow & 1)
+            name = pair, source.address, port
+            socket = self._sockets.get(name)
+            if socket is None:
+                if len(self._sockets) >= MAX_SOCKETS:
+                    continue
+                socket = self._sockets[name] = _Socket(pair, source.address, port)
+            socket.uses[flow] = int(view.frame[row]), int(view.time[row]), int(view.number[row])
+
+    def finish(self) -> None:
+        """What needs to know how long each stream lived."""
+        self._unanswered()
+        self._too_many()
+        strays: dict[tuple[Pair, bytes], list[tuple[_Socket, int]]] = {}
+        for socket in self._sockets.values():
+            self._moved(socket)
+            for flow in socket.uses:
+                if self._strays(socket, flow):
+                    strays.setdefault((socket.pair, socket.sender), []).append((socket, flow))
+                    break
+        for found in strays.values():
+            for socket, flow in found[1:]:
+                frame, time, number = socket.uses[flow]
+                path = self.context.streams[flow >> 1].path
+                text = f"{address_text(socket.sender)} sends from port {socket.port} on path {path}, the hash says "
+                text += str(path_of_port(socket.port, self._paths(socket.pair)))
+                self.report.at(HASH, text, frame, time, stream=flow >> 1, number=number)
+
+    def _paths(self, pair: Pair) -> int:
+        one, other, _ = pair
+        return min(self._npaths.get((one, other), MAX_PATHS), self._npaths.get((other, one), MAX_PATHS))
+
+    def _strays(self, socket: _Socket, flow: int) -> bool:
+        stream, npaths = self.context.streams[flow >> 1], self._paths(socket.pair)
+        known = stream.path_confidence >= SURE and stream.path_basis.startswith(PORT_RULE)
+        if not known or stream.path <= 0 or npaths < 2:
+            return False
+        swapped = (socket.port & 0xFF) << 8 | socket.port >> 8
+        return stream.path not in (path_of_port(socket.port, npaths), path_of_port(swapped, npaths))
+
+    def _moved(self, socket: _Socket) -> None:
+        """From a stream that is not the pair's first to another, while it lived on."""
+        if len(socket.uses) < 2:
+            return
+        connections = self.context.connections
+        first = connections.pairs[socket.pair][0]
+        flows = sorted(socket.uses, key=lambda flow: socket.uses[flow])
+        for old, new in pairwise(flows):
+            frame, time, number = socket.uses[new]
+            whole = not any(self.context.continuity.segment(flow) for flow in (old, new))
+            ended = connections.closed.get(old >> 1)
+            lived = connections.last_frame.one(old) > frame and (ended is None or ended.frame > frame)
+            paths = [self.context.streams[flow >> 1].path for flow in (old, new)]
+            if paths[0] > 0 and paths[1] != 0 and old >> 1 != first and lived and whole:
+                self.report.at(
+                    ONE_PATH,
+                    f"{address_text(socket.sender)} port {socket.port} sends here, and on stream {old >> 1} before "
+                    f"(from frame {socket.uses[old][0]} on), which is still in use",
+                    frame,
+                    time,
+                    stream=new >> 1,
+                    number=number,
+                )
+
+    def _too_many(self) -> None:
+        connections = self.context.connections
+        for pair, numbers in connections.tcp_pairs():
+            limit = self._paths(pair)
+            if len(numbers) <= limit:
+                continue
+            alive: list[tuple[int, int]] = []
+            for number in numbers:
+                stream, spoke = self.context.streams[number], connections.spoke(number)
+                if spoke is None or stream.a.address > stream.b.address:
+                    continue
+                alive = [one for one in alive if one[0] > spoke[0]]
+                alive.append((spoke[1], number))
+                if len(alive) > limit:
+                    opened = connections.opened.get(number)
+                    self.report.at(
+                        COUNT,
+                        f"{len(alive)} connections carry messages at one time, {limit} paths were agreed",
+                        stream.first_frame,
+                        opened.time if opened else 0,
+                        stream=number,
+                    )
+                    break
+
+
+def _label(view: View, index: int) -> str:
+    return MessageKind(int(view.kind[index])).label
+
+
+def _first_of_each(keys: Ints, rows: Ints) -> Iterator[tuple[int, int]]:
+    values, first = np.unique(keys, return_index=True)
+    yield from zip(values.tolist(), rows[first].tolist(), strict=True)
