@@ -167,7 +167,7 @@ def _outstanding(group: Ints, frame: Ints, acked_frame: Ints, outcome: NDArray[n
     """Bytes in flight in its group right after each message was sent; all in order of groups, then of frames."""
     shift = group << 43
     # What was acknowledged before it was seen is not in flight at any time that the capture shows.
-    landed = np.where(acked_frame > 0, acked_frame, frame)
+    landed = np.where(acked_frame > 0, acked_frame, frame - 1)
     key = shift + np.where(outcome == Outcome.NOT_SEEN, _LIMIT, landed)
     sent = np.cumsum(size)
     acked = sent
@@ -210,9 +210,9 @@ class Acknowledgements:
             sent = waiting.followed_by(sent)
         else:
             old = 0
+        self._join(sent, acks, old)
         if not len(sent):
             return
-        self._join(sent, acks, old)
         self._judge(sent)
         self.lane_flight.measure(sent.lane, sent, old)
         self.socket_flight.measure(sent.sender, sent, old)
