@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dissectors.wire.cm import CmRej
 from dissectors.wire.rds import Flags
 from rdstool.capture.columns import Ints
+from rdstool.capture.events import CmMessage
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.rule import ERROR, IB, NOTE, WARNING, Rule
@@ -78,7 +80,8 @@ FIRST_ASKS = Rule(
     IB,
     "7.5",
     "net/rds/send.c",
-    "The budget of unacknowledged messages starts at 0, so a kernel flags its first message.",
+    "The budget of unacknowledged messages starts at 0, so a kernel flags its first message; after a failed connection "
+    "it starts at 8.",
     "The peer may acknowledge late.",
     "Nothing is wrong; the sender is not a Linux kernel.",
 )
@@ -130,6 +133,14 @@ class AcknowledgementCheck(Check):
         self._waiting: dict[int, _Waiting] = {}
         self._future: defaultdict[int, list[_Seen]] = defaultdict(list)
         self._future_count = 0
+        self._tried: set[frozenset[bytes]] = set()
+        """Addresses between which a connection was refused: the budget starts full after a failure."""
+
+    def _is_new(self, number: int) -> bool:
+        """The stream is its connection's first, and was not refused before."""
+        stream = self.context.streams[number]
+        tried = frozenset(stream.address_pair) in self._tried
+        return stream.from_start and self.context.connections.is_first(stream) and not tried
 
     def feed(self, batch: Batch) -> None:
         """Look at InfiniBand rows only."""
@@ -142,7 +153,11 @@ class AcknowledgementCheck(Check):
             ACK_ONLY, view, only, lambda i: f"flags are 0x{flags[i]:02x}, extensions {_extension(view, i)}"
         )
         asks = (flags & Flags.ACK_REQUIRED) != 0
-        first = view.numbered & view.ib & (view.sequence == 1) & ~asks
+        for event in view.decoded.events:
+            if isinstance(event, CmMessage) and isinstance(event.body, CmRej):
+                self._tried.add(frozenset((event.src, event.dst)))
+        first = np.flatnonzero(view.numbered & view.ib & (view.sequence == 1) & ~asks)
+        first = first[[self._is_new(int(view.stream[row])) for row in first.tolist()]] if len(first) else first
         self.report.rows(FIRST_ASKS, view, first, lambda i: f"sequence 1 has flags 0x{flags[i]:02x}")
         self._order(batch)
         self._budget(batch, asks)

@@ -82,6 +82,16 @@ class Connections:
         """No other stream of its address pair came before it."""
         return self.pairs[pair_of(stream)][0] == stream.number
 
+    def made_again(self, pair: Pair) -> bool:
+        """Some stream of the pair began after another had ended."""
+        members = self.pairs[pair]
+        ends = [self.closed[number].frame for number in members if number in self.closed]
+        return bool(ends) and self.opened_last(members) > min(ends)
+
+    def opened_last(self, members: list[int]) -> int:
+        """Frame in which the youngest of these streams was opened; 0 where no opening was seen."""
+        return max((self.opened[number].frame for number in members if number in self.opened), default=0)
+
     def replaced(self, stream: Stream) -> bool:
         """An older stream of its address pair ended before this one began."""
         for number in self.pairs[pair_of(stream)]:

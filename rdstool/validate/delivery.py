@@ -131,7 +131,7 @@ class DeliveryCheck(Check):
         """Judge each address pair that has more than one connection."""
         for pair in sorted(self.context.connections.shared):
             numbers = self.context.connections.pairs[pair]
-            again = any(number in self.context.connections.closed for number in numbers[:-1])
+            again = self.context.connections.made_again(pair)
             if again or self._sequential(numbers) or self.journal.overtakes(numbers):
                 self._pair(pair, numbers)
         self._payloads()

@@ -298,8 +298,11 @@ class MultipathCheck(Check):
         self._unanswered()
         self._too_many()
         strays: dict[tuple[Pair, bytes], list[tuple[_Socket, int]]] = {}
+        # What moved where connections were made again is told by RDS-DLV.
+        again = {pair for pair in self.context.connections.shared if self.context.connections.made_again(pair)}
         for socket in self._sockets.values():
-            self._moved(socket)
+            if socket.pair not in again:
+                self._moved(socket)
             for flow in socket.uses:
                 if self._strays(socket, flow):
                     strays.setdefault((socket.pair, socket.sender), []).append((socket, flow))

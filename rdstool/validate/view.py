@@ -80,11 +80,10 @@ class View:
         self.ack: Ints = np.minimum(header["ack"].astype(np.uint64), BIGGEST).astype(np.int64)
         self.position: Ints = rows["position"].copy()
         self.end: Ints = rows["end"].copy()
-        transport: NDArray[np.uint8] = rows["transport"].copy()
-        self.tcp: Mask = transport == Transport.TCP
+        self.tcp: Mask = np.asarray(rows["transport"] == Transport.TCP)
         self.ib: Mask = ~self.tcp
         words = np.ascontiguousarray(self.raw[:, 32:]).view(np.uint64)
-        self.extended: Mask = words.any(axis=1)
+        self.extended: Mask = np.asarray(words.any(axis=1))
         """The row has extension headers."""
 
     @cached_property
