@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0xDEADBEEF
 _WORD_BYTES = 4
@@ -11,6 +13,7 @@ def _rotl(value: int, count: int) -> int:
     return (value << count | value >> (32 - count)) & _MASK
 
 
+@lru_cache(maxsize=1 << 16)
 def jhash_1word(word: int, initval: int = 0) -> int:
     """The kernel's hash of one 32-bit word (``include/linux/jhash.h``); arithmetic modulo 2^32."""
     b = c = (initval + _GOLDEN + _WORD_BYTES) & _MASK

@@ -162,7 +162,7 @@ class CongestionCheck(Check):
             return
         flow = int(view.flow[index])
         stream = self.context.streams[flow >> 1]
-        ports = congested_ports(payload) if any(payload) else []
+        ports = congested_ports(payload)
         low = [port for port in ports if port < 2]
         if low:
             self.report.row(LOW_PORTS, view, index, f"marks port {' and '.join(map(str, low))}")

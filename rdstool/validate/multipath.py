@@ -235,7 +235,7 @@ class MultipathCheck(Check):
             return
         view, kinds = batch.view, batch.view.kind
         for row, payload in view.decoded.messages.payloads.items():
-            if kinds[row] == MessageKind.CONGESTION and any(payload):
+            if kinds[row] == MessageKind.CONGESTION and payload.strip(b"\0"):
                 self._congested.add(pair_of(self.context.streams[int(view.stream[row])]))
         some = (kinds >= MessageKind.PING) & (kinds <= MessageKind.PROBE_REPLY) & view.tcp
         for row in np.flatnonzero(some).tolist():
