@@ -22,6 +22,8 @@ from rdstool.protocol.pathhash import path_of_port
 
 STRAY_PORT = 0.1
 """Chance that a port does not follow the hash: the exempt socket, or a message sent before the handshake."""
+EARLY = 0.05
+"""Chance that a path 0 is of the time before the handshake, when it carries the messages of all sockets."""
 ORDER_TRUST = 0.6
 """Weight of the order of opening where nothing else is known."""
 FIRST_TRUST = 0.8
@@ -30,8 +32,8 @@ ONLY_TRUST = {True: 0.95, False: 0.7}
 """Weight of "this is the only connection", by whether it was seen from its SYN."""
 PORT_RULE_ODDS = 0.5
 """Odds that TCP source ports tell the path, before any evidence, where no handshake was captured."""
-SWAP_LEAD = 2
-"""Ports that must fit better before a side is taken to hash them in the other byte order."""
+SWAP_ODDS = 0.01
+"""Odds that a side hashes ports in the other byte order, before any evidence."""
 LEAST_CONFIDENCE = 0.5
 """A path that is less likely than this is not named."""
 SURE = 0.75
@@ -67,21 +69,21 @@ class Announcement:
 class Ballot:
     """The RDS source ports seen in one direction of a connection, and the paths that their hashes name."""
 
-    __slots__ = ("_native", "_ports", "_swapped")
+    __slots__ = ("_native", "_swapped", "ports")
 
     def __init__(self) -> None:
-        self._ports: set[int] = set()
+        self.ports: set[int] = set()
         self._native = [0] * MAX_PATHS
         self._swapped = [0] * MAX_PATHS
 
     def __len__(self) -> int:
-        return len(self._ports)
+        return len(self.ports)
 
     def add(self, port: int) -> bool:
         """Count a port; False where it was counted before."""
-        if port in self._ports:
+        if port in self.ports:
             return False
-        self._ports.add(port)
+        self.ports.add(port)
         self._native[path_of_port(port, MAX_PATHS)] += 1
         self._swapped[path_of_port((port & 0xFF) << 8 | port >> 8, MAX_PATHS)] += 1
         return True
@@ -186,12 +188,14 @@ def _chance_by_source_port(connections: list[Connection], npaths: int, swapped: 
 
 def _byte_swapped(connections: list[Connection], dialling: bool, npaths: int) -> bool:
     """A side hashes the port's bytes in the other order, as older stable kernels and UEK do (protocol.md §5.4)."""
-    lead = 0
-    for connection in connections:
-        ports = connection.ports[connection.dialler ^ (not dialling)]
-        if len(ports):
-            lead += max(ports.tally(npaths, True)) - max(ports.tally(npaths, False))
-    return lead > SWAP_LEAD
+    odds, counted = SWAP_ODDS, set[int]()
+    ballots = [connection.ports[connection.dialler ^ (not dialling)] for connection in connections]
+    for ballot in sorted(ballots, key=len, reverse=True):
+        # The same sockets again, on a connection that follows another, are no further evidence.
+        if not ballot.ports <= counted:
+            odds *= sum(_fits(ballot, npaths, True)) / sum(_fits(ballot, npaths, False))
+            counted |= ballot.ports
+    return odds > 1
 
 
 def guess_of(
@@ -307,7 +311,10 @@ def _basis(connection: Connection, path: int, count: int, common: Common) -> str
     fits = sum(
         connection.ports[connection.dialler ^ other].tally(count, common.swapped[other])[path] for other in (0, 1)
     )
-    if fits:
+    ours = connection.ports[connection.dialler]
+    if path == 0 and len(ours) and max(ours.tally(count, common.swapped[0])) < len(ours) / 2:
+        grounds.append(f"{len(ours)} RDS ports of all paths, as before the handshake")
+    elif fits:
         grounds.append(f"hash of {fits} of {sum(map(len, connection.ports))} RDS ports")
     if common.by_source_port > ORDER_TRUST and path == connection.dialled % count:
         grounds.append(f"TCP source port {connection.dialled}")
@@ -318,12 +325,16 @@ def _basis(connection: Connection, path: int, count: int, common: Common) -> str
 
 def _likelihoods(ports: Ballot, npaths: int, swapped: bool) -> list[float]:
     """How well each path explains that these ports were seen on one connection; they sum to 1."""
-    if not len(ports):
-        return [1 / npaths] * npaths
-    votes = ports.tally(npaths, swapped)
-    miss = STRAY_PORT / max(1, npaths - 1) / (1 - STRAY_PORT)
-    lead = max(votes)
-    return _normal([miss ** (lead - count) for count in votes])
+    return _normal(_fits(ports, npaths, swapped)) if len(ports) else [1 / npaths] * npaths
+
+
+def _fits(ports: Ballot, npaths: int, swapped: bool) -> list[float]:
+    """Chance of these ports' hashes for each path."""
+    hit, miss = 1 - STRAY_PORT, STRAY_PORT / max(1, npaths - 1)
+    fits = [hit**count * miss ** (len(ports) - count) for count in ports.tally(npaths, swapped)]
+    # Before the handshake all sockets use path 0, whatever their hash.
+    fits[0] = max(fits[0], EARLY / float(npaths) ** len(ports))
+    return fits
 
 
 def _normal(weights: list[float]) -> list[float]:

@@ -6,13 +6,14 @@ source port tells the path. Without them a path is an inference (:mod:`rdstool.c
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.rds import MAX_PATHS, TCP_PORT
+from dissectors.wire.rds import MAX_PATHS, TCP_PORT, Flags
 from rdstool.capture.events import Event, StreamClosed
 from rdstool.capture.path_evidence import (
     AddressPair,
@@ -36,21 +37,26 @@ LOOKS = 16
 OPEN_LIMIT = 2 * MAX_PATHS
 """Connections of one address pair that are weighed again when more is known; older ones keep their path."""
 
+AddressPairKey = tuple[bytes, bytes]
+
 
 class PathMap:
     """Finds and refines the path of every TCP connection as batches come by; InfiniBand has no paths."""
 
     def __init__(self, streams: StreamTable) -> None:
         self._streams = streams
-        self._pairs: dict[tuple[bytes, bytes], AddressPair] = {}
+        self._pairs: dict[AddressPairKey, AddressPair] = {}
         self._connections: dict[int, Connection] = {}
-        self._entered = 0
+        self._known = 0
+        self._ahead: list[tuple[int, int]] = []
+        """First frame and number of streams that are in the table and not yet reached: a heap."""
         self._wanted = np.zeros(64, dtype=np.bool_)
         self._last = np.zeros(64, dtype=np.int64)
 
     def observe(self, rows: NDArray[Any], events: list[Event]) -> None:
         """Take in one batch; writes ``path``, ``path_confidence`` and ``path_basis`` of the streams concerned."""
-        touched = self._enter_streams()
+        frame = max(int(rows["frame"][-1]) if len(rows) else 0, events[-1].frame if events else 0)
+        touched = self._enter_streams(frame)
         for event in events:
             connection = self._connections.get(event.stream)
             if isinstance(event, StreamClosed) and connection is not None and connection.closed is None:
@@ -63,7 +69,9 @@ class PathMap:
             self._hear_probes(
                 rows, np.flatnonzero((kind == MessageKind.PROBE) | (kind == MessageKind.PROBE_REPLY)), touched
             )
-            telling = (kind == MessageKind.DATA) | (kind == MessageKind.PING)
+            # What is sent again may have been queued on path 0, before the handshake.
+            first_time = rows["header"]["flags"] & Flags.RETRANSMITTED == 0
+            telling = ((kind == MessageKind.DATA) | (kind == MessageKind.PING)) & first_time
             self._collect_ports(rows, np.flatnonzero(self._wanted[stream] & telling), touched)
         for key in touched:
             self._weigh(self._pairs[key])
@@ -72,16 +80,20 @@ class PathMap:
         """The path of a stream as far as it is known now; -1 where it is not."""
         return self._streams[stream].path
 
-    def _enter_streams(self) -> set[tuple[bytes, bytes]]:
-        touched = set()
+    def _enter_streams(self, frame: int) -> set[AddressPairKey]:
+        """Take in the streams that begin up to ``frame``: the table may be ahead of the messages."""
         count = len(self._streams)
         while count > len(self._wanted):
             self._wanted = np.concatenate((self._wanted, np.zeros_like(self._wanted)))
             self._last = np.concatenate((self._last, np.zeros_like(self._last)))
-        for number in range(self._entered, count):
+        for stream in self._streams.streams[self._known :]:
+            if stream.transport is Transport.TCP:
+                heappush(self._ahead, (stream.first_frame, stream.number))
+        self._known = count
+        touched = set()
+        while self._ahead and self._ahead[0][0] <= frame:
+            number = heappop(self._ahead)[1]
             stream = self._streams[number]
-            if stream.transport is not Transport.TCP:
-                continue
             key = stream.address_pair
             dialler = int(stream.a.port == TCP_PORT and stream.b.port != TCP_PORT)
             end, _ = stream.ends(dialler)
@@ -90,10 +102,9 @@ class PathMap:
             self._pairs.setdefault(key, AddressPair(key[0])).open.append(connection)
             self._wanted[number] = True
             touched.add(key)
-        self._entered = count
         return touched
 
-    def _hear_probes(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[tuple[bytes, bytes]]) -> None:
+    def _hear_probes(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[AddressPairKey]) -> None:
         # The last word of each direction counts, and a hostile file cannot make this long.
         latest = {(int(rows["stream"][i]), int(rows["direction"][i])): int(i) for i in at[-SAMPLE:]}
         for (number, direction), i in latest.items():
@@ -107,7 +118,7 @@ class PathMap:
             self._pairs[key].announced[sender.address] = Announcement.of(rows["header"]["exthdr"][i].tobytes())
             touched.add(key)
 
-    def _collect_ports(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[tuple[bytes, bytes]]) -> None:
+    def _collect_ports(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[AddressPairKey]) -> None:
         if len(at) > SAMPLE:
             at = at[:: -(-len(at) // SAMPLE)]
         word = rows["stream"][at].astype(np.int64) << 17

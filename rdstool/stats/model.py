@@ -292,8 +292,8 @@ class ReconnectStats:
     time: float | None
     kind: str
     """``reconnect``, ``restart`` or ``unknown``."""
-    restarted: str | None
-    """The address whose kernel started anew."""
+    restarted: list[str]
+    """The addresses whose kernel started anew."""
     basis: str
 
 

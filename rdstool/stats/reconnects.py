@@ -31,7 +31,8 @@ class Reconnect:
     before: Stream
     kind: str
     """``reconnect``, ``restart`` or ``unknown``."""
-    restarted: bytes | None
+    restarted: list[bytes]
+    """Addresses whose kernel started anew."""
     basis: str
 
 
@@ -85,24 +86,35 @@ def _last_frame(stream: Stream, numbering: Numbering) -> int:
 
 def _classify(
     streams: StreamTable, stream: Stream, before: Stream, numbering: Numbering, handshakes: Handshakes
-) -> tuple[str, bytes | None, str]:
+) -> tuple[str, list[bytes], str]:
     ended = _last_frame(before, numbering)
-    for restart in handshakes.restarts:
-        made = streams[restart.stream].first_frame
-        if restart.address in stream.address_pair and ended < restart.frame and made <= stream.first_frame:
-            return "restart", restart.address, f"GEN_NUM changed from {restart.before:#x} to {restart.after:#x}"
+    restarts = [
+        restart
+        for restart in handshakes.restarts
+        if restart.address in stream.address_pair
+        and ended < restart.frame
+        and streams[restart.stream].first_frame <= stream.first_frame
+    ]
+    if restarts:
+        changes = ", ".join(sorted({f"{restart.before:#x} to {restart.after:#x}" for restart in restarts}))
+        return "restart", sorted({restart.address for restart in restarts}), f"GEN_NUM changed from {changes}"
+    certain = stream.transport is Transport.IB or min(stream.path_confidence, before.path_confidence) == 1.0
     continued = False
     for direction in (0, 1):
         source, _ = stream.ends(direction)
         earlier = before.ends(0)[0].address != source.address
         last = int(numbering.last[2 * before.number + earlier])
         first = int(numbering.first[2 * stream.number + direction])
-        if first == 1 and last >= 1 and stream.from_start:
-            return "restart", source.address, f"numbering of {source.host} began at 1 again after {last}"
+        # Up to Linux 6.x the accepting side may take it for another path, with a numbering of its own.
+        telling = stream.transport is Transport.IB or source.address == stream.address_pair[0]
+        if first == 1 and last >= 1 and stream.from_start and telling:
+            if certain:
+                return "restart", [source.address], f"numbering of {source.host} began at 1 again after {last}"
+            return "unknown", [], f"numbering of {source.host} begins at 1, but its path is an inference"
         continued |= first > 1 and last >= 1
     generations = [side.generations for address in stream.address_pair if (side := handshakes.sides.get(address))]
     if any(stream.number in known and before.number in known for known in generations):
-        return "reconnect", None, "GEN_NUM unchanged"
+        return "reconnect", [], "GEN_NUM unchanged"
     if continued:
-        return "reconnect", None, "numbering goes on"
-    return "unknown", None, "neither GEN_NUM nor sequence numbers on both connections"
+        return "reconnect", [], "numbering goes on"
+    return "unknown", [], "neither GEN_NUM nor sequence numbers on both connections"

@@ -95,7 +95,7 @@ def summarise(found: Collector, frames: FrameCounts) -> CaptureStats:
                 frame=one.stream.first_frame,
                 time=Span.of([(found.traffic.all, _lanes_of(one.stream))]).begin,
                 kind=one.kind,
-                restarted=address_text(one.restarted) if one.restarted else None,
+                restarted=[address_text(address) for address in one.restarted],
                 basis=one.basis,
             )
             for one in again

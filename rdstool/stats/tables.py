@@ -299,7 +299,7 @@ def _reconnects(stats: CaptureStats, limit: int | None) -> RenderableType | None
         (
             (
                 one.a, one.b, _path(one.path), str(one.stream), str(one.before), str(one.frame),
-                f"restart of {one.restarted}" if one.restarted else one.kind, one.basis,
+                f"restart of {' and '.join(one.restarted)}" if one.restarted else one.kind, one.basis,
             )
             for one in stats.reconnects
         ),

@@ -152,3 +152,33 @@ def test_both_points_of_capture_see_the_same_traffic(name: str) -> None:
 @pytest.mark.parametrize("name", TCP + IB)
 def test_all_of_these_captures_is_seen(name: str, end: str) -> None:
     assert [connection.coverage for connection in stats_of(name, end).connections] == [1.0]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_restart_of_both_ends_is_told_from_a_reconnection(end: str) -> None:
+    stats = stats_of("tcp-restart-73", end)
+    assert {one.kind for one in stats.reconnects} == {"restart"}
+    assert [len(one.restarted) for one in stats.reconnects] == [2] * 8
+    assert [connection.restarts for connection in stats.connections] == [2]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    "name",
+    ["tcp-cut-61", "tcp-cut-612", "tcp-cut-73", "tcp-cutsome-61", "tcp-cutlossy-61", "tcp-cutlossy-73",
+     "tcp-reorder-61", "ib-reconnect-61", "ib-reconnect-612", "ib-reconnect-73"],
+)  # fmt: skip
+def test_connections_that_were_cut_are_no_restarts(name: str, end: str) -> None:
+    (connection,) = stats_of(name, end).connections
+    assert connection.reconnects > 0
+    assert connection.restarts == 0
+
+
+def test_both_points_of_capture_infer_the_same_paths() -> None:
+    found = [
+        {stream.a_port: stream.path for stream in stats_of("tcp-cut-61", end).streams if stream.confidence > 0.9}
+        for end in ENDS
+    ]
+    shared = found[0].keys() & found[1].keys()
+    assert len(shared) > 20
+    assert {port: found[0][port] for port in shared} == {port: found[1][port] for port in shared}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dissectors.wire.extensions import Extension, GenNum, NPaths, SportIdx, build_extensions
 from dissectors.wire.rds import MAX_PATHS, TCP_PORT
 from rdstool.capture.columns import MESSAGE
-from rdstool.capture.events import Closing, Event, StreamClosed
+from rdstool.capture.events import Closing, Event, StreamClosed, StreamOpened
 from rdstool.capture.path_evidence import MOST_CONFIDENCE, Announcement
 from rdstool.capture.paths import PathMap
 from rdstool.capture.streams import Endpoint, StreamTable
@@ -46,6 +46,8 @@ class Capture:
             Transport.TCP, *ends, initiator_known=from_start, first_frame=self.frame, from_start=from_start
         )
         assert stream is not None
+        if from_start:
+            self.events.append(StreamOpened(self.frame, 0, stream.number, 0))
         return stream.number
 
     def closes(self, stream: int) -> None:
@@ -142,6 +144,41 @@ def test_one_socket_that_does_not_follow_the_hash_does_not_mislead() -> None:
     for port in [*ports_of(2, 3), *ports_of(7, 1)]:
         capture.carries(stream, port)
     assert capture.read()[stream] == 2
+
+
+def test_before_the_handshake_all_sockets_use_path_0() -> None:
+    capture = Capture()
+    stream = capture.opens(50000)
+    capture.handshake(capture.opens(51000), BEFORE_7, BEFORE_7)
+    for path in range(1, 8):
+        capture.carries(stream, ports_of(path, 1)[0])
+    assert capture.read()[stream] == 0
+    assert "before the handshake" in capture.streams[stream].path_basis
+
+
+def test_ports_of_all_paths_do_not_speak_for_the_other_byte_order() -> None:
+    capture = Capture()
+    capture.handshake(capture.opens(50000), BEFORE_7, BEFORE_7)
+    early = [capture.opens(51000 + index, from_start=False) for index in range(4)]
+    for stream in early:
+        for port in range(4000, 4300, 10):
+            capture.carries(stream, port)
+    late = capture.opens(52000, from_start=False)
+    capture.carries(late, ports_of(5, 1)[0])
+    assert capture.read()[late] == 5
+
+
+def test_a_stream_counts_from_its_first_frame_on_though_the_table_is_ahead() -> None:
+    capture = Capture()
+    first = capture.opens(50000)
+    capture.handshake(first, BEFORE_7, BEFORE_7)
+    later = [capture.opens(51000 + index) for index in range(30)]
+    opened, capture.events = capture.events[1:], capture.events[:1]
+    capture.read()
+    capture.events = opened
+    for port in ports_of(6, 3):
+        capture.carries(later[0], port)
+    assert capture.read()[later[0]] == 6
 
 
 def test_ports_may_be_hashed_in_the_other_byte_order() -> None:
