@@ -20,13 +20,11 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw, bind_layers, bind_top_down, split_layers
 
 from dissectors.layers import AnyField, WireLayer, fields_of, patched
+from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_ETHERTYPE, ROCE_UDP_PORT, NextHeader
 from dissectors.wire.errors import CodecError
 from dissectors.wire.icrc import icrc
 from dissectors.wire.infiniband import (
     CM_QP,
-    ICRC_BYTES,
-    ROCE_ETHERTYPE,
-    ROCE_UDP_PORT,
     AckKind,
     Aeth,
     AtomicAckEth,
@@ -37,7 +35,6 @@ from dissectors.wire.infiniband import (
     Ieth,
     ImmDt,
     Lrh,
-    NextHeader,
     Opcode,
     Reth,
 )

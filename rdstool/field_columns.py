@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.cm import RdsPrivateV4, RdsPrivateV6, RdsReject, reject_code
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.extensions import TYPE_OF, ParsedExtensions, Unknown, parse_extensions
 from rdstool.capture.columns import ChecksumStatus, Ints, MessageBatch
@@ -21,6 +20,9 @@ from rdstool.capture.events import CmMessage, Event, RdmaOperation
 from rdstool.capture.streams import StreamTable
 from rdstool.fields import FieldInfo, FieldType, Part
 from rdstool.protocol.kinds import MessageKind, Transport
+
+if TYPE_CHECKING:
+    from dissectors.wire.cm import RdsReject
 
 V4_PREFIX = bytes(10) + b"\xff\xff"
 """In front of an IPv4 address in its 16-byte form."""
@@ -271,6 +273,8 @@ def cm_name(event: CmMessage) -> str:
 
 def reject_of(event: CmMessage) -> RdsReject | None:
     """RDS's own data in a REJ, where there are any."""
+    from dissectors.wire.cm import RdsReject, reject_code  # noqa: PLC0415 - most captures have no RDMA-CM
+
     private = getattr(event.body, "private", b"")
     return RdsReject(reject_code(private)) if cm_name(event) == "REJ" and any(private[:4]) else None
 
@@ -280,6 +284,8 @@ def _cm_values(event: CmMessage, info: FieldInfo) -> list[Any]:
         return ["cm"]
     if info.name == "rds.cm.message":
         return [cm_name(event)]
+    from dissectors.wire.cm import RdsPrivateV4, RdsPrivateV6, RdsReject  # noqa: PLC0415
+
     sources: dict[Part, Any] = {Part.CM: event.body, Part.CM_IP: event.ip, Part.CM_PRIVATE: event.private}
     source = sources.get(info.part)
     if info.owner is RdsReject:

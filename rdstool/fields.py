@@ -13,7 +13,6 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-from dissectors.wire import cm
 from dissectors.wire.extensions import EXTENSIONS, ExtensionType
 from dissectors.wire.rds import RdsHeader
 from dissectors.wire.table import Bit, Field, Kind, Table, table_of
@@ -131,7 +130,6 @@ ALIASES = {
 }
 """Names of Wireshark's own that mean the same."""
 
-_CM_CLASSES = (cm.CmReq, cm.CmMra, cm.CmRej, cm.CmRep, cm.CmRtu, cm.CmDreq, cm.CmDrep)
 _NOT_IN_EVERY_MESSAGE = (
     "rds.path",
     "rds.exthdr.",
@@ -184,6 +182,8 @@ def _of_table(owner: Owner, part: Part) -> Iterator[FieldInfo]:
 
 
 def _all() -> Iterator[FieldInfo]:
+    from dissectors.wire import cm  # noqa: PLC0415 - filters need it, mere decoding does not
+
     yield from _of_table(RdsHeader, Part.HEADER)
     for owner in EXTENSIONS.values():
         yield from _of_table(owner, Part.EXTENSION)
@@ -192,7 +192,7 @@ def _all() -> Iterator[FieldInfo]:
     for owner in (cm.RdsPrivateV4, cm.RdsPrivateV6, cm.RdsReject):
         yield from _of_table(owner, Part.CM_PRIVATE)
     yield from _of_table(cm.IpCm, Part.CM_IP)
-    for owner in _CM_CLASSES:
+    for owner in (cm.CmReq, cm.CmMra, cm.CmRej, cm.CmRep, cm.CmRtu, cm.CmDreq, cm.CmDrep):
         yield from _of_table(owner, Part.CM)
 
 

@@ -32,6 +32,21 @@ class Codec(Generic[T]):
             parts = [f"{f.size}s" if isinstance(f.default, bytes) else _FORMATS[f.width] for f in self.table.fields]
             self._struct = struct.Struct(">" + "".join(parts))
 
+    def partial(self, *names: str) -> struct.Struct:
+        """A ``struct`` of these fields alone, in wire order; the others are skipped, and written as zero.
+
+        For code that handles many headers and needs few of their fields. Raises ``TypeError`` where a
+        field has no ``struct`` size.
+        """
+        parts = []
+        for field in self.table.fields:
+            plain = field.width in _FORMATS or isinstance(field.default, bytes)
+            if not plain or not self.table.byte_aligned:
+                raise TypeError(f"{self.table.prefix}.{field.name} has no struct format")
+            code = f"{field.size}s" if isinstance(field.default, bytes) else _FORMATS[field.width]
+            parts.append(code if field.name in names else f"{field.size}x")
+        return struct.Struct(">" + "".join(parts))
+
     def unpack_from(self, data: bytes | bytearray | memoryview, offset: int = 0) -> T:
         """Read one header at ``offset``. Raises ``CodecError`` where fewer than ``size`` bytes are left."""
         if offset < 0 or len(data) - offset < self.size:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from zlib import crc32
 
+from dissectors.wire.encapsulation import ICRC_BYTES, NextHeader
 from dissectors.wire.errors import CodecError
-from dissectors.wire.infiniband import BTH, GRH, ICRC_BYTES, LRH, NextHeader
+from dissectors.wire.infiniband import BTH, GRH, LRH
 
 UDP_BYTES = 8
 IPV4_BYTES = 20

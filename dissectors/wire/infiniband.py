@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from dissectors.wire.codec import Codec
+from dissectors.wire.encapsulation import NextHeader
 from dissectors.wire.table import Kind, bits, header, octets, u8, u16, u32, u64
 
-ROCE_UDP_PORT = 4791
-"""UDP destination port of RoCE v2."""
-ROCE_ETHERTYPE = 0x8915
-"""EtherType of RoCE v1."""
-ICRC_BYTES = 4
 CM_QP = 1
 """Queue pair of the general services interface, which carries RDMA-CM."""
 PSN_MODULUS = 1 << 24
@@ -47,15 +43,6 @@ class Opcode(IntEnum):
     SEND_ONLY_INVALIDATE = 0x17
     UD_SEND_ONLY = 0x64
     CNP = 0x81
-
-
-class NextHeader(IntEnum):
-    """``lnh`` of LRH: what follows the link header."""
-
-    RAW = 0
-    IPV6 = 1
-    BTH = 2
-    GRH = 3
 
 
 class AckKind(IntEnum):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from dissectors.wire.cm import CmDrep, CmDreq, CmMra, CmRej, CmRep, CmReq, CmRtu, IpCm, RdsPrivateV4, RdsPrivateV6
+if TYPE_CHECKING:
+    from dissectors.wire.cm import CmDrep, CmDreq, CmMra, CmRej, CmRep, CmReq, CmRtu, IpCm, RdsPrivateV4, RdsPrivateV6
 
-CmMessageBody = CmReq | CmMra | CmRej | CmRep | CmRtu | CmDreq | CmDrep
+    CmMessageBody = CmReq | CmMra | CmRej | CmRep | CmRtu | CmDreq | CmDrep
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.infiniband import ROCE_ETHERTYPE
+from dissectors.wire.encapsulation import ROCE_ETHERTYPE
 from rdstool.capture.columns import Bytes, FrameBatch, Ints
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.cursor import Cursor, Mask

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.infiniband import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
+from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
 from rdstool.capture.columns import Bytes, FrameBatch, IbPackets, Ints, Segments
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.cursor import Cursor, Mask

@@ -6,7 +6,6 @@ The chunk's bytes go through shared memory, what was parsed of them through a pi
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 import signal
 import sys
@@ -16,8 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from mmap import mmap
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +23,9 @@ from rdstool.capture.counts import FrameCounts
 from rdstool.capture.frames import CHUNK_BYTES, FrameReader
 from rdstool.capture.network import Parsed, parse
 from rdstool.errors import CaptureError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 SLOTS = 4
 """Chunks that the reading process may be ahead."""
@@ -69,6 +70,8 @@ def read_here(reading: Reading) -> Generator[Arrival]:
 
 def read_ahead(reading: Reading) -> Generator[Arrival]:
     """Read and parse in another process. The same arrivals and errors as :func:`read_here`."""
+    import multiprocessing  # noqa: PLC0415 - one process does without it
+
     # Fork starts at once and shares anonymous memory; without it, everything goes through the pipe.
     forks = sys.platform == "linux" and threading.active_count() == 1
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")

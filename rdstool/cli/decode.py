@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rdstool.cli.showing import Show
     from rdstool.cli.views import FrameLabel, View
     from rdstool.export.selected import Selected
+    from rdstool.filter import Filter
 
 TIME_FORMS = ("relative", "epoch", "delta", "utc", "local")
 
@@ -73,13 +74,11 @@ def decode(
       rdstool decode --json -Y 'rds.flags.retransmitted == 1' capture.pcap.gz
     """  # noqa: D301
     from rdstool.cli.showing import Show  # noqa: PLC0415
-    from rdstool.export.selected import select  # noqa: PLC0415
     from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
-    from rdstool.filter import compile_filter  # noqa: PLC0415
 
     _check_forms(verbose=verbose, dump=dump, json=json, csv=csv, parquet=parquet is not None, fields=fields, time=time)
-    accepted = compile_filter(filter_text) if filter_text is not None else None
-    chosen = select(fields) if fields is not None else []
+    accepted = _accepted(filter_text) if filter_text is not None else None
+    chosen = _chosen(fields) if fields is not None else []
     for text in accepted.warnings() if accepted else ():
         warn(text)
     used = {item.info.name for item in chosen} | (accepted.fields() if accepted else set())
@@ -101,6 +100,18 @@ def decode(
             show.to(view, reading, results, Clock(TimeForm(time or ("epoch" if csv else "relative"))))
     _conclude(reading, show, parquet)
     raise typer.Exit(reading.exit_code())
+
+
+def _accepted(text: str) -> Filter:
+    from rdstool.filter import compile_filter  # noqa: PLC0415
+
+    return compile_filter(text)
+
+
+def _chosen(fields: str) -> list[Selected]:
+    from rdstool.export.selected import select  # noqa: PLC0415
+
+    return select(fields)
 
 
 def _check_forms(
@@ -143,9 +154,6 @@ def _view(
     label: FrameLabel | None,
 ) -> View:
     from rdstool.cli import views  # noqa: PLC0415
-    from rdstool.cli.hexdump import HexDump  # noqa: PLC0415
-    from rdstool.cli.lines import LineWriter  # noqa: PLC0415
-    from rdstool.cli.tree import TreeWriter  # noqa: PLC0415
 
     if chosen:
         return views.FieldsView(chosen, None if json else "," if csv else "\t")
@@ -153,6 +161,10 @@ def _view(
         return views.JsonView(label)
     if csv:
         return views.CsvView()
+    from rdstool.cli.hexdump import HexDump  # noqa: PLC0415
+    from rdstool.cli.lines import LineWriter  # noqa: PLC0415
+    from rdstool.cli.tree import TreeWriter  # noqa: PLC0415
+
     return views.TextView(
         LineWriter(colour=results.colour, unicode=results.unicode),
         TreeWriter(unicode=results.unicode) if verbose else None,

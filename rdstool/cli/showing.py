@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from rdstool.cli.views import Shown, View
 from rdstool.export.pieces import pieces
 from rdstool.export.times import Clock
 from rdstool.field_columns import EventColumns, MessageColumns
-from rdstool.filter import Filter
+
+if TYPE_CHECKING:
+    from rdstool.filter import Filter
 
 
 class Show:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,12 +12,14 @@ from rdstool.capture.columns import Ints
 from rdstool.capture.events import CmMessage, RdmaOperation
 from rdstool.capture.message import header_bytes_at, message_at
 from rdstool.capture.streams import StreamTable
-from rdstool.cli.hexdump import HexDump
-from rdstool.cli.lines import LineWriter
-from rdstool.cli.tree import TreeWriter
-from rdstool.export import csv, jsonl, selected
-from rdstool.export.selected import Selected
+from rdstool.export import csv, jsonl
 from rdstool.field_columns import EventColumns, MessageColumns
+
+if TYPE_CHECKING:
+    from rdstool.cli.hexdump import HexDump
+    from rdstool.cli.lines import LineWriter
+    from rdstool.cli.tree import TreeWriter
+    from rdstool.export.selected import Selected
 
 Shown = CmMessage | RdmaOperation
 FrameLabel = Callable[[int], tuple[str, int]]
@@ -133,6 +135,8 @@ class FieldsView:
         return self._lines(EventColumns([event], streams), np.zeros(1, dtype=np.int64))[0]
 
     def _lines(self, columns: MessageColumns | EventColumns, keep: Ints) -> list[str]:
+        from rdstool.export import selected  # noqa: PLC0415 - with it comes the filter language
+
         if self.separator is None:
             return selected.json_lines(columns, keep, self.fields)
         return selected.text_lines(columns, keep, self.fields, self.separator)
