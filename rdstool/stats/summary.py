@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -198,14 +198,15 @@ def _connections(
     reconnects = defaultdict(list)
     for one in again:
         reconnects[pair_key(one.stream)].append(one)
+    announced = Counter(pair_key(found.streams[restart.stream]) for restart in found.handshakes.restarts)
+    by_way: dict[tuple[bytes, bytes, Transport], dict[int, list[int]]] = defaultdict(dict)
+    for (source, destination, kind, path), lanes in groups.items():
+        by_way[source, destination, kind][path] = lanes
     for (a, b, transport), streams in pairs.items():
         sides = [side for address in (a, b) if (side := found.handshakes.sides.get(address)) and side.announced]
         npaths = agreed_paths(side.announced.npaths for side in sides if side.announced) if sides else None
         npaths = npaths if transport is Transport.TCP else None
-        ways: dict[tuple[bytes, bytes], dict[int, list[int]]] = {(a, b): {}, (b, a): {}}
-        for (source, destination, kind, path), lanes in groups.items():
-            if kind is transport and (source, destination) in ways:
-                ways[source, destination][path] = lanes
+        ways = {way: by_way.get((*way, transport), {}) for way in ((a, b), (b, a))}
         forward, back = ([lane for lanes in ways[way].values() for lane in lanes] for way in ((a, b), (b, a)))
         forward = [] if a == b else forward
         there, here = count_of(found.traffic.data, forward), count_of(found.traffic.data, back)
@@ -224,7 +225,7 @@ def _connections(
             b_to_a_messages=here[0],
             b_to_a_bytes=here[1],
             reconnects=len(mine),
-            restarts=_restarts(found, a, b, transport, mine),
+            restarts=announced[a, b, transport] or _restarts(mine),
             first_time=span.begin,
             last_time=span.end,
             coverage=seen_of((coverage for stream in streams for coverage in stream.coverage), transport).coverage,
@@ -234,15 +235,12 @@ def _connections(
         )
 
 
-def _restarts(found: Collector, a: bytes, b: bytes, transport: Transport, again: list[Reconnect]) -> int:
-    """Restarts of either side: a restart makes all paths connect again, so paths are not added up."""
-    announced = sum(
-        pair_key(found.streams[restart.stream]) == (a, b, transport) for restart in found.handshakes.restarts
-    )
+def _restarts(again: list[Reconnect]) -> int:
+    """Restarts that the connections show. A restart makes all paths connect again, so paths are not added up."""
     by_path: dict[int, int] = defaultdict(int)
     for one in again:
         by_path[one.stream.path] += one.kind == "restart"
-    return announced or max(by_path.values(), default=0)
+    return max(by_path.values(), default=0)
 
 
 def _balance(
