@@ -32,7 +32,7 @@ RDS_DTYPE = dtype_of(table_of(RdsHeader))
 MESSAGE = np.dtype(
     [
         ("number", "i8"),  # 1-based, in capture order of the last byte
-        ("frame", "i8"),  # the frame that completed the message
+        ("frame", "i8"),  # the frame that completed the message, or ended it before it was complete
         ("first_frame", "i8"),  # the frame that holds the first byte of its header
         ("time", "i8"),  # of `frame`, ns since 1970
         ("stream", "i4"),  # index into the stream table

@@ -163,8 +163,6 @@ class OpenMessage:
     missing: int = 0
     taken: int = 0
     """Stream offset up to which the payload was looked at."""
-    last_frame: int = 0
-    last_time: int = 0
     parts: list[bytes] | None = None
     """Payload so far, where it is wanted."""
     hasher: hashlib._Hash | None = None

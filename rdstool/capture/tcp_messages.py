@@ -147,26 +147,24 @@ class Framing:
         """Number of the span that the first extent is."""
 
     def run(self, *, final: bool = False) -> None:
-        """Take all messages that are there, then keep what the next chunk needs; ``final`` where none will come."""
+        """Take all messages that are there, then keep what the next chunk needs, unless no more will come."""
         half = self.half
         while True:
             if half.search is not None and not self._find_boundary(half.search, final):
                 break
             if not self._take_messages():
                 break
-        if final:
-            self.flush()
-        else:
+        if not final:
             self._carry()
 
-    def flush(self) -> None:
-        """Report the message that is under way as incomplete: its end was not seen."""
+    def flush(self, frame: int, time: int) -> None:
+        """Report the message that is under way as incomplete: ``frame`` ended it before its last byte was seen."""
         half = self.half
         message = half.open
         if message is None:
             return
         message.missing += message.end - half.next
-        self._finish(message, message.last_frame or message.first_frame, message.last_time)
+        self._finish(message, frame, time)
         half.boundary = half.next
         half.open = None
 
@@ -343,10 +341,7 @@ class Framing:
 
     def _progress(self, message: OpenMessage) -> None:
         """Note what this chunk brought of a message that is not complete."""
-        limit = self.half.next
-        self._look_at_payload(message, limit)
-        if self.extents.frame:
-            message.last_frame, message.last_time = self.extents.done[-1], self.extents.time[-1]
+        self._look_at_payload(message, self.half.next)
 
     def _look_at_payload(self, message: OpenMessage, limit: int) -> None:
         """Count, hash and keep the payload up to ``limit`` that was not looked at before."""

@@ -62,7 +62,7 @@ class TcpStreams:
         self.connections: dict[Key, Connection] = {}
         self._unsettled: dict[int, tuple[Connection, Half]] = {}
         """Halves with a hole or in search, by identity."""
-        self._last_frame = 0
+        self._last_frame = self._last_time = 0
 
     def feed(self, segments: Segments) -> Part:
         """Take the segments of one chunk, in capture order."""
@@ -70,7 +70,7 @@ class TcpStreams:
             return Part.empty()
         chunk = Chunk(segments.data)
         out = _Output(RowBuilder(self.options))
-        self._last_frame = int(segments.frame[-1])
+        self._last_frame, self._last_time = int(segments.frame[-1]), int(segments.time[-1])
         grouping = by_connection(segments)
         regular: list[tuple[int, Connection]] = []
         for group in np.argsort(grouping.first).tolist():
@@ -88,7 +88,7 @@ class TcpStreams:
         chunk = Chunk(np.empty(0, np.uint8))
         out = _Output(RowBuilder(self.options))
         for connection in self.connections.values():
-            self._end(connection, chunk, out)
+            self._end(connection, chunk, out, self._last_frame, self._last_time)
         self.connections.clear()
         self._unsettled.clear()
         return self._part(out, chunk)
@@ -175,7 +175,7 @@ class TcpStreams:
         for group, connection in regular:
             if grouping.flags[group] & (FIN | RST):
                 own = grouping.rows(group)
-                self._close_all(connection, segments, own, grouping.backward[own] ^ connection.flipped, out)
+                self._close_all(connection, segments, own, grouping.backward[own] ^ connection.flipped, chunk, out)
 
     def _feed_connection(self, grouping: Grouping, group: int, segments: Segments, chunk: Chunk, out: _Output) -> None:
         """Cut a connection's segments where a SYN begins another one on the same ports."""
@@ -194,7 +194,7 @@ class TcpStreams:
                     self._feed_range(connection, segments, rows[begin:at], backward[begin:at], chunk, out)
                     begin = at
                 if not known or connection.over:
-                    self._end(connection, chunk, out)
+                    self._end(connection, chunk, out, int(segments.frame[row]), int(segments.time[row]))
                     del self.connections[key]
                     connection = None
             if connection is None:
@@ -261,7 +261,7 @@ class TcpStreams:
                 out.acks.append(acknowledged(segments, others, bounds, [half], number))
                 if half.pending:
                     self._give_up_acknowledged(connection, half, segments, others, chunk, out)
-        self._close_all(connection, segments, rows, directions, out)
+        self._close_all(connection, segments, rows, directions, chunk, out)
 
     def _feed_half(
         self, connection: Connection, half: Half, segments: Segments, rows: Ints, chunk: Chunk, out: _Output
@@ -338,12 +338,20 @@ class TcpStreams:
             self._settle(connection, half, half.take(_no_segments(), chunk), chunk, out, acked=acked)
 
     def _close_all(
-        self, connection: Connection, segments: Segments, rows: Ints, directions: NDArray[np.bool_], out: _Output
+        self,
+        connection: Connection,
+        segments: Segments,
+        rows: Ints,
+        directions: NDArray[np.bool_],
+        chunk: Chunk,
+        out: _Output,
     ) -> None:
         for at in np.flatnonzero(segments.flags[rows] & (FIN | RST)).tolist():
-            self._close(connection, connection.halves[int(directions[at])], segments, int(rows[at]), out)
+            self._close(connection, connection.halves[int(directions[at])], segments, int(rows[at]), chunk, out)
 
-    def _close(self, connection: Connection, half: Half, segments: Segments, row: int, out: _Output) -> None:
+    def _close(
+        self, connection: Connection, half: Half, segments: Segments, row: int, chunk: Chunk, out: _Output
+    ) -> None:
         reset = bool(segments.flags[row] & RST)
         if half.ended or connection.reset:
             return
@@ -353,14 +361,21 @@ class TcpStreams:
         pending = sum(_unfinished(other) for other in touched)
         frame, time = int(segments.frame[row]), int(segments.time[row])
         how = Closing.RST if reset else Closing.FIN
-        out.rows.events.append(StreamClosed(frame, time, connection.stream.number, half.direction, how, pending))
+        number = connection.stream.number
+        out.rows.events.append(StreamClosed(frame, time, number, half.direction, how, pending))
+        behind = (int(segments.seq[row]) + int(segments.length[row]) - (half.base or 0) - half.next) % _SEQUENCE_SPACE
+        for other in touched:
+            # What lies before a FIN and was not seen may still come.
+            if not other.pending and (reset or behind == 0):
+                Framing(other, Extents(), chunk, number, out.rows).flush(frame, time)
 
-    def _end(self, connection: Connection, chunk: Chunk, out: _Output) -> None:
-        """Report what is left of a connection that nothing more will come of."""
+    def _end(self, connection: Connection, chunk: Chunk, out: _Output, frame: int, time: int) -> None:
+        """Report what is left of a connection that ``frame`` shows to be over."""
         for half in connection.halves:
             if not half.idle:
                 extents = half.take(_no_segments(), chunk)
                 self._settle(connection, half, extents, chunk, out, acked=half.acked, final=True)
+                Framing(half, Extents(), chunk, connection.stream.number, out.rows).flush(frame, time)
             self._unsettled.pop(id(half), None)
             # FIN takes one number of the sequence space, so an acknowledgement may reach one beyond the data.
             behind = half.acked - half.next - (1 if half.ended else 0)
@@ -368,7 +383,7 @@ class TcpStreams:
                 half.coverage.missing += behind
                 half.coverage.gaps += 1
                 number = connection.stream.number
-                gap = Gap(self._last_frame, 0, number, half.direction, half.next, behind, GapReason.END)
+                gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.END)
                 out.rows.events.append(gap)
 
 
