@@ -69,12 +69,11 @@ class Announcement:
 class Ballot:
     """The RDS source ports seen in one direction of a connection, and the paths that their hashes name."""
 
-    __slots__ = ("_native", "_swapped", "ports")
+    __slots__ = ("ports",)
 
     def __init__(self) -> None:
-        self.ports: set[int] = set()
-        self._native = [0] * MAX_PATHS
-        self._swapped = [0] * MAX_PATHS
+        # A tuple, since there are few ports, and of streams there can be a hundred thousand.
+        self.ports: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ports)
@@ -83,21 +82,17 @@ class Ballot:
         """Count a port; False where it was counted before."""
         if port in self.ports:
             return False
-        self.ports.add(port)
-        self._native[path_of_port(port, MAX_PATHS)] += 1
-        self._swapped[path_of_port((port & 0xFF) << 8 | port >> 8, MAX_PATHS)] += 1
+        self.ports += (port,)
         return True
 
     def tally(self, npaths: int, swapped: bool) -> list[int]:
         """Ports for each of ``npaths`` paths."""
-        votes = self._swapped if swapped else self._native
-        if npaths == MAX_PATHS:
-            return votes
-        # A path is the hash under the mask npaths - 1, so fewer paths only drop bits of it.
-        folded = [0] * npaths
-        for path, count in enumerate(votes):
-            folded[path & (npaths - 1)] += count
-        return folded
+        votes = [0] * npaths
+        for port in self.ports:
+            hashed = (port & 0xFF) << 8 | port >> 8 if swapped else port
+            # A path is the hash under the mask npaths - 1, so fewer paths only drop bits of it.
+            votes[path_of_port(hashed, MAX_PATHS) & (npaths - 1)] += 1
+        return votes
 
 
 class Common(NamedTuple):
@@ -192,9 +187,9 @@ def _byte_swapped(connections: list[Connection], dialling: bool, npaths: int) ->
     ballots = [connection.ports[connection.dialler ^ (not dialling)] for connection in connections]
     for ballot in sorted(ballots, key=len, reverse=True):
         # The same sockets again, on a connection that follows another, are no further evidence.
-        if not ballot.ports <= counted:
+        if not counted.issuperset(ballot.ports):
             odds *= sum(_fits(ballot, npaths, True)) / sum(_fits(ballot, npaths, False))
-            counted |= ballot.ports
+            counted.update(ballot.ports)
     return odds > 1
 
 

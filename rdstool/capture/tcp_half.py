@@ -236,9 +236,10 @@ class Half:
     def carried(self, chunk: Chunk) -> Extents:
         """Return the extents that were carried over from the chunk before."""
         extents = Extents()
-        for piece in self.carry:
-            self._append(extents, piece, chunk)
-        self.carry = []
+        if self.carry:
+            for piece in self.carry:
+                self._append(extents, piece, chunk)
+            self.carry = []
         return extents
 
     def _take_one_by_one(self, columns: SegmentColumns, chunk: Chunk, extents: Extents) -> None:
