@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -94,6 +95,8 @@ def run_case(seed: int, folder: Path, commands: Sequence[tuple[str, ...]] = COMM
             sys.stderr.write(f"\nseed {seed}: rdstool {' '.join(command)}\n")
             raise
     path.unlink()
+    # A command is a process that ends; it leaves reference cycles alone that would add up over many cases here.
+    gc.collect()
 
 
 def main() -> int:
