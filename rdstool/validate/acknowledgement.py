@@ -270,7 +270,8 @@ class AcknowledgementCheck(Check):
         for flow, waiting in self._waiting.items():
             spoke = self.context.connections.last_time.one(flow)
             late = spoke - waiting.seen.time >= ACK_WAIT_NS or waiting.answers >= ACK_WAIT_ROWS
-            whole = self.context.continuity.segment(flow ^ 1) == waiting.segment
+            heard = self.context.connections.first_frame.one(flow ^ 1)
+            whole = heard and self.context.continuity.segment(flow ^ 1) == waiting.segment
             closed = self.context.connections.closed.get(flow >> 1)
             if late and whole and (closed is None or closed.time - waiting.seen.time >= ACK_WAIT_NS):
                 self.report.at(

@@ -185,6 +185,8 @@ class CmCheck(Check):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._requests: OrderedDict[tuple[int, bytes], _Request] = OrderedDict()
+        self._unreadable: set[tuple[int, bytes]] = set()
+        """Requests to the wrong service, so that their replies are not read either."""
 
     def feed(self, batch: Batch) -> None:
         """CM messages are events."""
@@ -210,8 +212,12 @@ class CmCheck(Check):
         v4 = ip.saddr[:12] in (bytes(12), _V4_PREFIX) and ip.daddr[:12] in (bytes(12), _V4_PREFIX)
         known = body.service_id in (SERVICE_ID_TCP | IB_CM_PORT, SERVICE_ID_TCP | TCP_PORT)
         if not known or (port == IB_CM_PORT) != v4:
+            # The private data are laid out for the other family: nothing in them can be read.
             self._say(SERVICE, event, f"service port {port} with {'IPv4' if v4 else 'IPv6'} addresses")
-        elif ip.version or ip.ip_version != (4 if v4 else 6):
+            if len(self._unreadable) < MAX_REQUESTS:
+                self._unreadable.add((event.transaction_id, event.src))
+            return
+        if ip.version or ip.ip_version != (4 if v4 else 6):
             text = f"header version {ip.version}, IP version {ip.ip_version} to port {port}"
             self._say(IP_HEADER, event, text)
         self._parameters(event, body)
@@ -258,6 +264,8 @@ class CmCheck(Check):
             self._say(ACK_CREDIT, event, f"{what}: ack_seq {private.ack_seq}, credit {private.credit}")
 
     def _reply(self, event: CmMessage, body: CmRep) -> None:
+        if (event.transaction_id, event.dst) in self._unreadable:
+            return
         private = event.private
         self._private(event, private, body.private, 0, "reply")
         if body.rnr_retry != RNR_RETRY:

@@ -184,23 +184,26 @@ class CongestionCheck(Check):
     def _data(self, view: View, start: int, stop: int) -> None:
         """Rows between two bitmaps."""
         flows = view.flow[start:stop]
+        senders: dict[Key, list[int]] = {}
         for flow in np.unique(flows).tolist():
             source, destination = self.context.streams[flow >> 1].ends(flow & 1)
-            known = self._maps.get((source.address, destination.address))
-            if known is None:
-                continue
-            rows = start + np.flatnonzero(flows == flow)
+            if (source.address, destination.address) in self._maps:
+                senders.setdefault((source.address, destination.address), []).append(flow)
+        for key, used in senders.items():
+            known = self._maps[key]
+            rows = start + np.flatnonzero(np.isin(flows, used))
             now = int(view.time[rows[0]])
             for port, since in known.marked.items():
                 if not since:
                     known.marked[port] = now
             kinds = view.kind[rows]
             new = ((kinds == MessageKind.DATA) | (kinds == MessageKind.PONG)) & ~view.flagged[rows]
-            new &= np.isin(view.dport[rows], list(known.marked))
+            new &= np.isin(view.dport[rows], list(known.marked)) & (view.length[rows] > 0)
             for row in rows[new].tolist():
                 port = int(view.dport[row])
-                if int(view.time[row]) - known.marked[port] >= GRACE_NS and view.length[row]:
-                    first = [0, int(view.frame[row]), int(view.time[row]), flow >> 1, int(view.number[row])]
+                if int(view.time[row]) - known.marked[port] >= GRACE_NS:
+                    stream, number = int(view.stream[row]), int(view.number[row])
+                    first = [0, int(view.frame[row]), int(view.time[row]), stream, number]
                     known.suspects.setdefault(port, first)[0] += 1
 
     def _conclude(self, known: _Map, sender: str) -> None:

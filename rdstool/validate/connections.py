@@ -78,6 +78,11 @@ class Connections:
         closed = self.closed.get(stream)
         return min(firsts), min(last, closed.frame) if closed is not None else last
 
+    def older(self, stream: Stream) -> list[int]:
+        """Streams of its address pair that came before it."""
+        members = self.pairs[pair_of(stream)]
+        return members[: members.index(stream.number)]
+
     def is_first(self, stream: Stream) -> bool:
         """No other stream of its address pair came before it."""
         return self.pairs[pair_of(stream)][0] == stream.number

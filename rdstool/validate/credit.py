@@ -63,6 +63,7 @@ class CreditCheck(Check):
         self._agreed: dict[int, bool] = {}
         self._accounts: dict[int, SendCredits] = {}
         """By the flow that sends."""
+        self._overflown: set[int] = set()
 
     def feed(self, batch: Batch) -> None:
         """Set-ups, then frames."""
@@ -109,6 +110,6 @@ class CreditCheck(Check):
         if not account.spend(int(view.rows["fragments"][row])):
             self.report.rows(OVERSPENT, view, [row], lambda i: f"{view.rows['fragments'][i]} frames with {had} credits")
         other.grant(int(view.credit[row]))
-        if other.overflown:
+        if other.overflown and flow not in self._overflown:
+            self._overflown.add(flow)
             self.report.row(TOO_MANY, view, row, f"{other.available} are unspent, the limit is {CREDIT_LIMIT}")
-            other.available = 0

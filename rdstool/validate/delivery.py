@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dissectors.wire.extensions import GenNum
-from rdstool.protocol.kinds import MessageKind
+from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.receive_rule import Expected, Verdict
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.connections import Pair
@@ -304,6 +304,9 @@ class DeliveryCheck(Check):
             self._repeated(copy, arrived)
         elif copy.dropped and self._old_whole(leg):
             self._say(LOST, sent, f"{self._name(sent)}: no copy was complete before; {self._fate(copy)}")
+        elif copy.dropped:
+            text = f"{self._name(sent)}: no copy was seen before, but the capture has holes; {self._fate(copy)}"
+            self._say(MAYBE_LOST, sent, text)
         elif copy.delivered:
             self._in_order(story, leg.lane, copy)
 
@@ -354,9 +357,18 @@ class DeliveryCheck(Check):
             if not sent_old or not sent_new or (sent_new[0].sequence == 1 and not sent_new[0].flagged):
                 continue
             highest = max(one.sequence for one in sent_new)
+            # InfiniBand learns from the first frames of the new connection what had arrived on the old one.
+            ib = self.context.streams[new].transport is Transport.IB
+            learnt = kept[1].last_ack if kept[1] and ib else 0
             for one in sent_old:
                 later = any(copy.frame > one.frame for copy in lane.copies.get(one.sequence, ()))
-                if not one.acked and not later and one.delivered_to_sockets and one.sequence < highest:
+                if (
+                    not one.acked
+                    and one.end > learnt
+                    and not later
+                    and one.delivered_to_sockets
+                    and one.sequence < highest
+                ):
                     self._say(
                         NOT_RESENT,
                         one,
@@ -423,7 +435,7 @@ class DeliveryCheck(Check):
 
     def _old_whole(self, leg: _Leg) -> bool:
         """No hole in what the lane sent before, so that an earlier copy would have been seen."""
-        flows = [2 * number + (leg.flow & 1) for number in leg.lane.streams[:-1]]
+        flows = [self._flow_of(number, leg.lane.end) for number in leg.lane.streams[:-1]]
         kept = [self.journal.flows.get(flow) for flow in flows]
         return all(one is not None and one.whole and not one.dropped for one in kept)
 

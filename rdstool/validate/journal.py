@@ -108,6 +108,7 @@ class FlowJournal:
         """Rows of ``ACK`` in their order."""
         self.acks.append(np.stack((acks["position"], acks["frame"]), axis=1)[-ACK_ROWS:])
         self.ack_count += len(self.acks[-1])
+        self.last_ack = max(self.last_ack, int(acks["position"].max()))
         while self.ack_count - len(self.acks[0]) >= ACK_ROWS:
             self.ack_count -= len(self.acks.pop(0))
 

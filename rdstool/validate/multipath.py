@@ -26,6 +26,8 @@ MAX_PINGS = 65536
 """Pings that wait for their pong at one time."""
 MAX_SOCKETS = 65536
 """RDS sockets whose streams are remembered."""
+MAX_ELSEWHERE = 4096
+"""Handshake messages on a second stream that are remembered."""
 SURE = 0.9
 """Confidence from which on a path is taken as known."""
 PORT_RULE = "TCP source port"
@@ -80,6 +82,10 @@ class MultipathCheck(Check):
         """(flow of the ping, its port) -> the last one that waits."""
         self._npaths: dict[tuple[bytes, bytes], int] = {}
         """(sender, receiver) -> paths announced."""
+        self._home: dict[Pair, int] = {}
+        """Pair -> the stream that carries its handshake."""
+        self._elsewhere: list[tuple[Announcement, int, int]] = []
+        """Handshake messages on other streams, their numbers, and the stream that was the handshake's."""
         self._shaken: dict[Pair, int] = {}
         """Pair -> frame of the first message that announced two paths or more."""
         self._port_told: set[int] = set()
@@ -99,7 +105,6 @@ class MultipathCheck(Check):
         if not view.count or not view.tcp.any():
             self._acks(view)
             return
-        self._probe_paths(view)
         shakes = list(announcements(view, self.context.streams))
         for said in shakes:
             self._shake(batch, said)
@@ -116,6 +121,11 @@ class MultipathCheck(Check):
     def _shake(self, batch: Batch, said: Announcement) -> None:
         stream = self.context.streams[said.flow >> 1]
         pair = pair_of(stream)
+        home = self._home.setdefault(pair, stream.number)
+        if home != stream.number and home in self.context.connections.closed:
+            self._home[pair] = stream.number
+        elif home != stream.number and len(self._elsewhere) < MAX_ELSEWHERE:
+            self._elsewhere.append((said, int(batch.view.number[said.row]), home))
         if said.npaths > 1:
             self._shaken.setdefault(pair, said.frame)
             receiver = self._sender_key(stream, said.flow ^ 1)
@@ -220,13 +230,18 @@ class MultipathCheck(Check):
                     stream=second.number,
                 )
 
-    def _probe_paths(self, view: View) -> None:
-        probes = (view.kind == MessageKind.PROBE) | (view.kind == MessageKind.PROBE_REPLY)
-        paths = view.rows["path"]
-        for row in np.flatnonzero(probes & (paths > 0)).tolist():
-            stream = self.context.streams[int(view.stream[row])]
-            if stream.path_confidence >= SURE:
-                self.report.rows(PROBE_PATH, view, [row], lambda i: f"{_label(view, i)} on path {paths[i]}")
+    def _probe_paths(self) -> None:
+        """Handshakes on two connections that were alive at one time."""
+        for said, number, home in self._elsewhere:
+            if self.context.connections.last_frame.one(2 * home + (said.flow & 1)) > said.frame:
+                self.report.at(
+                    PROBE_PATH,
+                    f"handshake message on stream {said.flow >> 1}; path 0 is stream {home}, which is still in use",
+                    said.frame,
+                    said.time,
+                    stream=said.flow >> 1,
+                    number=number,
+                )
 
     # Pings.
 
@@ -296,6 +311,7 @@ class MultipathCheck(Check):
     def finish(self) -> None:
         """What needs to know how long each stream lived."""
         self._unanswered()
+        self._probe_paths()
         self._too_many()
         strays: dict[tuple[Pair, bytes], list[tuple[_Socket, int]]] = {}
         # What moved where connections were made again is told by RDS-DLV.
@@ -374,10 +390,6 @@ class MultipathCheck(Check):
                         stream=number,
                     )
                     break
-
-
-def _label(view: View, index: int) -> str:
-    return MessageKind(int(view.kind[index])).label
 
 
 def _first_of_each(keys: Ints, rows: Ints) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dissectors.wire.rds import Flags
-from rdstool.protocol.kinds import MessageKind
+from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.validate.check import Batch, Check
 from rdstool.validate.rule import BOTH, ERROR, NOTE, WARNING, Rule
 
@@ -101,7 +101,13 @@ class SequenceCheck(Check):
         self.report.rows(GAP, view, rows.index[gaps], lambda i: _left_out(left[i] + 1, int(sequence[i]) - 1))
         for place in np.flatnonzero(rows.opens & (rows.segment == 0) & (rows.sequence > 1)).tolist():
             stream = self.context.streams[int(rows.flow[place]) >> 1]
-            if not self.context.connections.replaced(stream):
+            # InfiniBand has one connection at a time, so a second one was made again, seen to end or not.
+            connections = self.context.connections
+            older = connections.older(stream)
+            alone = not older or stream.transport is Transport.TCP
+            if stream.path >= 0 and any(self.context.streams[number].path == stream.path for number in older):
+                continue
+            if alone and not connections.replaced(stream):
                 self.report.rows(FIRST, view, [rows.index[place]], lambda i: f"begins with sequence {sequence[i]}")
 
 
