@@ -46,6 +46,7 @@ def expect(command: tuple[str, ...], path: Path, *statuses: int) -> str:
     done = rdstool(*command, str(path))
     assert done.returncode in statuses, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
+    assert "a fault of rdstool" not in done.stderr
     if done.returncode == UNUSABLE:
         assert done.stderr.splitlines()[-1].startswith("rdstool: error: ")
     return done.stdout
