@@ -1,62 +1,23 @@
-"""From capture files to numbered RDS messages: the stages of this package, joined."""
+"""``open_capture``: capture files as RDS messages, for programs and for people."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dissectors.wire.rds import TCP_PORT
-from rdstool.capture.columns import ACK, FRAGMENT, MessageBatch
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.events import Event
-from rdstool.capture.merge import Merger
+from rdstool.capture.decoding import CaptureOptions, Decoded, decode
 from rdstool.capture.message import Message, messages_of
-from rdstool.capture.part import Part, PayloadOptions
-from rdstool.capture.paths import PathMap
-from rdstool.capture.reading import Arrival, Reading, read_ahead, read_here
 from rdstool.capture.streams import StreamTable
-from rdstool.capture.tcp_streams import TcpStreams
 from rdstool.errors import CaptureError
 
-if TYPE_CHECKING:
-    from rdstool.capture.ib_streams import IbStreams
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureOptions:
-    """How to read. The defaults fit a capture of RDS on its own ports."""
-
-    payloads: bool = False
-    """Keep the payload of every message; those of congestion bitmaps are always kept."""
-    digests: bool = False
-    """Compute the SHA-256 of every complete payload."""
-    tcp_ports: frozenset[int] = frozenset({TCP_PORT})
-    """TCP ports that carry RDS."""
-    follow: bool = False
-    """Wait for more at the end of the last file."""
-    jobs: int = 1
-    """Processes that read and parse."""
-
-
-@dataclass(slots=True)
-class Decoded:
-    """What one chunk of the input brought, in capture order."""
-
-    messages: MessageBatch
-    acks: NDArray[Any] = field(default_factory=lambda: np.zeros(0, ACK))
-    events: list[Event] = field(default_factory=list)
-    consumed: int = 0
-    """Bytes of the input, as it lies on disk, that were read up to here."""
-    fragments: NDArray[Any] = field(default_factory=lambda: np.zeros(0, FRAGMENT))
-    """InfiniBand frames; ``message`` is an index into the rows of this batch, -1 for frames of no message."""
+__all__ = ["Capture", "CaptureOptions", "Decoded", "open_capture"]
 
 
 class Capture:
@@ -144,57 +105,10 @@ class Capture:
         self.close()
 
     def _decode(self) -> Generator[Decoded]:
-        options = PayloadOptions(keep_payloads=self.options.payloads, digests=self.options.digests)
-        tcp = TcpStreams(self.streams, options, self.options.tcp_ports)
-        infiniband: IbStreams | None = None
-        merger = Merger()
-        path_map = PathMap(self.streams)
-        consumed = 0
-        problem: CaptureError | None = None
-        reading = Reading(self.paths, self.options.tcp_ports, self.options.follow)
-        arrivals = read_ahead(reading) if self.options.jobs > 1 else read_here(reading)
-        with closing(arrivals):
-            while True:
-                try:
-                    arrival = next(arrivals, None)
-                except CaptureError as error:
-                    arrival, problem = None, error
-                if arrival is None:
-                    break
-                self._note(arrival)
-                consumed = arrival.consumed
-                parts = [tcp.feed(arrival.parsed.tcp)]
-                if len(arrival.parsed.ib):
-                    infiniband = infiniband or _infiniband(self.streams, options)
-                    parts.append(infiniband.feed(arrival.parsed.ib))
-                open_frames = [tcp.settled_frame(), infiniband.settled_frame() if infiniband else None]
-                settled = min((frame for frame in open_frames if frame is not None), default=None)
-                yield self._decoded(merger.merge(parts, settled), path_map, consumed)
-        rest = [tcp.finish()] + ([infiniband.finish()] if infiniband else [])
-        yield self._decoded(merger.merge(rest, None), path_map, consumed)
-        if problem is not None:
-            raise problem
-
-    def _note(self, arrival: Arrival) -> None:
-        self.frames = arrival.counts
-        while len(self._file_starts) <= arrival.file:
-            self._file_starts.append(arrival.first_frame)
-
-    def _decoded(self, part: Part, path_map: PathMap, consumed: int) -> Decoded:
-        rows = part.rows
-        path_map.observe(rows, part.events)
-        if len(rows):
-            streams, inverse = np.unique(rows["stream"], return_inverse=True)
-            paths = np.array([self.streams[number].path for number in streams.tolist()], np.int8)
-            rows["path"] = paths[inverse]
-        messages = MessageBatch(rows, part.payloads, part.digests, part.rdma)
-        return Decoded(messages, part.acks, part.events, consumed, part.fragments)
-
-
-def _infiniband(streams: StreamTable, options: PayloadOptions) -> IbStreams:
-    from rdstool.capture.ib_streams import IbStreams  # noqa: PLC0415 - a third of the start-up time, often not needed
-
-    return IbStreams(streams, options)
+        with closing(decode(self.paths, self.options, self.streams)) as steps:
+            for step in steps:
+                self.frames, self._file_starts = step.frames, step.file_starts
+                yield step.decoded
 
 
 def open_capture(
