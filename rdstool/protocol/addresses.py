@@ -1,0 +1,41 @@
+"""IP addresses as the engine keeps them: canonical text, with the number that decides who connects."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+_MAPPED = 0xFFFF << 32
+"""High bits of ``::ffff:a.b.c.d``, by which IPv4 addresses are compared with others (protocol.md §0)."""
+
+
+@lru_cache(maxsize=65_536)
+def parsed(text: str) -> IPv4Address | IPv6Address:
+    """The address of ``text``; IPv4 where it is IPv6-mapped. Raises ``ValueError`` where it is none."""
+    address = ip_address(text)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def canonical(text: str) -> str:
+    """The one way to write this address. Raises ``ValueError`` where it is none."""
+    return str(parsed(text))
+
+
+def rank(address: str) -> int:
+    """The number by which two addresses are compared: the smaller one opens the TCP connections (§4.2)."""
+    value = parsed(address)
+    return _MAPPED | int(value) if isinstance(value, IPv4Address) else int(value)
+
+
+def same_family(one: str, other: str) -> bool:
+    """Both IPv4 or both IPv6."""
+    return parsed(one).version == parsed(other).version
+
+
+def is_host(address: str) -> bool:
+    """An address that one host can have: neither unspecified nor broadcast nor multicast (§9.3)."""
+    value = parsed(address)
+    broadcast = isinstance(value, IPv4Address) and int(value) == 0xFFFFFFFF
+    return not (value.is_unspecified or value.is_multicast or broadcast)

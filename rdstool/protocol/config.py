@@ -1,0 +1,99 @@
+"""Everything about a node that can be set: the kernel's sysctls, what users of a socket set, and limits.
+
+Defaults are the kernel's (protocol.md §11.1) where the kernel has such a setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dissectors.wire.rds import MAX_MESSAGE_BYTES, MAX_PATHS
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a peer can make a node hold or do, each with its unit. The kernel has none of these but the backlog."""
+
+    message_bytes: int = MAX_MESSAGE_BYTES
+    """Longest payload that a received header may announce; no kernel sends more."""
+    overrun_bytes: int = 64 * MIB
+    """Payload bytes that a socket holds beyond its receive buffer before the sender is cut off. Messages already
+    on their way when a port is marked congested are accepted, so this is far above what honest peers need."""
+    pongs: int = 16_384
+    """Answers to pings that may wait on one path; a peer that pings on and never reads is cut off."""
+    connections: int = 4_096
+    """Address pairs of a node; further ones are refused."""
+    parked: int = MAX_PATHS
+    """TCP connections of one peer that may wait for a free path (the kernel: one, §4.3)."""
+    trace_records: int = 10_000
+    """State changes that are remembered; older ones are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a node behaves. ``SYSCTLS`` gives the names by which the kernel knows the first eleven."""
+
+    reconnect_min_delay_ms: int = 1
+    """First ceiling of the random delay before a connection is tried again."""
+    reconnect_max_delay_ms: int = 1000
+    """Highest ceiling of that delay; it doubles from one attempt to the next."""
+    max_unacked_packets: int = 8
+    """Messages that may pass without ACK_REQUIRED before one carries it (§7.5)."""
+    max_unacked_bytes: int = 16 * MIB
+    """Payload bytes that may pass without ACK_REQUIRED."""
+    ping_enable: bool = True
+    """Answer messages to port 0; without it the multipath handshake does not answer either."""
+    tcp_sndbuf: int = 0
+    """Send buffer of the TCP sockets in bytes; 0 leaves it to the system."""
+    tcp_rcvbuf: int = 0
+    """Receive buffer of the TCP sockets in bytes; 0 leaves it to the system."""
+    ib_max_send_wr: int = 256
+    """Send ring of an InfiniBand connection, in work requests."""
+    ib_max_recv_wr: int = 1024
+    """Receive ring of an InfiniBand connection, in work requests."""
+    ib_max_unsignaled_wr: int = 16
+    """Work requests in a row that ask for no completion."""
+    ib_flow_control: bool = False
+    """Credit flow control; the kernel reads it and does nothing with it (§7.6)."""
+
+    paths: int = MAX_PATHS
+    """Paths that this side offers in the handshake, 1 to 8."""
+    sndbuf: int = 106_496
+    """Send buffer of a new socket: payload bytes, half of what the kernel stores by default."""
+    rcvbuf: int = 106_496
+    """Receive buffer of a new socket: payload bytes."""
+    close_grace_s: float = 5.0
+    """How long a dropped connection may still deliver what the peer had sent (``rds_tcp_conn_path_shutdown``)."""
+    handshake_patience_s: float = 1.0
+    """How long an accepted first connection holds data back for the peer's number of paths."""
+    knock_interval_s: float = 1.0
+    """How often the larger address asks the smaller one to connect, while messages wait. The kernel asks once
+    for each message that is sent, and waits for ever where that one attempt is lost."""
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.paths <= MAX_PATHS:
+            raise ValueError(f"paths is {self.paths}, a connection has 1 to {MAX_PATHS}")
+        if not 0 < self.reconnect_min_delay_ms <= self.reconnect_max_delay_ms:
+            raise ValueError(
+                f"reconnect delays of {self.reconnect_min_delay_ms} to {self.reconnect_max_delay_ms} ms: "
+                "the first must be above 0 and not above the second"
+            )
+
+
+SYSCTLS = {
+    "net.rds.reconnect_min_delay_ms": "reconnect_min_delay_ms",
+    "net.rds.reconnect_max_delay_ms": "reconnect_max_delay_ms",
+    "net.rds.max_unacked_packets": "max_unacked_packets",
+    "net.rds.max_unacked_bytes": "max_unacked_bytes",
+    "net.rds.ping_enable": "ping_enable",
+    "net.rds.tcp.rds_tcp_sndbuf": "tcp_sndbuf",
+    "net.rds.tcp.rds_tcp_rcvbuf": "tcp_rcvbuf",
+    "net.rds.ib.max_send_wr": "ib_max_send_wr",
+    "net.rds.ib.max_recv_wr": "ib_max_recv_wr",
+    "net.rds.ib.max_unsignaled_wr": "ib_max_unsignaled_wr",
+    "net.rds.ib.flow_control": "ib_flow_control",
+}
+"""The kernel's name of each setting that is a sysctl (protocol.md §11.1)."""

@@ -1,0 +1,473 @@
+"""One connection: an address pair with up to eight paths (kernel ``struct rds_connection``).
+
+The rules by which connection and paths act on each other, each named by the method that holds it:
+
+- ``send`` and ``reach``: a message for a path that is down makes the smaller address connect, and the larger one
+  knock on path 0 (§4.2). The kernel knocks once a message; here it is repeated while messages wait.
+- ``accept`` and ``unpark``: an incoming connection takes the path that its source port tells, else the lowest that
+  is free; where none is free it waits, unread, until the old connection of its path has been emptied (§4.3).
+- ``notice``: a handshake message from a restarted peer makes all older TCP connections void (§5.5).
+- ``agree``: what a handshake message says of paths is taken over, and the smaller address fans out (§5.2).
+- ``went_up``, ``went_down``: what a path's change means for the others.
+
+Where this differs from the kernel it is so that nothing is lost or doubled in cases where kernels do:
+
+- Sequence numbers go on when the peer has restarted; the kernel begins at 1 again, and then messages that were
+  sent before it noticed can make the peer drop later ones as old.
+- A restart is noticed before the duplicate filter sees the message that tells of it.
+- The first connection that a freshly started acceptor gets may be one that its peer means for another path. Data is
+  held back until the handshake, and then the TCP connection moves to its path; the kernel closes it.
+- A later congestion map goes to every TCP connection that carried an earlier one, so that the last to be read is
+  also the newest.
+- After the fan-out the other paths wait not only until path 0's messages are acknowledged by the peer's TCP, but for
+  a pong behind them: what its program reads first is up to chance.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dissectors.wire.rds import PING_PORT, PROBE_PORT
+from rdstool.protocol import events
+from rdstool.protocol.addresses import rank
+from rdstool.protocol.congestion import PeerMap
+from rdstool.protocol.handshake import Announcement, agreed_paths
+from rdstool.protocol.link import Link
+from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.path import Path
+from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
+from rdstool.protocol.states import PathInput, PathState
+from rdstool.protocol.timers import Timer
+
+if TYPE_CHECKING:
+    from rdstool.protocol.node import Node
+    from rdstool.protocol.sockets import Socket
+
+_UP, _DOWN = PathState.UP, PathState.DOWN
+
+
+class Connection:
+    """What this node shares with one peer address. Made by the first send or accept, and kept for ever."""
+
+    __slots__ = (
+        "agreed",
+        "answered",
+        "asked",
+        "awaited",
+        "early",
+        "gated",
+        "gen_link",
+        "knock_timer",
+        "links",
+        "local",
+        "local_map",
+        "mask",
+        "node",
+        "npaths",
+        "parked",
+        "paths",
+        "peer",
+        "peer_gen",
+        "peer_map",
+        "peer_sport_idx",
+        "ports",
+        "probe_sent",
+        "replies",
+        "smaller",
+        "tos",
+    )
+
+    transport = "tcp"
+
+    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+        self.node = node
+        self.local = local
+        self.peer = peer
+        self.tos = tos
+        self.smaller = rank(local) < rank(peer)
+        """Our address is the smaller one: we open the TCP connections."""
+        self.local_map = node.maps[local]
+        self.peer_map = PeerMap()
+        self.ports = node.ports[local]
+        """Sockets that are bound to our address."""
+        self.paths = [Path(self, index) for index in range(node.settings.paths)]
+        self.npaths = 1
+        self.mask = 0
+        """``npaths - 1``: the bits of a port's hash that choose the path (§5.4)."""
+        self.agreed = False
+        """A handshake message has told how many paths there are."""
+        self.peer_gen = 0
+        self.gen_link = 0
+        """Number of the newest link on which the peer told its generation."""
+        self.peer_sport_idx = False
+        self.probe_sent = False
+        """A probe is queued or unanswered."""
+        self.early = 0
+        """Messages of path 0 for which the other paths wait (§5.6)."""
+        self.gated = False
+        """The other paths wait, for those messages or for the pong that comes after them."""
+        self.asked = 0
+        """Probes queued."""
+        self.answered = 0
+        """How many of them have been answered on path 0, or never will be."""
+        self.awaited = 0
+        """The probe whose answer opens the other paths."""
+        self.replies = False
+        """The peer answers probes: its answer is worth any wait."""
+        self.parked: deque[Link] = deque()
+        """Incoming TCP connections that wait for their path, oldest first."""
+        self.knock_timer: Timer | None = None
+        self.links = 0
+
+    # ---- Sending
+
+    def send(self, message: Outgoing, port_hash: int, now: float) -> None:
+        """Queue a socket's message on its path."""
+        path = self.paths[port_hash & self.mask]
+        path.queue.append(message)
+        if path.state is _UP:
+            link = path.link
+            if link is not None and not link.ready:
+                link.ready = True
+                self.node.ready.append(link)
+            return
+        if self.paths[0].state is not _UP:
+            self.probe()
+        self.reach(path, now)
+
+    def congested(self, port: int) -> bool:
+        """Whether the peer marked this port."""
+        return self.peer_map.bits is not None and self.peer_map.congested(port)
+
+    def prepare(self, now: float) -> None:
+        """Find out how many paths there are, before the first message."""
+        self.probe()
+        self.reach(self.paths[0], now)
+
+    def probe(self) -> None:
+        """Queue a handshake ping, where none is on its way (§5.3)."""
+        if self.node.profile.announces_npaths and not self.probe_sent:
+            self.probe_sent = True
+            self.asked += 1
+            self.paths[0].control.append(Outgoing(None, PROBE_PORT, PING_PORT, exthdr=self.node.announcement))
+            self.paths[0].wake()
+
+    def reach(self, path: Path, now: float) -> None:
+        """Have a path connected that is down, and for which no attempt is to come."""
+        if self.smaller:
+            if path.state is _DOWN and path.retry_timer is None and self._may_dial(path):
+                path.dial(now)
+        elif self.paths[0].state is _DOWN and self.knock_timer is None:
+            self.paths[0].dial(now)
+
+    def left(self, message: Outgoing, status: SendStatus) -> None:
+        """A message is acknowledged, or given up."""
+        if message.early:
+            message.early = False
+            self._one_early_less()
+        if message.socket is not None:
+            message.socket.message_left(message, status)
+
+    def _one_early_less(self) -> None:
+        self.early -= 1
+        if not self.early:
+            # Their bytes are in the peer's system; the pong tells that its program has read them.
+            self.probe_sent = False
+            self.probe()
+            self.awaited = self.asked
+            if not self.replies:
+                node = self.node
+                node.timers.at(node.now + node.settings.handshake_patience_s, lambda _now: self._open())
+
+    def _open(self) -> None:
+        """Let the other paths send, unless there are new messages to wait for."""
+        if self.gated and not self.early:
+            self.gated = False
+            for path in self.paths[1:]:
+                path.wake()
+
+    def replied(self, link: Link) -> None:
+        """A probe's pong has come."""
+        self.replies = True
+        if link.path is self.paths[0]:
+            self.answered = min(self.answered + 1, self.asked)
+            if self.answered >= self.awaited:
+                self._open()
+
+    def cancel(self, socket: Socket, port: int | None) -> int:
+        """Forget the messages of a socket, to one port or (None) to all; gives how many."""
+
+        def chosen(message: Outgoing) -> bool:
+            return message.socket is socket and (port is None or message.dport == port)
+
+        return sum(path.remove(chosen, SendStatus.CANCELED) for path in self.paths)
+
+    # ---- Congestion
+
+    def map_changed(self) -> None:
+        """Our map has changed: it goes to the lowest path that is up, and wherever an earlier one went."""
+        self.node.counters.cong_update_queued += 1
+        carrier = self._carrier()
+        for path in self.paths:
+            if path.state is _UP and path.link is not None and (path is carrier or path.link.carries_map):
+                path.map_pending = True
+                path.wake()
+
+    def _carrier(self) -> Path | None:
+        return next((path for path in self.paths if path.state is _UP), None)
+
+    # ---- Connecting
+
+    def new_link(self, peer_port: int | None = None) -> Link:
+        """A link for one more TCP connection."""
+        self.links += 1
+        return Link(self, self.links, self.node.settings.limits.message_bytes, peer_port)
+
+    def accept(self, peer_port: int, now: float) -> Link | RefuseReason:
+        """An incoming TCP connection (§4.2, §4.3): taken, parked or refused."""
+        if self.smaller:
+            # The peer has something to send and asks us to connect.
+            path = self.paths[0]
+            if path.state is _DOWN:
+                path.dial(now)
+            return RefuseReason.LARGER_SIDE
+        if len(self.parked) >= self.node.settings.limits.parked:
+            return RefuseReason.TOO_MANY_WAITING
+        link = self.new_link(peer_port)
+        path_or_none = self._free_path(link)
+        if path_or_none is None:
+            link.reading = False
+            self.parked.append(link)
+        else:
+            path_or_none.take(link, now)
+        return link
+
+    def unpark(self, now: float) -> None:
+        """Give waiting TCP connections the paths that have become free."""
+        for link in list(self.parked):
+            path = self._free_path(link)
+            if path is not None:
+                self.parked.remove(link)
+                path.take(link, now)
+
+    def _free_path(self, link: Link) -> Path | None:
+        own_port_tells = self.npaths > 1 and self.peer_sport_idx and link.peer_port is not None
+        for path in self.paths[: self.npaths]:
+            if own_port_tells and link.peer_port is not None and link.peer_port % self.npaths != path.index:
+                continue
+            # CONNECTING is our own knock, which the peer's connection overtakes.
+            if path.state in {PathState.DOWN, PathState.CONNECTING}:
+                return path
+        return None
+
+    def _may_dial(self, path: Path) -> bool:
+        """A peer without SPORT_IDX numbers paths in the order in which they come: one after the other, then."""
+        if path.index >= self.npaths:
+            return False
+        return self.peer_sport_idx or all(lower.state is _UP for lower in self.paths[: path.index])
+
+    def _dial_all(self, now: float) -> None:
+        for path in self.paths[: self.npaths]:
+            self.reach(path, now)
+
+    def _retry(self, path: Path, now: float) -> None:
+        path.retry_timer = None
+        self.reach(path, now)
+
+    def _knock(self, now: float) -> None:
+        self.knock_timer = None
+        if any(path.waiting for path in self.paths):
+            self.reach(self.paths[0], now)
+
+    # ---- What paths tell
+
+    def went_up(self, path: Path, now: float) -> None:
+        """A path is connected: the congestion map first, then the rest (§3.3)."""
+        node = self.node
+        if path is self._carrier():
+            path.map_pending = True
+        if path.index == 0 and self.knock_timer is not None:
+            self.knock_timer.cancel()
+            self.knock_timer = None
+        if path.link is not None and path.link.incoming and not self.agreed and node.profile.announces_npaths:
+            self.probe()
+            patience = node.settings.handshake_patience_s
+            path.hold = node.timers.at(now + patience, lambda _now: self._hold_no_longer(path))
+        if self.smaller and self.npaths > 1:
+            self._dial_all(now)
+
+    def _hold_no_longer(self, path: Path) -> None:
+        path.hold = None
+        path.wake()
+
+    def went_resetting(self, path: Path, _now: float) -> None:
+        """Our own attempt was overtaken; numbering and queues are as after a loss."""
+        if path.index == 0:
+            self._probe_again()
+
+    def went_error(self, path: Path, _now: float) -> None:
+        """A path sends no more: what it may have told of congestion, another one tells again."""
+        carrier = self._carrier()
+        if carrier is not None and path.link is not None and path.link.carries_map:
+            carrier.map_pending = True
+            carrier.wake()
+
+    def went_down(self, path: Path, now: float) -> None:
+        """A path has been emptied and may be connected again (§4.6)."""
+        node = self.node
+        if path.index == 0:
+            self._probe_again()
+        if node.closed:
+            return
+        self.unpark(now)
+        if path.state is not _DOWN:
+            return
+        if self.smaller:
+            if path.index < self.npaths:
+                path.retry_timer = node.timers.at(now + path.delay_s(), lambda when: self._retry(path, when))
+        elif self.knock_timer is None and self.paths[0].state is _DOWN and any(each.waiting for each in self.paths):
+            failed = path.reason is DropReason.DIAL_FAILED
+            delay = path.delay_s() if failed else node.settings.knock_interval_s
+            self.knock_timer = node.timers.at(now + delay, self._knock)
+
+    def _probe_again(self) -> None:
+        """Path 0's next TCP connection begins with a new probe."""
+        first = self.paths[0]
+        first.remove(lambda message: message.is_handshake, SendStatus.DROPPED)
+        self.probe_sent = False
+        self.answered = self.asked
+        self.probe()
+        if self.gated and not self.early:
+            self.awaited = self.asked
+
+    # ---- Handshake
+
+    def notice(self, said: Announcement, link: Link, path: Path, now: float) -> None:
+        """See whether the peer has been restarted, before its message is judged by number (§5.5)."""
+        if link.number < self.gen_link:
+            # From before a restart that is known already.
+            return
+        fewer = self.agreed and said.npaths is not None and agreed_paths(len(self.paths), said.npaths, 1) < self.npaths
+        changed = bool(said.gen_num and self.peer_gen and said.gen_num != self.peer_gen)
+        if self.node.profile.announces_gen_num and said.gen_num:
+            self.gen_link = link.number
+            old, self.peer_gen = self.peer_gen, said.gen_num
+        else:
+            changed, old = False, self.peer_gen
+        if changed or fewer:
+            self._restarted(old, link, path, now)
+
+    def _restarted(self, old_gen: int, link: Link, path: Path, now: float) -> None:
+        node = self.node
+        node.counters.peer_restarts += 1
+        node.emit(events.PeerRestarted(self.local, self.peer, old_gen, self.peer_gen))
+        for other in self.paths:
+            other.next_rx = 0
+            older = other.link is None or other.link.number < link.number
+            # What an earlier TCP connection took may have reached the peer before it restarted: never again.
+            count = sum(1 for message in (*other.retry, *(other.unacked if older else ())) if message.sequence)
+            stale = set(map(id, other.retry)) | (set(map(id, other.unacked)) if older else set())
+            if stale:
+                other.remove(lambda message, stale=stale: id(message) in stale, SendStatus.DROPPED, sent_only=True)  # type: ignore[misc]
+                node.counters.messages_flushed += count
+                node.emit(events.MessagesDropped(self.local, self.peer, other.index, count))
+            if other is not path and older and other.state is not PathState.CONNECTING:
+                other.drop(DropReason.PEER_RESTARTED, "", now, abort=True)
+        for waiting in [each for each in self.parked if each.number < link.number]:
+            self.parked.remove(waiting)
+            waiting.deaf = True
+            node.emit(events.AbortWanted(waiting, DropReason.PEER_RESTARTED))
+        if not link.map_seen:
+            self.peer_map.bits = None
+            node.congestion_changed(self)
+        self.npaths, self.mask, self.agreed, self.replies = 1, 0, False, False
+
+    def agree(self, said: Announcement, link: Link, now: float) -> None:
+        """Take over what a handshake message says (§5.2)."""
+        node = self.node
+        self.probe_sent = False
+        own = len(self.paths) if node.profile.announces_npaths else 1
+        before = self.npaths
+        # More paths than agreed come only after a restart or from one path: sockets would change paths in mid-flow.
+        npaths = before if before > 1 else agreed_paths(own, said.npaths, before)
+        news = not self.agreed or npaths != before or said.sport_idx != self.peer_sport_idx
+        self.agreed = True
+        self.peer_sport_idx = said.sport_idx
+        self.npaths, self.mask = npaths, npaths - 1
+        if news:
+            node.emit(events.PathsAgreed(self.local, self.peer, npaths, self.peer_gen, said.sport_idx))
+        if said.sport_idx:
+            self._place(link, now)
+        if npaths > before:
+            self._fan_out()
+        for path in self.paths:
+            path.release()
+            path.wake()
+        self.unpark(now)
+        if self.smaller and npaths > 1:
+            self._dial_all(now)
+
+    def _place(self, link: Link, now: float) -> None:
+        """Move path 0's first TCP connection to the path that its source port tells."""
+        first = self.paths[0]
+        if link.path is not first or link.peer_port is None or link.peer_port % self.npaths == 0:
+            return
+        target = self.paths[link.peer_port % self.npaths]
+        if target.state is not _DOWN:
+            self.node.counters.dropped_misplaced += 1
+            first.drop(DropReason.MISPLACED, "", now)
+            return
+        target.next_rx, first.next_rx = first.next_rx, 0
+        target.next_tx = max(target.next_tx, first.next_tx)
+        target.unacked.extend(first.unacked)
+        first.unacked.clear()
+        target.take(link, now)
+        first.lost("", now, DropReason.MISPLACED)
+
+    def _fan_out(self) -> None:
+        """More than one path from now on. Messages change to the path that their socket has now, or are waited for."""
+        first = self.paths[0]
+        moving = [message for path in self.paths[1:] for message in path.queue]
+        for path in self.paths[1:]:
+            path.queue.clear()
+        for message in moving:
+            index = message.socket.hash & self.mask if message.socket is not None else 0
+            self.paths[index].queue.append(message)
+        if self.node.profile.catches_up:
+            for messages in first.queues():
+                for message in messages:
+                    if not message.early:
+                        message.early = True
+                        self.early += 1
+            self.gated = self.early > 0
+
+    # ---- The end
+
+    def lost(self, link: Link, detail: str, now: float) -> None:
+        """The transport has no more of a TCP connection."""
+        if link in self.parked:
+            self.parked.remove(link)
+        if link.path is not None and link.path.link is link:
+            link.path.lost(detail, now)
+
+    def close(self, now: float) -> None:
+        """Give up all TCP connections."""
+        if self.knock_timer is not None:
+            self.knock_timer.cancel()
+        for link in self.parked:
+            self.node.emit(events.AbortWanted(link, DropReason.CLOSED))
+        self.parked.clear()
+        for path in self.paths:
+            path.cancel_retry()
+            path.drop(DropReason.CLOSED, "", now)
+
+    def established(self, link: Link, now: float) -> None:
+        """An attempt of ours has succeeded; where ours is the larger address, that was only a knock (§4.2)."""
+        path = link.path
+        if path is None or path.link is not link:
+            return
+        if self.smaller:
+            path.step(PathInput.ESTABLISHED, now)
+        else:
+            path.drop(DropReason.LARGER_SIDE_DIALLED, "", now)

@@ -1,0 +1,67 @@
+"""One TCP connection, as the engine sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rdstool.protocol.framing import Deframer
+from rdstool.protocol.timers import Timer
+
+if TYPE_CHECKING:
+    from rdstool.protocol.connection import Connection
+    from rdstool.protocol.path import Path
+
+
+class Link:
+    """What the engine and the transport call a TCP connection by. Made by the engine, for one attempt or accept."""
+
+    __slots__ = (
+        "acked",
+        "carries_map",
+        "connection",
+        "deaf",
+        "deframer",
+        "grace",
+        "handle",
+        "incoming",
+        "map_seen",
+        "number",
+        "path",
+        "peer_port",
+        "reading",
+        "ready",
+        "sent",
+    )
+
+    def __init__(self, connection: Connection, number: int, message_bytes: int, peer_port: int | None = None) -> None:
+        self.connection = connection
+        self.number = number
+        """Order of attempts and accepts on this connection: a higher number is a later one."""
+        self.incoming = peer_port is not None
+        self.peer_port = peer_port
+        """TCP source port of an incoming connection."""
+        self.path: Path | None = None
+        """The path that it serves; None while it waits for one, and when it is gone."""
+        self.reading = True
+        """Off while the link waits for a path: the transport leaves its bytes in the system's buffer."""
+        self.ready = False
+        """Listed among those that have bytes to send."""
+        self.deaf = False
+        """What it still brings is ignored: the stream is not to be understood any more."""
+        self.sent = 0
+        """Bytes handed to the transport."""
+        self.acked = 0
+        """Bytes that the peer's TCP has acknowledged."""
+        self.carries_map = False
+        """A congestion map was sent on it, so that later ones must follow here too."""
+        self.map_seen = False
+        """A congestion map came on it."""
+        self.deframer = Deframer(message_bytes)
+        self.grace: Timer | None = None
+        """Ends the wait for the peer's FIN."""
+        self.handle: Any = None
+        """For the transport's own use."""
+
+    def __repr__(self) -> str:
+        where = f"path {self.path.index}" if self.path is not None else "no path"
+        return f"<Link {self.number} {self.connection.local}-{self.connection.peer} {where}>"

@@ -1,0 +1,257 @@
+"""A host that speaks RDS: its addresses, sockets and connections, driven by a transport.
+
+The transport tells what happens to TCP connections, the application uses ``socket``; after either, the caller
+
+1. acts on ``take_events()``: the transport on those whose name ends in ``Wanted``, the application on the others;
+2. for each link of ``take_ready()``, and again whenever its TCP connection becomes writable, writes what
+   ``data_to_send(link, limit)`` gives until that is empty;
+3. calls ``timer_expired`` at ``next_timer()``.
+
+What a transport owes the engine:
+
+- All bytes that its system had acknowledged are handed to ``bytes_received`` before ``connection_lost``, unless the
+  process ends: the peer does not send them again.
+- Where several links of a peer are readable, path 0 had better be emptied before the others are read: a kernel that
+  has just fanned out sends on the other paths as soon as path 0 is acknowledged.
+- ``bytes_acked`` tells what the peer's system has acknowledged, before ``connection_lost`` for the last time.
+- A link whose ``reading`` is off is not read until ``ReadWanted``.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Protocol
+
+from rdstool.protocol import events
+from rdstool.protocol.addresses import canonical, is_host
+from rdstool.protocol.config import Settings
+from rdstool.protocol.congestion import ALL_PORTS, LocalMap
+from rdstool.protocol.connection import Connection
+from rdstool.protocol.counters import Counters
+from rdstool.protocol.errors import LocalProtocolError, SocketError
+from rdstool.protocol.handshake import announce
+from rdstool.protocol.link import Link
+from rdstool.protocol.loopback import LoopbackConnection
+from rdstool.protocol.profile import LINUX_7, Profile
+from rdstool.protocol.reasons import RefuseReason
+from rdstool.protocol.receiving import receive
+from rdstool.protocol.sockets import Socket
+from rdstool.protocol.states import PathState
+from rdstool.protocol.timers import Timers
+from rdstool.protocol.trace import Trace
+
+
+class Random(Protocol):
+    """Where chance comes from, such as ``random.Random``."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+
+class Node:
+    """The engine. ``now`` is seconds on any clock that never goes back; same inputs give same outputs."""
+
+    def __init__(
+        self,
+        *addresses: str,
+        random: Random,
+        settings: Settings | None = None,
+        profile: Profile = LINUX_7,
+        now: float = 0.0,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.profile = profile
+        self.random = random
+        self.now = now
+        self.counters = Counters()
+        self.timers = Timers()
+        self.trace = Trace(self.settings.limits.trace_records)
+        self.generation = 1 + int(random.random() * 0xFFFFFFFF)
+        """Drawn once: peers tell by it that this node was restarted (§5.5)."""
+        self.announcement = announce(profile, self.settings.paths, self.generation)
+        """Extension headers of our probes and their pongs."""
+        self.ports: dict[str, dict[int, Socket]] = {}
+        """Bound sockets of each address."""
+        self.maps: dict[str, LocalMap] = {}
+        self.connections: dict[tuple[str, str, int], Connection | LoopbackConnection] = {}
+        """By local address, peer address and type of service."""
+        self.monitors: dict[Socket, None] = {}
+        """Sockets with RDS_CONG_MONITOR; a dictionary, for its order is that of events."""
+        self.map_updates = 0
+        """Congestion maps that have come or changed."""
+        self.ready: list[Link] = []
+        self.closed = False
+        self._events: list[events.Event] = []
+        for address in addresses:
+            self.add_address(address)
+
+    # ---- For the application
+
+    def add_address(self, address: str) -> str:
+        """Own one more address; gives it in canonical form. Raises ``SocketError``: EINVAL where no host can."""
+        try:
+            own = canonical(address)
+        except ValueError:
+            raise SocketError(errno.EINVAL, f"{address!r} is not an IP address") from None
+        if not is_host(own):
+            raise SocketError(errno.EINVAL, f"{own} is not the address of one host")
+        self.ports.setdefault(own, {})
+        self.maps.setdefault(own, LocalMap())
+        return own
+
+    def socket(self) -> Socket:
+        """A new socket, not bound."""
+        return Socket(self)
+
+    def take_events(self) -> list[events.Event]:
+        """What has happened since the last call, in order."""
+        taken, self._events = self._events, []
+        return taken
+
+    def close(self, now: float) -> None:
+        """Close all sockets, give up all TCP connections and take no more."""
+        self.check_clock(now)
+        self.closed = True
+        for ports in self.ports.values():
+            for socket in list(ports.values()):
+                socket.close()
+        for connection in self.connections.values():
+            if isinstance(connection, Connection):
+                connection.close(now)
+
+    # ---- For the transport
+
+    def connected(self, link: Link, now: float) -> None:
+        """The TCP connection that ``ConnectWanted`` asked for is established."""
+        self.check_clock(now)
+        link.connection.established(link, now)
+
+    def connect_failed(self, link: Link, detail: str, now: float) -> None:
+        """It could not be established, or was given up before. The engine asks again by itself."""
+        self.connection_lost(link, detail, now)
+
+    def accepted(self, local: str, peer: str, peer_port: int, now: float) -> Link | None:
+        """A TCP connection came from ``peer``'s ``peer_port``. None: close it at once with a reset (linger 0)."""
+        self.check_clock(now)
+        local, peer = canonical(local), canonical(peer)
+        answer = self._accept(local, peer, peer_port, now)
+        if isinstance(answer, Link):
+            return answer
+        self.counters.refused_connections += 1
+        self.emit(events.ConnectionRefused(local, peer, answer))
+        return None
+
+    def _accept(self, local: str, peer: str, peer_port: int, now: float) -> Link | RefuseReason:
+        if self.closed:
+            return RefuseReason.CLOSED
+        if local not in self.ports:
+            return RefuseReason.NOT_OURS
+        if peer in self.ports:
+            return RefuseReason.OWN_ADDRESS
+        try:
+            connection = self.connection(local, peer, 0)
+        except SocketError:
+            return RefuseReason.TOO_MANY_CONNECTIONS
+        assert isinstance(connection, Connection)
+        return connection.accept(peer_port, now)
+
+    def bytes_received(self, link: Link, data: bytes, now: float) -> None:
+        """Bytes came on a TCP connection. Whatever they are, the worst that follows is its end."""
+        if now < self.now:
+            self.check_clock(now)
+        self.now = now
+        receive(link, data, now)
+
+    def bytes_acked(self, link: Link, total: int, now: float) -> None:
+        """The peer's system has acknowledged the first ``total`` bytes of what was sent on the link."""
+        self.check_clock(now)
+        if total > link.sent:
+            raise LocalProtocolError(f"{total} bytes acknowledged, {link.sent} were given to the transport")
+        if total > link.acked:
+            link.acked = total
+            if link.path is not None and link.path.link is link:
+                link.path.bytes_acked(total)
+
+    def connection_lost(self, link: Link, detail: str, now: float) -> None:
+        """A TCP connection has ended, and all bytes that came on it have been handed on."""
+        self.check_clock(now)
+        link.connection.lost(link, detail, now)
+
+    def data_to_send(self, link: Link, limit: int) -> list[bytes]:
+        """Buffers to write in this order: whole messages, up to ``limit`` bytes and the rest of the last message.
+
+        Empty where there is nothing to send now; ``take_ready`` tells when there is again.
+        """
+        path = link.path
+        return path.data_to_send(limit) if path is not None and path.link is link else []
+
+    def take_ready(self) -> list[Link]:
+        """Links that have bytes to send since the last call."""
+        taken, self.ready = self.ready, []
+        for link in taken:
+            link.ready = False
+        return taken
+
+    def next_timer(self) -> float | None:
+        """When to call ``timer_expired``, or None."""
+        return self.timers.next()
+
+    def timer_expired(self, now: float) -> None:
+        """Do what is due."""
+        self.check_clock(now)
+        self.timers.run(now)
+
+    # ---- For the engine's own parts
+
+    def check_clock(self, now: float) -> None:
+        """Raises ``LocalProtocolError`` where the clock goes back."""
+        if now < self.now:
+            raise LocalProtocolError(f"the clock goes back from {self.now} to {now}")
+        self.now = now
+
+    def emit(self, event: events.Event) -> None:
+        """Report an event."""
+        self._events.append(event)
+
+    def connection(self, local: str, peer: str, tos: int) -> Connection | LoopbackConnection:
+        """The connection of two addresses, made where there is none.
+
+        Raises ``SocketError`` (ENOMEM) where there are too many.
+        """
+        key = local, peer, tos
+        found = self.connections.get(key)
+        if found is None:
+            if peer in self.ports:
+                found = LoopbackConnection(self, local, peer, tos)
+            elif len(self.connections) >= self.settings.limits.connections:
+                raise SocketError(errno.ENOMEM, f"this node has {len(self.connections)} peers and takes no more")
+            else:
+                found = Connection(self, local, peer, tos)
+            self.connections[key] = found
+        return found
+
+    def mark_port(self, socket: Socket, *, congested: bool) -> None:
+        """A socket passed a mark of its receive buffer: all peers of its address learn of it (§3.3)."""
+        self.maps[socket.address].mark(socket.port, congested=congested)
+        self.emit(events.PortCongested(socket.address, socket.port, congested))
+        for connection in self.connections.values():
+            if isinstance(connection, LoopbackConnection):
+                if connection.peer == socket.address:
+                    self.congestion_changed(connection)
+            elif connection.local == socket.address:
+                connection.map_changed()
+
+    def congestion_changed(self, connection: Connection | LoopbackConnection) -> None:
+        """A map to which we send has changed: those who wait for it may try again."""
+        self.map_updates += 1
+        self.emit(events.CongestionChanged(connection.local, connection.peer))
+        for socket in self.monitors:
+            socket.map_updated(ALL_PORTS)
+
+    def up(self, local: str, peer: str) -> int:
+        """Paths that are up between two addresses."""
+        connection = self.connections.get((canonical(local), canonical(peer), 0))
+        if not isinstance(connection, Connection):
+            return 0
+        return sum(1 for path in connection.paths if path.state is PathState.UP)

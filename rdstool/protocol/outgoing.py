@@ -1,0 +1,51 @@
+"""A message on its way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dissectors.wire.rds import PING_PORT, PROBE_PORT
+from rdstool.protocol.framing import NO_EXTENSIONS
+
+if TYPE_CHECKING:
+    from rdstool.protocol.sockets import Socket
+
+
+class Outgoing:
+    """One message from the moment it is queued until the peer's TCP has acknowledged its last byte.
+
+    It gets its sequence number when it is first handed to TCP. The kernel gives it one when it is queued, which
+    nobody else can see; giving it later lets unsent messages change path, and leaves no holes where they are
+    cancelled.
+    """
+
+    __slots__ = ("dport", "early", "end", "exthdr", "payload", "sequence", "socket", "sport", "token")
+
+    def __init__(
+        self,
+        socket: Socket | None,
+        sport: int,
+        dport: int,
+        payload: bytes = b"",
+        token: int | None = None,
+        exthdr: bytes = NO_EXTENSIONS,
+    ) -> None:
+        self.socket = socket
+        """Whose send buffer it counts in; None for pongs and handshake messages."""
+        self.sport = sport
+        self.dport = dport
+        self.payload = payload
+        self.token = token
+        """The caller's number for it, by which its end is reported; None where nobody asked."""
+        self.exthdr = exthdr
+        self.sequence = 0
+        """Number on its path; 0 until it is handed to TCP."""
+        self.end = 0
+        """Position of its end in the TCP connection's bytes."""
+        self.early = False
+        """Queued on path 0 before the paths fanned out: other paths wait for it (§5.6)."""
+
+    @property
+    def is_handshake(self) -> bool:
+        """A probe or its pong: meaningless on another TCP connection than the one it was made for."""
+        return self.sport + self.dport == PROBE_PORT + PING_PORT and self.socket is None

@@ -1,0 +1,39 @@
+"""Why connections, messages and attempts end."""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+
+class DropReason(Enum):
+    """Why a TCP connection is given up. The value is the text for people."""
+
+    LOST = "the TCP connection ended"
+    DIAL_FAILED = "the peer could not be reached"
+    LARGER_SIDE_DIALLED = "the smaller address is to connect, it has been asked to"
+    REPLACED = "the peer connected first"
+    MISPLACED = "its source port belongs to another path"
+    PEER_RESTARTED = "the peer was restarted"
+    OVERSIZED_MESSAGE = "the peer announced a longer message than allowed"
+    TOO_MANY_PINGS = "the peer sent too many pings without reading the answers"
+    RECEIVE_OVERRUN = "the peer sent on far beyond a socket's receive buffer"
+    CLOSED = "this node was closed"
+
+
+class RefuseReason(Enum):
+    """Why an incoming TCP connection is not taken."""
+
+    OWN_ADDRESS = "it comes from this node's own address"
+    NOT_OURS = "it is for an address that this node does not own"
+    LARGER_SIDE = "the larger address does not connect; it has been asked to wait"
+    TOO_MANY_WAITING = "too many connections of this peer wait for a free path"
+    TOO_MANY_CONNECTIONS = "this node has too many peers"
+    CLOSED = "this node is closed"
+
+
+class SendStatus(IntEnum):
+    """How a message that was sent ended; the kernel's numbers of ``rds_rdma_notify`` (protocol.md §9.2)."""
+
+    ACKNOWLEDGED = 0
+    CANCELED = 2
+    DROPPED = 3

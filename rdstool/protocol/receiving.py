@@ -1,0 +1,112 @@
+"""What happens to bytes that come in: the duplicate filter, pings, handshakes, sockets (kernel ``recv.c``)."""
+
+from __future__ import annotations
+
+from dissectors.wire.congestion import BITMAP_BYTES
+from dissectors.wire.rds import PING_PORT, PROBE_PORT, Flags
+from rdstool.protocol.framing import NO_EXTENSIONS
+from rdstool.protocol.handshake import announcement_of
+from rdstool.protocol.link import Link
+from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.path import Path
+from rdstool.protocol.reasons import DropReason
+from rdstool.protocol.receive_rule import is_duplicate
+
+_CONGESTION = int(Flags.CONG_BITMAP)
+_RETRANSMITTED = int(Flags.RETRANSMITTED)
+
+
+def receive(link: Link, data: bytes, now: float) -> None:
+    """Take bytes of one TCP connection. What is wrong with them ends that connection, and nothing else."""
+    path = link.path
+    if path is None or link.deaf:
+        return
+    connection, deframer = link.connection, link.deframer
+    counters = connection.node.counters
+    counters.tcp_data_ready_calls += 1
+    ports, peer = connection.ports, connection.peer
+    began = deframer.began or now
+    frames = deframer.feed(data, now)
+    for sequence, _length, sport, dport, flags, payload, exthdr in frames:
+        # Equality, as the kernel tests: with any other bit it is a message for port 0 (§1).
+        if flags == _CONGESTION:
+            _take_map(link, payload)
+        elif dport > PROBE_PORT:
+            if flags and is_duplicate(sequence, bool(flags & _RETRANSMITTED), path.next_rx):
+                counters.recv_drop_old_seq += 1
+                continue
+            path.next_rx = sequence + 1
+            socket = ports.get(dport)
+            if socket is None:
+                counters.recv_drop_no_sock += 1
+            elif not socket.deliver(payload, peer, sport, began, now):
+                counters.dropped_overrun += 1
+                path.drop(DropReason.RECEIVE_OVERRUN, f"socket {connection.local}:{dport}", now, abort=True)
+                return
+        else:
+            _take_control(link, path, sequence, sport, dport, flags, exthdr, now)
+            # A handshake may have moved the link to another path, or ended it.
+            if link.path is None or link.deaf:
+                return
+            path = link.path
+        began = now
+    if deframer.error is not None:
+        counters.dropped_oversized += 1
+        path.drop(deframer.error.reason, str(deframer.error), now, abort=True)
+    elif frames:
+        # The peer does speak RDS: the next loss is answered at once. The kernel does not wait for this proof, and
+        # tries without pause to reach one that accepts and closes.
+        path.ceiling_ms = 0
+
+
+def _take_map(link: Link, payload: bytes) -> None:
+    connection = link.connection
+    if len(payload) != BITMAP_BYTES:
+        return
+    connection.node.counters.cong_update_received += 1
+    link.map_seen = True
+    connection.peer_map.update(payload)
+    connection.node.congestion_changed(connection)
+
+
+def _take_control(
+    link: Link, path: Path, sequence: int, sport: int, dport: int, flags: int, exthdr: bytes, now: float
+) -> None:
+    """A message to port 0 or 1 (§5, §6)."""
+    connection = link.connection
+    node = connection.node
+    is_ping = dport == PING_PORT and node.settings.ping_enable
+    is_probe = is_ping and sport == PROBE_PORT
+    is_probe_reply = dport == PROBE_PORT and sport == 0
+    said = announcement_of(exthdr)
+    if is_probe or is_probe_reply:
+        connection.notice(said, link, path, now)
+    if is_duplicate(sequence, bool(flags & _RETRANSMITTED), path.next_rx):
+        node.counters.recv_drop_old_seq += 1
+        return
+    path.next_rx = sequence + 1
+    if is_ping:
+        if sport:
+            _answer(path, sport, is_probe=is_probe, now=now)
+    elif not is_probe_reply:
+        node.counters.recv_drop_no_sock += 1
+    else:
+        connection.replied(link)
+    if (is_probe or is_probe_reply) and not link.deaf:
+        connection.agree(said, link, now)
+
+
+def _answer(path: Path, sport: int, *, is_probe: bool, now: float) -> None:
+    connection = path.connection
+    node = connection.node
+    node.counters.recv_ping += 1
+    if connection.congested(sport):
+        return
+    limit = node.settings.limits.pongs
+    if len(path.control) >= limit:
+        node.counters.dropped_ping_flood += 1
+        path.drop(DropReason.TOO_MANY_PINGS, f"{limit} answers wait", now, abort=True)
+        return
+    node.counters.send_pong += 1
+    path.control.append(Outgoing(None, 0, sport, exthdr=node.announcement if is_probe else NO_EXTENSIONS))
+    path.wake()

@@ -1,0 +1,59 @@
+"""Messages come off a byte stream whole, and a length that cannot be ends the stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from dissectors.wire.rds import RDS_HEADER, RdsHeader
+from rdstool.protocol.framing import CONGESTION_HEADER, Deframer, pack_extended_header, pack_header
+from rdstool.protocol.reasons import DropReason
+from tests.unit.protocol.driving import header
+
+EXTENSIONS = bytes.fromhex("050008063fca604d0800") + bytes(6)
+
+
+def test_the_engines_header_is_the_field_tables() -> None:
+    assert pack_header(1, 2, 3, 4, 5) == RDS_HEADER.pack(RdsHeader(sequence=1, length=2, sport=3, dport=4, flags=5))
+    assert pack_extended_header(1, 0, 1, 0, 0, EXTENSIONS) == header(1, 0, 1, 0, exthdr=EXTENSIONS)
+    assert header(0, 8192, 0, 0, 1) == CONGESTION_HEADER
+
+
+def test_two_messages_and_part_of_a_third() -> None:
+    deframer = Deframer(1000)
+    stream = header(1, 5, 10, 20) + b"hello" + header(2, 0, 10, 20, 4) + header(3, 100, 10, 20) + b"begun"
+    assert deframer.feed(stream, 1.0) == [
+        (1, 5, 10, 20, 0, b"hello", bytes(16)),
+        (2, 0, 10, 20, 4, b"", bytes(16)),
+    ]
+    assert (deframer.held, deframer.missing) == (53, 95)
+    assert deframer.began == 1.0
+    assert deframer.feed(b"x" * 95, 2.0) == [(3, 100, 10, 20, 0, b"begun" + b"x" * 95, bytes(16))]
+    assert deframer.held == 0
+
+
+def test_only_a_handshake_has_its_extensions_read() -> None:
+    probe, reply = header(1, 0, 1, 0, exthdr=EXTENSIONS), header(2, 0, 0, 1, exthdr=EXTENSIONS)
+    data = header(3, 0, 5, 6, exthdr=EXTENSIONS)
+    assert [frame[6] for frame in Deframer(0).feed(probe + reply + data, 0.0)] == [EXTENSIONS, EXTENSIONS, bytes(16)]
+    slow = Deframer(0)
+    frames = [frame for byte in probe for frame in slow.feed(bytes([byte]), 0.0)]
+    assert [frame[6] for frame in frames] == [EXTENSIONS]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_too_long_a_message_ends_the_stream_behind_those_before_it(at_once: bool) -> None:
+    deframer = Deframer(1000)
+    stream = header(1, 1, 5, 6) + b"a" + header(2, 1001, 5, 6) + b"b" * 2000
+    pieces = [stream] if at_once else [stream[at : at + 1] for at in range(len(stream))]
+    frames = [frame for piece in pieces for frame in deframer.feed(piece, 0.0)]
+    assert [frame[5] for frame in frames] == [b"a"]
+    assert deframer.error is not None
+    assert deframer.error.reason is DropReason.OVERSIZED_MESSAGE
+    assert "1001" in str(deframer.error)
+    assert deframer.held == 0
+
+
+def test_four_gigabytes_are_not_waited_for() -> None:
+    deframer = Deframer(1 << 20)
+    assert deframer.feed(header(1, 0xFFFFFFFF, 5, 6), 0.0) == []
+    assert deframer.error is not None
