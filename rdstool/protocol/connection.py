@@ -437,7 +437,7 @@ class Connection:
         if self.node.profile.catches_up:
             for messages in first.queues():
                 for message in messages:
-                    if not message.early:
+                    if message.socket is not None and not message.early:
                         message.early = True
                         self.early += 1
             self.gated = self.early > 0

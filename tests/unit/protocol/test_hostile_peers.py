@@ -1,0 +1,134 @@
+"""What a peer can do to a node is bounded, and ends only its own TCP connection."""
+
+from __future__ import annotations
+
+import pytest
+
+from rdstool.protocol import events
+from rdstool.protocol.config import Limits
+from rdstool.protocol.link import Link
+from rdstool.protocol.node import Node
+from rdstool.protocol.reasons import DropReason, RefuseReason
+from tests.unit.protocol.driving import LARGE, SMALL, bound, connection_of, header, make_node, received
+
+OTHER = "10.0.0.0"
+
+
+def attacked(**limits: int) -> tuple[Node, Link, Link]:
+    """A node with two connections: one of an honest peer, one of the other kind."""
+    node = make_node(LARGE, limits=Limits(**limits))
+    honest, hostile = node.accepted(LARGE, OTHER, 32776, 0.0), node.accepted(LARGE, SMALL, 32776, 0.0)
+    assert honest is not None
+    assert hostile is not None
+    node.take_events()
+    return node, honest, hostile
+
+
+def dropped(node: Node, link: Link) -> DropReason:
+    """The link is to be aborted: why."""
+    reasons = [event.reason for event in node.take_events() if isinstance(event, events.AbortWanted)]
+    assert len(reasons) == 1
+    node.bytes_received(link, header(99, 1, 4000, 4000) + b"x", 0.0)
+    node.connection_lost(link, "given up", 0.0)
+    return reasons[0]
+
+
+def undisturbed(node: Node, honest: Link) -> bool:
+    """The other connection delivers."""
+    socket = bound(node, 4999)
+    node.bytes_received(honest, header(1, 4, 4000, 4999) + b"fine", 0.0)
+    return received(socket) == [b"fine"]
+
+
+@pytest.mark.parametrize("length", [(1 << 20) + 1, 0xFFFFFFFF])
+def test_a_length_that_cannot_be(length: int) -> None:
+    node, honest, hostile = attacked()
+    node.bytes_received(hostile, header(1, length, 4000, 4000), 0.0)
+    assert dropped(node, hostile) is DropReason.OVERSIZED_MESSAGE
+    assert node.counters.dropped_oversized == 1
+    assert undisturbed(node, honest)
+
+
+def test_pings_without_end() -> None:
+    node, honest, hostile = attacked(pongs=100)
+    for sequence in range(1, 200):
+        node.bytes_received(hostile, header(sequence, 0, 4000, 0), 0.0)
+        if hostile.deaf:
+            break
+    assert dropped(node, hostile) is DropReason.TOO_MANY_PINGS
+    assert len(connection_of(node, SMALL).paths[0].control) <= 101
+    assert undisturbed(node, honest)
+
+
+def test_messages_far_beyond_the_receive_buffer() -> None:
+    node, honest, hostile = attacked(overrun_bytes=10_000)
+    socket = bound(node)
+    for sequence in range(1, 1000):
+        node.bytes_received(hostile, header(sequence, 1000, 4000, 4000) + bytes(1000), 0.0)
+        if hostile.deaf:
+            break
+    assert dropped(node, hostile) is DropReason.RECEIVE_OVERRUN
+    assert socket.receive_bytes <= socket.rcvbuf + 10_000
+    assert undisturbed(node, honest)
+
+
+def test_connections_without_end() -> None:
+    node, honest, _ = attacked(parked=8)
+    taken = [node.accepted(LARGE, SMALL, 40000 + number, 0.0) for number in range(1000)]
+    assert sum(1 for link in taken if link is not None) == 8
+    reasons = {event.reason for event in node.take_events() if isinstance(event, events.ConnectionRefused)}
+    assert reasons == {RefuseReason.TOO_MANY_WAITING}
+    assert undisturbed(node, honest)
+
+
+def test_peers_without_end() -> None:
+    node, honest, _ = attacked(connections=50)
+    for number in range(1000):
+        node.accepted(LARGE, f"9.0.{number >> 8}.{number & 255}", 40000, 0.0)
+    assert len(node.connections) == 50
+    reasons = {event.reason for event in node.take_events() if isinstance(event, events.ConnectionRefused)}
+    assert reasons == {RefuseReason.TOO_MANY_CONNECTIONS}
+    assert undisturbed(node, honest)
+
+
+def test_maps_without_end_take_the_room_of_one() -> None:
+    node, honest, hostile = attacked()
+    for number in range(500):
+        node.bytes_received(hostile, header(0, 8192, 0, 0, 1) + bytes([number & 255]) * 8192, 0.0)
+    assert connection_of(node, SMALL).peer_map.bits is not None
+    assert hostile.deframer.held == 0
+    assert undisturbed(node, honest)
+
+
+@pytest.mark.parametrize("length", [0, 100, 8191, 8193])
+def test_a_map_of_another_length_is_ignored(length: int) -> None:
+    node, _, hostile = attacked()
+    node.bytes_received(hostile, header(0, length, 0, 0, 1) + b"\xff" * length, 0.0)
+    assert connection_of(node, SMALL).peer_map.bits is None
+    assert not hostile.deaf
+
+
+def test_a_map_with_another_flag_is_a_message_to_port_zero() -> None:
+    node, _, hostile = attacked()
+    node.bytes_received(hostile, header(1, 8192, 0, 0, 3) + b"\xff" * 8192, 0.0)
+    assert connection_of(node, SMALL).peer_map.bits is None
+
+
+def test_a_peer_that_never_reads_holds_what_the_send_buffers_allow() -> None:
+    node, _, hostile = attacked()
+    socket = bound(node)
+    while socket.send_bytes < socket.sndbuf:
+        socket.sendmsg(bytes(1000), SMALL, 4000, now=0.0)
+    with pytest.raises(BlockingIOError):
+        socket.sendmsg(bytes(1000), SMALL, 4000, now=0.0)
+    assert socket.send_bytes < socket.sndbuf + 1000
+    assert hostile.path is not None
+
+
+def test_a_message_that_never_ends_is_held_once() -> None:
+    node, honest, hostile = attacked()
+    node.bytes_received(hostile, header(1, 1 << 20, 4000, 4000), 0.0)
+    for _ in range(100):
+        node.bytes_received(hostile, bytes(1000), 0.0)
+    assert hostile.deframer.held == 48 + 100_000
+    assert undisturbed(node, honest)
