@@ -8,6 +8,7 @@ from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import StreamTable
 from rdstool.validate.connections import Connections
 from rdstool.validate.flows import Continuity, Grouped, Numbered, Numbering
+from rdstool.validate.handshake import Announcement
 from rdstool.validate.reporter import Reporter
 from rdstool.validate.rule import Rule
 from rdstool.validate.view import View
@@ -22,6 +23,8 @@ class Context:
     connections: Connections = field(default_factory=Connections)
     continuity: Continuity = field(default_factory=Continuity)
     numbering: Numbering = field(default_factory=Numbering)
+    reread: bool = True
+    """The input may be read a second time."""
 
     @property
     def streams(self) -> StreamTable:
@@ -36,6 +39,10 @@ class Batch:
     view: View
     grouped: Grouped
     numbered: Numbered
+    shakes: list[Announcement]
+    """Messages of the multipath handshake."""
+    bitmaps: dict[int, list[int]]
+    """Row of a congestion bitmap that was seen whole -> the ports that it marks."""
 
 
 class Check:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dissectors.wire.congestion import BITMAP_BYTES, congested_ports
+from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.rds import Flags
 from rdstool.capture.events import Gap
 from rdstool.capture.streams import Stream
@@ -16,7 +16,9 @@ from rdstool.validate.rule import BOTH, ERROR, NOTE, TCP, WARNING, Rule
 from rdstool.validate.view import View
 
 GRACE_NS = 1_000_000_000
-"""After a port was marked, what was queued before may still come for so long; any round trip is shorter."""
+"""What was queued before a port was marked may still come for so long, from its first message on."""
+LOWEST_PORT = 2
+"""Lowest port that a socket can have."""
 MAX_MAPS = 4096
 """Address pairs whose congested ports are followed at one time."""
 
@@ -72,7 +74,7 @@ IGNORED = Rule(
     "3.4",
     "net/rds/send.c",
     "A sender checks the peer's bitmap before it queues a message. What was queued before is still sent, so messages "
-    "count only from one second after the bitmap on.",
+    "count only from one second after the first of them on.",
     "Messages are never dropped for congestion: they pile up above the receiver's limit.",
     "See whether the sender reads bitmaps at all; a very deep send queue can last longer than the second.",
     unbroken=True,
@@ -95,11 +97,11 @@ class _Map:
     """What one host knows of another's congested ports."""
 
     marked: dict[int, int] = field(default_factory=dict)
-    """Port -> time of the sender's clock at which it was marked; 0 until the sender's next message gives it."""
-    suspects: dict[int, list[int]] = field(default_factory=dict)
-    """Port -> messages counted, and frame, time, stream and number of the first."""
+    """Port -> time of the first message that went to it after it was marked; 0 before that."""
     frames: dict[int, int] = field(default_factory=dict)
     """Port -> frame of the bitmap that marked it."""
+    suspects: dict[int, list[int]] = field(default_factory=dict)
+    """Port -> messages counted, and frame, time, stream and number of the first."""
 
 
 Key = tuple[bytes, bytes]
@@ -132,7 +134,7 @@ class CongestionCheck(Check):
         for event in view.decoded.events:
             if isinstance(event, Gap) and event.stream >= 0:
                 self._forget(self.context.streams[event.stream])
-        self._heeded(view, np.flatnonzero(bitmaps).tolist())
+        self._heeded(batch)
 
     def _opening(self, batch: Batch) -> None:
         view, grouped = batch.view, batch.grouped
@@ -145,28 +147,30 @@ class CongestionCheck(Check):
                     OPENING, view, [index], lambda i: f"begins with a {MessageKind(int(view.kind[i])).label} message"
                 )
 
-    def _heeded(self, view: View, bitmaps: list[int]) -> None:
+    def _heeded(self, batch: Batch) -> None:
+        """Bitmaps and what they forbid, in their order; rows that no bitmap concerns are left out at once."""
         if not self.report.wants(IGNORED, LOW_PORTS):
             return
-        start = 0
-        for index in [*bitmaps, view.count]:
-            if self._maps and index > start:
-                self._data(view, start, index)
-            if index < view.count:
-                self._bitmap(view, index)
-            start = index
+        view, bitmaps = batch.view, batch.bitmaps
+        ports = {port for known in self._maps.values() for port in known.marked}
+        ports.update(port for marked in bitmaps.values() for port in marked)
+        concerned = list(bitmaps)
+        if ports:
+            new = ((view.kind == MessageKind.DATA) | (view.kind == MessageKind.PONG)) & ~view.flagged
+            new &= (view.length > 0) & np.isin(view.dport, list(ports))
+            concerned = sorted({*concerned, *np.flatnonzero(new).tolist()})
+        for row in concerned:
+            if row in bitmaps:
+                self._bitmap(view, row, bitmaps[row])
+            else:
+                self._data(view, row)
 
-    def _bitmap(self, view: View, index: int) -> None:
-        payload = view.decoded.messages.payloads.get(index)
-        if payload is None or len(payload) != BITMAP_BYTES:
-            return
+    def _bitmap(self, view: View, index: int, ports: list[int]) -> None:
         flow = int(view.flow[index])
-        stream = self.context.streams[flow >> 1]
-        ports = congested_ports(payload)
-        low = [port for port in ports if port < 2]
+        low = [port for port in ports if port < LOWEST_PORT]
         if low:
             self.report.row(LOW_PORTS, view, index, f"marks port {' and '.join(map(str, low))}")
-        source, destination = stream.ends(flow & 1)
+        source, destination = self.context.streams[flow >> 1].ends(flow & 1)
         key = destination.address, source.address
         known = self._maps.get(key)
         if known is not None:
@@ -174,37 +178,27 @@ class CongestionCheck(Check):
         if not ports:
             self._maps.pop(key, None)
         elif known is not None or len(self._maps) < MAX_MAPS:
-            fresh = _Map()
-            for port in ports:
-                fresh.marked[port] = known.marked.get(port, 0) if known else 0
-                fresh.frames[port] = known.frames.get(port, 0) if known else 0
-                fresh.frames[port] = fresh.frames[port] or int(view.frame[index])
-            self._maps[key] = fresh
+            before = known or _Map()
+            self._maps[key] = _Map(
+                {port: before.marked.get(port, 0) for port in ports},
+                {port: before.frames.get(port, int(view.frame[index])) for port in ports},
+            )
 
-    def _data(self, view: View, start: int, stop: int) -> None:
-        """Rows between two bitmaps."""
-        flows = view.flow[start:stop]
-        senders: dict[Key, list[int]] = {}
-        for flow in np.unique(flows).tolist():
-            source, destination = self.context.streams[flow >> 1].ends(flow & 1)
-            if (source.address, destination.address) in self._maps:
-                senders.setdefault((source.address, destination.address), []).append(flow)
-        for key, used in senders.items():
-            known = self._maps[key]
-            rows = start + np.flatnonzero(np.isin(flows, used))
-            now = int(view.time[rows[0]])
-            for port, since in known.marked.items():
-                if not since:
-                    known.marked[port] = now
-            kinds = view.kind[rows]
-            new = ((kinds == MessageKind.DATA) | (kinds == MessageKind.PONG)) & ~view.flagged[rows]
-            new &= np.isin(view.dport[rows], list(known.marked)) & (view.length[rows] > 0)
-            for row in rows[new].tolist():
-                port = int(view.dport[row])
-                if int(view.time[row]) - known.marked[port] >= GRACE_NS:
-                    stream, number = int(view.stream[row]), int(view.number[row])
-                    first = [0, int(view.frame[row]), int(view.time[row]), stream, number]
-                    known.suspects.setdefault(port, first)[0] += 1
+    def _data(self, view: View, row: int) -> None:
+        """A new message to a port that somebody marked."""
+        flow = int(view.flow[row])
+        source, destination = self.context.streams[flow >> 1].ends(flow & 1)
+        known = self._maps.get((source.address, destination.address))
+        port = int(view.dport[row])
+        if known is None or port not in known.marked:
+            return
+        time = int(view.time[row])
+        since = known.marked[port]
+        if not since:
+            known.marked[port] = time
+        elif time - since >= GRACE_NS:
+            first = [0, int(view.frame[row]), time, flow >> 1, int(view.number[row])]
+            known.suspects.setdefault(port, first)[0] += 1
 
     def _conclude(self, known: _Map, sender: str) -> None:
         for port, (count, frame, time, stream, number) in known.suspects.items():

@@ -61,11 +61,14 @@ class Connections:
         if not len(at):
             return
         keys, last = grouped.flow[at], np.append(at[1:], len(grouped.index)) - 1
-        first_frames, last_frames = view.frame[grouped.index[at]], view.frame[grouped.index[last]]
+        # By the frame that a message began in: one that was cut off is given up long after its connection ended.
+        frames = view.first_frame[grouped.index]
+        first_frames, last_frames = frames[at], np.maximum.reduceat(frames, at)
         known = self.first_frame[keys]
         self.first_frame[keys] = np.where(known, known, first_frames)
-        self.last_frame[keys] = last_frames
-        self.last_time[keys] = view.time[grouped.index[last]]
+        self.last_frame[keys] = np.maximum(self.last_frame[keys], last_frames)
+        whole = view.rows["complete"][grouped.index[last]]
+        self.last_time[keys[whole]] = view.time[grouped.index[last[whole]]]
         self.now = max(self.now, int(view.time[-1]))
 
     def spoke(self, stream: int) -> tuple[int, int] | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from dissectors.wire.extensions import GenNum
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.receive_rule import Expected, Verdict
@@ -28,7 +30,6 @@ from rdstool.validate.delivery_rules import (
     TWICE,
     UNFLAGGED,
 )
-from rdstool.validate.handshake import announcements
 from rdstool.validate.journal import Journal, Sent
 from rdstool.validate.lanes import Binder, Lane
 from rdstool.validate.rule import Rule, Severity
@@ -118,7 +119,7 @@ class DeliveryCheck(Check):
     def feed(self, batch: Batch) -> None:
         """Only keep."""
         self.journal.add(batch.view, batch.numbered)
-        for said in announcements(batch.view, self.context.streams):
+        for said in batch.shakes:
             for item in said.items:
                 if isinstance(item, GenNum) and item.gen_num:
                     known = self._generations.get(said.source)
@@ -128,13 +129,27 @@ class DeliveryCheck(Check):
                         known.append((said.frame, item.gen_num))
 
     def finish(self) -> None:
-        """Judge each address pair that has more than one connection."""
-        for pair in sorted(self.context.connections.shared):
-            numbers = self.context.connections.pairs[pair]
-            again = self.context.connections.made_again(pair)
-            if again or self._sequential(numbers) or self.journal.overtakes(numbers):
+        """Judge each address pair that was connected more than once."""
+        connections = self.context.connections
+        if not connections.shared:
+            return
+        self.journal.settle()
+        overtaken = self._overtaken_pairs()
+        for pair in sorted(connections.shared):
+            numbers = connections.pairs[pair]
+            if pair in overtaken or connections.made_again(pair) or self._sequential(numbers):
                 self._pair(pair, numbers)
         self._payloads()
+
+    def _overtaken_pairs(self) -> set[Pair]:
+        """Pairs in which a socket's messages may be on two paths at one time."""
+        streams, pairs = self.context.streams, list(self.context.connections.pairs)
+        place = np.zeros(len(streams), np.int64)
+        home = np.zeros(len(streams), np.bool_)
+        for index, members in enumerate(self.context.connections.pairs.values()):
+            place[members], home[members[0]] = index, True
+        dialler = np.array([stream.a.address > stream.b.address for stream in streams.streams], np.int64)
+        return {pairs[index] for index in self.journal.overtaken(place, home, dialler)}
 
     def _sequential(self, numbers: list[int]) -> bool:
         """Some connection began after another had spoken its last."""
@@ -148,7 +163,7 @@ class DeliveryCheck(Check):
         return False
 
     def _pair(self, pair: Pair, numbers: list[int]) -> None:
-        binder, story = Binder(self.context.connections, self.journal), _Story()
+        binder, story = Binder(self.context.connections), _Story()
         for number in numbers:
             legs = self._legs(binder, number, pair)
             if legs is None:
@@ -169,10 +184,10 @@ class DeliveryCheck(Check):
         legs = []
         for direction in (0, 1):
             flow = 2 * number + direction
-            if flow in self.journal.forgotten:
+            if self.journal.forgot(flow):
                 return None
-            kept = self.journal.flows.get(flow)
-            sent = kept.sent(flow) if kept is not None else []
+            kept = self.journal.flow(flow)
+            sent = kept.sent if kept is not None else []
             if sent:
                 source, _ = stream.ends(direction)
                 lane, known = binder.bind(stream, int(source.address == pair[1]), sent)
@@ -221,7 +236,7 @@ class DeliveryCheck(Check):
         story.partner[first.lane], story.partner[second.lane] = second.lane, first.lane
 
     def _leg(self, story: _Story, leg: _Leg, receiver: Lane | None) -> None:
-        lane, whole = leg.lane, self.journal.flows[leg.flow].whole
+        lane, whole = leg.lane, self.journal.whole(leg.flow)
         expected: Expected | None = None
         if receiver is not None:
             expected = story.expected.setdefault(receiver, Expected())
@@ -349,19 +364,20 @@ class DeliveryCheck(Check):
         """What a cut left unacknowledged, and what is missing between two connections."""
         for old, new in zip(lane.streams, lane.streams[1:], strict=False):
             flows = [self._flow_of(number, lane.end) for number in (old, new)]
-            kept = [self.journal.flows.get(flow) for flow in flows]
+            kept = [self.journal.flow(flow) for flow in flows]
             if any(one is None or not one.whole for one in kept):
                 continue
-            sent_old = kept[0].sent(flows[0]) if kept[0] else []
-            sent_new = kept[1].sent(flows[1]) if kept[1] else []
+            sent_old = kept[0].sent if kept[0] else []
+            sent_new = kept[1].sent if kept[1] else []
             if not sent_old or not sent_new or (sent_new[0].sequence == 1 and not sent_new[0].flagged):
                 continue
             highest = max(one.sequence for one in sent_new)
+            after = set(lane.streams[lane.streams.index(new) :])
             # InfiniBand learns from the first frames of the new connection what had arrived on the old one.
             ib = self.context.streams[new].transport is Transport.IB
             learnt = kept[1].last_ack if kept[1] and ib else 0
             for one in sent_old:
-                later = any(copy.frame > one.frame for copy in lane.copies.get(one.sequence, ()))
+                later = any(copy.flow >> 1 in after for copy in lane.copies.get(one.sequence, ()))
                 if (
                     not one.acked
                     and one.end > learnt
@@ -374,7 +390,7 @@ class DeliveryCheck(Check):
                         one,
                         f"{self._told(one)}; stream {new} carries numbers up to {highest}, but not this one",
                     )
-            last = max(one.sequence for one in sent_old)
+            last = max((one.sequence for one in sent_old), default=0)
             first_new = min((one.sequence for one in sent_new if one.sequence > last), default=last + 1)
             if first_new > last + 1:
                 one = sent_new[0]
@@ -436,13 +452,13 @@ class DeliveryCheck(Check):
     def _old_whole(self, leg: _Leg) -> bool:
         """No hole in what the lane sent before, so that an earlier copy would have been seen."""
         flows = [self._flow_of(number, leg.lane.end) for number in leg.lane.streams[:-1]]
-        kept = [self.journal.flows.get(flow) for flow in flows]
-        return all(one is not None and one.whole and not one.dropped for one in kept)
+        kept = [self.journal.flow(flow) for flow in flows]
+        return all(one is not None and one.whole and one.all for one in kept)
 
     def _payloads(self) -> None:
         """RDS-RTX-002 by the payload, where the input can be read again."""
         pairs = [(old, new) for old, new in self._compare if old.complete and new.complete]
-        if not pairs or not self.report.wants(DIFFERENT):
+        if not pairs or not self.context.reread or not self.report.wants(DIFFERENT):
             return
         numbers = {sent.number for pair in pairs for sent in pair}
         digests = self.context.capture.digests(numbers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from dissectors.wire.extensions import (
@@ -21,17 +19,15 @@ from dissectors.wire.extensions import (
     RdmaDest,
     RdmaDirection,
     Unknown,
-    parse_extensions,
 )
 from dissectors.wire.rds import MAX_PATHS, Flags
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
+from rdstool.validate.parsed import field_of, parse_field
 from rdstool.validate.rule import BOTH, ERROR, IB, NOTE, TCP, WARNING, Rule, Severity
 from rdstool.validate.view import View
 
 _SOURCE = "net/rds/message.c"
-_CACHED_FIELDS = 4096
-"""Distinct 16-byte fields whose parsing is remembered."""
 MAX_HOSTS = 65536
 """Addresses whose generation number is remembered."""
 _RDMA_TYPES = frozenset({ExtensionType.RDMA, ExtensionType.RDMA_DEST, ExtensionType.RDMA_BYTES})
@@ -159,17 +155,6 @@ RDMA_AND_DEST = Rule(
     "The receiver does both: it releases one region and hands the other's key to the application.",
     "Check the sender.",
 )
-
-
-@lru_cache(maxsize=_CACHED_FIELDS)
-def parse_field(field: bytes) -> ParsedExtensions:
-    """The extension headers of 16 bytes, remembered."""
-    return parse_extensions(field)
-
-
-def field_of(view: View, index: int) -> bytes:
-    """The 16 bytes of ``h_exthdr``."""
-    return view.raw[index, 32:].tobytes()
 
 
 def _name(item: Extension | Unknown) -> str:

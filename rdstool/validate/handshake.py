@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from dissectors.wire.extensions import Extension, NPaths, Unknown
 from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind
-from rdstool.validate.extensions import field_of, parse_field
+from rdstool.validate.parsed import field_of, parse_field
 from rdstool.validate.view import View
 
 
@@ -39,13 +38,15 @@ class Announcement:
         return any(isinstance(item, kind) for item in self.items)
 
 
-def announcements(view: View, streams: StreamTable) -> Iterator[Announcement]:
+def announcements(view: View, streams: StreamTable) -> list[Announcement]:
     """The handshake messages of a batch in their order."""
     kinds = view.kind
+    found = []
     for row in np.flatnonzero((kinds == MessageKind.PROBE) | (kinds == MessageKind.PROBE_REPLY)).tolist():
         flow = int(view.flow[row])
         source, destination = streams[flow >> 1].ends(flow & 1)
         items = parse_field(field_of(view, row)).items
         reply = bool(kinds[row] == MessageKind.PROBE_REPLY)
         frame, time = int(view.frame[row]), int(view.time[row])
-        yield Announcement(row, frame, time, flow, source.address, destination.address, reply, items)
+        found.append(Announcement(row, frame, time, flow, source.address, destination.address, reply, items))
+    return found

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdstool.capture.columns import Ints
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.flows import Numbered
-from rdstool.validate.view import View
+from rdstool.validate.view import Mask, PerFlow, View
 
 HEAD_ROWS = 2048
 """Messages kept from the beginning of a flow: what is sent again stands there."""
 TAIL_ROWS = 4096
-"""Messages kept from the end of a flow: what was under way when it was cut stands there."""
-ACK_ROWS = 8192
-"""Acknowledgements kept from the end of a flow."""
-MAX_RECORDS = 1 << 20
-"""Messages and acknowledgements kept in all; the oldest flows are forgotten first."""
+"""Messages, and acknowledgements, kept from the end of a flow: what was under way when it was cut stands there."""
+MAX_ROWS = 1 << 19
+"""Messages kept in all, and as many acknowledgements; the oldest flows are forgotten first."""
 
 RECORD = np.dtype(
     [
@@ -34,8 +33,10 @@ RECORD = np.dtype(
         ("kind", "u1"),
         ("flagged", "?"),
         ("complete", "?"),
+        ("flow", "i8"),
     ]
 )
+ACKED = np.dtype([("flow", "i8"), ("position", "i8"), ("frame", "i8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Sent:
 
     number: int
     frame: int
+    """In which it was complete; for one that was cut off, in which it began."""
     time: int
     sequence: int
     end: int
@@ -67,132 +69,142 @@ class Sent:
         return (self.sport, self.dport, self.length) == (other.sport, other.dport, other.length)
 
 
-@dataclass(slots=True)
-class FlowJournal:
-    """What is kept of one flow."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is known of one flow."""
 
-    head: list[NDArray[Any]] = field(default_factory=list)
-    head_count: int = 0
-    tail: list[NDArray[Any]] = field(default_factory=list)
-    tail_count: int = 0
-    acks: list[NDArray[Any]] = field(default_factory=list)
-    ack_count: int = 0
-    last_ack: int = -1
-    dropped: int = 0
-    """Messages between head and tail that are not kept."""
-    whole: bool = True
+    sent: list[Sent]
+    whole: bool
     """No hole in the flow."""
-
-    @property
-    def count(self) -> int:
-        """Records held."""
-        return self.head_count + self.tail_count + self.ack_count
-
-    def add(self, records: NDArray[Any]) -> None:
-        """Messages in their order."""
-        room = HEAD_ROWS - self.head_count
-        if room > 0:
-            self.head.append(records[:room].copy())
-            self.head_count += len(self.head[-1])
-            records = records[room:]
-        if len(records):
-            self.tail.append(records[-TAIL_ROWS:].copy())
-            self.dropped += max(0, len(records) - TAIL_ROWS)
-            self.tail_count += len(self.tail[-1])
-            while self.tail_count - len(self.tail[0]) >= TAIL_ROWS:
-                old = self.tail.pop(0)
-                self.tail_count -= len(old)
-                self.dropped += len(old)
-
-    def add_acks(self, acks: NDArray[Any]) -> None:
-        """Rows of ``ACK`` in their order."""
-        self.acks.append(np.stack((acks["position"], acks["frame"]), axis=1)[-ACK_ROWS:])
-        self.ack_count += len(self.acks[-1])
-        self.last_ack = max(self.last_ack, int(acks["position"].max()))
-        while self.ack_count - len(self.acks[0]) >= ACK_ROWS:
-            self.ack_count -= len(self.acks.pop(0))
-
-    def sent(self, flow: int) -> list[Sent]:
-        """Head and tail as objects, each with the frame that acknowledged it."""
-        records = np.concatenate([*self.head, *self.tail]) if self.head else np.zeros(0, RECORD)
-        frames = np.zeros(len(records), np.int64)
-        if self.acks:
-            acks = np.concatenate(self.acks)
-            positions = np.maximum.accumulate(acks[:, 0])
-            place = np.searchsorted(positions, records["end"], side="left")
-            covered = place < len(positions)
-            frames[covered] = acks[place[covered], 1]
-        rows: Any = records.tolist()
-        return [Sent(*(*row, flow, acked)) for row, acked in zip(rows, frames.tolist(), strict=True)]
+    all: bool
+    """Every message is in ``sent``."""
+    last_ack: int
+    """Highest position acknowledged; 0 without one."""
 
 
 class Journal:
-    """All flows of a capture, within ``MAX_RECORDS``."""
+    """All flows of a capture, within ``MAX_ROWS``. Rows are put in the order of flows when they are asked for."""
 
     def __init__(self) -> None:
-        self.flows: dict[int, FlowJournal] = {}
-        self.forgotten: set[int] = set()
-        """Flows that were given up for room."""
-        self._count = 0
+        self._rows: list[NDArray[Any]] = []
+        self._acks: list[NDArray[Any]] = []
+        self._row_count = self._ack_count = 0
+        self._seen = PerFlow(np.int64, 0)
+        self._broken = PerFlow(np.bool_, 0)
+        self._forgotten_below = 0
+        """Flows below this may have been given up for room."""
 
     def add(self, view: View, rows: Numbered) -> None:
         """Take the numbered rows and the acknowledgements of a batch."""
         if len(rows):
-            self._messages(view, rows)
+            self._rows.append(self._records(view, rows))
+            self._row_count += len(rows)
         acks = view.decoded.acks
         if len(acks):
-            flow = acks["stream"].astype(np.int64) * 2 + acks["direction"]
-            order = np.argsort(flow, kind="stable")
-            for key, start, stop in _groups(flow[order]):
-                self._keep(key).add_acks(acks[order[start:stop]])
-                self._settle(key)
-        while self._count > MAX_RECORDS and len(self.flows) > 1:
-            oldest = next(iter(self.flows))
-            self._count -= self.flows.pop(oldest).count
-            self.forgotten.add(oldest)
+            kept = np.empty(len(acks), ACKED)
+            kept["flow"] = acks["stream"].astype(np.int64) * 2 + acks["direction"]
+            kept["position"], kept["frame"] = acks["position"], acks["frame"]
+            self._acks.append(kept)
+            self._ack_count += len(kept)
+        if self._row_count > MAX_ROWS or self._ack_count > MAX_ROWS:
+            self._shrink()
 
-    def overtakes(self, streams: list[int]) -> bool:
-        """Two sockets' messages may be on several of these streams at one time: worth a closer look."""
-        for way in (0, 1):
-            kept = [self.flows[2 * number + way] for number in streams if 2 * number + way in self.flows]
-            heads = [np.concatenate(flow.head) for flow in kept if flow.head]
-            if len(heads) < 2:
-                continue
-            data = [head[head["kind"] == MessageKind.DATA] for head in heads]
-            keys = [head["sport"].astype(np.int64) << 16 | head["dport"] for head in data]
-            older = dict(zip(keys[0].tolist(), data[0]["frame"].tolist(), strict=True))
-            for key, head in zip(keys[1:], data[1:], strict=True):
-                shared = np.flatnonzero(np.isin(key, keys[0]))
-                if any(head["frame"][at] < older[int(key[at])] for at in shared.tolist()):
-                    return True
-        return False
-
-    def _messages(self, view: View, rows: Numbered) -> None:
-        index = rows.index
-        records = np.zeros(len(index), RECORD)
-        for name in ("number", "frame", "time", "end", "length", "sport", "dport", "kind"):
+    def _records(self, view: View, rows: Numbered) -> NDArray[Any]:
+        index, flow = rows.index, rows.flow
+        records = np.empty(len(index), RECORD)
+        for name in ("number", "time", "end", "length", "sport", "dport", "kind"):
             records[name] = getattr(view, name)[index]
-        records["sequence"], records["flagged"] = rows.sequence, rows.flagged
-        records["complete"] = view.rows["complete"][index]
-        for key, start, stop in _groups(rows.flow):
-            flow = self._keep(key)
-            flow.add(records[start:stop])
-            flow.whole = flow.whole and not rows.segment[start:stop].any()
-            self._settle(key)
+        records["complete"] = whole = view.rows["complete"][index]
+        records["frame"] = np.where(whole, view.frame[index], view.first_frame[index])
+        records["sequence"], records["flagged"], records["flow"] = rows.sequence, rows.flagged, flow
+        at = np.flatnonzero(np.append(True, flow[1:] != flow[:-1]))
+        keys = flow[at]
+        self._seen[keys] = self._seen[keys] + np.diff(np.append(at, len(flow)))
+        self._broken[flow[rows.segment > 0]] = True
+        return records
 
-    def _keep(self, key: int) -> FlowJournal:
-        flow = self.flows.get(key)
-        if flow is None:
-            flow = self.flows[key] = FlowJournal()
-        self._count -= flow.count
-        return flow
+    def _shrink(self) -> None:
+        """Keep heads and tails; where that is not enough, give up the oldest flows."""
+        rows, acks = self._sorted()
+        rows, acks = rows[_ends(rows["flow"], HEAD_ROWS, TAIL_ROWS)], acks[_ends(acks["flow"], 0, TAIL_ROWS)]
+        room = MAX_ROWS // 2
+        below = max((int(some["flow"][-room]) for some in (rows, acks) if len(some) > room), default=0)
+        self._forgotten_below = max(self._forgotten_below, below)
+        rows, acks = rows[rows["flow"] >= below], acks[acks["flow"] >= below]
+        self._rows, self._acks = [rows], [acks]
+        self._row_count, self._ack_count = len(rows), len(acks)
 
-    def _settle(self, key: int) -> None:
-        self._count += self.flows[key].count
+    def _sorted(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """All rows and acknowledgements by flow, in the order of the flow."""
+        rows = np.concatenate(self._rows) if self._rows else np.zeros(0, RECORD)
+        acks = np.concatenate(self._acks) if self._acks else np.zeros(0, ACKED)
+        return rows[np.argsort(rows["flow"], kind="stable")], acks[np.argsort(acks["flow"], kind="stable")]
+
+    def settle(self) -> None:
+        """Nothing more will come: put everything in order."""
+        rows, acks = self._sorted()
+        self._rows, self._acks = [rows], [acks]
+
+    def forgot(self, flow: int) -> bool:
+        """The flow was given up for room."""
+        return flow < self._forgotten_below
+
+    def flow(self, flow: int) -> Kept | None:
+        """What is kept of a flow, after ``settle``; None without messages."""
+        rows = _part(self._rows[0], flow)
+        if not len(rows):
+            return None
+        acks = _part(self._acks[0], flow)
+        frames = np.zeros(len(rows), np.int64)
+        if len(acks):
+            positions = np.maximum.accumulate(acks["position"])
+            place = np.searchsorted(positions, rows["end"], side="left")
+            covered = place < len(positions)
+            frames[covered] = acks["frame"][place[covered]]
+        values: Any = rows.tolist()
+        sent = [Sent(*(*row, acked)) for row, acked in zip(values, frames.tolist(), strict=True)]
+        last_ack = int(acks["position"].max()) if len(acks) else 0
+        return Kept(sent, not self._broken.one(flow), self._seen.one(flow) == len(sent), last_ack)
+
+    def whole(self, flow: int) -> bool:
+        """No hole in the flow."""
+        return not self._broken.one(flow)
+
+    def overtaken(self, pair: Ints, home: Mask, sender: Ints) -> set[int]:
+        """Pairs in which messages of two sockets may be on several streams at one time: worth a closer look.
+
+        By stream: the number of its pair, whether it is the pair's first, and which end dialled. After ``settle``.
+        """
+        rows = self._rows[0]
+        rows = rows[rows["kind"] == MessageKind.DATA]
+        stream = rows["flow"] >> 1
+        # Pair and sender in 20 bits, two ports of 16: pairs beyond share keys, which costs a closer look only.
+        end = (pair[stream] << 1 | sender[stream] ^ (rows["flow"] & 1)) & 0xFFFFF
+        key = end << 32 | rows["sport"].astype(np.int64) << 16 | rows["dport"]
+        first = home[stream]
+        old_keys, old_frames = _extremes(key[first], rows["frame"][first], np.maximum)
+        new_keys, new_frames = _extremes(key[~first], -rows["frame"][~first], np.maximum)
+        _, at_old, at_new = np.intersect1d(old_keys, new_keys, assume_unique=True, return_indices=True)
+        late = -new_frames[at_new] < old_frames[at_old]
+        return set(np.unique(old_keys[at_old[late]] >> 33).tolist())
 
 
-def _groups(flows: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """Runs of equal values: value, start, stop."""
+def _ends(flows: Ints, head: int, tail: int) -> Mask:
+    """The first and the last of each run of equal values."""
     at = np.flatnonzero(np.append(True, flows[1:] != flows[:-1])) if len(flows) else np.zeros(0, np.int64)
-    stops = np.append(at[1:], len(flows))
-    return list(zip(flows[at].tolist(), at.tolist(), stops.tolist(), strict=True))
+    sizes = np.diff(np.append(at, len(flows)))
+    place = np.arange(len(flows)) - np.repeat(at, sizes)
+    return np.asarray((place < head) | (np.repeat(sizes, sizes) - place <= tail))
+
+
+def _part(rows: NDArray[Any], flow: int) -> NDArray[Any]:
+    start, stop = np.searchsorted(rows["flow"], (flow, flow + 1))
+    return rows[start:stop]
+
+
+def _extremes(keys: Ints, values: Ints, what: np.ufunc) -> tuple[Ints, Ints]:
+    """Each key once, and the extreme of its values."""
+    order = np.argsort(keys, kind="stable")
+    keys, values = keys[order], values[order]
+    at = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else np.zeros(0, np.int64)
+    return keys[at], what.reduceat(values, at) if len(at) else values

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from rdstool.capture.streams import Stream
 from rdstool.validate.connections import Connections
-from rdstool.validate.journal import Journal, Sent
+from rdstool.validate.journal import Sent
 
 LOWEST_SOCKET_PORT = 2
 PORTS_TELL = "SPORT_IDX"
@@ -53,10 +53,9 @@ class Lane:
 class Binder:
     """Binds the connections of one address pair to the lanes of both ends, oldest first."""
 
-    def __init__(self, connections: Connections, journal: Journal) -> None:
+    def __init__(self, connections: Connections) -> None:
         self.lanes: tuple[list[Lane], list[Lane]] = ([], [])
         self._connections = connections
-        self._journal = journal
 
     def bind(self, stream: Stream, end: int, sent: list[Sent]) -> tuple[Lane, bool]:
         """The lane of what ``end`` sent on a connection, and whether it was known before."""

@@ -16,7 +16,7 @@ from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.pathhash import path_of_port
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.connections import Pair, pair_of
-from rdstool.validate.handshake import Announcement, announcements
+from rdstool.validate.handshake import Announcement
 from rdstool.validate.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PONG, PORTS, PROBE_PATH
 from rdstool.validate.view import View
 
@@ -105,8 +105,7 @@ class MultipathCheck(Check):
         if not view.count or not view.tcp.any():
             self._acks(view)
             return
-        shakes = list(announcements(view, self.context.streams))
-        for said in shakes:
+        for said in batch.shakes:
             self._shake(batch, said)
         self._second()
         if self.report.wants(CATCH_UP):
@@ -249,13 +248,15 @@ class MultipathCheck(Check):
         if not self.report.wants(PONG):
             return
         view, kinds = batch.view, batch.view.kind
-        for row, payload in view.decoded.messages.payloads.items():
-            if kinds[row] == MessageKind.CONGESTION and payload.strip(b"\0"):
+        for row, ports in batch.bitmaps.items():
+            if ports:
                 self._congested.add(pair_of(self.context.streams[int(view.stream[row])]))
         some = (kinds >= MessageKind.PING) & (kinds <= MessageKind.PROBE_REPLY) & view.tcp
-        for row in np.flatnonzero(some).tolist():
+        rows = np.flatnonzero(some)
+        asks = np.isin(kinds[rows], (MessageKind.PING, MessageKind.PROBE)).tolist()
+        for row, asked in zip(rows.tolist(), asks, strict=True):
             flow = int(view.flow[row])
-            if kinds[row] in (MessageKind.PING, MessageKind.PROBE):
+            if asked:
                 segment = self.context.continuity.segment(flow ^ 1)
                 key = flow, int(view.sport[row])
                 if key not in self._pings and len(self._pings) < MAX_PINGS:

@@ -8,7 +8,7 @@ from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, RdmaDirection
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.capture.events import RdmaKind, RdmaOperation
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.extensions import field_of, parse_field
+from rdstool.validate.parsed import field_of, parse_field
 from rdstool.validate.rule import IB, NOTE, WARNING, Rule
 from rdstool.validate.view import View
 

@@ -7,7 +7,7 @@ import numpy as np
 from dissectors.wire.extensions import Rdma
 from dissectors.wire.rds import Flags
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.extensions import field_of, parse_field
+from rdstool.validate.parsed import field_of, parse_field
 from rdstool.validate.rule import BOTH, IB, NOTE, WARNING, Rule
 
 PLACE = Rule(

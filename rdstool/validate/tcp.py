@@ -7,7 +7,6 @@ from dissectors.wire.rds import MAX_PATHS, TCP_PORT
 from rdstool.capture.events import Closing, StreamClosed
 from rdstool.protocol.kinds import Transport
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.handshake import announcements
 from rdstool.validate.rule import NOTE, TCP, WARNING, Rule
 
 _SOURCE = "net/rds/tcp_connect.c, tcp_listen.c"
@@ -83,7 +82,7 @@ class TcpCheck(Check):
                     event.time,
                     stream=event.stream,
                 )
-        for said in announcements(batch.view, self.context.streams):
+        for said in batch.shakes:
             if said.has(SportIdx):
                 self._ports_tell.setdefault(said.source, said.frame)
 

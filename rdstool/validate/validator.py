@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rdstool.capture.pipeline import Capture, Decoded
+from rdstool.validate.bitmaps import marked_ports
 from rdstool.validate.check import Batch, Context
+from rdstool.validate.handshake import announcements
 from rdstool.validate.registry import CHECKS, RULES
 from rdstool.validate.reporter import FINDINGS_PER_RULE, Reporter
 from rdstool.validate.rule import Finding, Rule, Severity
@@ -59,14 +61,16 @@ class Validator:
         view = View(decoded)
         grouped = context.continuity.group(view, context.streams)
         context.connections.observe(view, grouped, context.streams)
-        batch = Batch(view, grouped, context.numbering.rows(view, grouped))
+        numbered = context.numbering.rows(view, grouped)
+        batch = Batch(view, grouped, numbered, announcements(view, context.streams), marked_ports(view))
         self.messages += view.count
         for check in self._checks:
             check.feed(batch)
         yield from self._report.take()
 
-    def finish(self) -> Iterator[Finding]:
-        """What only the end of the capture tells."""
+    def finish(self, *, reread: bool = True) -> Iterator[Finding]:
+        """What only the end of the capture tells. ``reread``: read payloads of repeated messages again to compare."""
+        self._context.reread = reread
         for check in self._checks:
             check.finish()
         yield from self._report.take()

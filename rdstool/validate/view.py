@@ -67,6 +67,7 @@ class View:
         self.raw: NDArray[np.uint8] = header.view(np.uint8).reshape(self.count, HEADER_BYTES)
         self.number: Ints = rows["number"].copy()
         self.frame: Ints = rows["frame"].copy()
+        self.first_frame: Ints = rows["first_frame"].copy()
         self.time: Ints = rows["time"].copy()
         self.stream: Ints = rows["stream"].astype(np.int64)
         self.flow: Ints = self.stream * 2 + rows["direction"]

@@ -1,0 +1,188 @@
+"""``rdstool validate``: what is wrong with the RDS traffic of captures, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rdstool.cli.inputs import Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.output import Results, note, warn
+from rdstool.errors import UsageError
+
+if TYPE_CHECKING:
+    from rdstool.validate.formats import Format, FrameLabel
+    from rdstool.validate.rule import Finding, Rule
+    from rdstool.validate.validator import Validator
+
+FORMATS = ("text", "json", "sarif", "junit")
+FINDINGS_SHOWN = 100
+"""Findings of one rule that are shown."""
+MOST_FINDINGS = 1_000_000
+"""Largest value of ``--max-findings``: findings are kept in memory."""
+_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m", "note": "\x1b[36m"}
+
+
+def _complete_rules(incomplete: str) -> list[str]:
+    from rdstool.validate.registry import AREAS, RULES  # noqa: PLC0415
+
+    return [name for name in (*AREAS, *(rule.id for rule in RULES)) if name.startswith(incomplete.upper())]
+
+
+def _complete_formats(incomplete: str) -> list[str]:
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def validate(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE...", help="Captures (pcap, pcapng, gz, xz, zst), in order; - is standard input."),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="FORM", help=f"One of {', '.join(FORMATS)}.", autocompletion=_complete_formats
+        ),
+    ] = "text",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the same as --format json.")] = False,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULES",
+            help="Rules to check: ids or their beginnings, separated by commas, or ALL (repeatable).",
+            autocompletion=_complete_rules,
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULES", help="Rules to leave out, likewise.", autocompletion=_complete_rules),
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Explain one rule.", autocompletion=_complete_rules)
+    ] = None,
+    rules: Annotated[bool, typer.Option("--rules", "--list", help="List the rules that would be checked.")] = False,
+    max_findings: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MOST_FINDINGS, help="Show at most N findings of each rule.")
+    ] = FINDINGS_SHOWN,
+    tcp_port: TcpPorts = None,
+    follow: Follow = False,
+    jobs: Jobs = 1,
+) -> None:
+    """Check captures against the rules of the protocol and show what breaks them, with the frames that prove it.
+
+    Errors and warnings make the exit status 1; notes alone do not.
+
+    \b
+    Examples:
+      rdstool validate capture.pcap
+      rdstool validate --select RDS-SEQ,RDS-DLV --json capture.pcap.gz
+      rdstool validate --explain RDS-SEQ-002
+    """  # noqa: D301
+    from rdstool.validate.registry import RULES, rule_of  # noqa: PLC0415
+    from rdstool.validate.selection import choose  # noqa: PLC0415
+
+    form = "json" if json else form
+    if form not in FORMATS:
+        raise UsageError(f'"{form}" is no format; take one of: {", ".join(FORMATS)}')
+    if explain is not None:
+        _write_reference([rule_of(explain)], explained=True)
+        return
+    chosen = choose(RULES, select or (), ignore or ())
+    if rules:
+        _write_reference(chosen, explained=False)
+        return
+    if not files:
+        raise UsageError("name a capture file, or - for standard input (see: rdstool validate --help)")
+    if not chosen:
+        raise UsageError("no rule is left to check; --ignore leaves out all that --select names")
+    payloads = any(rule.on_request for rule in chosen)
+    reading = open_inputs(files, tcp_ports=tcp_port, follow=follow, jobs=jobs, payloads=payloads)
+    validator = _check(reading, chosen, form, max_findings, at_once=follow)
+    raise typer.Exit(reading.exit_code(problems=validator.failed))
+
+
+def _write_reference(rules: list[Rule] | tuple[Rule, ...], *, explained: bool) -> None:
+    from rdstool.validate.reference import explanation, listing  # noqa: PLC0415
+
+    with Results() as results:
+        results.write(explanation(rules[0]) if explained else listing(rules))
+
+
+def _check(reading: Reading, rules: tuple[Rule, ...], form: str, limit: int, *, at_once: bool) -> Validator:
+    """Run the rules and write what they find; what was found before Ctrl-C or a broken file is written too."""
+    from rdstool.validate.validator import Validator  # noqa: PLC0415
+
+    validator = Validator(reading.capture, rules, limit=limit)
+    with Results(at_once=at_once) as results:
+        writer = _writer(reading, rules, form, colour=results.colour)
+        with reading:
+            for decoded in reading.batches():
+                _write(results, writer, validator.feed(decoded))
+        _write(results, writer, validator.finish())
+        results.write(writer.end(validator.withheld))
+    _sum_up(reading, validator)
+    return validator
+
+
+def _write(results: Results, writer: Format, findings: Iterator[Finding]) -> None:
+    text = "".join(writer.finding(finding) for finding in findings)
+    if text:
+        results.write(text)
+
+
+def _writer(reading: Reading, rules: tuple[Rule, ...], form: str, *, colour: bool) -> Format:
+    from rdstool import __version__  # noqa: PLC0415
+    from rdstool.validate import formats  # noqa: PLC0415
+
+    label = _label(reading)
+    several = label if len(reading.capture.paths) > 1 else None
+    match form:
+        case "json":
+            return formats.JsonFormat(rules, several)
+        case "sarif":
+            return formats.SarifFormat(rules, label, __version__)
+        case "junit":
+            return formats.JunitFormat(rules, label)
+        case _:
+            return formats.TextFormat(rules, several, _paint if colour else _plain)
+
+
+def _paint(text: str, severity: str) -> str:
+    return f"{_COLOURS[severity]}{text}\x1b[0m"
+
+
+def _plain(text: str, _: str) -> str:
+    return text
+
+
+def _label(reading: Reading) -> FrameLabel:
+    """Which file a frame is in, and its number there."""
+
+    def label(frame: int) -> tuple[str, int]:
+        file, number = reading.capture.frame_label(frame)
+        return reading.capture.paths[file], number
+
+    return label
+
+
+def _sum_up(reading: Reading, validator: Validator) -> None:
+    """The summary on stderr: findings by severity and rule, messages, and how much of the streams was seen."""
+    from rdstool.validate.rule import Severity  # noqa: PLC0415
+
+    streams = reading.capture.streams.streams
+    if not validator.messages and reading.problem is None and not reading.interrupted:
+        warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+    note(f"{validator.messages} messages in {len(streams)} streams, {len(validator.rules)} rules checked")
+    halves = [half for stream in streams for half in stream.coverage]
+    seen, missing = sum(half.seen for half in halves), sum(half.missing for half in halves)
+    if missing:
+        share = 100 * seen / (seen + missing)
+        gaps = sum(half.gaps for half in halves)
+        note(f"coverage: {share:.2f} % of the streams was seen; {gaps} gaps, which are no fault")
+    counts = ", ".join(f"{validator.severities[level]} {level.value}s" for level in Severity)
+    note(f"findings: {counts}" if validator.counts else "findings: none")
+    titles = {rule.id: rule.title for rule in validator.rules}
+    for rule, count in sorted(validator.counts.items()):
+        note(f"  {rule}  {count:>6}  {titles[rule]}")

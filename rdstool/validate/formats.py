@@ -1,0 +1,184 @@
+"""The forms that findings are written in: lines of text, JSON lines, SARIF and JUnit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+from xml.sax.saxutils import escape, quoteattr
+
+from rdstool.validate.registry import AREAS
+from rdstool.validate.rule import Finding, Rule, Severity
+
+NS_PER_S = 1_000_000_000
+SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+FrameLabel = Callable[[int], tuple[str, int]]
+"""Frame of the whole capture -> its file, and its number within that."""
+
+
+class Format(Protocol):
+    """Writes findings as they come, and what belongs to the end."""
+
+    def finding(self, finding: Finding) -> str:
+        """The text of one finding, newline included; empty where all comes at the end."""
+
+    def end(self, withheld: dict[str, int]) -> str:
+        """What follows the last finding. ``withheld``: rule -> findings that were counted only."""
+
+
+class TextFormat:
+    """A line each: frame, message, severity, rule, words."""
+
+    def __init__(self, rules: Sequence[Rule], label: FrameLabel | None, paint: Callable[[str, str], str]) -> None:
+        self._label = label
+        self._paint = paint
+
+    def finding(self, finding: Finding) -> str:
+        """Such as ``frame 12  #3  warning  RDS-HDR-003  padding is 00000001``."""
+        where = f"frame {finding.frame}"
+        if self._label is not None:
+            file, frame = self._label(finding.frame)
+            where = f"{file}: frame {frame}"
+        number = f"#{finding.number}" if finding.number is not None else "-"
+        level = self._paint(f"{finding.severity.value:<7}", finding.severity.value)
+        return f"{where:<12} {number:<7} {level} {finding.rule}  {_printable(finding.message)}\n"
+
+    def end(self, withheld: dict[str, int]) -> str:
+        """How many more there are of each rule."""
+        return "".join(f"{rule}: and {count} more\n" for rule, count in sorted(withheld.items()))
+
+
+class JsonFormat:
+    """One JSON object a line."""
+
+    def __init__(self, rules: Sequence[Rule], label: FrameLabel | None) -> None:
+        self._label = label
+
+    def finding(self, finding: Finding) -> str:
+        """The keys of the contract; with several files also which of them, and the frame's number in it."""
+        line: dict[str, Any] = {
+            "rule": finding.rule,
+            "severity": finding.severity.value,
+            "message": finding.message,
+            "frame": finding.frame,
+            "number": finding.number,
+            "stream": finding.stream,
+            "time": finding.time / NS_PER_S,
+            "reference": finding.reference,
+        }
+        if self._label is not None:
+            line["file"], line["file_frame"] = self._label(finding.frame)
+        return json.dumps(line, ensure_ascii=False) + "\n"
+
+    def end(self, withheld: dict[str, int]) -> str:
+        """Nothing: each line stands for itself."""
+        del withheld
+        return ""
+
+
+class SarifFormat:
+    """One SARIF 2.1.0 document. A frame is a logical location: captures have no lines."""
+
+    def __init__(self, rules: Sequence[Rule], label: FrameLabel, version: str) -> None:
+        self._rules = rules
+        self._label = label
+        self._version = version
+        self._results: list[dict[str, Any]] = []
+
+    def finding(self, finding: Finding) -> str:
+        """Keep it for the document."""
+        file, frame = self._label(finding.frame)
+        name = f"frame {frame}" + (f", message {finding.number}" if finding.number is not None else "")
+        self._results.append(
+            {
+                "ruleId": finding.rule,
+                "ruleIndex": [rule.id for rule in self._rules].index(finding.rule),
+                "level": finding.severity.value,
+                "message": {"text": finding.message},
+                "locations": [
+                    {
+                        "physicalLocation": {"artifactLocation": {"uri": file}},
+                        "logicalLocations": [{"name": name, "kind": "frame"}],
+                    }
+                ],
+                "properties": {
+                    "frame": finding.frame,
+                    "number": finding.number,
+                    "stream": finding.stream,
+                    "time": finding.time / NS_PER_S,
+                },
+            }
+        )
+        return ""
+
+    def end(self, withheld: dict[str, int]) -> str:
+        """The document."""
+        rules = [
+            {
+                "id": rule.id,
+                "shortDescription": {"text": rule.title},
+                "fullDescription": {"text": f"{rule.why} {rule.kernel}"},
+                "help": {"text": f"{rule.advice} Source: {rule.reference}."},
+                "defaultConfiguration": {"level": rule.severity.value},
+            }
+            for rule in self._rules
+        ]
+        run = {
+            "tool": {"driver": {"name": "rdstool", "version": self._version, "rules": rules}},
+            "results": self._results,
+            "properties": {"notShown": withheld},
+        }
+        return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
+
+
+class JunitFormat:
+    """One JUnit document: a suite for each area, a case for each rule. Notes are no failures."""
+
+    def __init__(self, rules: Sequence[Rule], label: FrameLabel) -> None:
+        self._rules = rules
+        self._label = label
+        self._found: dict[str, list[Finding]] = {}
+
+    def finding(self, finding: Finding) -> str:
+        """Keep it for the document."""
+        self._found.setdefault(finding.rule, []).append(finding)
+        return ""
+
+    def end(self, withheld: dict[str, int]) -> str:
+        """The document."""
+        suites = "".join(self._suite(area, withheld) for area in AREAS)
+        failures = sum(bool(self._failures(rule)) for rule in self._rules)
+        head = f'<testsuites name="rdstool validate" tests="{len(self._rules)}" failures="{failures}">\n'
+        return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}{suites}</testsuites>\n'
+
+    def _failures(self, rule: Rule) -> list[Finding]:
+        return [finding for finding in self._found.get(rule.id, ()) if finding.severity is not Severity.NOTE]
+
+    def _suite(self, area: str, withheld: dict[str, int]) -> str:
+        rules = [rule for rule in self._rules if rule.area == area]
+        if not rules:
+            return ""
+        failures = sum(bool(self._failures(rule)) for rule in rules)
+        cases = "".join(self._case(rule, withheld.get(rule.id, 0)) for rule in rules)
+        name = quoteattr(f"{area} {AREAS[area]}")
+        return f'<testsuite name={name} tests="{len(rules)}" failures="{failures}">\n{cases}</testsuite>\n'
+
+    def _case(self, rule: Rule, more: int) -> str:
+        found = self._found.get(rule.id, [])
+        lines = [self._line(finding) for finding in found] + ([f"and {more} more"] if more else [])
+        text = escape("\n".join(lines))
+        head = f"<testcase classname={quoteattr(rule.area)} name={quoteattr(f'{rule.id} {rule.title}')}"
+        if self._failures(rule):
+            worst = min((finding.severity for finding in found), key=lambda severity: severity.rank)
+            message = quoteattr(f"{len(found) + more} findings")
+            return f"{head}><failure type={quoteattr(worst.value)} message={message}>{text}</failure></testcase>\n"
+        return f"{head}><system-out>{text}</system-out></testcase>\n" if found else f"{head}/>\n"
+
+    def _line(self, finding: Finding) -> str:
+        file, frame = self._label(finding.frame)
+        return f"{file}: frame {frame}: {finding.severity.value}: {_printable(finding.message)}"
+
+
+def _printable(text: str) -> str:
+    """``text`` on one line, without what steers a terminal or breaks XML."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -1,0 +1,80 @@
+"""Rules in words: the explanation of one, the list, and the page docs/rules.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+
+from rdstool.validate.registry import AREAS, RULES
+from rdstool.validate.rule import Rule
+
+WIDTH = 100
+"""Columns of an explanation."""
+TRANSPORTS = {("tcp",): "TCP", ("ib",): "InfiniBand", ("tcp", "ib"): "TCP and InfiniBand"}
+
+
+def explanation(rule: Rule) -> str:
+    """What the rule says, why, what the kernel does, what to do, and where it is written down."""
+    notes = []
+    if rule.unbroken:
+        notes.append("Nothing is concluded across a hole in the capture.")
+    if rule.on_request:
+        notes.append("It runs only where it is selected by name.")
+    return "\n".join(
+        (
+            f"{rule.id} ({rule.severity.value}): {rule.title}",
+            "",
+            *map(
+                _wrapped,
+                (
+                    rule.why,
+                    f"Kernel: {rule.kernel}",
+                    f"What to do: {rule.advice}",
+                    *notes,
+                    f"Applies to {TRANSPORTS[rule.transports]}. Source: {rule.reference}.",
+                ),
+            ),
+            "",
+        )
+    )
+
+
+def _wrapped(paragraph: str) -> str:
+    return fill(paragraph, WIDTH, subsequent_indent="  ")
+
+
+def listing(rules: Sequence[Rule]) -> str:
+    """A line a rule."""
+    return "".join(f"{rule.id}  {rule.severity.value:<7}  {rule.title}\n" for rule in rules)
+
+
+def page() -> str:
+    """The text of docs/rules.md."""
+    out = [
+        "# Rules of `rdstool validate`",
+        "",
+        "Made by `python -m rdstool.validate.reference > docs/rules.md`; a test keeps it current.",
+        "",
+        "An **error** means that a kernel drops, misreads, loses or doubles data; a **warning**, that kernels never do",
+        "this, or that data may be lost; a **note** is worth knowing and no fault by itself: notes alone leave the",
+        "exit status at 0.",
+        "Rules marked † conclude nothing across a hole in the capture, nor before message boundaries were found.",
+        "Ids are never renumbered or used again. `--select` and `--ignore` take ids, areas such as `RDS-SEQ`, or",
+        "`ALL`; the longer name wins.",
+        "",
+    ]
+    for area, title in AREAS.items():
+        rules = [rule for rule in RULES if rule.area == area]
+        out += [f"## {area}: {title}", "", "| Rule | Severity | Transport | Promise broken |", "|---|---|---|---|"]
+        for rule in rules:
+            mark = "†" if rule.unbroken else ""
+            out.append(f"| {rule.id}{mark} | {rule.severity.value} | {TRANSPORTS[rule.transports]} | {rule.title} |")
+        out.append("")
+        for rule in rules:
+            out += [f"**{rule.id}** {rule.title}. {rule.why} *Kernel:* {rule.kernel} *What to do:* {rule.advice}"]
+            out += [f"*Source:* {rule.reference}.", ""]
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201
