@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any, Protocol
-from xml.sax.saxutils import escape, quoteattr
 
 from rdstool.validate.registry import AREAS
 from rdstool.validate.rule import Finding, Rule, Severity
@@ -160,18 +160,18 @@ class JunitFormat:
             return ""
         failures = sum(bool(self._failures(rule)) for rule in rules)
         cases = "".join(self._case(rule, withheld.get(rule.id, 0)) for rule in rules)
-        name = quoteattr(f"{area} {AREAS[area]}")
+        name = _quoted(f"{area} {AREAS[area]}")
         return f'<testsuite name={name} tests="{len(rules)}" failures="{failures}">\n{cases}</testsuite>\n'
 
     def _case(self, rule: Rule, more: int) -> str:
         found = self._found.get(rule.id, [])
         lines = [self._line(finding) for finding in found] + ([f"and {more} more"] if more else [])
         text = escape("\n".join(lines))
-        head = f"<testcase classname={quoteattr(rule.area)} name={quoteattr(f'{rule.id} {rule.title}')}"
+        head = f"<testcase classname={_quoted(rule.area)} name={_quoted(f'{rule.id} {rule.title}')}"
         if self._failures(rule):
             worst = min((finding.severity for finding in found), key=lambda severity: severity.rank)
-            message = quoteattr(f"{len(found) + more} findings")
-            return f"{head}><failure type={quoteattr(worst.value)} message={message}>{text}</failure></testcase>\n"
+            message = _quoted(f"{len(found) + more} findings")
+            return f"{head}><failure type={_quoted(worst.value)} message={message}>{text}</failure></testcase>\n"
         return f"{head}><system-out>{text}</system-out></testcase>\n" if found else f"{head}/>\n"
 
     def _line(self, finding: Finding) -> str:
@@ -182,3 +182,8 @@ class JunitFormat:
 def _printable(text: str) -> str:
     """``text`` on one line, without what steers a terminal or breaks XML."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def _quoted(text: str) -> str:
+    """An XML attribute's value. ``html.escape`` writes what XML takes too, and is loaded sooner than ``xml.sax``."""
+    return f'"{escape(text)}"'
