@@ -75,7 +75,7 @@ class _Leg:
     """The lane was there before."""
     sent: list[Sent]
     refused: bool
-    """The receiver closed the connection without a byte of its own: RDS never took it up there."""
+    """The connection ended without a byte of the receiver: RDS never took it up there."""
 
 
 @dataclass(slots=True)
@@ -195,16 +195,16 @@ class DeliveryCheck(Check):
         return legs
 
     def _refused(self, number: int, direction: int, sent: list[Sent], pair: Pair) -> bool:
-        """The receiver ended the connection, and RDS had not come up on it there.
+        """The connection ended, and RDS had not come up on it at the receiver.
 
         Only on path 0 is a bitmap certain to come first (protocol.md §3.3): the connection has to carry a probe, or to
         stand before everything that the receiver ever sent to this address.
         """
         connections = self.context.connections
         closed = connections.closed.get(number)
-        if connections.first_frame.one(2 * number + 1 - direction) or closed is None or closed.direction == direction:
+        if connections.first_frame.one(2 * number + 1 - direction) or closed is None:
             return False
-        if any(one.kind == MessageKind.PROBE for one in sent):
+        if closed.direction != direction and any(one.kind == MessageKind.PROBE for one in sent):
             return True
         receiver = self.context.streams[number].ends(direction)[1].address
         spoke = (
@@ -411,8 +411,8 @@ class DeliveryCheck(Check):
             self._say(
                 REFUSED,
                 last.sent,
-                f"{self._told(last.sent)}; the receiver closed the connection in frame {closed.frame} "
-                f"({closed.how.value}) and had sent nothing on it",
+                f"{self._told(last.sent)}; the connection ended in frame {closed.frame} "
+                f"({closed.how.value}), and the receiver had sent nothing on it",
             )
 
     def _overtaken(self, story: _Story, end: int) -> None:

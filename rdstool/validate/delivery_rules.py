@@ -144,7 +144,7 @@ REFUSED = Rule(
     BOTH,
     "4.2, 4.3, 13",
     _SOURCE,
-    "The receiver closes the connection without having sent even its congestion bitmap: RDS never took it up. Its TCP "
+    "The connection ends without the receiver having sent even its congestion bitmap: RDS never took it up. Its TCP "
     "has acknowledged the message all the same, so the sender forgets it, and it is not seen again.",
     "Happens up to 6.x when both ends dial at the same time: TCP acknowledges what arrives until RDS closes the "
     "socket.",

@@ -29,6 +29,8 @@ class Grouped:
     """Holes seen in the flow so far; 0 only where all from the stream's first byte on was seen."""
     opens: Mask
     """First row of its flow in the whole capture."""
+    before: Ints
+    """End of the row before it; 0 or -1 for a flow's first."""
 
 
 class Continuity:
@@ -73,7 +75,11 @@ class Continuity:
         self._known[keys] = True
         opens = np.zeros(len(order), np.bool_)
         opens[at] = ~known
-        return Grouped(order, flow, begins, segment, opens)
+        return Grouped(order, flow, begins, segment, opens, before)
+
+    def end(self, flow: int) -> int:
+        """The end of the flow's last row; -1 without one."""
+        return self._end.one(flow)
 
     def segment(self, flow: int) -> int:
         """The flow's present segment."""

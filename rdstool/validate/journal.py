@@ -17,7 +17,7 @@ HEAD_ROWS = 2048
 """Messages kept from the beginning of a flow: what is sent again stands there."""
 TAIL_ROWS = 4096
 """Messages, and acknowledgements, kept from the end of a flow: what was under way when it was cut stands there."""
-MAX_ROWS = 1 << 19
+MAX_ROWS = 1 << 18
 """Messages kept in all, and as many acknowledgements; the oldest flows are forgotten first."""
 
 RECORD = np.dtype(

@@ -149,13 +149,23 @@ class MultipathCheck(Check):
 
     def _hold(self, batch: Batch, said: Announcement, sender: Sender) -> None:
         """Remember what the receiver of the handshake had sent on this stream before."""
-        view, flow = batch.view, said.flow ^ 1
+        flow = said.flow ^ 1
         stream = self.context.streams[flow >> 1]
         if not stream.from_start or not self.context.connections.is_first(stream):
             self._caught_up_with.add(sender)
             return
-        rows = np.flatnonzero((view.flow == flow) & (view.rows["first_frame"] < said.frame))
-        self._catch_up[sender] = _CatchUp(flow, int(view.end[rows[-1]]) if len(rows) else 0, said.frame)
+        self._catch_up[sender] = _CatchUp(flow, self._sent_before(batch, flow, said.frame), said.frame)
+
+    def _sent_before(self, batch: Batch, flow: int, frame: int) -> int:
+        """The end of what a flow had begun to send before a frame."""
+        view, grouped = batch.view, batch.grouped
+        rows = np.flatnonzero(view.flow == flow)
+        earlier = rows[view.first_frame[rows] < frame]
+        if len(earlier):
+            return int(view.end[earlier[-1]])
+        if len(rows):
+            return int(grouped.before[grouped.index == rows[0]][0])
+        return self.context.continuity.end(flow)
 
     def _acks(self, view: View) -> None:
         waiting = {one.flow: one for one in self._catch_up.values() if not one.acked}
@@ -185,7 +195,7 @@ class MultipathCheck(Check):
             self._caught_up_with.add(sender)
             began = int(view.rows["first_frame"][rows[0]])
             modern = self.context.continuity.segment(one.flow) == 0 and self._is_modern(one.flow)
-            if one.target and began > one.handshake and modern and not 0 < one.acked <= began:
+            if one.target > 0 and began > one.handshake and modern and not 0 < one.acked <= began:
                 when = f"acknowledged in frame {one.acked}" if one.acked else "not acknowledged yet"
                 text = f"what path 0 had sent before the handshake in frame {one.handshake} was {when}"
                 self.report.row(CATCH_UP, view, int(rows[0]), text)

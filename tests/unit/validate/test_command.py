@@ -1,0 +1,90 @@
+"""``rdstool validate`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rdstool.validate.registry import RULES
+from tests.unit.cli.running import PCAPS, TCP, rdstool_here
+from tests.unit.validate.tcp_mutations import MUTATIONS
+
+CUT = PCAPS / "tcp-cutsome-61" / "a.pcap.gz"
+
+
+def test_a_faultless_capture_is_clean() -> None:
+    done = rdstool_here("validate", TCP)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "findings: none" in done.stderr
+
+
+def test_errors_and_warnings_make_the_status_1() -> None:
+    done = rdstool_here("validate", CUT)
+    assert done.returncode == 1
+    assert "RDS-DLV-001" in done.stdout
+    assert "4 errors" in done.stderr
+
+
+def test_notes_alone_leave_the_status_at_0(tmp_path: Path) -> None:
+    done = rdstool_here("validate", MUTATIONS["RDS-SEQ-003"]().write(tmp_path / "gap.pcap"))
+    assert done.returncode == 0
+    assert "RDS-SEQ-003" in done.stdout
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--format", "json"]])
+def test_json_is_all_that_reaches_stdout(option: list[str]) -> None:
+    lines = [json.loads(line) for line in rdstool_here("validate", *option, CUT).stdout.splitlines()]
+    assert {line["severity"] for line in lines} == {"error", "warning", "note"}
+
+
+def test_what_is_selected_is_checked() -> None:
+    done = rdstool_here("validate", "--select", "RDS-SEQ", CUT)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "6 rules checked" in done.stderr
+
+
+def test_more_findings_than_wanted_are_counted() -> None:
+    done = rdstool_here("validate", "--select", "RDS-DLV-005", "--max-findings", "2", CUT)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[-1] == "RDS-DLV-005: and 31 more"
+
+
+def test_with_several_files_a_finding_names_its_own() -> None:
+    first = json.loads(rdstool_here("validate", "--json", TCP, CUT).stdout.splitlines()[0])
+    assert first["file"] == str(CUT)
+    assert first["file_frame"] < first["frame"]
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in RULES])
+def test_each_rule_is_explained(rule: str) -> None:
+    done = rdstool_here("validate", "--explain", rule)
+    assert done.returncode == 0
+    for words in (rule, "Kernel: ", "What to do: ", "Source: protocol.md"):
+        assert words in done.stdout
+
+
+def test_rules_are_listed_as_selected() -> None:
+    listed = rdstool_here("validate", "--rules", "--select", "RDS-TCP").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [f"RDS-TCP-00{number}" for number in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--select", "RDS-XYZ", str(TCP)], ["--explain", "RDS-SEQ"], ["--format", "xml", str(TCP)], ["/nowhere.pcap"]],
+)
+def test_wrong_use_says_so_in_one_line(arguments: list[str]) -> None:
+    done = rdstool_here("validate", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line for line in done.stderr.splitlines() if line.startswith("rdstool: error: ")] != []
+    assert "Traceback" not in done.stderr
+
+
+def test_what_was_found_before_the_file_broke_off_is_shown(tmp_path: Path) -> None:
+    whole = MUTATIONS["RDS-HDR-003"]().write(tmp_path / "whole.pcap").read_bytes()
+    (tmp_path / "broken.pcap").write_bytes(whole + b"\1\2\3")
+    done = rdstool_here("validate", tmp_path / "broken.pcap")
+    assert done.returncode == 2
+    assert "RDS-HDR-003" in done.stdout
