@@ -68,6 +68,9 @@ class Settings:
     """How long a dropped connection may still deliver what the peer had sent (``rds_tcp_conn_path_shutdown``)."""
     handshake_patience_s: float = 1.0
     """How long an accepted first connection holds data back for the peer's number of paths."""
+    fan_out_patience_s: float = 40.0
+    """How long other paths wait for the pong that tells that path 0's early messages were read. More than TCP's
+    keep-alive takes to find a dead connection (§4.1), behind which they may be waiting."""
     knock_interval_s: float = 1.0
     """How often the larger address asks the smaller one to connect, while messages wait. The kernel asks once
     for each message that is sent, and waits for ever where that one attempt is lost."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rdstool.protocol.node import Node
     from rdstool.protocol.sockets import Socket
 
+_HIGHEST_PORT = 65_535
 _UP, _DOWN = PathState.UP, PathState.DOWN
 
 
@@ -52,16 +53,16 @@ class Connection:
 
     __slots__ = (
         "agreed",
-        "answered",
-        "asked",
-        "awaited",
+        "barrier_port",
         "early",
+        "gate_timer",
         "gated",
         "gen_link",
         "knock_timer",
         "links",
         "local",
         "local_map",
+        "map_missed",
         "mask",
         "node",
         "npaths",
@@ -73,7 +74,6 @@ class Connection:
         "peer_sport_idx",
         "ports",
         "probe_sent",
-        "replies",
         "smaller",
         "tos",
     )
@@ -89,6 +89,8 @@ class Connection:
         """Our address is the smaller one: we open the TCP connections."""
         self.local_map = node.maps[local]
         self.peer_map = PeerMap()
+        self.map_missed = False
+        """A sender was refused by a map that may be old."""
         self.ports = node.ports[local]
         """Sockets that are bound to our address."""
         self.paths = [Path(self, index) for index in range(node.settings.paths)]
@@ -107,14 +109,10 @@ class Connection:
         """Messages of path 0 for which the other paths wait (§5.6)."""
         self.gated = False
         """The other paths wait, for those messages or for the pong that comes after them."""
-        self.asked = 0
-        """Probes queued."""
-        self.answered = 0
-        """How many of them have been answered on path 0, or never will be."""
-        self.awaited = 0
-        """The probe whose answer opens the other paths."""
-        self.replies = False
-        """The peer answers probes: its answer is worth any wait."""
+        self.barrier_port = 0
+        """Port from which a ping was sent behind those messages; 0 where none is on its way."""
+        self.gate_timer: Timer | None = None
+        """Ends the wait for a pong that may never come."""
         self.parked: deque[Link] = deque()
         """Incoming TCP connections that wait for their path, oldest first."""
         self.knock_timer: Timer | None = None
@@ -149,7 +147,9 @@ class Connection:
         """Queue a handshake ping, where none is on its way (§5.3)."""
         if self.node.profile.announces_npaths and not self.probe_sent:
             self.probe_sent = True
-            self.asked += 1
+            self.node.counters.send_queued += 1
+            # The kernel counts its probes here, and not their answers apart.
+            self.node.counters.send_pong += 1
             self.paths[0].control.append(Outgoing(None, PROBE_PORT, PING_PORT, exthdr=self.node.announcement))
             self.paths[0].wake()
 
@@ -171,29 +171,35 @@ class Connection:
 
     def _one_early_less(self) -> None:
         self.early -= 1
-        if not self.early:
-            # Their bytes are in the peer's system; the pong tells that its program has read them.
-            self.probe_sent = False
-            self.probe()
-            self.awaited = self.asked
-            if not self.replies:
-                node = self.node
-                node.timers.at(node.now + node.settings.handshake_patience_s, lambda _now: self._open())
+        if self.gated and not self.early:
+            self._ask()
 
-    def _open(self) -> None:
+    def _ask(self) -> None:
+        """Ping behind the last of path 0's early messages: TCP has taken them, its pong tells that they were read.
+
+        An ordinary ping, for a probe's pong does not tell which probe it answers.
+        """
+        node = self.node
+        self.barrier_port = next(port for port in range(_HIGHEST_PORT, PROBE_PORT, -1) if port not in self.ports)
+        node.counters.send_queued += 1
+        self.paths[0].control.append(Outgoing(None, self.barrier_port, PING_PORT))
+        self.paths[0].wake()
+        self._cancel_gate_timer()
+        self.gate_timer = node.timers.at(node.now + node.settings.fan_out_patience_s, lambda _now: self.open())
+
+    def _cancel_gate_timer(self) -> None:
+        if self.gate_timer is not None:
+            self.gate_timer.cancel()
+            self.gate_timer = None
+
+    def open(self) -> None:
         """Let the other paths send, unless there are new messages to wait for."""
         if self.gated and not self.early:
             self.gated = False
+            self.barrier_port = 0
+            self._cancel_gate_timer()
             for path in self.paths[1:]:
                 path.wake()
-
-    def replied(self, link: Link) -> None:
-        """A probe's pong has come."""
-        self.replies = True
-        if link.path is self.paths[0]:
-            self.answered = min(self.answered + 1, self.asked)
-            if self.answered >= self.awaited:
-                self._open()
 
     def cancel(self, socket: Socket, port: int | None) -> int:
         """Forget the messages of a socket, to one port or (None) to all; gives how many."""
@@ -204,6 +210,12 @@ class Connection:
         return sum(path.remove(chosen, SendStatus.CANCELED) for path in self.paths)
 
     # ---- Congestion
+
+    def miss_map(self, now: float) -> None:
+        """A sender is refused by the peer's map: without a connection no newer one would ever come."""
+        if self._carrier() is None:
+            self.map_missed = True
+            self.prepare(now)
 
     def map_changed(self) -> None:
         """Our map has changed: it goes to the lowest path that is up, and wherever an earlier one went."""
@@ -277,8 +289,13 @@ class Connection:
 
     def _knock(self, now: float) -> None:
         self.knock_timer = None
-        if any(path.waiting for path in self.paths):
+        if self._needed:
             self.reach(self.paths[0], now)
+
+    @property
+    def _needed(self) -> bool:
+        """Somebody waits for the peer."""
+        return self.map_missed or any(path.waiting for path in self.paths)
 
     # ---- What paths tell
 
@@ -326,20 +343,19 @@ class Connection:
         if self.smaller:
             if path.index < self.npaths:
                 path.retry_timer = node.timers.at(now + path.delay_s(), lambda when: self._retry(path, when))
-        elif self.knock_timer is None and self.paths[0].state is _DOWN and any(each.waiting for each in self.paths):
+        elif self.knock_timer is None and self.paths[0].state is _DOWN and self._needed:
             failed = path.reason is DropReason.DIAL_FAILED
             delay = path.delay_s() if failed else node.settings.knock_interval_s
             self.knock_timer = node.timers.at(now + delay, self._knock)
 
     def _probe_again(self) -> None:
-        """Path 0's next TCP connection begins with a new probe."""
-        first = self.paths[0]
-        first.remove(lambda message: message.is_handshake, SendStatus.DROPPED)
+        """Path 0's next TCP connection brings a new probe: one that was sent before may be taken for a duplicate."""
+        control = self.paths[0].control
+        others = [message for message in control if not message.is_handshake]
+        control.clear()
+        control.extend(others)
         self.probe_sent = False
-        self.answered = self.asked
         self.probe()
-        if self.gated and not self.early:
-            self.awaited = self.asked
 
     # ---- Handshake
 
@@ -366,11 +382,12 @@ class Connection:
             other.next_rx = 0
             older = other.link is None or other.link.number < link.number
             # What an earlier TCP connection took may have reached the peer before it restarted: never again.
-            count = sum(1 for message in (*other.retry, *(other.unacked if older else ())) if message.sequence)
+            count = sum(1 for message in (*other.retry, *(other.unacked if older else ())) if message.socket)
             stale = set(map(id, other.retry)) | (set(map(id, other.unacked)) if older else set())
             if stale:
                 other.remove(lambda message, stale=stale: id(message) in stale, SendStatus.DROPPED, sent_only=True)  # type: ignore[misc]
                 node.counters.messages_flushed += count
+            if count:
                 node.emit(events.MessagesDropped(self.local, self.peer, other.index, count))
             if other is not path and older and other.state is not PathState.CONNECTING:
                 other.drop(DropReason.PEER_RESTARTED, "", now, abort=True)
@@ -381,7 +398,9 @@ class Connection:
         if not link.map_seen:
             self.peer_map.bits = None
             node.congestion_changed(self)
-        self.npaths, self.mask, self.agreed, self.replies = 1, 0, False, False
+        self.npaths, self.mask, self.agreed = 1, 0, False
+        self.gated, self.barrier_port = False, 0
+        self._cancel_gate_timer()
 
     def agree(self, said: Announcement, link: Link, now: float) -> None:
         """Take over what a handshake message says (§5.2)."""
@@ -453,6 +472,7 @@ class Connection:
 
     def close(self, now: float) -> None:
         """Give up all TCP connections."""
+        self._cancel_gate_timer()
         if self.knock_timer is not None:
             self.knock_timer.cancel()
         for link in self.parked:

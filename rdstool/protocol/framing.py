@@ -55,9 +55,10 @@ class Deframer:
         return len(self._begun)
 
     @property
-    def missing(self) -> int:
-        """Bytes until the next message, or the length of the one that has begun, is known."""
-        return self._need - len(self._begun)
+    def remaining(self) -> tuple[int, int]:
+        """Bytes that are missing of the header, and of the payload, of the next message."""
+        missing = self._need - len(self._begun)
+        return (missing, 0) if len(self._begun) < HEADER_BYTES else (0, missing)
 
     def feed(self, data: bytes, now: float) -> list[Frame]:
         """The messages that ``data`` completes, in order. ``now`` in seconds."""
@@ -110,6 +111,7 @@ class Deframer:
             frames.append((sequence, length, sport, dport, flags, payload, exthdr))
             self._begun = bytearray()
             self._need = HEADER_BYTES
+            self.began = 0.0
             return at
 
     def _too_long(self, length: int) -> bool:

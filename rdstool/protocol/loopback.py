@@ -74,5 +74,8 @@ class LoopbackConnection:
         """Nothing ever waits."""
         return 0
 
+    def miss_map(self, _now: float) -> None:
+        """The map is our own, and never old."""
+
     def prepare(self, _now: float) -> None:
         """There is nothing to agree on."""

@@ -156,12 +156,10 @@ class Node:
         assert isinstance(connection, Connection)
         return connection.accept(peer_port, now)
 
-    def bytes_received(self, link: Link, data: bytes, now: float) -> None:
+    def bytes_received(self, link: Link, data: bytes | bytearray | memoryview, now: float) -> None:
         """Bytes came on a TCP connection. Whatever they are, the worst that follows is its end."""
-        if now < self.now:
-            self.check_clock(now)
-        self.now = now
-        receive(link, data, now)
+        self.check_clock(now)
+        receive(link, data if type(data) is bytes else bytes(data), now)
 
     def bytes_acked(self, link: Link, total: int, now: float) -> None:
         """The peer's system has acknowledged the first ``total`` bytes of what was sent on the link."""

@@ -46,6 +46,11 @@ class Outgoing:
         """Queued on path 0 before the paths fanned out: other paths wait for it (§5.6)."""
 
     @property
+    def is_probe(self) -> bool:
+        """The handshake's ping."""
+        return self.sport == PROBE_PORT and self.socket is None
+
+    @property
     def is_handshake(self) -> bool:
-        """A probe or its pong: meaningless on another TCP connection than the one it was made for."""
+        """A probe or its pong."""
         return self.sport + self.dport == PROBE_PORT + PING_PORT and self.socket is None

@@ -204,16 +204,23 @@ class Path:
         connection.went_down(self, now)
 
     def _requeue_unacked(self) -> int:
-        """Put what is not acknowledged in front, in order; gives how many are sent again (§4.6)."""
-        again = []
-        for message in self.unacked:
-            if message.is_handshake:
+        """Put what is not acknowledged in front, in order; gives how many are sent again (§4.6).
+
+        Of handshake messages only the first probe stays: it comes before all that a peer must not judge by the
+        numbers of an earlier life of ours.
+        """
+        again: deque[Outgoing] = deque()
+        probes = 0
+        for message in (*self.unacked, *self.retry):
+            probes += message.is_probe
+            if message.is_handshake and not (message.is_probe and probes == 1):
                 self.connection.left(message, SendStatus.DROPPED)
             else:
                 again.append(message)
+        sent_again = len(again)
         self.unacked.clear()
-        self.retry.extendleft(reversed(again))
-        return len(again)
+        self.retry = again
+        return sent_again
 
     # ---- Delay between attempts
 

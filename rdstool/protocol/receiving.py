@@ -36,6 +36,9 @@ def receive(link: Link, data: bytes, now: float) -> None:
                 counters.recv_drop_old_seq += 1
                 continue
             path.next_rx = sequence + 1
+            if not sport and dport == connection.barrier_port:
+                connection.open()
+                continue
             socket = ports.get(dport)
             if socket is None:
                 counters.recv_drop_no_sock += 1
@@ -65,6 +68,7 @@ def _take_map(link: Link, payload: bytes) -> None:
         return
     connection.node.counters.cong_update_received += 1
     link.map_seen = True
+    connection.map_missed = False
     connection.peer_map.update(payload)
     connection.node.congestion_changed(connection)
 
@@ -90,8 +94,6 @@ def _take_control(
             _answer(path, sport, is_probe=is_probe, now=now)
     elif not is_probe_reply:
         node.counters.recv_drop_no_sock += 1
-    else:
-        connection.replied(link)
     if (is_probe or is_probe_reply) and not link.deaf:
         connection.agree(said, link, now)
 
@@ -107,6 +109,7 @@ def _answer(path: Path, sport: int, *, is_probe: bool, now: float) -> None:
         node.counters.dropped_ping_flood += 1
         path.drop(DropReason.TOO_MANY_PINGS, f"{limit} answers wait", now, abort=True)
         return
+    node.counters.send_queued += 1
     node.counters.send_pong += 1
     path.control.append(Outgoing(None, 0, sport, exthdr=node.announcement if is_probe else NO_EXTENSIONS))
     path.wake()

@@ -224,14 +224,13 @@ class Socket:
             limit = min(self.sndbuf, MAX_MESSAGE_BYTES)
             raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {limit}")
         if connection.peer_map.bits is not None and connection.congested(port):
-            self._congested(port, flags)
+            self._congested(connection, port, flags, now)
         if self.send_bytes >= self.sndbuf:
             node.counters.send_queue_full += 1
             raise WouldBlock(errno.EAGAIN, f"the send buffer holds {self.send_bytes} bytes", Wait.SEND_ROOM)
         if node.profile.waits_for_paths and not connection.agreed and not flags & MSG_DONTWAIT:
             self._wait_for_paths(connection, now)
-        if now < node.now:
-            node.check_clock(now)
+        node.check_clock(now)
         self.send_bytes += length
         self.outstanding += 1
         node.counters.send_queued += 1
@@ -250,8 +249,9 @@ class Socket:
         self._routes[destination] = connection
         return connection
 
-    def _congested(self, port: int, flags: int) -> None:
+    def _congested(self, connection: Connection | LoopbackConnection, port: int, flags: int, now: float) -> None:
         counters = self.node.counters
+        connection.miss_map(now)
         if flags & MSG_DONTWAIT:
             counters.cong_send_error += 1
             if self.monitor:

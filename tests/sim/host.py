@@ -46,8 +46,8 @@ class Host:
         self.up = True
         self.lazy_s = 0.0
         """How long the program takes to look at its sockets."""
-        self.heard: list[events.Event] = []
-        """Events for the application."""
+        self.hear: Callable[[events.Event], None] = lambda _event: None
+        """Takes events for the application."""
         self.sides: list[Side] = []
         self.backlog: list[Side] = []
         self.dialling: list[Side] = []
@@ -169,7 +169,7 @@ class Host:
                     side.reset()
                     self._finish(side, "given up")
             case _:
-                self.heard.append(event)
+                self.hear(event)
         if isinstance(event, events.PathUp | events.PathDown | events.PeerRestarted | events.MessagesDropped):
             self.tell(f"{self.address} {event}")
 
@@ -293,5 +293,4 @@ class Host:
         self.up = True
         self._waking = False
         self._timer = None
-        self.heard.clear()
         self.node = self._make_node()

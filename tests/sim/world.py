@@ -50,6 +50,7 @@ class World:
         by_address = {host.address: host for host in self.hosts}
         for host in self.hosts:
             host.reached = by_address
+            host.hear = self._hear
         self.bounds: dict[str, list[Bound]] = {}
         self.finals: list[tuple[Bound, tuple[str, int]]] = []
         self.faulty = True
@@ -151,7 +152,6 @@ class World:
             bound.slow = self.random.choice((0.001, 0.01, 0.2))
             if self.random.random() < 0.3:
                 bound.socket.set_congestion_monitor(True)
-            self._later(self._read, bound, bound.slow)
             if self.faulty:
                 self._later(self._work, bound, self.gap_s * 4)
 
@@ -184,9 +184,9 @@ class World:
         try:
             self.model.send(bound, destination, filler, self.clock.now, self.random.choice((0, MSG_DONTWAIT)))
         except WouldBlock:
-            self._after_call(bound.host)
+            bound.host.act()
             return False
-        self._after_call(bound.host)
+        bound.host.act()
         return True
 
     def _cancel(self, bound: Bound) -> None:
@@ -195,7 +195,7 @@ class World:
             if message.source is bound and message.destination == destination and message.status is None:
                 message.canceled = True
         bound.socket.cancel_sent_to(*destination)
-        self._after_call(bound.host)
+        bound.host.act()
 
     def _rebind(self, bound: Bound) -> None:
         """Close a socket and bind another one to its port."""
@@ -203,31 +203,35 @@ class World:
         port = bound.socket.port
         self.model.forget(bound)
         bound.socket.close()
-        self._after_call(bound.host)
+        bound.host.act()
         fresh = self.model.bind(bound.host, port)
         fresh.name += f"/{self.clock.now:.6f}"
         fresh.slow = bound.slow
         self.bounds[bound.host.address].append(fresh)
-        self._later(self._read, fresh, fresh.slow)
         self._later(self._work, fresh, self.gap_s)
 
+    def _hear(self, event: events.Event) -> None:
+        if isinstance(event, events.SendFinished):
+            self.model.finished(event.token, event.status)
+        elif isinstance(event, events.SocketReadable):
+            bound = self.model.sockets.get((event.socket.address, event.socket.port))
+            if bound is not None and bound.socket is event.socket:
+                self._later(self._read, bound, bound.slow)
+
     def _read(self, bound: Bound) -> None:
+        """Read some messages; when there are none left, wait until the engine tells of new ones."""
+        more = True
         for _ in range(self.random.randint(1, 40)):
             try:
                 got = bound.socket.recvmsg(now=self.clock.now)
             except WouldBlock:
+                more = False
                 break
             if got.address:
                 self.model.receive(bound, got.data, got.address, got.port)
-        self._after_call(bound.host)
-        self._later(self._read, bound, bound.slow)
-
-    def _after_call(self, host: Host) -> None:
-        host.act()
-        for event in host.heard:
-            if isinstance(event, events.SendFinished):
-                self.model.finished(event.token, event.status)
-        host.heard.clear()
+        if more:
+            self._later(self._read, bound, bound.slow)
+        bound.host.act()
 
     # ---- Faults
 
@@ -265,7 +269,7 @@ class World:
             other.blocked.discard(host.address)
 
     def _kill(self, host: Host, *, power: bool) -> None:
-        self._after_call(host)
+        host.act()
         for bound in self.bounds[host.address]:
             if bound.alive:
                 self.model.forget(bound)

@@ -25,7 +25,7 @@ def test_two_messages_and_part_of_a_third() -> None:
         (1, 5, 10, 20, 0, b"hello", bytes(16)),
         (2, 0, 10, 20, 4, b"", bytes(16)),
     ]
-    assert (deframer.held, deframer.missing) == (53, 95)
+    assert (deframer.held, deframer.remaining) == (53, (0, 95))
     assert deframer.began == 1.0
     assert deframer.feed(b"x" * 95, 2.0) == [(3, 100, 10, 20, 0, b"begun" + b"x" * 95, bytes(16))]
     assert deframer.held == 0

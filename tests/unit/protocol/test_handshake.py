@@ -175,9 +175,9 @@ def test_other_paths_wait_for_what_was_sent_before_them() -> None:
     assert node.counters.mprds_catchup_tx0_retries == 1
     node.bytes_acked(link, link.sent, 0.0)
     assert node.data_to_send(other, 1 << 20) == []
-    ((probe, _),) = sent_by(node, link)
-    assert (probe.sport, probe.dport) == (1, 0)
-    node.bytes_received(link, header(2, 0, 0, 1, exthdr=SEEN_ON_7_3), 0.0)
+    ((ping, _),) = sent_by(node, link)
+    assert (ping.length, ping.dport, ping.exthdr) == (0, 0, bytes(16))
+    node.bytes_received(link, header(2, 0, 0, ping.sport), 0.0)
     assert [payload for _, payload in sent_by(node, other)][-1] == b"late"
 
 

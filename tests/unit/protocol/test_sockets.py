@@ -295,6 +295,8 @@ def test_the_receive_path_is_timed() -> None:
     node.bytes_received(link, header(1, 4, 4000, 4000) + b"da", 1.0)
     node.bytes_received(link, b"ta", 1.5)
     assert socket.recvmsg(now=3.5).control == (Latency((1, 2), (500_000_000, 2_000_000_000)),)
+    node.bytes_received(link, header(2, 0, 4000, 4000), 4.0)
+    assert socket.recvmsg(now=4.0).control == (Latency((1, 2), (0, 0)),)
 
 
 def test_a_ping_comes_back_from_port_zero() -> None:
@@ -303,8 +305,9 @@ def test_a_ping_comes_back_from_port_zero() -> None:
     socket.sendmsg(b"", LARGE, 0, now=0.0)
     wire.run()
     assert socket.recvmsg(now=0.0)[:4] == (b"", LARGE, 0, 0)
-    # Probes are pings too.
-    assert large.counters.recv_ping == large.counters.send_pong > 1
+    # The probes of both sides are pings too, and are counted with the pongs when sent.
+    assert large.counters.recv_ping + small.counters.recv_ping > 2
+    assert large.counters.send_pong == large.counters.recv_ping + small.counters.recv_ping
 
 
 def test_messages_between_own_addresses_do_not_leave_the_node() -> None:
