@@ -15,6 +15,7 @@ The table goes to standard output and to benchmarks/results.md. What is compared
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shlex
 import subprocess
@@ -26,13 +27,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.grow import bytes_of
-from benchmarks.measure import Measured, median, processors
+from benchmarks.measure import Measured, medians, processors, run
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "benchmarks" / "data"
 RESULTS = ROOT / "benchmarks" / "results.md"
 SOURCES = {"tcp": "tcp-basic-73", "ib": "ib-basic-73"}
 RDSTOOL = str(Path(sys.executable).with_name("rdstool"))
+TSHARK, PCAP_READER = "tshark -T fields", "Scapy PcapReader*"
 SCAPY_FRAMES = 20_000
 """So many frames are given to Scapy; it takes them at the same rate from beginning to end."""
 SCAPY = """
@@ -83,43 +85,43 @@ def _frames(path: Path) -> int:
 def measure(capture: Capture, runs: int, others: bool) -> Iterator[Row]:
     """Rows of the table for one capture."""
     name, megabytes = str(capture.path), capture.path.stat().st_size / 1e6
-    tshark = scapy = None
-    if others:
-        tshark = median(["tshark", "-r", name, "-T", "fields", "-e", "frame.number", "-e", "tcp.len"], runs)
-        frames = min(SCAPY_FRAMES, capture.frames)
-        start = median([sys.executable, "-c", SCAPY, name, "0"], 1)
-        part = median([sys.executable, "-c", SCAPY, name, str(frames)], 1)
-        scapy = Measured((part.seconds - start.seconds) * capture.frames / frames, part.peak_bytes)
-    commands = {"decode --json": ["decode", "--json"], "validate": ["validate"]}
-    alone: dict[str, Measured] = {}
+    commands: dict[str, list[str]] = {}
     for jobs in range(1, 1 + min(2, processors())):
-        for label, arguments in commands.items():
-            measured = median([RDSTOOL, *arguments, "--jobs", str(jobs), name], runs, FINDINGS)
-            alone.setdefault(label, measured)
-            yield (
-                f"{capture.kind} {capture.size}",
-                f"rdstool {label}" + (f" --jobs {jobs}" if jobs > 1 else ""),
-                f"{measured.seconds:.2f}",
-                f"{megabytes / measured.seconds:.0f}",
-                f"{capture.frames / measured.seconds:,.0f}",
-                f"{measured.peak_bytes / 1e6:.0f}",
-                _times(tshark, measured),
-                _times(scapy, measured),
-                _times(alone[label], measured) if jobs > 1 else "",
-            )
-    for label, other in (("tshark -T fields", tshark), ("Scapy PcapReader*", scapy)):
-        if other is not None:
-            yield (
-                f"{capture.kind} {capture.size}",
-                label,
-                f"{other.seconds:.2f}",
-                f"{megabytes / other.seconds:.0f}",
-                f"{capture.frames / other.seconds:,.0f}",
-                f"{other.peak_bytes / 1e6:.0f}",
-                "1.0" if other is tshark else "",
-                "1.0" if other is scapy else "",
-                "",
-            )
+        for arguments in (["decode", "--json"], ["validate"]):
+            label = " ".join(["rdstool", *arguments, *(["--jobs", str(jobs)] if jobs > 1 else [])])
+            commands[label] = [RDSTOOL, *arguments, "--jobs", str(jobs), name]
+    if others:
+        commands[TSHARK] = ["tshark", "-r", name, "-T", "fields", "-e", "frame.number", "-e", "tcp.len"]
+    measured = medians(commands, runs, FINDINGS)
+    if others:
+        measured[PCAP_READER] = _scapy(capture)
+    for label, one in measured.items():
+        single = measured.get(label.removesuffix(" --jobs 2")) if label.endswith(" --jobs 2") else None
+        yield (
+            f"{capture.kind} {capture.size}",
+            label,
+            f"{one.seconds:.2f}",
+            f"{one.processor_seconds:.2f}",
+            f"{one.spread:.2f}",
+            f"{megabytes / one.seconds:.0f}",
+            f"{capture.frames / one.seconds:,.0f}",
+            f"{one.peak_bytes / 1e6:.0f}",
+            _times(measured.get(TSHARK), one),
+            _times(measured.get(PCAP_READER), one),
+            _times(single, one),
+        )
+
+
+def _scapy(capture: Capture) -> Measured:
+    """One run over a part of the file, scaled to all of it, without what Scapy needs to start."""
+    frames = min(SCAPY_FRAMES, capture.frames)
+    scale = capture.frames / frames
+    start, part = (run([sys.executable, "-c", SCAPY, str(capture.path), str(count)]) for count in (0, frames))
+    return Measured(
+        (part.seconds - start.seconds) * scale,
+        part.peak_bytes,
+        (part.processor_seconds - start.processor_seconds) * scale,
+    )
 
 
 def _times(other: Measured | None, own: Measured) -> str:
@@ -162,6 +164,8 @@ HEADING = (
     "capture",
     "command",
     "seconds",
+    "CPU s",
+    "max/min",
     "MB/s",
     "frames/s",
     "peak MB",
@@ -170,9 +174,10 @@ HEADING = (
     "x 1 job",
 )
 NOTES = (
-    "`rdstool validate` decodes every header and checks every rule. Peak memory is that of all processes of a command",
-    "together. tshark and Scapy do less: tshark has no dissector for RDS, Scapy's reader only builds packets.",
-    f"*Scapy reads the first {SCAPY_FRAMES:,} frames, once; its time is scaled to the whole, without its start-up.",
+    "Seconds are those of a clock, CPU those of all processors that a command used; max/min is its slowest run over",
+    "its fastest one. Peak memory is that of all processes of a command together. `rdstool validate` decodes every",
+    "header and checks every rule. tshark and Scapy do less: tshark has no dissector for RDS, Scapy's reader only",
+    f"builds packets. *Scapy reads the first {SCAPY_FRAMES:,} frames, once; its time is scaled to the whole.",
 )
 START_LIMITS = {"--version": 0.15, "--help": 0.3}
 """Seconds that these may take."""
@@ -182,6 +187,7 @@ def report(arguments: argparse.Namespace) -> str:
     """Measure all that was asked for and describe it in Markdown."""
     rows: list[Row] = []
     counts = []
+    load = os.getloadavg()[0]
     for size in arguments.sizes:
         for kind in arguments.captures:
             capture = grown(kind, size)
@@ -190,17 +196,15 @@ def report(arguments: argparse.Namespace) -> str:
             for row in measure(capture, arguments.runs, others):
                 sys.stderr.write(" ".join(row) + "\n")
                 rows.append(row)
-    starts = [
-        (f"rdstool {option}", f"{median([RDSTOOL, option], max(5, arguments.runs)).seconds:.3f}", f"{limit}")
-        for option, limit in START_LIMITS.items()
-    ]
+    options = medians({option: [RDSTOOL, option] for option in START_LIMITS}, max(5, arguments.runs))
+    starts = [(f"rdstool {name}", f"{options[name].seconds:.3f}", f"{limit}") for name, limit in START_LIMITS.items()]
     command = shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]])
     return "\n".join(
         [
             "# Measurements",
             "",
             f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}. Medians of {arguments.runs} runs.",
-            f"Machine: {machine()}.",
+            f"Machine: {machine()}; load at the start {load:.1f}.",
             "",
             f"Captures grown by benchmarks/grow.py from {' and '.join(SOURCES[kind] for kind in arguments.captures)}:",
             "; ".join(counts) + ".",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,12 +22,15 @@ class Measured:
     seconds: float
     peak_bytes: int
     """Most memory in use at one time by all processes of the command; pages that they share count once."""
-    spread: float = 0.0
+    processor_seconds: float
+    """What all its processes used of processors: hardly changed by what else the machine does."""
+    spread: float = 1.0
     """Slowest run over fastest run."""
 
 
 def run(command: Sequence[str], accept: frozenset[int] = frozenset({0})) -> Measured:
     """Run a command once; its results go nowhere. Ends the benchmark where its exit status is none of ``accept``."""
+    used = _children_seconds()
     start = perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         peak = _Peak(process.pid)
@@ -36,14 +40,34 @@ def run(command: Sequence[str], accept: frozenset[int] = frozenset({0})) -> Meas
         peak.stop()
     if process.returncode not in accept:
         raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}: {errors.decode(errors='replace')}")
-    return Measured(seconds, peak.bytes)
+    return Measured(seconds, peak.bytes, _children_seconds() - used)
 
 
-def median(command: Sequence[str], runs: int, accept: frozenset[int] = frozenset({0})) -> Measured:
-    """Median time and greatest peak of several runs."""
-    measured = [run(command, accept) for _ in range(runs)]
-    times = [one.seconds for one in measured]
-    return Measured(statistics.median(times), max(one.peak_bytes for one in measured), max(times) / min(times))
+def medians(
+    commands: Mapping[str, Sequence[str]], runs: int, accept: frozenset[int] = frozenset({0})
+) -> dict[str, Measured]:
+    """Median times and greatest peaks. The commands take turns: a busy minute of the machine meets all of them."""
+    measured: dict[str, list[Measured]] = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, command in commands.items():
+            measured[name].append(run(command, accept))
+    return {name: _median(several) for name, several in measured.items()}
+
+
+def _median(several: list[Measured]) -> Measured:
+    times = [one.seconds for one in several]
+    return Measured(
+        statistics.median(times),
+        max(one.peak_bytes for one in several),
+        statistics.median(one.processor_seconds for one in several),
+        max(times) / min(times),
+    )
+
+
+def _children_seconds() -> float:
+    """Processor time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class _Peak(threading.Thread):
