@@ -23,6 +23,8 @@ class Context:
     connections: Connections = field(default_factory=Connections)
     continuity: Continuity = field(default_factory=Continuity)
     numbering: Numbering = field(default_factory=Numbering)
+    not_followed: int = 0
+    """Connections that were too many to follow messages over."""
     reread: bool = True
     """The input may be read a second time."""
 

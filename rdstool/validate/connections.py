@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,8 @@ from rdstool.protocol.kinds import Transport
 from rdstool.validate.flows import Grouped
 from rdstool.validate.view import PerFlow, View
 
+RECENT = 64
+"""Streams of an address pair that are looked at for an older one of the same path."""
 Pair = tuple[bytes, bytes, int]
 """Smaller address, larger address, transport."""
 
@@ -41,6 +44,8 @@ class Connections:
         self.now = 0
         """Time of the latest message, ns."""
         self._known = 0
+        self._first_end: dict[Pair, int] = {}
+        """Pair -> frame in which one of its streams first ended."""
 
     def observe(self, view: View, grouped: Grouped, streams: StreamTable) -> None:
         """Take the next batch."""
@@ -56,6 +61,7 @@ class Connections:
                 self.opened.setdefault(event.stream, event)
             elif isinstance(event, StreamClosed):
                 self.closed.setdefault(event.stream, event)
+                self._first_end.setdefault(pair_of(streams[event.stream]), event.frame)
                 self.ended.setdefault(2 * event.stream + event.direction, event.frame)
         at = np.flatnonzero(grouped.begins)
         if not len(at):
@@ -82,9 +88,10 @@ class Connections:
         return min(firsts), min(last, closed.frame) if closed is not None else last
 
     def older(self, stream: Stream) -> list[int]:
-        """Streams of its address pair that came before it."""
+        """The streams of its address pair that came before it, no more than the latest ``RECENT``."""
         members = self.pairs[pair_of(stream)]
-        return members[: members.index(stream.number)]
+        place = bisect_left(members, stream.number)
+        return members[max(0, place - RECENT) : place]
 
     def is_first(self, stream: Stream) -> bool:
         """No other stream of its address pair came before it."""
@@ -92,23 +99,12 @@ class Connections:
 
     def made_again(self, pair: Pair) -> bool:
         """Some stream of the pair began after another had ended."""
-        members = self.pairs[pair]
-        ends = [self.closed[number].frame for number in members if number in self.closed]
-        return bool(ends) and self.opened_last(members) > min(ends)
-
-    def opened_last(self, members: list[int]) -> int:
-        """Frame in which the youngest of these streams was opened; 0 where no opening was seen."""
-        return max((self.opened[number].frame for number in members if number in self.opened), default=0)
+        youngest = max((self.opened[number].frame for number in self.pairs[pair] if number in self.opened), default=0)
+        return youngest > self._first_end.get(pair, youngest)
 
     def replaced(self, stream: Stream) -> bool:
         """An older stream of its address pair ended before this one began."""
-        for number in self.pairs[pair_of(stream)]:
-            if number == stream.number:
-                return False
-            end = self.closed.get(number)
-            if end is not None and end.frame <= stream.first_frame:
-                return True
-        return False
+        return self._first_end.get(pair_of(stream), stream.first_frame + 1) <= stream.first_frame
 
     def tcp_pairs(self) -> Iterator[tuple[Pair, list[int]]]:
         """The address pairs that speak RDS over TCP."""

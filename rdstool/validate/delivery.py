@@ -36,6 +36,8 @@ from rdstool.validate.rule import Rule, Severity
 
 MAX_COMPARED = 4096
 """Pairs of copies whose payloads are compared."""
+MAX_FOLLOWED = 8192
+"""Connections over which messages are followed, of all address pairs that reconnected."""
 MAX_GENERATIONS = 65536
 """Hosts whose generation numbers are followed."""
 
@@ -82,6 +84,8 @@ class _Leg:
 class _Story:
     """All that is known of an address pair's lanes."""
 
+    spoke: tuple[int, int]
+    """Frames of the first message of the smaller and of the larger address; 0: none."""
     expected: dict[Lane, Expected] = field(default_factory=dict)
     """By the receiving end's lane."""
     partner: dict[Lane, Lane] = field(default_factory=dict)
@@ -114,6 +118,7 @@ class DeliveryCheck(Check):
         self.journal = Journal()
         self._generations: dict[bytes, list[tuple[int, int]]] = {}
         """Address -> (frame, generation) each time that it was another one."""
+        self._followed = 0
         self._compare: list[tuple[Sent, Sent]] = []
 
     def feed(self, batch: Batch) -> None:
@@ -138,7 +143,10 @@ class DeliveryCheck(Check):
         for pair in sorted(connections.shared):
             numbers = connections.pairs[pair]
             if pair in overtaken or connections.made_again(pair) or self._sequential(numbers):
-                self._pair(pair, numbers)
+                room = MAX_FOLLOWED - self._followed
+                self._followed += min(room, len(numbers))
+                self.context.not_followed += max(0, len(numbers) - room)
+                self._pair(pair, numbers[:room])
         self._payloads()
 
     def _overtaken_pairs(self) -> set[Pair]:
@@ -163,9 +171,9 @@ class DeliveryCheck(Check):
         return False
 
     def _pair(self, pair: Pair, numbers: list[int]) -> None:
-        binder, story = Binder(self.context.connections), _Story()
+        binder, story = Binder(self.context.connections), _Story(self._first_words(numbers, pair))
         for number in numbers:
-            legs = self._legs(binder, number, pair)
+            legs = self._legs(binder, story, number, pair)
             if legs is None:
                 return  # Too much was forgotten to tell anything.
             self._pairing(story, legs)
@@ -179,7 +187,7 @@ class DeliveryCheck(Check):
         for end in (0, 1):
             self._overtaken(story, end)
 
-    def _legs(self, binder: Binder, number: int, pair: Pair) -> list[_Leg] | None:
+    def _legs(self, binder: Binder, story: _Story, number: int, pair: Pair) -> list[_Leg] | None:
         stream = self.context.streams[number]
         legs = []
         for direction in (0, 1):
@@ -191,10 +199,10 @@ class DeliveryCheck(Check):
             if sent:
                 source, _ = stream.ends(direction)
                 lane, known = binder.bind(stream, int(source.address == pair[1]), sent)
-                legs.append(_Leg(number, flow, lane, known, sent, self._refused(number, direction, sent, pair)))
+                legs.append(_Leg(number, flow, lane, known, sent, self._refused(story, number, direction, sent, pair)))
         return legs
 
-    def _refused(self, number: int, direction: int, sent: list[Sent], pair: Pair) -> bool:
+    def _refused(self, story: _Story, number: int, direction: int, sent: list[Sent], pair: Pair) -> bool:
         """The connection ended, and RDS had not come up on it at the receiver.
 
         Only on path 0 is a bitmap certain to come first (protocol.md §3.3): the connection has to carry a probe, or to
@@ -207,13 +215,19 @@ class DeliveryCheck(Check):
         if closed.direction != direction and any(one.kind == MessageKind.PROBE for one in sent):
             return True
         receiver = self.context.streams[number].ends(direction)[1].address
-        spoke = (
-            connections.first_frame.one(2 * other + way)
-            for other in connections.pairs[pair]
-            for way in (0, 1)
-            if self.context.streams[other].ends(way)[0].address == receiver
-        )
-        return not any(0 < frame < closed.frame for frame in spoke)
+        return not 0 < story.spoke[int(receiver == pair[1])] < closed.frame
+
+    def _first_words(self, numbers: list[int], pair: Pair) -> tuple[int, int]:
+        """The frames in which the smaller and the larger address first sent each other a message; 0: never."""
+        first = [0, 0]
+        for number in numbers:
+            stream = self.context.streams[number]
+            for direction in (0, 1):
+                end = int(stream.ends(direction)[0].address == pair[1])
+                frame = self.context.connections.first_frame.one(2 * number + direction)
+                if frame and not 0 < first[end] < frame:
+                    first[end] = frame
+        return first[0], first[1]
 
     def _pairing(self, story: _Story, legs: list[_Leg]) -> None:
         if len(legs) < 2:

@@ -13,6 +13,8 @@ from rdstool.capture.streams import Stream
 from rdstool.validate.connections import Connections
 from rdstool.validate.journal import Sent
 
+MAX_LANES = 24
+"""Lanes of one end that a connection may go on with: eight paths, and more where evidence fails to join them."""
 LOWEST_SOCKET_PORT = 2
 PORTS_TELL = "SPORT_IDX"
 """Words of ``path_basis`` where the path is known from the TCP source port."""
@@ -55,6 +57,9 @@ class Binder:
 
     def __init__(self, connections: Connections) -> None:
         self.lanes: tuple[list[Lane], list[Lane]] = ([], [])
+        """All lanes of the smaller and of the larger address."""
+        self.current: tuple[list[Lane], list[Lane]] = ([], [])
+        """Those that a connection may go on with."""
         self._connections = connections
 
     def bind(self, stream: Stream, end: int, sent: list[Sent]) -> tuple[Lane, bool]:
@@ -67,18 +72,20 @@ class Binder:
         if lane is None:
             lane = Lane(end, path=path)
             self.lanes[end].append(lane)
+            self.current[end].append(lane)
+            del self.current[end][:-MAX_LANES]
         if lane.path < 0:
             lane.path = path
         lane.streams.append(stream.number)
         return lane, known
 
     def _of_path(self, end: int, path: int) -> Lane | None:
-        return next((lane for lane in self.lanes[end] if lane.path == path), None)
+        return next((lane for lane in self.current[end] if lane.path == path), None)
 
     def _by_evidence(self, stream: Stream, end: int, sent: list[Sent], path: int) -> Lane | None:
         first = sent[0]
         goes_on = first.flagged or first.sequence > 1
-        free = [lane for lane in self.lanes[end] if self._is_free(lane, stream, first, goes_on)]
+        free = [lane for lane in self.current[end] if self._is_free(lane, stream, first, goes_on)]
         if path >= 0:
             free = [lane for lane in free if lane.path < 0]
         if not free:

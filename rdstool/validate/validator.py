@@ -51,6 +51,11 @@ class Validator:
         return self._report.withheld()
 
     @property
+    def not_followed(self) -> int:
+        """Connections beyond the limit over which messages are followed; rules of RDS-DLV say nothing of them."""
+        return self._context.not_followed
+
+    @property
     def failed(self) -> bool:
         """There is an error or a warning; notes alone are no failure."""
         return bool(self.severities[Severity.ERROR] or self.severities[Severity.WARNING])
