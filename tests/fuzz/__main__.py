@@ -91,12 +91,12 @@ def run_case(seed: int, folder: Path, commands: Sequence[tuple[str, ...]] = COMM
     for command in commands:
         try:
             run_command(command, path)
+            # A command is a process that ends: the reference cycles that it leaves alone would add up here.
+            gc.collect()
         except BaseException:
             sys.stderr.write(f"\nseed {seed}: rdstool {' '.join(command)}\n")
             raise
     path.unlink()
-    # A command is a process that ends; it leaves reference cycles alone that would add up over many cases here.
-    gc.collect()
 
 
 def main() -> int:
