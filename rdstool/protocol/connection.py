@@ -19,8 +19,8 @@ Where this differs from the kernel it is so that nothing is lost or doubled in c
   held back until the handshake, and then the TCP connection moves to its path; the kernel closes it.
 - A later congestion map goes to every TCP connection that carried an earlier one, so that the last to be read is
   also the newest.
-- After the fan-out the other paths wait not only until path 0's messages are acknowledged by the peer's TCP, but for
-  a pong behind them: what its program reads first is up to chance.
+- After the fan-out the other paths wait for a pong (:mod:`rdstool.protocol.gate`).
+- A sender that is refused by an old congestion map has the peer connected to.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
 from rdstool.protocol.addresses import rank
 from rdstool.protocol.congestion import PeerMap
+from rdstool.protocol.gate import Gate
 from rdstool.protocol.handshake import Announcement, agreed_paths
 from rdstool.protocol.link import Link
 from rdstool.protocol.outgoing import Outgoing
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from rdstool.protocol.node import Node
     from rdstool.protocol.sockets import Socket
 
-_HIGHEST_PORT = 65_535
 _UP, _DOWN = PathState.UP, PathState.DOWN
 
 
@@ -53,10 +53,7 @@ class Connection:
 
     __slots__ = (
         "agreed",
-        "barrier_port",
-        "early",
-        "gate_timer",
-        "gated",
+        "gate",
         "gen_link",
         "knock_timer",
         "links",
@@ -105,14 +102,8 @@ class Connection:
         self.peer_sport_idx = False
         self.probe_sent = False
         """A probe is queued or unanswered."""
-        self.early = 0
-        """Messages of path 0 for which the other paths wait (§5.6)."""
-        self.gated = False
-        """The other paths wait, for those messages or for the pong that comes after them."""
-        self.barrier_port = 0
-        """Port from which a ping was sent behind those messages; 0 where none is on its way."""
-        self.gate_timer: Timer | None = None
-        """Ends the wait for a pong that may never come."""
+        self.gate = Gate(self)
+        """Holds the other paths back after the fan-out."""
         self.parked: deque[Link] = deque()
         """Incoming TCP connections that wait for their path, oldest first."""
         self.knock_timer: Timer | None = None
@@ -124,6 +115,8 @@ class Connection:
         """Queue a socket's message on its path."""
         path = self.paths[port_hash & self.mask]
         path.queue.append(message)
+        if not self.agreed:
+            self.gate.spoken = True
         if path.state is _UP:
             link = path.link
             if link is not None and not link.ready:
@@ -165,41 +158,9 @@ class Connection:
         """A message is acknowledged, or given up."""
         if message.early:
             message.early = False
-            self._one_early_less()
+            self.gate.one_left()
         if message.socket is not None:
             message.socket.message_left(message, status)
-
-    def _one_early_less(self) -> None:
-        self.early -= 1
-        if self.gated and not self.early:
-            self._ask()
-
-    def _ask(self) -> None:
-        """Ping behind the last of path 0's early messages: TCP has taken them, its pong tells that they were read.
-
-        An ordinary ping, for a probe's pong does not tell which probe it answers.
-        """
-        node = self.node
-        self.barrier_port = next(port for port in range(_HIGHEST_PORT, PROBE_PORT, -1) if port not in self.ports)
-        node.counters.send_queued += 1
-        self.paths[0].control.append(Outgoing(None, self.barrier_port, PING_PORT))
-        self.paths[0].wake()
-        self._cancel_gate_timer()
-        self.gate_timer = node.timers.at(node.now + node.settings.fan_out_patience_s, lambda _now: self.open())
-
-    def _cancel_gate_timer(self) -> None:
-        if self.gate_timer is not None:
-            self.gate_timer.cancel()
-            self.gate_timer = None
-
-    def open(self) -> None:
-        """Let the other paths send, unless there are new messages to wait for."""
-        if self.gated and not self.early:
-            self.gated = False
-            self.barrier_port = 0
-            self._cancel_gate_timer()
-            for path in self.paths[1:]:
-                path.wake()
 
     def cancel(self, socket: Socket, port: int | None) -> int:
         """Forget the messages of a socket, to one port or (None) to all; gives how many."""
@@ -399,8 +360,7 @@ class Connection:
             self.peer_map.bits = None
             node.congestion_changed(self)
         self.npaths, self.mask, self.agreed = 1, 0, False
-        self.gated, self.barrier_port = False, 0
-        self._cancel_gate_timer()
+        self.gate.forget()
 
     def agree(self, said: Announcement, link: Link, now: float) -> None:
         """Take over what a handshake message says (§5.2)."""
@@ -446,7 +406,6 @@ class Connection:
 
     def _fan_out(self) -> None:
         """More than one path from now on. Messages change to the path that their socket has now, or are waited for."""
-        first = self.paths[0]
         moving = [message for path in self.paths[1:] for message in path.queue]
         for path in self.paths[1:]:
             path.queue.clear()
@@ -454,12 +413,7 @@ class Connection:
             index = message.socket.hash & self.mask if message.socket is not None else 0
             self.paths[index].queue.append(message)
         if self.node.profile.catches_up:
-            for messages in first.queues():
-                for message in messages:
-                    if message.socket is not None and not message.early:
-                        message.early = True
-                        self.early += 1
-            self.gated = self.early > 0
+            self.gate.close()
 
     # ---- The end
 
@@ -472,7 +426,7 @@ class Connection:
 
     def close(self, now: float) -> None:
         """Give up all TCP connections."""
-        self._cancel_gate_timer()
+        self.gate.stop_waiting()
         if self.knock_timer is not None:
             self.knock_timer.cancel()
         for link in self.parked:

@@ -43,7 +43,7 @@ class Outgoing:
         self.end = 0
         """Position of its end in the TCP connection's bytes."""
         self.early = False
-        """Queued on path 0 before the paths fanned out: other paths wait for it (§5.6)."""
+        """Queued on path 0 before the paths fanned out: other paths wait for it (``gate``)."""
 
     @property
     def is_probe(self) -> bool:

@@ -280,7 +280,7 @@ class Path:
             self._send(self.control, link, limit, out)
         if self.queue and self.hold is None:
             # The kernel holds back all that other paths have (§5.6); answers to pings need no order.
-            if self.index and connection.gated:
+            if self.index and connection.gate.closed:
                 connection.node.counters.mprds_catchup_tx0_retries += 1
             else:
                 self._send(self.queue, link, limit, out)

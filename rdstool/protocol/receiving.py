@@ -36,8 +36,8 @@ def receive(link: Link, data: bytes, now: float) -> None:
                 counters.recv_drop_old_seq += 1
                 continue
             path.next_rx = sequence + 1
-            if not sport and dport == connection.barrier_port:
-                connection.open()
+            if not sport and dport == connection.gate.port:
+                connection.gate.open()
                 continue
             socket = ports.get(dport)
             if socket is None:

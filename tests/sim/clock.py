@@ -6,6 +6,9 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 
+BETWEEN_CHECKS = 32
+"""Steps after which the invariants are looked at."""
+
 
 class Clock:
     """Runs what is scheduled, in order of time and then of scheduling."""
@@ -23,15 +26,13 @@ class Clock:
         """Do ``action`` at ``when``."""
         heappush(self._heap, (when, next(self._order), action))
 
-    def run(self, until: float, done: Callable[[], bool] | None = None) -> int:
-        """Run to the time ``until``, or until ``done``; gives the number of steps."""
+    def run(self, until: float, done: Callable[[], bool]) -> int:
+        """Run to the time ``until``, or until ``done``, which is asked now and then; gives the number of steps."""
         steps = 0
         while self._heap and self._heap[0][0] <= until:
             self.now, _, action = heappop(self._heap)
             action()
             steps += 1
-            if done is not None and steps % 64 == 0 and done():
+            if steps % BETWEEN_CHECKS == 0 and done():
                 return steps
-        if done is None:
-            self.now = max(self.now, until)
         return steps

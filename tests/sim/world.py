@@ -44,6 +44,7 @@ class World:
         """No faults: then profiles that cannot tell a restart, or a path, take part too."""
         self.busy_s = choose((0.5, 2.0, 10.0))
         self.size = choose((10, 200, 3000, 30_000))
+        self.fault_gap_s = self.busy_s * choose((0.25, 0.1, 0.04))
         count = self.random.choice((2, 2, 3, 4, 5))
         self.gap_s = self.busy_s * count * SOCKETS * BURST / choose((100, 300, 900))
         self.hosts = [self._make_host(number) for number in range(count)]
@@ -83,7 +84,7 @@ class World:
             self.tell(f"{shown} sndbuf {host.settings.sndbuf} rcvbuf {host.settings.rcvbuf}")
             self._start_applications(host)
         if not self.calm:
-            self.clock.after(self.random.random() * self.busy_s / 2, self._fault)
+            self.clock.after(2 * self.random.random() * self.fault_gap_s, self._fault)
         self._run(self.busy_s)
         self.faulty = False
         self.tell("no more faults")
@@ -103,14 +104,20 @@ class World:
     def _run(self, until: float, *, until_quiet: bool = False) -> None:
         while self.clock.now < until:
             before = self.clock.now
-            done = self._quiet if until_quiet else None
-            self.steps += self.clock.run(min(until, before + 0.5), done)
-            self.model.check_limits()
+            self.steps += self.clock.run(min(until, before + 0.5), self._check if until_quiet else self._watch)
             if self.steps > MANY_STEPS:
                 raise Violation(f"{self.steps} steps: the nodes keep each other busy")
             if until_quiet and self._quiet():
                 return
             self.clock.now = max(self.clock.now, min(until, before + 0.5))
+
+    def _watch(self) -> bool:
+        self.model.check_limits()
+        return False
+
+    def _check(self) -> bool:
+        self.model.check_limits()
+        return self._quiet()
 
     def _quiet(self) -> bool:
         return not self.finals and not self.model.busy() and not self.model.missing()
@@ -262,7 +269,7 @@ class World:
             for other in self.hosts:
                 other.blocked.add(host.address)
             self.clock.after(random.random() * 2, lambda: self._unblock(host))
-        self.clock.after(random.random() * self.busy_s / 2, self._fault)
+        self.clock.after(2 * random.random() * self.fault_gap_s, self._fault)
 
     def _unblock(self, host: Host) -> None:
         for other in self.hosts:
