@@ -66,11 +66,10 @@ class Settings:
     """Receive buffer of a new socket: payload bytes."""
     close_grace_s: float = 5.0
     """How long a dropped connection may still deliver what the peer had sent (``rds_tcp_conn_path_shutdown``)."""
-    handshake_patience_s: float = 1.0
-    """How long an accepted first connection holds data back for the peer's number of paths."""
-    fan_out_patience_s: float = 40.0
-    """How long other paths wait for the pong that tells that path 0's early messages were read. More than TCP's
-    keep-alive takes to find a dead connection (§4.1), behind which they may be waiting."""
+    handshake_patience_s: float = 40.0
+    """How long messages wait for the peer's handshake message, where it may be on its way: on an accepted first
+    connection for the number of paths, after the fan-out for the pong behind what path 0 carried. More than TCP's
+    keep-alive takes to find a dead connection (§4.1). Only a peer that answers no pings makes them wait in full."""
     knock_interval_s: float = 1.0
     """How often the larger address asks the smaller one to connect, while messages wait. The kernel asks once
     for each message that is sent, and waits for ever where that one attempt is lost."""

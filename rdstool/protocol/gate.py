@@ -64,7 +64,7 @@ class Gate:
         connection.paths[0].control.append(Outgoing(None, self.port, PING_PORT))
         connection.paths[0].wake()
         self.stop_waiting()
-        self._timer = node.timers.at(node.now + node.settings.fan_out_patience_s, lambda _now: self.open())
+        self._timer = node.timers.at(node.now + node.settings.handshake_patience_s, lambda _now: self.open())
 
     def open(self) -> None:
         """Let the other paths send, unless there are new messages to wait for."""

@@ -83,8 +83,8 @@ def test_the_accepting_side_probes_too_and_holds_data_until_it_is_answered() -> 
     assert [payload for _, payload in sent_by(node, link)] == [b"held"]
 
 
-def test_data_is_held_for_a_second_at_most() -> None:
-    node = make_node(LARGE)
+def test_data_is_not_held_for_ever() -> None:
+    node = make_node(LARGE, handshake_patience_s=1.0)
     link = node.accepted(LARGE, SMALL, 32776, 0.0)
     assert link is not None
     bound(node).sendmsg(b"held", SMALL, 4000, now=0.0)
