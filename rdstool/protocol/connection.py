@@ -268,10 +268,12 @@ class Connection:
         if path.index == 0 and self.knock_timer is not None:
             self.knock_timer.cancel()
             self.knock_timer = None
-        if path.link is not None and path.link.incoming and not self.agreed and node.profile.announces_npaths:
+        if not self.agreed and node.profile.announces_npaths:
+            # First of all: a peer that knew an earlier life of ours learns of this one before it judges numbers.
             self.probe()
-            patience = node.settings.handshake_patience_s
-            path.hold = node.timers.at(now + patience, lambda _now: self._hold_no_longer(path))
+            if path.link is not None and path.link.incoming:
+                patience = node.settings.handshake_patience_s
+                path.hold = node.timers.at(now + patience, lambda _now: self._hold_no_longer(path))
         if self.smaller and self.npaths > 1:
             self._dial_all(now)
 

@@ -247,3 +247,11 @@ def test_the_first_connection_moves_to_the_path_of_its_source_port() -> None:
     assert (link.path, zero.path, zero.reading) == (paths[3], paths[0], True)
     assert (paths[3].next_rx, paths[0].next_rx) == (11, 0)
     assert of_kind(node.take_events(), events.ReadWanted) == [events.ReadWanted(zero)]
+
+
+def test_a_side_that_was_knocked_for_probes_before_its_first_message() -> None:
+    node = make_node(SMALL)
+    assert node.accepted(SMALL, LARGE, 40000, 0.0) is None
+    node_link = dialled(node)
+    bound(node).sendmsg(b"later", LARGE, 4000, now=0.0)
+    assert [(item.sport, payload) for item, payload in sent_by(node, node_link)][1:] == [(1, b""), (4000, b"later")]
