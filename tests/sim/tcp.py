@@ -19,6 +19,7 @@ WINDOW = 1 << 16
 """Bytes that a side sends beyond what is acknowledged."""
 SEGMENT = 16_000
 """Bytes that travel together at most."""
+SMALL_SEGMENT = 1000
 READ_BUFFER = 1 << 17
 """Bytes unread by the program above which a system takes no more."""
 KEEPALIVE_S = (5.0, 30.0)
@@ -97,7 +98,8 @@ class Side:
         """Send what the window allows."""
         while self.unsent and not self.fin_sent and not self.error:
             space = min(WINDOW - (self.sent - self.acked), READ_BUFFER - len(self.other.inbox), SEGMENT)
-            if space <= 0:
+            # Little room is not used while more is to be sent: else tiny segments would beget tiny segments.
+            if space < min(len(self.unsent), SMALL_SEGMENT):
                 return
             size = min(space, len(self.unsent), self.weather.random.randint(1, SEGMENT))
             data = bytes(self.unsent[:size])
