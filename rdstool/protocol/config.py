@@ -23,6 +23,8 @@ class Limits:
     on their way when a port is marked congested are accepted, so this is far above what honest peers need."""
     pongs: int = 16_384
     """Answers to pings that may wait on one path; a peer that pings on and never reads is cut off."""
+    unjudged_bytes: int = 4 * MIB
+    """Received bytes of one peer that wait for the handshake to tell their path; then path 0 is taken for granted."""
     connections: int = 4_096
     """Address pairs of a node; further ones are refused."""
     parked: int = MAX_PATHS

@@ -16,7 +16,8 @@ Where this differs from the kernel it is so that nothing is lost or doubled in c
   sent before it noticed can make the peer drop later ones as old.
 - A restart is noticed before the duplicate filter sees the message that tells of it.
 - The first connection that a freshly started acceptor gets may be one that its peer means for another path. Data is
-  held back until the handshake, and then the TCP connection moves to its path; the kernel closes it.
+  held back until the handshake, in both directions, and then the TCP connection moves to its path; the kernel
+  closes it.
 - A later congestion map goes to every TCP connection that carried an earlier one, so that the last to be read is
   also the newest.
 - After the fan-out the other paths wait for a pong (:mod:`rdstool.protocol.gate`).
@@ -32,12 +33,14 @@ from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
 from rdstool.protocol.addresses import rank
 from rdstool.protocol.congestion import PeerMap
+from rdstool.protocol.framing import Frame
 from rdstool.protocol.gate import Gate
 from rdstool.protocol.handshake import Announcement, agreed_paths
 from rdstool.protocol.link import Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
+from rdstool.protocol.receiving import judge
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
 
@@ -73,6 +76,8 @@ class Connection:
         "probe_sent",
         "smaller",
         "tos",
+        "unjudged",
+        "unjudged_bytes",
     )
 
     transport = "tcp"
@@ -106,6 +111,9 @@ class Connection:
         """Holds the other paths back after the fan-out."""
         self.parked: deque[Link] = deque()
         """Incoming TCP connections that wait for their path, oldest first."""
+        self.unjudged: list[tuple[Link, Frame, float]] = []
+        """Messages whose path the handshake has yet to tell, each with the time when its header was seen."""
+        self.unjudged_bytes = 0
         self.knock_timer: Timer | None = None
         self.links = 0
 
@@ -234,6 +242,12 @@ class Connection:
                 return path
         return None
 
+    def path_of(self, link: Link) -> Path:
+        """The path of an incoming TCP connection, dead or alive, by all that is known by now."""
+        if self.npaths > 1 and self.peer_sport_idx and link.peer_port is not None:
+            return self.paths[link.peer_port % self.npaths]
+        return self.paths[0]
+
     def _may_dial(self, path: Path) -> bool:
         """A peer without SPORT_IDX numbers paths in the order in which they come: one after the other, then."""
         if path.index >= self.npaths:
@@ -273,13 +287,14 @@ class Connection:
             self.probe()
             if path.link is not None and path.link.incoming:
                 patience = node.settings.handshake_patience_s
-                path.hold = node.timers.at(now + patience, lambda _now: self._hold_no_longer(path))
+                path.hold = node.timers.at(now + patience, lambda when: self._hold_no_longer(path, when))
         if self.smaller and self.npaths > 1:
             self._dial_all(now)
 
-    def _hold_no_longer(self, path: Path) -> None:
+    def _hold_no_longer(self, path: Path, now: float) -> None:
         path.hold = None
         path.wake()
+        judge(self, now)
 
     def went_resetting(self, path: Path, _now: float) -> None:
         """Our own attempt was overtaken; numbering and queues are as after a loss."""

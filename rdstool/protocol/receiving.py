@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dissectors.wire.congestion import BITMAP_BYTES
-from dissectors.wire.rds import PING_PORT, PROBE_PORT, Flags
-from rdstool.protocol.framing import NO_EXTENSIONS
+from dissectors.wire.rds import HEADER_BYTES, PING_PORT, PROBE_PORT, Flags
+from rdstool.protocol.framing import NO_EXTENSIONS, Frame
 from rdstool.protocol.handshake import announcement_of
 from rdstool.protocol.link import Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.receive_rule import is_duplicate
+
+if TYPE_CHECKING:
+    from rdstool.protocol.connection import Connection
 
 _CONGESTION = int(Flags.CONG_BITMAP)
 _RETRANSMITTED = int(Flags.RETRANSMITTED)
@@ -24,9 +29,29 @@ def receive(link: Link, data: bytes, now: float) -> None:
     connection, deframer = link.connection, link.deframer
     counters = connection.node.counters
     counters.tcp_data_ready_calls += 1
-    ports, peer = connection.ports, connection.peer
     began = deframer.began or now
     frames = deframer.feed(data, now)
+    judged = _put_by(link, path, frames, began, now) if path.hold is not None else frames
+    if judged and link.path is not None:
+        _take_frames(link, judged, began, now)
+    path = link.path
+    if path is None or link.deaf:
+        return
+    if deframer.error is not None:
+        counters.dropped_oversized += 1
+        path.drop(deframer.error.reason, str(deframer.error), now, abort=True)
+    elif frames:
+        # The peer does speak RDS: the next loss is answered at once. The kernel does not wait for this proof, and
+        # tries without pause to reach one that accepts and closes.
+        path.ceiling_ms = 0
+
+
+def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> None:
+    """Take messages of a path that is known. This is the way of nearly all, so it is kept short."""
+    path = link.path
+    assert path is not None
+    connection = link.connection
+    counters, ports, peer = connection.node.counters, connection.ports, connection.peer
     for sequence, _length, sport, dport, flags, payload, exthdr in frames:
         # Equality, as the kernel tests: with any other bit it is a message for port 0 (§1).
         if flags == _CONGESTION:
@@ -53,13 +78,55 @@ def receive(link: Link, data: bytes, now: float) -> None:
                 return
             path = link.path
         began = now
-    if deframer.error is not None:
-        counters.dropped_oversized += 1
-        path.drop(deframer.error.reason, str(deframer.error), now, abort=True)
-    elif frames:
-        # The peer does speak RDS: the next loss is answered at once. The kernel does not wait for this proof, and
-        # tries without pause to reach one that accepts and closes.
-        path.ceiling_ms = 0
+
+
+def _put_by(link: Link, path: Path, frames: list[Frame], began: float, now: float) -> list[Frame]:
+    """Keep messages until the handshake tells which path they came on; gives those to be judged now.
+
+    A path's number is not known on the first connection that a freshly started node accepts, and numbers are judged
+    by path. Nearly always the first message is a probe, and nothing is kept.
+    """
+    connection = link.connection
+    for index, frame in enumerate(frames):
+        _, length, sport, dport, flags, payload, exthdr = frame
+        if flags == _CONGESTION:
+            _take_map(link, payload)
+        elif (sport == PROBE_PORT and dport == PING_PORT and connection.node.settings.ping_enable) or (
+            sport == 0 and dport == PROBE_PORT
+        ):
+            said = announcement_of(exthdr)
+            connection.notice(said, link, path, now)
+            connection.agree(said, link, now)
+            judge(connection, now)
+            return frames[index:]
+        else:
+            connection.unjudged.append((link, frame, began))
+            connection.unjudged_bytes += HEADER_BYTES + length
+            if connection.unjudged_bytes > connection.node.settings.limits.unjudged_bytes:
+                path.release()
+                judge(connection, now)
+                return frames[index + 1 :]
+        began = now
+    return []
+
+
+def judge(connection: Connection, now: float) -> None:
+    """Take the messages that were kept, each on the path that its TCP connection was."""
+    kept, connection.unjudged, connection.unjudged_bytes = connection.unjudged, [], 0
+    for link, frame, began in kept:
+        sequence, _length, sport, dport, flags, payload, exthdr = frame
+        path = connection.path_of(link)
+        if dport <= PROBE_PORT:
+            _take_control(link, path, sequence, sport, dport, flags, exthdr, now)
+        elif is_duplicate(sequence, bool(flags & _RETRANSMITTED), path.next_rx):
+            connection.node.counters.recv_drop_old_seq += 1
+        else:
+            path.next_rx = sequence + 1
+            socket = connection.ports.get(dport)
+            if socket is None:
+                connection.node.counters.recv_drop_no_sock += 1
+            elif not socket.deliver(payload, connection.peer, sport, began, now):
+                connection.node.counters.dropped_overrun += 1
 
 
 def _take_map(link: Link, payload: bytes) -> None:

@@ -40,7 +40,7 @@ def messages(draw: st.DrawFn) -> bytes:
 STREAMS = st.lists(messages(), max_size=12).map(b"".join)
 
 
-def listening() -> tuple[Node, Link]:
+def listening(greeted: bool = True) -> tuple[Node, Link]:
     """A node that has accepted one connection, with two sockets that read nothing."""
     node = Node(LOCAL, random=Random(1))
     for port in (4000, 4001):
@@ -49,12 +49,14 @@ def listening() -> tuple[Node, Link]:
         socket.rcvbuf = 50
     link = node.accepted(LOCAL, PEER, 32776, 0.0)
     assert link is not None
+    if greeted:
+        node.bytes_received(link, RDS_HEADER.pack(RdsHeader(sport=1)), 0.0)
     return node, link
 
 
-def outcome(pieces: list[bytes]) -> tuple[object, ...]:
+def outcome(pieces: list[bytes], greeted: bool) -> tuple[object, ...]:
     """Everything that can be seen of a node after these bytes."""
-    node, link = listening()
+    node, link = listening(greeted)
     for piece in pieces:
         node.bytes_received(link, piece, 1.0)
     counters = node.counters.as_dict()
@@ -64,20 +66,21 @@ def outcome(pieces: list[bytes]) -> tuple[object, ...]:
     return [repr(event) for event in node.take_events()], counters, sockets, sent, [*node.trace]
 
 
-@given(STREAMS, st.lists(st.integers(1, 200), max_size=40))
-def test_pieces_make_no_difference(stream: bytes, sizes: list[int]) -> None:
+@given(STREAMS, st.lists(st.integers(1, 200), max_size=40), st.booleans())
+def test_pieces_make_no_difference(stream: bytes, sizes: list[int], greeted: bool) -> None:
     pieces, at = [], 0
     for size in sizes:
         pieces.append(stream[at : at + size])
         at += size
     pieces.append(stream[at:])
-    assert outcome([piece for piece in pieces if piece]) == outcome([stream] if stream else [])
+    assert outcome([piece for piece in pieces if piece], greeted) == outcome([stream] if stream else [], greeted)
 
 
-@given(STREAMS)
-def test_single_bytes_make_no_difference(stream: bytes) -> None:
+@given(STREAMS, st.booleans())
+def test_single_bytes_make_no_difference(stream: bytes, greeted: bool) -> None:
     stream = stream[:2000]
-    assert outcome([stream[at : at + 1] for at in range(len(stream))]) == outcome([stream] if stream else [])
+    single = [stream[at : at + 1] for at in range(len(stream))]
+    assert outcome(single, greeted) == outcome([stream] if stream else [], greeted)
 
 
 @given(st.lists(st.one_of(st.binary(max_size=300), STREAMS), max_size=8))

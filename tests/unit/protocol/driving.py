@@ -65,6 +65,15 @@ def header(sequence: int, length: int, sport: int, dport: int, flags: int = 0, e
     return RDS_HEADER.pack(fields)
 
 
+def greeted(node: Node, local: str, peer: str, peer_port: int, now: float) -> Link:
+    """A link that the node accepted from a peer which then probed, without multipath, by a message numbered 0."""
+    link = node.accepted(local, peer, peer_port, now)
+    assert link is not None
+    node.bytes_received(link, header(0, 0, 1, 0), now)
+    sent_by(node, link)
+    return link
+
+
 class Wire:
     """Joins nodes without delay. What one has to send the other receives, and it is acknowledged."""
 

@@ -14,6 +14,7 @@ from tests.unit.protocol.driving import (
     Wire,
     bound,
     connection_of,
+    greeted,
     header,
     make_node,
     of_kind,
@@ -131,8 +132,7 @@ def test_a_cut_loses_and_doubles_nothing() -> None:
 def test_only_old_and_flagged_is_a_duplicate(sequence: int, flags: int, delivered: bool) -> None:
     node = make_node(LARGE)
     socket = bound(node)
-    link = node.accepted(LARGE, SMALL, 32776, 0.0)
-    assert link is not None
+    link = greeted(node, LARGE, SMALL, 32776, 0.0)
     node.bytes_received(link, header(8, 1, 4000, 4000) + b"a", 0.0)
     node.bytes_received(link, header(sequence, 1, 4000, 4000, flags) + b"b", 0.0)
     assert received(socket) == ([b"a", b"b"] if delivered else [b"a"])
@@ -177,8 +177,7 @@ def test_reconnecting_is_at_once_and_then_at_random_below_a_doubling_ceiling() -
 def test_a_new_connection_waits_until_the_old_one_is_emptied() -> None:
     node = make_node(LARGE)
     socket = bound(node)
-    old = node.accepted(LARGE, SMALL, 32776, 0.0)
-    assert old is not None
+    old = greeted(node, LARGE, SMALL, 32776, 0.0)
     node.bytes_received(old, header(1, 1, 4000, 4000) + b"a", 0.0)
     new = node.accepted(LARGE, SMALL, 32784, 0.0)
     assert new is not None

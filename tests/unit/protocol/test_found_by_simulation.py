@@ -150,6 +150,37 @@ def test_what_an_old_life_sent_does_not_count_after_a_restart() -> None:
     assert received(socket) == [b"new"]
 
 
+def test_messages_are_judged_by_the_path_that_they_turn_out_to_be_of() -> None:
+    """A fresh acceptor got path 3 first, lost it before it knew, and got path 3 again when it did know."""
+    node = make_node(LARGE)
+    socket = bound(node)
+    first = node.accepted(LARGE, SMALL, 32771, 0.0)
+    assert first is not None
+    node.bytes_received(first, header(50, 1, 4000, 4000, 4) + b"a" + header(51, 1, 4000, 4000, 4) + b"b", 0.0)
+    assert received(socket) == []
+    node.connection_lost(first, "cut", 0.0)
+    zero = node.accepted(LARGE, SMALL, 32776, 0.0)
+    assert zero is not None
+    node.bytes_received(zero, header(10, 0, 1, 0, exthdr=ANNOUNCED), 0.0)
+    assert received(socket) == [b"a", b"b"]
+    again = node.accepted(LARGE, SMALL, 32779, 0.0)
+    assert again is not None
+    node.bytes_received(again, header(51, 1, 4000, 4000, 4) + b"b" + header(52, 1, 4000, 4000) + b"c", 0.0)
+    assert received(socket) == [b"c"]
+
+
+def test_messages_do_not_wait_for_ever_for_the_handshake() -> None:
+    node = make_node(LARGE)
+    socket = bound(node)
+    link = node.accepted(LARGE, SMALL, 32771, 0.0)
+    assert link is not None
+    node.bytes_received(link, header(1, 1, 4000, 4000) + b"a", 0.0)
+    due = node.next_timer()
+    assert due == 40.0
+    node.timer_expired(due)
+    assert received(socket, due) == [b"a"]
+
+
 def test_more_acknowledged_than_sent_is_the_transports_error() -> None:
     node = make_node(LARGE)
     link = node.accepted(LARGE, SMALL, 32776, 0.0)

@@ -9,7 +9,7 @@ from rdstool.protocol.config import Limits
 from rdstool.protocol.link import Link
 from rdstool.protocol.node import Node
 from rdstool.protocol.reasons import DropReason, RefuseReason
-from tests.unit.protocol.driving import LARGE, SMALL, bound, connection_of, header, make_node, received
+from tests.unit.protocol.driving import LARGE, SMALL, bound, connection_of, greeted, header, make_node, received
 
 OTHER = "10.0.0.0"
 
@@ -17,9 +17,7 @@ OTHER = "10.0.0.0"
 def attacked(**limits: int) -> tuple[Node, Link, Link]:
     """A node with two connections: one of an honest peer, one of the other kind."""
     node = make_node(LARGE, limits=Limits(**limits))
-    honest, hostile = node.accepted(LARGE, OTHER, 32776, 0.0), node.accepted(LARGE, SMALL, 32776, 0.0)
-    assert honest is not None
-    assert hostile is not None
+    honest, hostile = greeted(node, LARGE, OTHER, 32776, 0.0), greeted(node, LARGE, SMALL, 32776, 0.0)
     node.take_events()
     return node, honest, hostile
 
@@ -89,6 +87,20 @@ def test_peers_without_end() -> None:
     reasons = {event.reason for event in node.take_events() if isinstance(event, events.ConnectionRefused)}
     assert reasons == {RefuseReason.TOO_MANY_CONNECTIONS}
     assert undisturbed(node, honest)
+
+
+def test_messages_without_handshake_are_kept_up_to_a_limit() -> None:
+    node = make_node(LARGE, limits=Limits(unjudged_bytes=10_000))
+    socket = bound(node)
+    link = node.accepted(LARGE, SMALL, 32776, 0.0)
+    assert link is not None
+    for sequence in range(1, 10):
+        node.bytes_received(link, header(sequence, 1000, 4000, 4000) + bytes(1000), 0.0)
+    assert not socket.received
+    for sequence in range(10, 20):
+        node.bytes_received(link, header(sequence, 1000, 4000, 4000) + bytes(1000), 0.0)
+    assert len(received(socket)) == 19
+    assert connection_of(node, SMALL).unjudged_bytes == 0
 
 
 def test_maps_without_end_take_the_room_of_one() -> None:

@@ -28,6 +28,7 @@ from tests.unit.protocol.driving import (
     SMALL,
     bound,
     connection_of,
+    greeted,
     header,
     make_node,
     of_kind,
@@ -290,8 +291,7 @@ def test_the_receive_path_is_timed() -> None:
     fails(errno.EINVAL, lambda: socket.trace_latency(0, 1, 2, 0))
     fails(errno.EINVAL, lambda: socket.trace_latency(3))
     socket.trace_latency(1, 2)
-    link = node.accepted(LARGE, SMALL, 32776, 0.0)
-    assert link is not None
+    link = greeted(node, LARGE, SMALL, 32776, 0.0)
     node.bytes_received(link, header(1, 4, 4000, 4000) + b"da", 1.0)
     node.bytes_received(link, b"ta", 1.5)
     assert socket.recvmsg(now=3.5).control == (Latency((1, 2), (500_000_000, 2_000_000_000)),)
