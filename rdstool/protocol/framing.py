@@ -8,6 +8,8 @@ from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, Flags
 from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.reasons import DropReason
 
+SMALL_PIECE_BYTES = 4096
+"""Pieces of a payload below this are copied together at once."""
 NO_EXTENSIONS = bytes(EXTENSION_BYTES)
 
 # Over TCP everything else is zero when sent and ignored when received (§1).
@@ -39,12 +41,17 @@ class Deframer:
     ``error`` is set, and nothing more is given, after a header that announces more than ``message_bytes``.
     """
 
-    __slots__ = ("_begun", "_limit", "_need", "began", "error")
+    __slots__ = ("_begun", "_header", "_limit", "_missing", "_pieces", "began", "error")
 
     def __init__(self, message_bytes: int) -> None:
         self._limit = message_bytes
-        self._begun = bytearray()
-        self._need = HEADER_BYTES
+        self._header = bytearray()
+        """Part of a header."""
+        self._begun: tuple[int, int, int, int, int, bytes] | None = None
+        """A header, as in a frame, whose payload is not complete."""
+        self._pieces: list[bytes | bytearray] = []
+        """That payload, as it came: joined once, for it may be long."""
+        self._missing = 0
         self.began = 0.0
         """When the header of the message that is not complete was seen; 0 where there is none."""
         self.error: RemoteProtocolError | None = None
@@ -52,13 +59,12 @@ class Deframer:
     @property
     def held(self) -> int:
         """Bytes of a message that is not complete."""
-        return len(self._begun)
+        return len(self._header) if self._begun is None else HEADER_BYTES + self._begun[1] - self._missing
 
     @property
     def remaining(self) -> tuple[int, int]:
         """Bytes that are missing of the header, and of the payload, of the next message."""
-        missing = self._need - len(self._begun)
-        return (missing, 0) if len(self._begun) < HEADER_BYTES else (0, missing)
+        return (HEADER_BYTES - len(self._header), 0) if self._begun is None else (0, self._missing)
 
     def feed(self, data: bytes, now: float) -> list[Frame]:
         """The messages that ``data`` completes, in order. ``now`` in seconds."""
@@ -66,59 +72,66 @@ class Deframer:
         if self.error is not None:
             return frames
         size = len(data)
-        at = self._finish_begun(data, now, frames) if self._begun else 0
+        at = self._go_on(data, now, frames) if self._header or self._begun is not None else 0
         unpack, limit = _RECEIVED.unpack_from, self._limit
         while size - at >= HEADER_BYTES:
             sequence, length, sport, dport, flags = unpack(data, at)
             body = at + HEADER_BYTES
-            end = body + length
-            if end > size:
-                if self._too_long(length):
-                    return frames
-                self._need = HEADER_BYTES + length
-                self.began = now
-                break
-            if length > limit and self._too_long(length):
+            if length > limit:
+                self._refuse(length)
                 return frames
-            handshake = sport + dport == 1
-            exthdr = data[at + _EXTENSIONS_AT : body] if handshake else NO_EXTENSIONS
-            frames.append((sequence, length, sport, dport, flags, data[body:end], exthdr))
-            at = end
+            exthdr = data[at + _EXTENSIONS_AT : body] if sport + dport == 1 else NO_EXTENSIONS
+            at = body + length
+            if at > size:
+                self._begin(sequence, length, sport, dport, flags, exthdr, now)
+                self._keep(data[body:])
+                return frames
+            frames.append((sequence, length, sport, dport, flags, data[body:at], exthdr))
         if at < size:
-            self._begun += data[at:] if at else data
+            self._header += data[at:]
         return frames
 
-    def _finish_begun(self, data: bytes, now: float, frames: list[Frame]) -> int:
+    def _go_on(self, data: bytes, now: float, frames: list[Frame]) -> int:
         """Complete what an earlier call began; gives the position in ``data`` behind it."""
-        begun, at, size = self._begun, 0, len(data)
-        view = memoryview(data)
-        while True:
-            missing = self._need - len(begun)
-            begun += view[at : at + missing]
-            at += missing
-            if at > size or len(begun) < self._need:
-                return size
-            sequence, length, sport, dport, flags = _RECEIVED.unpack_from(begun, 0)
-            if self._need == HEADER_BYTES and length:
-                if self._too_long(length):
-                    return size
-                self._need = HEADER_BYTES + length
-                self.began = now
-                continue
-            exthdr = bytes(begun[_EXTENSIONS_AT:HEADER_BYTES]) if sport + dport == 1 else NO_EXTENSIONS
-            with memoryview(begun) as whole:
-                payload = bytes(whole[HEADER_BYTES:])
-            frames.append((sequence, length, sport, dport, flags, payload, exthdr))
-            self._begun = bytearray()
-            self._need = HEADER_BYTES
+        at = 0
+        if self._begun is None:
+            at = HEADER_BYTES - len(self._header)
+            self._header += data[:at]
+            if len(self._header) < HEADER_BYTES:
+                return len(data)
+            header, self._header = bytes(self._header), bytearray()
+            sequence, length, sport, dport, flags = _RECEIVED.unpack(header)
+            if length > self._limit:
+                self._refuse(length)
+                return len(data)
+            exthdr = header[_EXTENSIONS_AT:] if sport + dport == 1 else NO_EXTENSIONS
+            self._begin(sequence, length, sport, dport, flags, exthdr, now)
+        end = at + self._missing
+        self._keep(data[at:end])
+        if not self._missing and self._begun is not None:
+            sequence, length, sport, dport, flags, exthdr = self._begun
+            frames.append((sequence, length, sport, dport, flags, b"".join(self._pieces), exthdr))
+            self._begun = None
+            self._pieces = []
             self.began = 0.0
-            return at
+        return min(end, len(data))
 
-    def _too_long(self, length: int) -> bool:
-        if length <= self._limit:
-            return False
-        self._begun = bytearray()
+    def _begin(self, sequence: int, length: int, sport: int, dport: int, flags: int, exthdr: bytes, now: float) -> None:
+        self._begun = sequence, length, sport, dport, flags, exthdr
+        self._missing = length
+        self.began = now
+
+    def _keep(self, piece: bytes) -> None:
+        """Part of a payload. Small pieces are gathered: a list of single bytes would take many times their room."""
+        self._missing -= len(piece)
+        if len(piece) >= SMALL_PIECE_BYTES:
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += piece
+        elif piece:
+            self._pieces.append(bytearray(piece))
+
+    def _refuse(self, length: int) -> None:
         self.error = RemoteProtocolError(
             f"a header announces {length} bytes, {self._limit} are allowed", DropReason.OVERSIZED_MESSAGE
         )
-        return True
