@@ -230,7 +230,8 @@ class Socket:
             raise WouldBlock(errno.EAGAIN, f"the send buffer holds {self.send_bytes} bytes", Wait.SEND_ROOM)
         if node.profile.waits_for_paths and not connection.agreed and not flags & MSG_DONTWAIT:
             self._wait_for_paths(connection, now)
-        node.check_clock(now)
+        if now != node.now:
+            node.check_clock(now)
         self.send_bytes += length
         self.outstanding += 1
         node.counters.send_queued += 1
