@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -14,6 +15,8 @@ def main() -> None:
 
             sys.stdout.write(f"rdstool {__version__}\n")
             return
+        # NumPy would start a thread for each processor, for linear algebra that nothing here does.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from rdstool.cli.app import run  # noqa: PLC0415
 
         code = run(sys.argv[1:])

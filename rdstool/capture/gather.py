@@ -26,3 +26,11 @@ def gather(data: Bytes, offsets: Ints, dtype: np.dtype[Any]) -> NDArray[Any]:
 def fits(data: Bytes, offsets: Ints, size: int) -> NDArray[np.bool_]:
     """Tell which of ``offsets`` have ``size`` bytes of ``data`` behind them."""
     return (offsets >= 0) & (offsets <= len(data) - size)
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """The values that occur, ascending. As ``np.unique``, which loads masked arrays to do it: 5 ms of start-up."""
+    ordered = np.sort(values)
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]

@@ -15,6 +15,7 @@ from dissectors.wire.encapsulation import ROCE_ETHERTYPE
 from rdstool.capture.columns import Bytes, FrameBatch, Ints
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.cursor import Cursor, Mask
+from rdstool.capture.gather import distinct
 
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_ARP = 0x0806
@@ -71,7 +72,7 @@ def network_layer(frames: FrameBatch, counts: FrameCounts) -> Named:
     rows = np.arange(len(frames), dtype=np.int64)
     everything = Cursor(frames.data, rows, frames.offset, frames.offset + frames.captured, frames.offset + frames.wire)
     parts: list[Named] = []
-    for link in np.unique(frames.link).tolist():
+    for link in distinct(frames.link).tolist():
         part = everything.pick(frames.link == link)
         parser = _PARSERS.get(link)
         if parser is None:

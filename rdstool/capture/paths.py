@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dissectors.wire.rds import MAX_PATHS, TCP_PORT, Flags
 from rdstool.capture.events import Event, StreamClosed
+from rdstool.capture.gather import distinct
 from rdstool.capture.path_evidence import (
     AddressPair,
     Announcement,
@@ -124,13 +125,13 @@ class PathMap:
         word = rows["stream"][at].astype(np.int64) << 17
         word |= rows["direction"][at].astype(np.int64) << 16
         word |= rows["header"]["sport"][at].astype(np.int64)
-        for packed in np.unique(word).tolist():
+        for packed in distinct(word).tolist():
             connection = self._connections[packed >> 17]
             ports = connection.ports[packed >> 16 & 1]
             if len(ports) < VOTES and ports.add(packed & 0xFFFF):
                 connection.stale = True
                 touched.add(connection.stream.address_pair)
-        for number in np.unique(rows["stream"][at]).tolist():
+        for number in distinct(rows["stream"][at]).tolist():
             connection = self._connections[number]
             connection.looks += 1
             self._wanted[number] = connection.looks < LOOKS and any(len(side) < VOTES for side in connection.ports)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Bytes, Ints
-from rdstool.capture.gather import gather
+from rdstool.capture.gather import distinct, gather
 
 OLD_PACKET = 2
 SIMPLE_PACKET = 3
@@ -159,7 +159,7 @@ def _times(stamps: NDArray[np.uint64], index: Ints, interfaces: Sequence[Interfa
     # Kept modulo 2**64: a nonsensical offset in a broken file must not raise.
     offsets = np.array([interface.offset * _NS % (1 << 64) for interface in interfaces], np.uint64)[index]
     times = np.zeros(len(stamps), np.uint64)
-    for resolution in np.unique(resolutions).tolist():
+    for resolution in distinct(resolutions).tolist():
         rows = resolutions == resolution
         times[rows] = nanoseconds(stamps[rows], resolution)
     return (times + offsets).view(np.int64)

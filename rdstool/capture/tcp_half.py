@@ -6,10 +6,10 @@ byte seen; they do not wrap. The first copy of a byte wins, as in Linux.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from rdstool.capture.columns import Bytes, Ints
 from rdstool.capture.events import GapReason
 from rdstool.capture.streams import Coverage
 from rdstool.capture.tcp_search import BoundarySearch
+
+if TYPE_CHECKING:
+    import hashlib
 
 HALF_SPACE = 1 << 31
 MAX_PENDING_BYTES = 4 << 20

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from hashlib import sha256
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,9 @@ from rdstool.capture.part import PayloadOptions
 from rdstool.capture.tcp_half import ABSENT, Chunk, Extents, Half, OpenMessage
 from rdstool.capture.tcp_search import BoundarySearch, Segmentation
 from rdstool.protocol.kinds import Transport
+
+if TYPE_CHECKING:
+    import hashlib
 
 MAX_ODDITIES = 2
 """A header at a known boundary with more oddities than this is none: the stream is not RDS, or framing is lost."""
@@ -353,7 +355,7 @@ class Framing:
             if message.parts is None:
                 message.parts = []
             if options.digests and message.hasher is None:
-                message.hasher = sha256()
+                message.hasher = _sha256()
             for _, place, _, size in self.extents.pieces(start, limit):
                 if place == ABSENT:
                     continue
@@ -384,7 +386,7 @@ class Framing:
             self.chunk.read(place, size) for _, place, _, size in self.extents.pieces(start, end) if place != ABSENT
         )
         if options.digests and row not in self.out.missing:
-            self.out.digests[row] = sha256(data).hexdigest()
+            self.out.digests[row] = _sha256(data).hexdigest()
         if options.keep_payloads or flags & _BITMAP:
             self.out.payloads[row] = data
 
@@ -399,3 +401,9 @@ class Framing:
             self._pass_over(keep_from)
         if keep_from < half.next:
             half.carry = extents.copy(self.chunk, keep_from, half.next)
+
+
+def _sha256(data: bytes = b"") -> hashlib._Hash:
+    import hashlib  # noqa: PLC0415 - loads OpenSSL, and few commands need it
+
+    return hashlib.sha256(data)

@@ -11,6 +11,7 @@ from dissectors.wire.cm import CmRej
 from dissectors.wire.rds import Flags
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import CmMessage
+from rdstool.capture.gather import distinct
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.rule import ERROR, IB, NOTE, WARNING, Rule
@@ -186,7 +187,7 @@ class AcknowledgementCheck(Check):
         # The peer's proof first: its next message, without a hole before it, shows that nothing was missed.
         for place in np.flatnonzero(np.isin(rows.flow, list(self._future))).tolist() if self._future else ():
             self._settle(view, int(rows.flow[place]), bool(rows.joined[place]))
-        for peer in np.unique(flow ^ 1).tolist():
+        for peer in distinct(flow ^ 1).tolist():
             own = np.flatnonzero(flow == peer ^ 1)
             sent = np.flatnonzero(rows.flow == peer)
             known = int(rows.highest[sent[0]]) if len(sent) else self.context.numbering.highest(peer)

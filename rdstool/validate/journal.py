@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Ints
+from rdstool.capture.gather import distinct
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.flows import Numbered
 from rdstool.validate.view import Mask, PerFlow, View
@@ -186,7 +187,7 @@ class Journal:
         new_keys, new_frames = _extremes(key[~first], -rows["frame"][~first], np.maximum)
         _, at_old, at_new = np.intersect1d(old_keys, new_keys, assume_unique=True, return_indices=True)
         late = -new_frames[at_new] < old_frames[at_old]
-        return set(np.unique(old_keys[at_old[late]] >> 33).tolist())
+        return set(distinct(old_keys[at_old[late]] >> 33).tolist())
 
 
 def _ends(flows: Ints, head: int, tail: int) -> Mask:
