@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rdstool.capture.columns import Bytes, Ints
 
-MAX_RECORD_BYTES = 256 << 20
+MAX_RECORD_BYTES = 32 << 20
 """The largest frame or block that is believed; greater lengths are taken for damage."""
 
 
