@@ -246,7 +246,7 @@ class World:
         if not self.faulty:
             return
         random = self.random
-        kind = random.choice(("cut", "cut", "cut all", "silence", "stall", "kill", "power", "block"))
+        kind = random.choice(("cut", "cut", "cut all", "flap", "silence", "stall", "kill", "power", "block"))
         host = random.choice(self.hosts)
         open_sides = [side for side in host.sides if not side.connecting and not side.error]
         if kind in {"cut", "silence"} and open_sides:
@@ -254,10 +254,9 @@ class World:
             self.tell(f"{kind}: {side.address}:{side.port} - {side.other.address}:{side.other.port}")
             cut(side, loud=kind == "cut")
         elif kind == "cut all":
-            self.tell(f"cut all of {host.address}")
-            loud = random.random() < 0.8
-            for side in open_sides:
-                cut(side, loud=loud)
+            self._cut_all(host, loud=random.random() < 0.8)
+        elif kind == "flap":
+            self._flap(host)
         elif kind == "stall":
             self.tell(f"stall {host.address}")
             for side in open_sides:
@@ -270,6 +269,18 @@ class World:
                 other.blocked.add(host.address)
             self.clock.after(random.random() * 2, lambda: self._unblock(host))
         self.clock.after(2 * random.random() * self.fault_gap_s, self._fault)
+
+    def _cut_all(self, host: Host, *, loud: bool) -> None:
+        self.tell(f"cut all of {host.address}")
+        for side in host.sides:
+            if not side.connecting and not side.error:
+                cut(side, loud=loud)
+
+    def _flap(self, host: Host) -> None:
+        """Cut all TCP connections again and again, so soon that little gets through in between."""
+        for _ in range(self.random.randint(2, 8)):
+            when = self.random.random() * self.weather.delay_s * 40
+            self.clock.after(when, lambda: self._cut_all(host, loud=True))
 
     def _unblock(self, host: Host) -> None:
         for other in self.hosts:
@@ -287,6 +298,9 @@ class World:
         if not host.up:
             host.boot()
             self._start_applications(host)
+            if self.random.random() < 0.5:
+                # What a node does first, before its peers know that it is new, is done on shaky ground.
+                self._flap(host)
 
 
 def run_seed(seed: int) -> World:
