@@ -27,8 +27,10 @@ class Limits:
     """Received bytes of one peer that wait for the handshake to tell their path; then path 0 is taken for granted."""
     connections: int = 4_096
     """Address pairs of a node; further ones are refused."""
-    parked: int = MAX_PATHS
-    """TCP connections of one peer that may wait for a free path (the kernel: one, §4.3)."""
+    parked: int = 8 * MAX_PATHS
+    """TCP connections of one peer that may wait for a free path. Where one is refused, messages that the system had
+    acknowledged already are lost, so this is more than a peer needs whose connections flap. (The kernel takes one and
+    leaves the others in its backlog of 64, §4.1 and 4.3.)"""
     trace_records: int = 10_000
     """State changes that are remembered; older ones are forgotten."""
 

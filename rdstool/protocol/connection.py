@@ -78,6 +78,7 @@ class Connection:
         "tos",
         "unjudged",
         "unjudged_bytes",
+        "unsure",
     )
 
     transport = "tcp"
@@ -114,6 +115,8 @@ class Connection:
         self.unjudged: list[tuple[Link, Frame, float]] = []
         """Messages whose path the handshake has yet to tell, each with the time when its header was seen."""
         self.unjudged_bytes = 0
+        self.unsure = False
+        """A TCP connection of path 0 was lost before it was known whether the peer took it for another path."""
         self.knock_timer: Timer | None = None
         self.links = 0
 
@@ -312,6 +315,7 @@ class Connection:
         """A path has been emptied and may be connected again (§4.6)."""
         node = self.node
         if path.index == 0:
+            self.unsure = self.unsure or not self.agreed
             self._probe_again()
         if node.closed:
             return
@@ -395,6 +399,12 @@ class Connection:
             node.emit(events.PathsAgreed(self.local, self.peer, npaths, self.peer_gen, said.sport_idx))
         if said.sport_idx:
             self._place(link, now)
+        if self.unsure:
+            # On whichever path the peer saw the numbers that were sent there, later ones are above them.
+            self.unsure = False
+            highest = max(path.next_tx for path in self.paths)
+            for path in self.paths:
+                path.next_tx = highest
         if npaths > before:
             self._fan_out()
         for path in self.paths:

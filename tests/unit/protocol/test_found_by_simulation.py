@@ -188,3 +188,18 @@ def test_more_acknowledged_than_sent_is_the_transports_error() -> None:
     sent_by(node, link)
     with pytest.raises(LocalProtocolError, match="acknowledged"):
         node.bytes_acked(link, link.sent + 1, 0.0)
+
+
+def test_numbers_that_another_path_may_have_seen_are_not_used_again() -> None:
+    """Our first connection was the peer's path 3, where it saw our probe as number 1 and expects more than that."""
+    node = make_node(LARGE)
+    first = node.accepted(LARGE, SMALL, 32771, 0.0)
+    assert first is not None
+    ((_, _), (probe, _)) = sent_by(node, first)
+    assert probe.sequence == 1
+    node.connection_lost(first, "cut", 0.0)
+    zero = node.accepted(LARGE, SMALL, 32776, 0.0)
+    assert zero is not None
+    sent_by(node, zero)
+    node.bytes_received(zero, header(1, 0, 1, 0, exthdr=ANNOUNCED), 0.0)
+    assert all(path.next_tx > 1 for path in connection_of(node, SMALL).paths)
