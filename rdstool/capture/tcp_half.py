@@ -207,6 +207,7 @@ class Half:
     """Delivered bytes that the framing still needs."""
     pending: list[Piece] = field(default_factory=list)
     """What came ahead of a hole, ascending, without overlap."""
+    pending_bytes: int = 0
     ended: bool = False
 
     @property
@@ -279,6 +280,7 @@ class Half:
         self.coverage.retransmitted += piece.size - sum(part.size for part in fresh)
         for part in fresh:
             self.pending.insert(bisect_left(self.pending, part.start, key=lambda held: held.start), part)
+            self.pending_bytes += len(part.data)
 
     def _release(self, extents: Extents, chunk: Chunk, frame: int, time: int) -> None:
         """Deliver what the bytes of ``frame`` have made contiguous."""
@@ -287,6 +289,7 @@ class Half:
             if piece.start > self.next:
                 break
             count += 1
+            self.pending_bytes -= len(piece.data)
             if piece.end > self.next:
                 rest = piece.part(self.next, piece.end)
                 done, when = (frame, time) if frame > piece.frame else (piece.frame, piece.time)
@@ -325,8 +328,8 @@ class Half:
         first = self.pending[0]
         if acked >= first.start:
             return GapReason.NOT_CAPTURED
-        too_much = sum(len(piece.data) for piece in self.pending) > MAX_PENDING_BYTES
-        if too_much or len(self.pending) > MAX_PENDING_SEGMENTS or first.frame < oldest_frame:
+        too_much = self.pending_bytes > MAX_PENDING_BYTES or len(self.pending) > MAX_PENDING_SEGMENTS
+        if too_much or first.frame < oldest_frame:
             return GapReason.BUFFER_LIMIT
         return None
 

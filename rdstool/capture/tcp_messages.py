@@ -26,6 +26,10 @@ MAX_ODDITIES = 2
 """A header at a known boundary with more oddities than this is none: the stream is not RDS, or framing is lost."""
 MAX_SEARCH_BYTES = 4 << 20
 """Stream bytes of one direction that a search may look back on: a chain of three of the longest messages."""
+FIRST_WINDOW_BYTES = 32 << 10
+"""Stream bytes that are searched at first: most boundaries are near."""
+WINDOW_BYTES = 2 * MAX_SEARCH_BYTES
+"""Stream bytes that are searched at most at once; a chain of three of the longest messages fits in well."""
 _LENGTH = Struct(">I")
 _BITMAP = Flags.CONG_BITMAP.value
 _BEHIND_SEQUENCE = Struct(">QI4xBBIH")
@@ -145,6 +149,8 @@ class Framing:
         self.chunk = chunk
         self.stream = stream
         self.out = out
+        self.segments: Segmentation | None = None
+        """Of the extents; made when a search needs it."""
         self.base = out.begin(stream, half.direction, extents)
         """Number of the span that the first extent is."""
 
@@ -277,33 +283,48 @@ class Framing:
         return 0
 
     def _find_boundary(self, search: BoundarySearch, final: bool) -> bool:
-        """Search what is there. Returns True once a boundary is known.
-
-        A hole that a message can span is filled with bytes that look like no header, so that a chain may cross it.
-        """
-        half, extents = self.half, self.extents
-        ends = {start + size for start, size in zip(extents.start, extents.size, strict=True)}
-        segments = Segmentation(set(extents.start), ends, extents.missing)
+        """Search what is there, a window at a time. Returns True once a boundary is known."""
+        half = self.half
+        if self.segments is None:
+            extents = self.extents
+            ends = {start + size for start, size in zip(extents.start, extents.size, strict=True)}
+            self.segments = Segmentation(set(extents.start), ends, extents.missing)
+        size = FIRST_WINDOW_BYTES
         while True:
-            run: list[Bytes] = []
-            origin = half.boundary
-            behind = None
-            for at, place, start, size in extents.pieces(origin, half.next):
-                if place != ABSENT:
-                    run.append(np.frombuffer(self.chunk.read(place, size), np.uint8))
-                elif size <= MAX_MESSAGE_BYTES:
-                    run.append(np.full(size, _NO_HEADER, np.uint8))
-                else:
-                    behind = start + extents.size[at]
-                    break
-            data = np.concatenate(run) if run else np.empty(0, np.uint8)
-            outcome = search.look(data, origin, segments, final=final or behind is not None)
+            data, behind, more = self._window(size)
+            outcome = search.look(data, half.boundary, self.segments, final=not more and (final or behind is not None))
             if outcome.found is not None:
                 self._resume(search, outcome.found.position, outcome.found.chain)
                 return True
-            self._pass_over(outcome.keep_from if behind is None else behind)
-            if behind is None:
+            undecided = outcome.keep_from + HEADER_BYTES <= half.boundary + len(data)
+            if more and undecided and size < WINDOW_BYTES:
+                size *= 4
+                continue
+            self._pass_over(behind if behind is not None and not more else outcome.keep_from)
+            if behind is None and not more:
                 return False
+            size = FIRST_WINDOW_BYTES
+
+    def _window(self, limit: int) -> tuple[Bytes, int | None, bool]:
+        """Return about ``limit`` bytes to search, where to go on if they end before a hole, and whether there are more.
+
+        A hole that a message can span is filled with bytes that look like no header, so that a chain may cross it.
+        """
+        extents = self.extents
+        run: list[Bytes] = []
+        total = 0
+        for at, place, _, size in extents.pieces(self.half.boundary, self.half.next):
+            if total > limit:
+                return np.concatenate(run), None, True
+            if place != ABSENT:
+                run.append(np.frombuffer(self.chunk.read(place, size), np.uint8))
+            elif size <= MAX_MESSAGE_BYTES:
+                run.append(np.full(size, _NO_HEADER, np.uint8))
+            else:
+                behind = extents.start[at] + extents.size[at]
+                return np.concatenate(run) if run else np.empty(0, np.uint8), behind, False
+            total += size
+        return np.concatenate(run) if run else np.empty(0, np.uint8), None, False
 
     def _pass_over(self, position: int) -> None:
         """Go on to ``position``; what was seen before belongs to no message that is known."""

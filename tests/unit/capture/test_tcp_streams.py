@@ -224,3 +224,11 @@ def test_kinds_follow_ports_and_flags() -> None:
         MessageKind.PING,
         MessageKind.PONG,
     ]
+
+
+def test_thousands_of_holes_cost_time_in_proportion() -> None:
+    talk = Conversation().syn()
+    for n in range(5000):
+        talk.send(n * 2000, data(n + 2, b"0123456789"))
+    talk.ack(5000 * 2000)
+    assert decode(talk.segments).sequences == list(range(2, 5002))
