@@ -23,6 +23,8 @@ from rdstool.protocol.kinds import Transport
 FIN, SYN, RST, ACK_FLAG = 0x01, 0x02, 0x04, 0x10
 REORDER_FRAMES = 64
 """An acknowledgement may stand this many frames before the data it covers: captures reorder a little."""
+STRAY_BYTES = 8 << 20
+"""Nothing that a closed connection repeats lies further from its end."""
 _SEQUENCE_SPACE = 1 << 32
 
 
@@ -133,7 +135,27 @@ class TcpStreams:
                     return None
         if connection is None or any(not half.regular for half in connection.halves):
             return None
+        if connection.over and self._is_another(connection, grouping, group, segments):
+            # Its SYN was not captured. A closed connection has nothing more to say so far from its end.
+            first = int(grouping.first[group])
+            self._end(connection, Chunk(segments.data), out, int(segments.frame[first]), int(segments.time[first]))
+            del self.connections[key]
+            return None
         return connection
+
+    def _is_another(self, connection: Connection, grouping: Grouping, group: int, segments: Segments) -> bool:
+        """Tell whether payload behind the end of a connection belongs to another one on the same ports."""
+        rows = grouping.rows(group)
+        rows = rows[segments.length[rows] > 0]
+        for half in connection.halves:
+            own = rows[(grouping.backward[rows] ^ connection.flipped) == half.direction]
+            if half.base is None or not len(own):
+                continue
+            ahead = segments.seq[own].astype(np.int64) - (half.base + half.next) % _SEQUENCE_SPACE
+            ahead = ((ahead + HALF_SPACE) & 0xFFFFFFFF) - HALF_SPACE
+            if int(np.abs(ahead).min()) > STRAY_BYTES:
+                return True
+        return False
 
     def _feed_regular(
         self,

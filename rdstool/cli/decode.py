@@ -176,6 +176,8 @@ def _view(
 def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> None:
     from rdstool.export.parquet import ParquetFile  # noqa: PLC0415
 
+    if any(path.resolve() == Path(name).resolve() for name in reading.capture.paths):
+        raise UsageError(f"{path} is one of the captures; name another file for --parquet")
     file = stack.enter_context(ParquetFile(path))
     for columns, keep in show.kept(reading):
         file.write(columns, keep)

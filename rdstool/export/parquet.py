@@ -40,8 +40,12 @@ class ParquetFile:
         self._arrow: Any = pyarrow
         self._waiting: list[Any] = []
         self._rows = 0
+        self._empty = True
         self._schema = self._make_schema()
-        self._writer: Any = pyarrow.parquet.ParquetWriter(str(path), self._schema, compression="zstd")
+        self._path = path
+        # A file that exists is replaced only by a whole one.
+        self._part = path.with_name(path.name + ".part")
+        self._writer: Any = pyarrow.parquet.ParquetWriter(str(self._part), self._schema, compression="zstd")
 
     def _make_schema(self) -> Any:
         arrow = self._arrow
@@ -104,6 +108,7 @@ class ParquetFile:
             arrays.append(array)
         self._waiting.append(self._arrow.Table.from_arrays(arrays, schema=self._schema))
         self._rows += len(keep)
+        self._empty = False
         if self._rows >= ROW_GROUP_ROWS:
             self._flush()
 
@@ -117,6 +122,7 @@ class ParquetFile:
         """Write what waits, and the end of the file."""
         self._flush()
         self._writer.close()
+        self._part.replace(self._path)
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -124,4 +130,8 @@ class ParquetFile:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is not None and self._empty:
+            self._writer.close()
+            self._part.unlink()
+        else:
+            self.close()

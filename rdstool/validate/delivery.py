@@ -210,6 +210,8 @@ class DeliveryCheck(Check):
         """
         connections = self.context.connections
         closed = connections.closed.get(number)
+        if not self.context.streams[number].from_start:
+            return False
         if connections.first_frame.one(2 * number + 1 - direction) or closed is None:
             return False
         if closed.direction != direction and any(one.kind == MessageKind.PROBE for one in sent):

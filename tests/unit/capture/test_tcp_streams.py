@@ -232,3 +232,11 @@ def test_thousands_of_holes_cost_time_in_proportion() -> None:
         talk.send(n * 2000, data(n + 2, b"0123456789"))
     talk.ack(5000 * 2000)
     assert decode(talk.segments).sequences == list(range(2, 5002))
+
+
+def test_a_port_used_again_after_the_end_is_another_stream_even_without_its_syn() -> None:
+    first = Conversation().syn().send(0, STREAM).end(len(STREAM), FIN).end(0, FIN, backward=True)
+    second = Conversation(isn=(2_000_000_000, 3_000_000_000)).send(0, STREAM)
+    result = decode([*first.segments, *second.segments], len(first.segments))
+    assert result.sequences == SEQUENCES * 2
+    assert result.streams[0].coverage[0].missing == 0

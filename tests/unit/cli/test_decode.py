@@ -254,3 +254,15 @@ def test_fields_lists_what_filters_know() -> None:
     assert any(line.startswith("rds.exthdr.npaths ") for line in lines("fields", "npaths"))
     names = [json.loads(line)["name"] for line in lines("fields", "--json")]
     assert len(names) == len(set(names)) > 100
+
+
+def test_parquet_never_overwrites_a_capture_or_a_result_with_nothing(tmp_path: Path) -> None:
+    capture = tmp_path / "capture.pcap.gz"
+    capture.write_bytes(TCP.read_bytes())
+    assert rdstool_here("decode", "--parquet", capture, capture).returncode == 2
+    assert capture.read_bytes() == TCP.read_bytes()
+    result = tmp_path / "result.parquet"
+    result.write_bytes(b"a result")
+    assert rdstool_here("decode", "--parquet", result, tmp_path / "none.pcap").returncode == 2
+    assert result.read_bytes() == b"a result"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["capture.pcap.gz", "result.parquet"]
