@@ -14,6 +14,7 @@ from dissectors.wire.rds import TCP_PORT
 from rdstool.capture.columns import ACK, FRAGMENT, MessageBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.events import Event
+from rdstool.capture.gather import distinct
 from rdstool.capture.merge import Merger
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.paths import PathMap
@@ -171,18 +172,28 @@ def _decode_for(paths: tuple[str, ...], options: CaptureOptions, pipe: Connectio
 
 
 def _with_news(paths: tuple[str, ...], options: CaptureOptions) -> Iterator[tuple[Step, list[Stream], int]]:
-    """Each step with the streams that are new or of which more is known."""
+    """Each step with the streams that are new or were busy in it; the last one with all, for what was learnt late."""
     streams = StreamTable()
-    told: list[tuple[int, float, int]] = []
+    told = 0
     with closing(_decode_here(paths, options, streams)) as steps:
-        for step in steps:
-            news = []
-            for stream in streams.streams:
-                now = stream.path, stream.path_confidence, sum(half.seen + half.missing for half in stream.coverage)
-                if stream.number == len(told):
-                    told.append(now)
-                elif told[stream.number] == now:
-                    continue
-                told[stream.number] = now
-                news.append(stream)
-            yield step, news, streams.refused
+        step = next(steps, None)
+        while step is not None:
+            # An error ends the steps behind the last one, which has to be told of before.
+            problem: CaptureError | None = None
+            try:
+                after = next(steps, None)
+            except CaptureError as error:
+                after, problem = None, error
+            busy = _busy(step.decoded, told) if after is not None else range(told)
+            yield step, [streams[number] for number in (*busy, *range(told, len(streams)))], streams.refused
+            told = len(streams)
+            step = after
+            if problem is not None:
+                raise problem
+
+
+def _busy(decoded: Decoded, known: int) -> list[int]:
+    """Streams below ``known`` that this chunk brought anything of."""
+    seen = np.concatenate((decoded.messages.rows["stream"], decoded.acks["stream"]))
+    numbers = set(distinct(seen).tolist()) | {event.stream for event in decoded.events}
+    return sorted(number for number in numbers if 0 <= number < known)
