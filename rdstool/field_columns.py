@@ -17,15 +17,13 @@ from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.extensions import TYPE_OF, ParsedExtensions, Unknown, parse_extensions
 from rdstool.capture.columns import ChecksumStatus, Ints, MessageBatch
 from rdstool.capture.events import CmMessage, Event, RdmaOperation
-from rdstool.capture.streams import StreamTable
+from rdstool.capture.streams import V4_PREFIX, StreamTable
 from rdstool.fields import FieldInfo, FieldType, Part
 from rdstool.protocol.kinds import MessageKind, Transport
 
 if TYPE_CHECKING:
     from dissectors.wire.cm import RdsReject
 
-V4_PREFIX = bytes(10) + b"\xff\xff"
-"""In front of an IPv4 address in its 16-byte form."""
 PARSED_LIMIT = 1 << 16
 """Distinct extension headers that are remembered."""
 

@@ -26,6 +26,7 @@ from dissectors.wire.cm import (
 from dissectors.wire.infiniband import DETH
 from dissectors.wire.rds import IB_CM_PORT, TCP_PORT
 from rdstool.capture.events import CmMessage
+from rdstool.capture.streams import V4_PREFIX
 
 if TYPE_CHECKING:
     from rdstool.capture.events import CmMessageBody
@@ -35,7 +36,6 @@ MAX_EXCHANGES = 16384
 MAD_BYTES = 256
 RDS_SERVICES = {SERVICE_ID_TCP | IB_CM_PORT: 4, SERVICE_ID_TCP | TCP_PORT: 6}
 """Service ID -> IP version of the connection that it asks for."""
-_V4_PREFIX = bytes(10) + b"\xff\xff"
 Private = RdsPrivateV4 | RdsPrivateV6
 
 
@@ -179,7 +179,7 @@ class ConnectionManager:
 
 def _address(address: bytes, version: int) -> bytes:
     """16 bytes, IPv4-mapped for IPv4."""
-    return _V4_PREFIX + address[-4:] if version == 4 else address
+    return V4_PREFIX + address[-4:] if version == 4 else address
 
 
 def _private(data: bytes, version: int, problem: str | None) -> tuple[Private | None, str | None]:

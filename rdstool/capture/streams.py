@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from rdstool.protocol.kinds import Transport
 
-_V4_MAPPED = bytes(10) + b"\xff\xff"
+V4_PREFIX = bytes(10) + b"\xff\xff"
+"""In front of an IPv4 address in its 16-byte form."""
 
 
 def address_text(address: bytes) -> str:
     """A 16-byte address as text; IPv4-mapped ones in dotted form, LIDs (upper half zero) as ``lid:N``."""
-    if address[:12] == _V4_MAPPED:
+    if address[:12] == V4_PREFIX:
         return ".".join(map(str, address[12:]))
     if not any(address[:14]) and any(address[14:]):
         return f"lid:{int.from_bytes(address, 'big')}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import ACK, Ints, Segments
-from rdstool.capture.tcp_half import HALF_SPACE, Chunk, Extents, Half
+from rdstool.capture.tcp_half import Chunk, Extents, Half, nearest
 
 _LANE = 1 << 44
 """Distance between the number ranges of two directions; stream offsets stay far below it."""
@@ -89,7 +89,7 @@ def acknowledged(segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[
     acked = np.array([half.acked for half in halves], np.int64)
     lane = np.repeat(np.arange(len(halves)) * _LANE, counts)
     offset = segments.ack[rows].astype(np.int64) - np.repeat(base & _SEQUENCE_MASK, counts)
-    offset = ((offset + HALF_SPACE) & _SEQUENCE_MASK) - HALF_SPACE + np.repeat(start, counts)
+    offset = nearest(offset) + np.repeat(start, counts)
     low = np.repeat(acked, counts)
     tells = (segments.flags[rows] & _ACK_FLAG != 0) & np.repeat(known, counts)
     offset = np.maximum(np.where(tells, offset, 0), low)
@@ -120,7 +120,7 @@ def _unwrapped(seq: NDArray[np.uint32], first: Ints, reference: Ints, start: Int
     before = np.empty_like(numbers)
     before[1:] = numbers[:-1]
     before[first] = reference & _SEQUENCE_MASK
-    steps = ((numbers - before + HALF_SPACE) & _SEQUENCE_MASK) - HALF_SPACE
+    steps = nearest(numbers - before)
     total = np.cumsum(steps)
     offset: Ints = total + np.repeat(start - total[first] + steps[first], counts)
     return offset

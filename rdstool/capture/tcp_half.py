@@ -32,6 +32,11 @@ ABSENT = -1
 """Place of bytes that the capture does not hold."""
 
 
+def nearest(distance: Ints) -> Ints:
+    """Differences of sequence numbers, taken the short way round: from -2^31 to 2^31 - 1."""
+    return ((distance + HALF_SPACE) & 0xFFFFFFFF) - HALF_SPACE
+
+
 class Chunk:
     """Bytes that extents point into: the frames' own, and behind them copies of what earlier chunks left over."""
 
@@ -227,8 +232,7 @@ class Half:
         reference = (self.base + self.next) % (1 << 32)
         numbers = seq.astype(np.int64)
         steps = numbers - np.concatenate(([reference], numbers[:-1]))
-        steps = ((steps + HALF_SPACE) & 0xFFFFFFFF) - HALF_SPACE
-        return np.cumsum(steps) + self.next
+        return np.cumsum(nearest(steps)) + self.next
 
     def take(self, columns: SegmentColumns, chunk: Chunk) -> Extents:
         """Deliver what is contiguous, hold the rest. Returns the chunk's extents, carried ones first."""

@@ -15,7 +15,7 @@ from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import Endpoint, Stream, StreamTable, address_bytes
 from rdstool.capture.tcp_bulk import acknowledged, take_in_order
 from rdstool.capture.tcp_group import Grouping, Key, by_connection
-from rdstool.capture.tcp_half import HALF_SPACE, MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns
+from rdstool.capture.tcp_half import MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns, nearest
 from rdstool.capture.tcp_messages import Framing, RowBuilder
 from rdstool.capture.tcp_search import BoundarySearch
 from rdstool.protocol.kinds import Transport
@@ -152,8 +152,7 @@ class TcpStreams:
             if half.base is None or not len(own):
                 continue
             ahead = segments.seq[own].astype(np.int64) - (half.base + half.next) % _SEQUENCE_SPACE
-            ahead = ((ahead + HALF_SPACE) & 0xFFFFFFFF) - HALF_SPACE
-            if int(np.abs(ahead).min()) > STRAY_BYTES:
+            if int(np.abs(nearest(ahead)).min()) > STRAY_BYTES:
                 return True
         return False
 
@@ -354,8 +353,7 @@ class TcpStreams:
         if not len(sure) or half.base is None:
             return
         offsets = segments.ack[sure].astype(np.int64) - (half.base + half.next) % _SEQUENCE_SPACE
-        offsets = ((offsets + HALF_SPACE) & 0xFFFFFFFF) - HALF_SPACE
-        acked = int(offsets.max()) + half.next
+        acked = int(nearest(offsets).max()) + half.next
         if half.hole_to_give_up(acked, 0) is not None:
             self._settle(connection, half, half.take(_no_segments(), chunk), chunk, out, acked=acked)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from rdstool.field_columns import V4_PREFIX
+from rdstool.capture.streams import V4_PREFIX
 from rdstool.fields import FieldInfo, FieldType
 from rdstool.filter.errors import FilterError
 from rdstool.filter.lexer import Token, TokenKind, unescape

@@ -20,7 +20,7 @@ from dissectors.wire.cm import (
 )
 from dissectors.wire.rds import IB_CM_PORT, TCP_PORT
 from rdstool.capture.events import CmMessage
-from rdstool.capture.streams import address_text
+from rdstool.capture.streams import V4_PREFIX, address_text
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.rule import ERROR, IB, NOTE, WARNING, Rule, Severity
 
@@ -31,7 +31,6 @@ RETRY_COUNT = 1
 RNR_RETRY = 7
 UEK_REFUSED = 0x04010020
 """Reject data of Oracle's kernel: refused by its access list."""
-_V4_PREFIX = bytes(10) + b"\xff\xff"
 
 SERVICE = Rule(
     "RDS-CMR-001",
@@ -209,7 +208,7 @@ class CmCheck(Check):
     def _request(self, event: CmMessage, body: CmReq) -> None:
         private, ip = event.private, event.ip or IP_CM.unpack_from(body.private)
         port = body.service_id & 0xFFFF
-        v4 = ip.saddr[:12] in (bytes(12), _V4_PREFIX) and ip.daddr[:12] in (bytes(12), _V4_PREFIX)
+        v4 = ip.saddr[:12] in (bytes(12), V4_PREFIX) and ip.daddr[:12] in (bytes(12), V4_PREFIX)
         known = body.service_id in (SERVICE_ID_TCP | IB_CM_PORT, SERVICE_ID_TCP | TCP_PORT)
         if not known or (port == IB_CM_PORT) != v4:
             # The private data are laid out for the other family: nothing in them can be read.
@@ -309,6 +308,6 @@ def _pair(private: Private) -> str:
 
 
 def _texts(source: bytes, destination: bytes, v4: bool) -> str:
-    pad = _V4_PREFIX if v4 else b""
+    pad = V4_PREFIX if v4 else b""
     size = 4 if v4 else 16
     return " > ".join(address_text(pad + address[-size:]) for address in (source, destination))
