@@ -1,9 +1,13 @@
 """rdstool: protocol analyzer and traffic generator for RDS (Reliable Datagram Sockets, Linux AF_RDS).
 
+To read captures:
+
 import rdstool
 
 for message in rdstool.open_capture("capture.pcap"):
     print(message.number, message.kind.label, message.src, message.dst, message.length)
+
+To speak RDS: :mod:`rdstool.endpoint.node` for asyncio programs, :mod:`rdstool.endpoint.blocking` for all others.
 """
 
 from __future__ import annotations
@@ -13,14 +17,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rdstool.capture.message import Message
     from rdstool.capture.pipeline import Capture, CaptureOptions, open_capture
+    from rdstool.endpoint.blocking import Socket
+    from rdstool.endpoint.core import NodeOptions
+    from rdstool.endpoint.node import AsyncSocket, Node
+    from rdstool.protocol.config import Limits, Settings
 
 __version__ = "0.1.0"
-__all__ = ["Capture", "CaptureOptions", "Message", "__version__", "open_capture"]
+__all__ = [
+    "AsyncSocket",
+    "Capture",
+    "CaptureOptions",
+    "Limits",
+    "Message",
+    "Node",
+    "NodeOptions",
+    "Settings",
+    "Socket",
+    "__version__",
+    "open_capture",
+]
 
 _HOMES = {
+    "AsyncSocket": "rdstool.endpoint.node",
     "Capture": "rdstool.capture.pipeline",
     "CaptureOptions": "rdstool.capture.pipeline",
+    "Limits": "rdstool.protocol.config",
     "Message": "rdstool.capture.message",
+    "Node": "rdstool.endpoint.node",
+    "NodeOptions": "rdstool.endpoint.core",
+    "Settings": "rdstool.protocol.config",
+    "Socket": "rdstool.endpoint.blocking",
     "open_capture": "rdstool.capture.pipeline",
 }
 """Where the names live: they are imported on first use, since NumPy takes longer than ``rdstool --version`` may."""

@@ -20,4 +20,8 @@ class UsageError(RdsError):
     """A wrong argument: a filter, a field name, a rule id, an option's value."""
 
 
-__all__ = ["CaptureError", "CodecError", "RdsError", "UsageError"]
+class TransportError(RdsError):
+    """An address cannot be used, or what carries RDS is not to be had."""
+
+
+__all__ = ["CaptureError", "CodecError", "RdsError", "TransportError", "UsageError"]

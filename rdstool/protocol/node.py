@@ -104,6 +104,12 @@ class Node:
         """A new socket, not bound."""
         return Socket(self)
 
+    def adopt(self, socket: Socket) -> None:
+        """Take over a socket of another node that is not bound, with its options. Raises ``LocalProtocolError``."""
+        if socket.address or socket.closed:
+            raise LocalProtocolError(f"{socket!r} has its place already")
+        socket.move(self)
+
     def take_events(self) -> list[events.Event]:
         """What has happened since the last call, in order."""
         taken, self._events = self._events, []
@@ -184,6 +190,11 @@ class Node:
         """
         path = link.path
         return path.data_to_send(limit) if path is not None and path.link is link else []
+
+    @property
+    def pending(self) -> bool:
+        """There is something in ``take_events`` or ``take_ready``."""
+        return bool(self._events or self.ready)
 
     def take_ready(self) -> list[Link]:
         """Links that have bytes to send since the last call."""

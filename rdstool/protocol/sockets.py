@@ -153,6 +153,14 @@ class Socket:
         self._readable_told = False
         self._told_drained = True
 
+    def move(self, node: Node) -> None:
+        """Belong to another node from now on; for ``Node.adopt``."""
+        self.node.monitors.pop(self, None)
+        self.node = node
+        self._map_updates = node.map_updates
+        if self.monitor:
+            node.monitors[self] = None
+
     # ---- Names
 
     def bind(self, address: str, port: int = 0) -> None:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("rdstool.cli", "rdstool.__main__"),
+    ("rdstool.endpoint",),
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
     ("rdstool.capture", "rdstool.transport"),
     ("rdstool.protocol",),
@@ -59,6 +60,8 @@ FORBIDDEN = {
     "rdstool.validate": {"rich", "scapy", "typer"},
     "rdstool.export": {"rich", "typer"},
     "rdstool.stats": {"scapy", "typer"},
+    "rdstool.transport": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.endpoint": {"numpy", "rich", "scapy", "typer"},
 }
 """What a package imports nowhere, not even inside a function."""
 

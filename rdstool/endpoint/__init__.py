@@ -1,0 +1,1 @@
+"""Speaking RDS: nodes for asyncio programs, and sockets for all others."""

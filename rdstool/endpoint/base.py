@@ -1,0 +1,192 @@
+"""What asyncio's sockets and the blocking ones have in common: names, options, closing. Nothing here waits."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Self
+
+from rdstool.endpoint import constants as c
+from rdstool.protocol import sockets as engine
+from rdstool.protocol.errors import SocketError
+
+if TYPE_CHECKING:
+    from rdstool.transport.driver import Driver
+
+Address = tuple[str, int]
+"""IP address and RDS port. Of longer ones, as IPv6 has them in the standard library, the first two are taken."""
+
+_SOCKADDR_IN = struct.Struct(">2xH4s8x")
+_SOCKADDR_IN6 = struct.Struct(">2xH4x16s4x")
+_TIMEVAL = struct.Struct("@ll")
+_INT = struct.Struct("@i")
+
+
+class SocketBase:
+    """One RDS socket on a node. Every call that touches the engine holds the driver's lock."""
+
+    def __init__(self, driver: Driver, inner: engine.Socket) -> None:
+        self._driver = driver
+        self._inner = inner
+        self.send_timeout_s: float | None = None
+        """SO_SNDTIMEO; None waits for ever."""
+        self.receive_timeout_s: float | None = None
+        """SO_RCVTIMEO; None waits for ever."""
+
+    # ---- Names
+
+    def getsockname(self) -> Address:
+        """Own address and port; ("", 0) while unbound."""
+        return self._inner.address, self._inner.port
+
+    def getpeername(self) -> Address:
+        """The default destination. Raises ``SocketError`` (ENOTCONN) where there is none."""
+        if self._inner.peer is None:
+            raise SocketError(errno.ENOTCONN, "the socket has no default destination")
+        return self._inner.peer
+
+    def connect(self, address: Address) -> None:
+        """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EINVAL."""
+        with self._driver.lock:
+            self._inner.connect(address[0], address[1])
+
+    # ---- Options
+
+    def setsockopt(self, level: int, option: int, value: int | bytes | Address) -> None:
+        """Set an option by the kernel's numbers (protocol.md §9.1).
+
+        ``value`` is an int, the bytes that the kernel takes, or for RDS_CANCEL_SENT_TO an address and port. Raises
+        ``SocketError``: EINVAL, ENOPROTOOPT, and what the option itself gives.
+        """
+        with self._driver.lock:
+            if level == c.SOL_RDS:
+                self._set_rds(option, value)
+            elif level == c.SOL_SOCKET:
+                self._set_generic(option, value)
+            else:
+                raise SocketError(errno.ENOPROTOOPT, f"a socket of RDS has no options of level {level}")
+            self._driver.kick()
+
+    def _set_rds(self, option: int, value: int | bytes | Address) -> None:
+        inner = self._inner
+        if option == c.RDS_CANCEL_SENT_TO:
+            inner.cancel_sent_to(*_destination(value))
+        elif option == c.RDS_RECVERR:
+            inner.recverr = bool(_number(value))
+        elif option == c.RDS_CONG_MONITOR:
+            inner.set_congestion_monitor(bool(_number(value)))
+        elif option == c.SO_RDS_TRANSPORT:
+            inner.set_transport(_number(value))
+        elif option == c.SO_RDS_MSG_RXPATH_LATENCY:
+            if not isinstance(value, bytes) or not value or len(value) < 1 + value[0]:
+                raise SocketError(errno.EINVAL, "latency points are a count byte and as many point bytes")
+            inner.trace_latency(*value[1 : 1 + value[0]])
+        else:
+            raise SocketError(errno.ENOPROTOOPT, f"RDS has no option {option} that can be set here")
+
+    def _set_generic(self, option: int, value: int | bytes | Address) -> None:
+        if option in {c.SO_SNDBUF, c.SO_RCVBUF}:
+            size = _number(value)
+            if size <= 0:
+                raise SocketError(errno.EINVAL, f"a buffer of {size} bytes")
+            if option == c.SO_SNDBUF:
+                self._inner.sndbuf = size
+            else:
+                self._inner.rcvbuf = size
+        elif option in {c.SO_SNDTIMEO, c.SO_RCVTIMEO}:
+            seconds = _seconds(value)
+            if option == c.SO_SNDTIMEO:
+                self.send_timeout_s = seconds
+            else:
+                self.receive_timeout_s = seconds
+        else:
+            raise SocketError(errno.ENOPROTOOPT, f"option {option} has no meaning for RDS")
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """Read an option. Buffer sizes are doubled, as Linux gives them. Raises ``SocketError`` (ENOPROTOOPT)."""
+        inner = self._inner
+        known = {
+            (c.SOL_RDS, c.RDS_RECVERR): int(inner.recverr),
+            (c.SOL_RDS, c.SO_RDS_TRANSPORT): inner.get_transport(),
+            (c.SOL_SOCKET, c.SO_SNDBUF): 2 * inner.sndbuf,
+            (c.SOL_SOCKET, c.SO_RCVBUF): 2 * inner.rcvbuf,
+        }
+        if (level, option) not in known:
+            raise SocketError(errno.ENOPROTOOPT, f"option {option} of level {level} cannot be read")
+        return known[level, option]
+
+    def set_tos(self, tos: int) -> None:
+        """SIOCRDSSETTOS. Raises ``SocketError``: ENOTTY, EINVAL."""
+        with self._driver.lock:
+            self._inner.set_tos(tos)
+
+    def cancel_sent_to(self, address: Address) -> int:
+        """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; gives how many messages."""
+        with self._driver.lock:
+            count = self._inner.cancel_sent_to(address[0], address[1])
+            self._driver.kick()
+            return count
+
+    # ---- State
+
+    def poll(self) -> engine.Poll:
+        """What can be done without waiting (§9.6)."""
+        with self._driver.lock:
+            return self._inner.poll()
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages that are queued or not acknowledged."""
+        return self._inner.outstanding
+
+    @property
+    def closed(self) -> bool:
+        """``close`` was called."""
+        return self._inner.closed
+
+    def close(self) -> None:
+        """Free the port. As in the kernel, messages that are not acknowledged are given up: ``drain`` first."""
+        with self._driver.lock:
+            self._inner.close()
+            self._driver.kick()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._inner!r}>"
+
+
+def _number(value: int | bytes | Address) -> int:
+    if isinstance(value, bytes) and len(value) >= _INT.size:
+        return int(_INT.unpack_from(value)[0])
+    if isinstance(value, int):
+        return value
+    raise SocketError(errno.EINVAL, f"{value!r} is not a number")
+
+
+def _seconds(value: int | bytes | Address) -> float | None:
+    """Of a struct timeval, or whole seconds; 0 waits for ever."""
+    if isinstance(value, bytes) and len(value) == _TIMEVAL.size:
+        whole, micro = _TIMEVAL.unpack(value)
+        seconds = whole + micro / 1e6
+    else:
+        seconds = float(_number(value))
+    return seconds or None
+
+
+def _destination(value: int | bytes | Address) -> Address:
+    """An address and port, or the bytes of a sockaddr_in or sockaddr_in6."""
+    if isinstance(value, tuple):
+        return value[0], value[1]
+    if isinstance(value, bytes) and len(value) == _SOCKADDR_IN.size:
+        port, packed = _SOCKADDR_IN.unpack(value)
+        return str(IPv4Address(packed)), port
+    if isinstance(value, bytes) and len(value) == _SOCKADDR_IN6.size:
+        port, packed = _SOCKADDR_IN6.unpack(value)
+        return str(IPv6Address(packed)), port
+    raise SocketError(errno.EINVAL, "RDS_CANCEL_SENT_TO takes an address and port")

@@ -1,0 +1,233 @@
+"""A plain RDS socket that feels like the standard library's.
+
+    with rdstool.Socket() as sock:
+        sock.bind(("10.0.0.1", 4000))
+        sock.sendto(b"hello", ("10.0.0.2", 4000))
+        data, sender = sock.recvfrom(65536)
+
+It needs no kernel module and no rights: a thread of this process speaks RDS over TCP port 16385 of the address. Sockets
+may be used by several threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from rdstool.endpoint.base import Address, SocketBase
+from rdstool.endpoint.constants import MSG_DONTWAIT
+from rdstool.endpoint.stack import Residence, Stack, default_stack
+from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.sockets import Poll, ReceivedMessage
+
+ACK_POLL_S = 0.001
+"""A sender that waits for room asks the system this often what the peer has acknowledged."""
+
+T = TypeVar("T")
+
+
+class Socket(SocketBase):
+    """One RDS socket; calls wait as long as its timeouts say."""
+
+    def __init__(self, stack: Stack | None = None) -> None:
+        self._stack = stack or default_stack()
+        nowhere = self._stack.nowhere
+        super().__init__(nowhere, nowhere.engine.socket())
+        self._home: Residence | None = None
+        self._blocking = True
+        self._event = -1
+        self._signalled = False
+
+    # ---- Names
+
+    def bind(self, address: Address) -> None:
+        """Take an address of this machine and a port, 0 for any.
+
+        Raises ``TransportError`` where the address cannot be had, ``SocketError``: EINVAL, EADDRINUSE.
+        """
+        if self._home is not None or self.closed:
+            raise SocketError(errno.EINVAL, "the socket is bound or closed already")
+        home = self._stack.enter(address[0])
+        try:
+            with home.changed:
+                home.core.engine.adopt(self._inner)
+                self._inner.bind(address[0], address[1])
+        except BaseException:
+            with home.changed:
+                self._stack.nowhere.engine.adopt(self._inner)
+            self._stack.leave(home)
+            raise
+        self._home, self._driver = home, home.core.driver
+        if self._event >= 0:
+            self._watch(home)
+
+    # ---- Timeouts
+
+    def settimeout(self, seconds: float | None) -> None:
+        """How long calls wait: None for ever, 0 not at all."""
+        self._blocking = seconds is None or seconds > 0
+        self.send_timeout_s = self.receive_timeout_s = seconds or None
+
+    def gettimeout(self) -> float | None:
+        """What ``settimeout`` set."""
+        return self.receive_timeout_s if self._blocking else 0.0
+
+    def setblocking(self, blocking: bool) -> None:
+        """Wait for ever, or not at all."""
+        self.settimeout(None if blocking else 0.0)
+
+    # ---- Sending
+
+    def sendmsg(
+        self,
+        data: bytes | bytearray | memoryview,
+        address: Address | None = None,
+        *,
+        flags: int = 0,
+        token: int | None = None,
+    ) -> int:
+        """Queue one message; gives its length. Port 0 pings. With ``token``, its end is reported by ``recvmsg``.
+
+        Raises ``SocketError`` as sendmsg(2); without waiting ``WouldBlock`` (EAGAIN where the send buffer is full,
+        ENOBUFS where the destination is congested); ``TimeoutError`` after the timeout.
+        """
+        to = () if address is None else (address[0], address[1])
+        driver, inner = self._driver, self._inner
+        if not self._blocking:
+            flags |= MSG_DONTWAIT
+
+        def send() -> int:
+            return inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token)
+
+        return self._call(send, flags, self.send_timeout_s)
+
+    def sendto(self, data: bytes | bytearray | memoryview, address: Address) -> int:
+        """Send one message to an address and port."""
+        return self.sendmsg(data, address)
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Send one message to the default destination."""
+        return self.sendmsg(data)
+
+    def drain(self, timeout_s: float | None = None) -> None:
+        """Wait until everything that was sent is acknowledged or given up. Raises ``TimeoutError``."""
+        home = self._home
+        if home is None:
+            return
+        deadline = None if timeout_s is None else self._driver.now() + timeout_s
+        with home.changed:
+            while not self._inner.closed and not self._inner.drained():
+                self._wait(home, deadline, asking=True)
+
+    # ---- Receiving
+
+    def recvmsg(self, size: int | None = None, *, flags: int = 0) -> ReceivedMessage:
+        """The next message or notification. With MSG_PEEK it stays, with MSG_TRUNC ``length`` is that of all of it.
+
+        Raises without waiting ``WouldBlock`` (EAGAIN); ``TimeoutError`` after the timeout.
+        """
+        driver, inner = self._driver, self._inner
+        if not self._blocking:
+            flags |= MSG_DONTWAIT
+
+        def receive() -> ReceivedMessage:
+            return inner.recvmsg(size, now=driver.now(), flags=flags)
+
+        message = self._call(receive, flags, self.receive_timeout_s)
+        if self._signalled:
+            self._signal()
+        return message
+
+    def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
+        """The next message with its sender; notifications are passed over."""
+        while True:
+            message = self.recvmsg(size)
+            if message.address:
+                return message.data, (message.address, message.port)
+
+    def recv(self, size: int | None = None) -> bytes:
+        """The next message."""
+        return self.recvfrom(size)[0]
+
+    # ---- Waiting
+
+    def _call(self, call: Callable[[], T], flags: int, timeout_s: float | None) -> T:
+        """Do it, waiting as often as it would block."""
+        driver = self._driver
+        deadline: float | None = None
+        with driver.lock:
+            while True:
+                try:
+                    answer = call()
+                except WouldBlock as reason:
+                    driver.kick()
+                    if flags & MSG_DONTWAIT:
+                        raise
+                    if self._home is None:
+                        raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come") from None
+                    if deadline is None and timeout_s is not None:
+                        deadline = driver.now() + timeout_s
+                    self._wait(self._home, deadline, asking=reason.waiting_for is Wait.SEND_ROOM)
+                else:
+                    driver.kick()
+                    return answer
+
+    def _wait(self, home: Residence, deadline: float | None, *, asking: bool) -> None:
+        """Until something changes. With ``asking``, acknowledgements are asked for. The lock is held."""
+        now = self._driver.now()
+        if deadline is not None and now >= deadline:
+            raise TimeoutError("timed out")
+        if self._inner.closed:
+            raise SocketError(errno.EBADF, "the socket was closed")
+        wait_s = None if deadline is None else deadline - now
+        if asking:
+            before = self._inner.outstanding
+            self._driver.transport.check_acks()
+            self._driver.kick()
+            if self._inner.outstanding < before:
+                return
+            wait_s = ACK_POLL_S if wait_s is None else min(wait_s, ACK_POLL_S)
+        home.changed.wait(wait_s)
+
+    def fileno(self) -> int:
+        """A descriptor for ``select`` and its like, readable while ``poll`` has IN. Not to be read from. Linux only."""
+        if self._event < 0:
+            self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            if self._home is not None:
+                self._watch(self._home)
+        return self._event
+
+    def _watch(self, home: Residence) -> None:
+        with home.changed:
+            home.watchers[self._inner] = self._signal_locked
+            self._signal_locked()
+
+    def _signal(self) -> None:
+        with self._driver.lock:
+            self._signal_locked()
+
+    def _signal_locked(self) -> None:
+        """Make the descriptor say what ``poll`` says."""
+        readable = bool(self._inner.poll() & Poll.IN)
+        if readable and not self._signalled:
+            os.eventfd_write(self._event, 1)
+        elif self._signalled and not readable:
+            os.eventfd_read(self._event)
+        self._signalled = readable
+
+    def close(self) -> None:
+        """Free the port, and with the last socket the address. What is not acknowledged is given up: ``drain`` first."""
+        if self.closed:
+            return
+        super().close()
+        home, self._home = self._home, None
+        if home is not None:
+            with home.changed:
+                home.watchers.pop(self._inner, None)
+                home.changed.notify_all()
+            self._stack.leave(home)
+        if self._event >= 0:
+            os.close(self._event)
+            self._event = -1

@@ -1,0 +1,49 @@
+"""Numbers of the kernel's socket interface (``include/uapi/linux/rds.h``; protocol.md §9)."""
+
+from __future__ import annotations
+
+from rdstool.protocol.sockets import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC, TRANSPORT_NONE, Poll
+
+AF_RDS = PF_RDS = 21
+SOL_RDS = 276
+
+RDS_CANCEL_SENT_TO = 1
+RDS_RECVERR = 5
+RDS_CONG_MONITOR = 6
+SO_RDS_TRANSPORT = 8
+SO_RDS_MSG_RXPATH_LATENCY = 10
+
+RDS_TRANS_IB = 0
+RDS_TRANS_TCP = 2
+RDS_TRANS_NONE = TRANSPORT_NONE
+
+# Level SOL_SOCKET, Linux's numbers on every system.
+SOL_SOCKET = 1
+SO_SNDBUF = 7
+SO_RCVBUF = 8
+SO_RCVTIMEO = 20
+SO_SNDTIMEO = 21
+
+__all__ = [
+    "AF_RDS",
+    "MSG_DONTWAIT",
+    "MSG_OOB",
+    "MSG_PEEK",
+    "MSG_TRUNC",
+    "PF_RDS",
+    "RDS_CANCEL_SENT_TO",
+    "RDS_CONG_MONITOR",
+    "RDS_RECVERR",
+    "RDS_TRANS_IB",
+    "RDS_TRANS_NONE",
+    "RDS_TRANS_TCP",
+    "SOL_RDS",
+    "SOL_SOCKET",
+    "SO_RCVBUF",
+    "SO_RCVTIMEO",
+    "SO_RDS_MSG_RXPATH_LATENCY",
+    "SO_RDS_TRANSPORT",
+    "SO_SNDBUF",
+    "SO_SNDTIMEO",
+    "Poll",
+]

@@ -1,0 +1,278 @@
+"""Nodes and sockets for asyncio.
+
+    async with rdstool.Node("10.0.0.1") as node:
+        sock = node.socket(port=4000)
+        await sock.sendto(b"hello", ("10.0.0.2", 4000))
+        data, sender = await sock.recvfrom()
+
+A node owns its addresses: it answers pings, takes connections and acknowledges, as a host's kernel would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+from rdstool.endpoint.base import Address, SocketBase
+from rdstool.endpoint.constants import MSG_DONTWAIT
+from rdstool.endpoint.core import Core, NodeOptions
+from rdstool.errors import TransportError, UsageError
+from rdstool.protocol import events
+from rdstool.protocol.errors import Wait, WouldBlock
+from rdstool.protocol.node import Node as Engine
+from rdstool.protocol.sockets import ReceivedMessage
+from rdstool.protocol.sockets import Socket as EngineSocket
+from rdstool.transport.driver import Driver
+
+CLOSE_GRACE_S = 2.0
+"""How long closing a node waits for its peers."""
+
+Listener = Callable[[events.Event], None]
+
+
+class Node:
+    """A host that speaks RDS, for use in one event loop."""
+
+    def __init__(self, *addresses: str, options: NodeOptions | None = None) -> None:
+        if not addresses:
+            raise UsageError("a node needs an address")
+        self._addresses = addresses
+        self._options = options or NodeOptions()
+        self._core: Core | None = None
+        self._sockets: dict[EngineSocket, AsyncSocket] = {}
+        self._waiting_for_peers: list[asyncio.Future[None]] = []
+        self._listeners: list[Listener] = []
+
+    # ---- Life
+
+    async def start(self) -> None:
+        """Take the addresses. Raises ``TransportError`` where one cannot be had, ``SocketError`` where it is none."""
+        if self._core is not None:
+            raise TransportError("the node is running already")
+        self._core = Core(self._addresses, self._options, asyncio.get_running_loop(), self._hear)
+
+    async def close(self) -> None:
+        """Close all sockets and connections. What is not acknowledged is given up: ``drain`` sockets first."""
+        core, self._core = self._core, None
+        if core is None:
+            return
+        for sock in self._sockets.values():
+            sock._wake_all()
+        self._sockets.clear()
+        await core.finish(CLOSE_GRACE_S)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    @property
+    def core(self) -> Core:
+        """The running engine and transport. Raises ``TransportError`` before ``start`` and after ``close``."""
+        if self._core is None:
+            raise TransportError("the node is not running: use 'async with', or await start()")
+        return self._core
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, to look at: counters, connections, trace (``rdstool.protocol.info`` reads it)."""
+        return self.core.engine
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Own addresses, in canonical form."""
+        return self.core.addresses
+
+    # ---- Use
+
+    def socket(self, port: int | None = None, *, address: str | None = None) -> AsyncSocket:
+        """A socket; with ``port`` bound to it on ``address`` (or the node's first), 0 for any free port."""
+        core = self.core
+        sock = AsyncSocket(core.driver, core.engine.socket(), self)
+        self._sockets[sock._inner] = sock
+        if port is not None:
+            try:
+                sock.bind((address or core.addresses[0], port))
+            except OSError:
+                sock.close()
+                raise
+        return sock
+
+    def on_event(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` with each event of the engine; gives what ends that. It must not block nor raise."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # ---- Inside
+
+    def _hear(self, event: events.Event) -> None:
+        match event:
+            case events.SocketReadable():
+                self._wake(event.socket, Wait.MESSAGE)
+            case events.SocketWritable():
+                self._wake(event.socket, Wait.SEND_ROOM)
+            case events.CongestionChanged() | events.PathsAgreed():
+                waiting, self._waiting_for_peers = self._waiting_for_peers, []
+                _release(waiting)
+            case _:
+                pass
+        for listener in list(self._listeners):
+            listener(event)
+
+    def _wake(self, inner: EngineSocket, reason: Wait) -> None:
+        sock = self._sockets.get(inner)
+        if sock is not None:
+            sock._wake(reason)
+
+    def _wait_for_peer(self) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self.core.driver.loop.create_future()
+        self._waiting_for_peers.append(future)
+        return future
+
+    def _forget(self, inner: EngineSocket) -> None:
+        self._sockets.pop(inner, None)
+
+
+class AsyncSocket(SocketBase):
+    """An RDS socket whose calls wait without blocking the event loop. Made by ``Node.socket``."""
+
+    def __init__(self, driver: Driver, inner: EngineSocket, node: Node) -> None:
+        super().__init__(driver, inner)
+        self._node = node
+        self._waiters: dict[Wait, list[asyncio.Future[None]]] = {Wait.MESSAGE: [], Wait.SEND_ROOM: []}
+
+    def bind(self, address: Address) -> None:
+        """Take an address of the node and a port, 0 for any. Raises ``SocketError``."""
+        with self._driver.lock:
+            self._inner.bind(address[0], address[1])
+
+    # ---- Sending
+
+    async def sendmsg(
+        self,
+        data: bytes | bytearray | memoryview,
+        address: Address | None = None,
+        *,
+        flags: int = 0,
+        token: int | None = None,
+    ) -> int:
+        """Queue one message, and wait for room where there is none; gives its length. Port 0 pings.
+
+        Raises ``SocketError`` as sendmsg(2); with MSG_DONTWAIT ``WouldBlock`` instead of waiting (EAGAIN where the
+        send buffer is full, ENOBUFS where the destination is congested); ``TimeoutError`` after ``send_timeout_s``.
+        """
+        to = () if address is None else (address[0], address[1])
+        driver, inner = self._driver, self._inner
+        deadline: float | None = None
+        while True:
+            try:
+                with driver.lock:
+                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token)
+                    driver.kick()
+                    return length
+            except WouldBlock as reason:
+                with driver.lock:
+                    driver.kick()
+                if flags & MSG_DONTWAIT:
+                    raise
+                if deadline is None and self.send_timeout_s is not None:
+                    deadline = driver.now() + self.send_timeout_s
+                await self._until(reason.waiting_for, deadline)
+
+    async def sendto(self, data: bytes | bytearray | memoryview, address: Address) -> int:
+        """Send one message to an address and port."""
+        return await self.sendmsg(data, address)
+
+    async def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Send one message to the default destination."""
+        return await self.sendmsg(data)
+
+    async def drain(self) -> None:
+        """Wait until everything that was sent is acknowledged or given up."""
+        while True:
+            with self._driver.lock:
+                self._driver.transport.check_acks()
+                self._driver.kick()
+                if self._inner.closed or self._inner.drained():
+                    return
+                future = self._waiter(Wait.SEND_ROOM)
+            await future
+
+    # ---- Receiving
+
+    async def recvmsg(self, size: int | None = None, *, flags: int = 0) -> ReceivedMessage:
+        """The next message or notification, waiting for it. With MSG_PEEK it stays, with MSG_TRUNC ``length`` is whole.
+
+        Raises with MSG_DONTWAIT ``WouldBlock`` instead of waiting; ``TimeoutError`` after ``receive_timeout_s``.
+        """
+        driver, inner = self._driver, self._inner
+        deadline: float | None = None
+        while True:
+            try:
+                with driver.lock:
+                    message = inner.recvmsg(size, now=driver.now(), flags=flags)
+                    driver.kick()
+                    return message
+            except WouldBlock as reason:
+                if flags & MSG_DONTWAIT:
+                    raise
+                if deadline is None and self.receive_timeout_s is not None:
+                    deadline = driver.now() + self.receive_timeout_s
+                await self._until(reason.waiting_for, deadline)
+
+    async def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
+        """The next message with its sender; notifications are passed over."""
+        while True:
+            message = await self.recvmsg(size)
+            if message.address:
+                return message.data, (message.address, message.port)
+
+    async def recv(self, size: int | None = None) -> bytes:
+        """The next message."""
+        data, _ = await self.recvfrom(size)
+        return data
+
+    # ---- Waiting
+
+    async def _until(self, reason: Wait, deadline: float | None) -> None:
+        with self._driver.lock:
+            if self._inner.closed:
+                raise TransportError("the socket was closed")
+            if reason is Wait.SEND_ROOM:
+                self._driver.transport.check_acks()
+                self._driver.kick()
+            future = self._waiter(reason) if reason in self._waiters else self._node._wait_for_peer()
+        async with asyncio.timeout_at(deadline):
+            await future
+        if self._inner.closed:
+            raise TransportError("the socket was closed")
+
+    def _waiter(self, reason: Wait) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._driver.loop.create_future()
+        self._waiters[reason].append(future)
+        return future
+
+    def _wake(self, reason: Wait) -> None:
+        waiting = self._waiters[reason]
+        if waiting:
+            self._waiters[reason] = []
+            _release(waiting)
+
+    def _wake_all(self) -> None:
+        for reason in self._waiters:
+            self._wake(reason)
+
+    def close(self) -> None:
+        """Free the port, and wake whoever waits on it."""
+        super().close()
+        self._node._forget(self._inner)
+        self._wake_all()
+
+
+def _release(waiting: list[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)

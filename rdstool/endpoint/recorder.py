@@ -1,0 +1,108 @@
+"""Writes what a node exchanges to a pcapng file, without the rights that a capture needs.
+
+The frames are made up around the bytes that went through the node's TCP sockets: handshakes, segments,
+acknowledgements as far as the node has learnt of them, FIN and RST. There are no retransmissions, for the system
+shows none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdstool.endpoint.frames import SEGMENT_BYTES, SEQUENCES, Host, TcpFlag, tcp_frame
+from rdstool.errors import TransportError
+from rdstool.export.pcapng import PcapngWriter
+
+FIRST_SEQUENCE = 1
+"""Initial TCP sequence number of both sides, as a relative one."""
+
+
+@dataclass(slots=True)
+class _Conversation:
+    """One TCP connection as it is told in the file."""
+
+    local: Host
+    peer: Host
+    local_ended: bool = False
+    peer_ended: bool = False
+
+
+class Recorder:
+    """A tap of the transport (``rdstool.transport.base.Tap``)."""
+
+    def __init__(self, path: Path, clock: Callable[[], int] = time.time_ns) -> None:
+        """Create the file, or empty it. ``clock`` gives nanoseconds since 1970. Raises ``TransportError``."""
+        try:
+            self._file = PcapngWriter(path, "rdstool")
+        except OSError as problem:
+            raise TransportError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+        self._clock = clock
+        self._conversations: dict[int, _Conversation] = {}
+
+    def opened(self, key: int, local: tuple[str, int], peer: tuple[str, int], *, incoming: bool) -> None:
+        """SYN, SYN and ACK, ACK."""
+        talk = _Conversation(Host(*local, FIRST_SEQUENCE), Host(*peer, FIRST_SEQUENCE))
+        self._conversations[key] = talk
+        client, server = (talk.peer, talk.local) if incoming else (talk.local, talk.peer)
+        self._add(client, server, TcpFlag.SYN)
+        client.advance(1)
+        server.acknowledges = client.next_sequence
+        self._add(server, client, TcpFlag.SYN | TcpFlag.ACK)
+        server.advance(1)
+        client.acknowledges = server.next_sequence
+        self._add(client, server, TcpFlag.ACK)
+
+    def sent(self, key: int, data: bytes) -> None:
+        """Segments of ours."""
+        talk = self._conversations[key]
+        self._segments(talk.local, talk.peer, data)
+
+    def received(self, key: int, data: bytes) -> None:
+        """Segments of the peer, and what our system answered."""
+        talk = self._conversations[key]
+        self._segments(talk.peer, talk.local, data)
+        talk.local.acknowledges = talk.peer.next_sequence
+        self._add(talk.local, talk.peer, TcpFlag.ACK)
+
+    def acknowledged(self, key: int, total: int) -> None:
+        """An acknowledgement of the peer, for the first ``total`` bytes of ours."""
+        talk = self._conversations.get(key)
+        if talk is not None:
+            talk.peer.acknowledges = (FIRST_SEQUENCE + 1 + total) % SEQUENCES
+            self._add(talk.peer, talk.local, TcpFlag.ACK)
+
+    def closed(self, key: int, *, reset: bool, by_peer: bool) -> None:
+        """FIN of one side, or RST."""
+        talk = self._conversations.get(key)
+        if talk is None:
+            return
+        source, destination = (talk.peer, talk.local) if by_peer else (talk.local, talk.peer)
+        if reset:
+            self._add(source, destination, TcpFlag.RST | TcpFlag.ACK)
+        elif not (talk.peer_ended if by_peer else talk.local_ended):
+            self._add(source, destination, TcpFlag.FIN | TcpFlag.ACK)
+            source.advance(1)
+        if by_peer and not reset:
+            # Whether the peer has acknowledged our own FIN is not known, and not made up.
+            talk.local.acknowledges = talk.peer.next_sequence
+            self._add(talk.local, talk.peer, TcpFlag.ACK)
+        talk.peer_ended |= by_peer or reset
+        talk.local_ended |= not by_peer or reset
+        if talk.peer_ended and talk.local_ended:
+            del self._conversations[key]
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.close()
+
+    def _segments(self, source: Host, destination: Host, data: bytes) -> None:
+        for at in range(0, len(data), SEGMENT_BYTES):
+            piece = data[at : at + SEGMENT_BYTES]
+            self._add(source, destination, TcpFlag.PSH | TcpFlag.ACK, piece)
+            source.advance(len(piece))
+
+    def _add(self, source: Host, destination: Host, flags: TcpFlag, data: bytes = b"") -> None:
+        self._file.frame(self._clock(), tcp_frame(source, destination, flags, data))

@@ -1,0 +1,129 @@
+"""The nodes that a process's blocking sockets share, run by an event loop in a thread of its own.
+
+An address belongs to the first socket that binds to it, and is given up with the last: as with a kernel, the
+programmer sees sockets only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Self, TypeVar
+
+from rdstool.endpoint.core import Core, NodeOptions
+from rdstool.protocol import events
+from rdstool.protocol import sockets as engine
+from rdstool.protocol.addresses import canonical
+from rdstool.protocol.node import Node as Engine
+from rdstool.transport.driver import Driver
+
+STACK_GRACE_S = 0.5
+"""How long giving up an address waits for its peers."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Residence:
+    """An address of this process."""
+
+    core: Core
+    changed: threading.Condition
+    """Notified of everything that may end a wait; made of the driver's lock."""
+    sockets: int = 0
+    """Sockets that keep it."""
+    watchers: dict[engine.Socket, Callable[[], None]] = field(default_factory=dict)
+    """Told, under the lock, whenever there may be news for a socket."""
+
+
+class Stack:
+    """All nodes of blocking sockets. ``default_stack`` gives the one that plain sockets use."""
+
+    def __init__(self, options: NodeOptions | None = None) -> None:
+        self._options = options or NodeOptions()
+        self._homes: dict[str, Residence] = {}
+        self._guard = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self.nowhere = Driver(Engine(random=random.SystemRandom(), settings=self._options.settings), self._loop)
+        """Where sockets are until they bind."""
+
+    def close(self) -> None:
+        """Give up all addresses and end the thread. Sockets that are still open are of no more use."""
+        with self._guard:
+            for home in set(self._homes.values()):
+                self._run(home.core.finish(0))
+            self._homes.clear()
+            if self._thread is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def enter(self, address: str) -> Residence:
+        """A place on the node of ``address``, started where there is none.
+
+        Raises ``TransportError`` where the address cannot be had, ``SocketError`` where it is none.
+        """
+        with self._guard:
+            try:
+                key = canonical(address)
+            except ValueError:
+                key = address  # the engine says what is wrong with it
+            home = self._homes.get(key)
+            if home is None:
+                home = self._homes[key] = self._run(self._start(key))
+            home.sockets += 1
+            return home
+
+    def leave(self, home: Residence) -> None:
+        """One socket less; with the last one the address is given up."""
+        with self._guard:
+            home.sockets -= 1
+            if home.sockets:
+                return
+            for address in home.core.addresses:
+                self._homes.pop(address, None)
+            self._run(home.core.finish(STACK_GRACE_S))
+
+    async def _start(self, address: str) -> Residence:
+        home: Residence
+
+        def hear(event: events.Event) -> None:
+            match event:
+                case events.SocketReadable() | events.SocketWritable():
+                    watcher = home.watchers.get(event.socket)
+                    if watcher is not None:
+                        watcher()
+                    home.changed.notify_all()
+                case events.CongestionChanged() | events.PathsAgreed():
+                    for watcher in home.watchers.values():
+                        watcher()
+                    home.changed.notify_all()
+                case _:
+                    pass
+
+        core = Core((address,), self._options, asyncio.get_running_loop(), hear, threaded=True)
+        home = Residence(core, threading.Condition(core.driver.lock))
+        return home
+
+    def _run(self, job: Coroutine[Any, Any, T]) -> T:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop.run_forever, name="rdstool", daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(job, self._loop).result()
+
+
+@cache
+def default_stack() -> Stack:
+    """The stack of this process, as the kernel has one."""
+    return Stack()

@@ -1,0 +1,62 @@
+"""Writes pcapng files: one section, one Ethernet interface, times in nanoseconds (draft-ietf-opsawg-pcapng)."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+LINKTYPE_ETHERNET = 1
+SNAP_BYTES = 262_144
+"""Longest frame that the file announces."""
+
+_SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
+_MAGIC = 0x1A2B3C4D
+_UNKNOWN_LENGTH = 0xFFFF_FFFF_FFFF_FFFF
+_OPTION_USERAPPL, _OPTION_TSRESOL = 4, 9
+_NANOSECONDS = 9
+_PACKET_HEAD = struct.Struct("<IIIIIII")
+
+
+class PcapngWriter:
+    """A file that frames are added to. What was added is in the file after ``flush`` or ``close``."""
+
+    def __init__(self, path: Path, application: str) -> None:
+        """Create the file, or empty it. Raises ``OSError``."""
+        self._out: BinaryIO = path.open("wb")
+        self._write(
+            _SECTION,
+            struct.pack("<IHHQ", _MAGIC, 1, 0, _UNKNOWN_LENGTH)
+            + _option(_OPTION_USERAPPL, application.encode())
+            + bytes(4),
+        )
+        self._write(
+            _INTERFACE,
+            struct.pack("<HHI", LINKTYPE_ETHERNET, 0, SNAP_BYTES)
+            + _option(_OPTION_TSRESOL, bytes([_NANOSECONDS]))
+            + bytes(4),
+        )
+
+    def frame(self, time_ns: int, data: bytes) -> None:
+        """Add an Ethernet frame; ``time_ns`` since 1970."""
+        size = len(data)
+        padding = -size % 4
+        total = 32 + size + padding
+        head = _PACKET_HEAD.pack(_PACKET, total, 0, time_ns >> 32, time_ns & 0xFFFF_FFFF, size, size)
+        self._out.write(b"".join((head, data, bytes(padding), total.to_bytes(4, "little"))))
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        self._out.flush()
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._out.close()
+
+    def _write(self, kind: int, body: bytes) -> None:
+        total = 12 + len(body)
+        self._out.write(struct.pack("<II", kind, total) + body + struct.pack("<I", total))
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)

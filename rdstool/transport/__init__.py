@@ -1,0 +1,1 @@
+"""What moves the engine's bytes: TCP sockets, or memory between nodes of one process."""

@@ -1,0 +1,67 @@
+"""What every transport is to its driver."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rdstool.protocol import events
+from rdstool.protocol.link import Link
+
+Wanted = events.ConnectWanted | events.ReadWanted | events.CloseWanted | events.AbortWanted
+"""What the engine asks of a transport."""
+
+
+class Transport(Protocol):
+    """Carries bytes between engines. All calls but ``flush`` come from the driver's loop, under its lock."""
+
+    def listen(self, address: str) -> None:
+        """Take connections for an address of the node. Raises ``TransportError`` where that cannot be."""
+        ...
+
+    def obey(self, wanted: Wanted) -> None:
+        """Do what the engine asks for."""
+        ...
+
+    def flush(self, link: Link) -> bool:
+        """Write what the engine has for a link; False where the loop must go on with it (``settle``)."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for what ``flush`` left: sockets that were full, acknowledgements to come."""
+        ...
+
+    def check_acks(self) -> None:
+        """Find out now what the peers have acknowledged."""
+        ...
+
+    def open_links(self) -> int:
+        """Connections that are open or being opened."""
+        ...
+
+    def close(self) -> None:
+        """Give up everything at once."""
+        ...
+
+
+class Tap(Protocol):
+    """Is told of all bytes that go over a connection, to record them. ``key`` names the connection."""
+
+    def opened(self, key: int, local: tuple[str, int], peer: tuple[str, int], *, incoming: bool) -> None:
+        """A connection is established."""
+        ...
+
+    def sent(self, key: int, data: bytes) -> None:
+        """The system has taken these bytes."""
+        ...
+
+    def received(self, key: int, data: bytes) -> None:
+        """These bytes came."""
+        ...
+
+    def acknowledged(self, key: int, total: int) -> None:
+        """The peer has acknowledged the first ``total`` bytes."""
+        ...
+
+    def closed(self, key: int, *, reset: bool, by_peer: bool) -> None:
+        """One direction has ended, or with ``reset`` both."""
+        ...

@@ -1,0 +1,108 @@
+"""Runs one engine: hands its events to transport and application, its bytes to the transport, and keeps its time.
+
+Everything that touches the engine holds ``lock``. The loop's own callbacks take it; an application that lives in the
+loop never waits for it, one in another thread waits for at most one callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+from rdstool.protocol import events
+from rdstool.protocol.node import Node
+from rdstool.transport.base import Transport
+
+BURST_S = 0.000_1
+"""What is sent later than this after the last flush goes out at once; what follows more closely goes out together."""
+
+_WANTED = (events.ConnectWanted, events.ReadWanted, events.CloseWanted, events.AbortWanted)
+
+
+class Driver:
+    """One engine, its transport and the event loop that runs them."""
+
+    def __init__(self, engine: Node, loop: asyncio.AbstractEventLoop, *, threaded: bool = False) -> None:
+        self.engine = engine
+        self.loop = loop
+        self.lock = threading.Lock()
+        self.hear: Callable[[events.Event], None] = lambda _event: None
+        """Takes the events that are for the application; called in the loop, under the lock."""
+        self.transport: Transport
+        self._call_soon = loop.call_soon_threadsafe if threaded else loop.call_soon
+        self._timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
+        self._flushed_at = 0.0
+
+    @staticmethod
+    def now() -> float:
+        """Seconds on the clock that the engine is run by."""
+        return time.monotonic()
+
+    # ---- From the application, under the lock
+
+    def kick(self) -> None:
+        """After any call of the engine: see that what follows from it gets done."""
+        engine = self.engine
+        if not engine.pending or self._scheduled:
+            return
+        if engine.ready and engine.now - self._flushed_at > BURST_S:
+            self._flushed_at = engine.now
+            settled = True
+            for link in engine.take_ready():
+                settled &= self.transport.flush(link)
+            if settled and not engine.pending:
+                return
+        self._scheduled = True
+        self._call_soon(self._run)
+
+    # ---- In the loop
+
+    def _run(self) -> None:
+        with self.lock:
+            self._scheduled = False
+            self.act()
+
+    def act(self) -> None:
+        """Do what the engine asks for, until it asks for nothing. The caller is in the loop and holds the lock."""
+        engine, transport = self.engine, self.transport
+        while engine.pending:
+            for event in engine.take_events():
+                if isinstance(event, _WANTED):
+                    transport.obey(event)
+                else:
+                    self.hear(event)
+            for link in engine.take_ready():
+                transport.flush(link)
+        self._flushed_at = engine.now
+        transport.settle()
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self.engine.next_timer()
+        if self._timer is not None:
+            if due is not None and self._timer.when() <= due and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            # Both are the monotonic clock; asyncio's own resolution is allowed for by asking again.
+            self._timer = self.loop.call_at(due, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        with self.lock:
+            self._timer = None
+            now = self.now()
+            due = self.engine.next_timer()
+            if due is not None and due <= now:
+                self.engine.timer_expired(now)
+            self.act()
+
+    def stop(self) -> None:
+        """Run no more timers, and give up all connections."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.transport.close()

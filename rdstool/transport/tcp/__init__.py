@@ -1,0 +1,1 @@
+"""RDS over TCP port 16385, with the operating system's sockets."""

@@ -1,0 +1,106 @@
+"""One TCP connection: the engine's link, the system's socket, and what is between them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from rdstool.protocol.link import Link
+from rdstool.transport.base import Tap
+from rdstool.transport.tcp.unacked import unacknowledged
+
+WRITE_BYTES = 1 << 18
+"""Taken from the engine at once. What is taken stays in order behind it, so not too much."""
+JOIN_BYTES = 4096
+"""Buffers that are shorter on average are copied together: the system takes one faster than many."""
+VECTORS = 512
+"""Buffers in one call to the system; Linux takes 1,024."""
+
+Buffer = bytes | memoryview
+
+
+class Stream:
+    """Bytes out, and how many of them the peer has. The transport decides when."""
+
+    __slots__ = (
+        "acked",
+        "connecting",
+        "ended",
+        "finished",
+        "fresh",
+        "key",
+        "link",
+        "pending",
+        "reading",
+        "sock",
+        "tap",
+        "waiting",
+        "writing",
+        "written",
+    )
+
+    def __init__(self, key: int, link: Link, sock: socket.socket, tap: Tap | None, *, connecting: bool) -> None:
+        self.key = key
+        self.link = link
+        self.sock = sock
+        self.tap = tap
+        self.connecting = connecting
+        self.pending: list[Buffer] = []
+        """Taken from the engine, not yet by the system; in order."""
+        self.written = 0
+        """Bytes that the system has taken."""
+        self.acked = 0
+        """Bytes that the peer's system has acknowledged, as far as we have asked."""
+        self.waiting = False
+        """Listed among those whose acknowledgements are asked for."""
+        self.reading = False
+        """The loop watches for bytes to read."""
+        self.writing = False
+        """The loop watches for room to write."""
+        self.fresh = True
+        """Nothing has been read yet."""
+        self.finished = False
+        """Our FIN is sent."""
+        self.ended = False
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Have the system take what it can; the rest is ``pending``. Raises ``OSError``."""
+        total = sum(map(len, buffers))
+        if total < JOIN_BYTES * len(buffers):
+            buffers = (b"".join(buffers),)
+        for at in range(0, len(buffers), VECTORS):
+            part = buffers[at : at + VECTORS]
+            size = total if len(part) == len(buffers) else sum(map(len, part))
+            try:
+                taken = self.sock.sendmsg(part)
+            except BlockingIOError:
+                taken = 0
+            self.written += taken
+            if self.tap is not None and taken:
+                self.tap.sent(self.key, b"".join(part)[:taken])
+            if taken < size:
+                self.pending = [*_rest(part, taken), *buffers[at + VECTORS :]]
+                return
+        self.pending = []
+
+    def update_acked(self) -> bool:
+        """Ask the system what the peer has; True where there is news. Raises ``OSError``."""
+        left = unacknowledged(self.sock)
+        if self.finished and left:
+            left -= 1  # the FIN, which is acknowledged last
+        acked = self.written - left
+        if acked <= self.acked:
+            return False
+        self.acked = acked
+        if self.tap is not None:
+            self.tap.acknowledged(self.key, acked)
+        return True
+
+
+def _rest(buffers: Sequence[Buffer], taken: int) -> list[Buffer]:
+    """What is left of ``buffers`` behind the first ``taken`` bytes."""
+    for index, buffer in enumerate(buffers):
+        if taken < len(buffer):
+            return [memoryview(buffer)[taken:], *buffers[index + 1 :]]
+        taken -= len(buffer)
+    return []

@@ -1,0 +1,376 @@
+"""Carries links of the engine over TCP sockets, driven by an event loop's readiness callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+
+from dissectors.wire.rds import TCP_PORT
+from rdstool.protocol import events
+from rdstool.protocol.link import Link
+from rdstool.transport.base import Tap, Wanted
+from rdstool.transport.driver import Driver
+from rdstool.transport.tcp.sockets import Dialler, abort, listener, tune
+from rdstool.transport.tcp.stream import WRITE_BYTES, Stream
+
+READ_BYTES = 1 << 18
+"""Read from one socket at once."""
+READ_ROUNDS = 8
+"""Reads from one socket before others have their turn."""
+ACCEPT_ROUNDS = 64
+"""Connections taken before others have their turn."""
+ACCEPT_PAUSE_S = 1.0
+"""How long no connections are taken after the system ran out of file descriptors."""
+ACK_FIRST_S = 0.001
+"""When to ask for acknowledgements after a write."""
+ACK_LONGEST_S = 0.064
+"""Between two questions where nothing is acknowledged; a receiver delays its acknowledgements by 40 ms."""
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class TcpTransport:
+    """All TCP connections of one node."""
+
+    def __init__(self, driver: Driver, *, tap: Tap | None = None, port: int = TCP_PORT) -> None:
+        self._driver = driver
+        self._loop = driver.loop
+        self._engine = driver.engine
+        self._tap = tap
+        self._port = port
+        first = int(self._engine.random.random() * (1 << 16))
+        by_path = self._engine.profile.announces_sport_idx
+        self._dialler = Dialler(self._engine.settings, first, port=port, by_path=by_path)
+        self._listeners: list[tuple[str, socket.socket]] = []
+        self._streams: dict[int, Stream] = {}
+        self._keys = count(1)
+        self._unacked: set[Stream] = set()
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._ack_delay = ACK_FIRST_S
+        self._unsettled: set[Stream] = set()
+        """Streams that ``flush`` left something to wait for."""
+
+    # ---- Listening
+
+    def listen(self, address: str) -> None:
+        """Take connections on the port. Raises ``TransportError``."""
+        sock = listener(address, self._port, self._engine.settings)
+        self._listeners.append((address, sock))
+        self._loop.add_reader(sock, self._accept, address, sock)
+
+    def _accept(self, address: str, sock: socket.socket) -> None:
+        with self._driver.lock:
+            for _ in range(ACCEPT_ROUNDS):
+                try:
+                    incoming, peer = sock.accept()
+                except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                    break
+                except OSError as problem:
+                    if problem.errno in _OUT_OF_RESOURCES:
+                        self._pause(address, sock)
+                    break
+                self._take(address, incoming, peer[0], peer[1])
+            self._driver.act()
+
+    def _take(self, address: str, sock: socket.socket, peer: str, port: int) -> None:
+        link = self._engine.accepted(address, peer, port, self._driver.now())
+        if link is None:
+            abort(sock)
+            return
+        stream = self._add(link, sock, connecting=False)
+        try:
+            tune(sock)
+        except OSError as problem:
+            self._lose(stream, problem.strerror or str(problem), by_peer=True)
+            return
+        self._opened(stream, (address, self._port), (peer, port))
+
+    def _pause(self, address: str, sock: socket.socket) -> None:
+        """The system has no file descriptors left: leave connections in its backlog for a while."""
+        self._loop.remove_reader(sock)
+
+        def go_on() -> None:
+            if sock.fileno() >= 0:
+                self._loop.add_reader(sock, self._accept, address, sock)
+
+        self._loop.call_later(ACCEPT_PAUSE_S, go_on)
+
+    # ---- What the engine wants
+
+    def obey(self, wanted: Wanted) -> None:
+        """Do what the engine asks for."""
+        if isinstance(wanted, events.ConnectWanted):
+            self._connect(wanted)
+            return
+        stream = self._streams.get(wanted.link.handle)
+        if stream is None:
+            return
+        if isinstance(wanted, events.ReadWanted):
+            self._watch_reads(stream)
+        elif stream.connecting:
+            self._lose(stream, "given up", by_peer=False, reset=True)
+        elif isinstance(wanted, events.CloseWanted):
+            self._finish(stream)
+        else:
+            self._read_all(stream)
+            if not stream.ended:
+                self._lose(stream, "given up", by_peer=False, reset=True)
+
+    def _connect(self, wanted: events.ConnectWanted) -> None:
+        try:
+            sock = self._dialler.dial(wanted.local, wanted.peer, wanted.path)
+        except OSError as problem:
+            self._engine.connect_failed(wanted.link, problem.strerror or str(problem), self._driver.now())
+            return
+        stream = self._add(wanted.link, sock, connecting=True)
+        stream.writing = True
+        self._loop.add_writer(sock, self._dialled, stream, wanted)
+
+    def _dialled(self, stream: Stream, wanted: events.ConnectWanted) -> None:
+        with self._driver.lock:
+            self._loop.remove_writer(stream.sock)
+            stream.writing = False
+            number = stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            try:
+                if number:
+                    raise OSError(number, os.strerror(number))
+                tune(stream.sock)
+                local, peer = stream.sock.getsockname(), stream.sock.getpeername()
+            except OSError as problem:
+                self._remove(stream)
+                abort(stream.sock)
+                self._engine.connect_failed(wanted.link, problem.strerror or str(problem), self._driver.now())
+            else:
+                stream.connecting = False
+                self._opened(stream, (wanted.local, local[1]), (wanted.peer, peer[1]))
+                self._engine.connected(wanted.link, self._driver.now())
+            self._driver.act()
+
+    def _finish(self, stream: Stream) -> None:
+        """Send FIN behind what the system has taken; what it had not is sent again on another connection."""
+        stream.pending = []
+        stream.finished = True
+        self._watch_writes(stream, wanted=False)
+        try:
+            stream.sock.shutdown(socket.SHUT_WR)
+        except OSError as problem:
+            self._lose(stream, problem.strerror or str(problem), by_peer=True, reset=True)
+            return
+        if stream.tap is not None:
+            stream.tap.closed(stream.key, reset=False, by_peer=False)
+        # A link that was parked has not been read until now.
+        self._watch_reads(stream)
+
+    # ---- Writing
+
+    def flush(self, link: Link) -> bool:
+        """Write what the engine has for a link, as far as the system takes it."""
+        stream = self._streams.get(link.handle)
+        if stream is None or stream.connecting or stream.finished:
+            return True
+        if not stream.pending:
+            self._fill(stream)
+        if stream in self._unsettled:
+            return False
+        if (stream.pending and not stream.writing) or not stream.waiting:
+            self._unsettled.add(stream)
+            return False
+        return True
+
+    def _fill(self, stream: Stream) -> None:
+        engine, link = self._engine, stream.link
+        try:
+            while not stream.pending:
+                buffers = engine.data_to_send(link, WRITE_BYTES)
+                if not buffers:
+                    break
+                stream.write(buffers)
+            else:
+                engine.counters.tcp_sndbuf_full += 1
+        except OSError:
+            # The reading side gets the same error, behind what the peer had sent before.
+            stream.pending = []
+
+    def settle(self) -> None:
+        """Wait for room, and for acknowledgements, of the streams that were written to."""
+        for stream in self._unsettled:
+            if stream.ended:
+                continue
+            self._watch_writes(stream, wanted=bool(stream.pending))
+            if stream.acked < stream.written:
+                stream.waiting = True
+                self._unacked.add(stream)
+        self._unsettled.clear()
+        if self._unacked and self._ack_timer is None:
+            self._ack_delay = ACK_FIRST_S
+            self._ack_timer = self._loop.call_later(self._ack_delay, self._ask_acks)
+
+    def _writable(self, stream: Stream) -> None:
+        with self._driver.lock:
+            if stream.ended:
+                return
+            self._engine.counters.tcp_write_space_calls += 1
+            try:
+                stream.write(stream.pending)
+            except OSError:
+                stream.pending = []
+            if not stream.pending:
+                self._fill(stream)
+            self._update_acked(stream)
+            self._unsettled.add(stream)
+            self._driver.act()
+
+    # ---- Acknowledgements
+
+    def _ask_acks(self) -> None:
+        with self._driver.lock:
+            self._ack_timer = None
+            news = self._check_acks()
+            if self._unacked:
+                self._ack_delay = ACK_FIRST_S if news else min(2 * self._ack_delay, ACK_LONGEST_S)
+                self._ack_timer = self._loop.call_later(self._ack_delay, self._ask_acks)
+            self._driver.act()
+
+    def check_acks(self) -> None:
+        """Ask the system about all streams that wait for acknowledgements."""
+        self._check_acks()
+
+    def _check_acks(self) -> bool:
+        news = False
+        for stream in list(self._unacked):
+            news |= self._update_acked(stream)
+        return news
+
+    def _update_acked(self, stream: Stream) -> bool:
+        try:
+            news = stream.update_acked()
+        except OSError:
+            news = False
+        if news:
+            self._engine.bytes_acked(stream.link, stream.acked, self._driver.now())
+        if stream.acked >= stream.written and stream.waiting:
+            stream.waiting = False
+            self._unacked.discard(stream)
+        return news
+
+    # ---- Reading
+
+    def _readable(self, stream: Stream) -> None:
+        with self._driver.lock:
+            if stream.ended:
+                return
+            if stream.fresh:
+                # What a peer sent on path 0 before it fanned out is to be read before anything on the others.
+                first = stream.link.connection.paths[0].link
+                if first is not None and first is not stream.link:
+                    before = self._streams.get(first.handle)
+                    if before is not None and before.reading:
+                        self._read_all(before)
+            if not stream.ended:
+                self._read(stream, READ_ROUNDS)
+            if not stream.ended and stream.waiting:
+                self._update_acked(stream)
+            self._driver.act()
+
+    def _read(self, stream: Stream, rounds: int) -> None:
+        stream.fresh = False
+        receive, now = self._engine.bytes_received, self._driver.now
+        for _ in range(rounds):
+            try:
+                data = stream.sock.recv(READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as problem:
+                self._lose(stream, problem.strerror or str(problem), by_peer=True, reset=True)
+                return
+            if not data:
+                self._lose(stream, "closed by the peer", by_peer=True)
+                return
+            if stream.tap is not None:
+                stream.tap.received(stream.key, data)
+            receive(stream.link, data, now())
+            if len(data) < READ_BYTES or not stream.link.reading:
+                return
+
+    def _read_all(self, stream: Stream) -> None:
+        """Read what the system has; a peer that goes on sending cannot prolong it beyond one receive buffer."""
+        try:
+            rounds = 1 + stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // READ_BYTES
+        except OSError:
+            rounds = 1
+        self._read(stream, rounds)
+
+    # ---- Keeping track
+
+    def _add(self, link: Link, sock: socket.socket, *, connecting: bool) -> Stream:
+        stream = Stream(next(self._keys), link, sock, self._tap, connecting=connecting)
+        link.handle = stream.key
+        self._streams[stream.key] = stream
+        return stream
+
+    def _opened(self, stream: Stream, local: tuple[str, int], peer: tuple[str, int]) -> None:
+        if stream.tap is not None:
+            stream.tap.opened(stream.key, local, peer, incoming=stream.link.incoming)
+        if stream.link.reading:
+            self._watch_reads(stream)
+
+    def _watch_reads(self, stream: Stream) -> None:
+        if not stream.reading:
+            stream.reading = True
+            self._loop.add_reader(stream.sock, self._readable, stream)
+
+    def _watch_writes(self, stream: Stream, *, wanted: bool) -> None:
+        if stream.writing != wanted:
+            stream.writing = wanted
+            change: Callable[[], object] = (
+                partial(self._loop.add_writer, stream.sock, self._writable, stream)
+                if wanted
+                else partial(self._loop.remove_writer, stream.sock)
+            )
+            change()
+
+    def _remove(self, stream: Stream) -> None:
+        stream.ended = True
+        self._streams.pop(stream.key, None)
+        self._unacked.discard(stream)
+        if stream.reading:
+            self._loop.remove_reader(stream.sock)
+        if stream.writing:
+            self._loop.remove_writer(stream.sock)
+
+    def _lose(self, stream: Stream, why: str, *, by_peer: bool, reset: bool = False) -> None:
+        """A connection has ended, and all that came on it has been handed on."""
+        if not stream.connecting:
+            self._update_acked(stream)
+            if stream.tap is not None:
+                stream.tap.closed(stream.key, reset=reset, by_peer=by_peer)
+        self._remove(stream)
+        if reset:
+            abort(stream.sock)
+        else:
+            stream.sock.close()
+        self._engine.connection_lost(stream.link, why, self._driver.now())
+
+    def open_links(self) -> int:
+        """TCP connections that are open or being opened."""
+        return len(self._streams)
+
+    def close(self) -> None:
+        """Stop listening, and reset what is still open."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        for _, sock in self._listeners:
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._listeners.clear()
+        for stream in list(self._streams.values()):
+            self._remove(stream)
+            if stream.tap is not None and not stream.connecting:
+                stream.tap.closed(stream.key, reset=True, by_peer=False)
+            abort(stream.sock)

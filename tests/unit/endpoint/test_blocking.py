@@ -1,0 +1,114 @@
+"""Plain sockets of programs without an event loop."""
+
+from __future__ import annotations
+
+import errno
+import select
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+import rdstool
+from rdstool.endpoint.stack import Stack
+from rdstool.errors import TransportError
+from rdstool.protocol.errors import SocketError
+from tests.kit.loopback import own_addresses
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[rdstool.Socket, rdstool.Socket]]:
+    """Two bound sockets of two addresses."""
+    with ExitStack() as opened:
+        stack = opened.enter_context(Stack())
+        pair = [opened.enter_context(rdstool.Socket(stack)) for _ in range(2)]
+        for sock, address in zip(pair, own_addresses(2), strict=True):
+            sock.bind((address, 4000))
+        yield pair[0], pair[1]
+
+
+def test_a_datagram_goes_there_and_back(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    one.sendto(b"hello", other.getsockname())
+    assert other.recvfrom() == (b"hello", one.getsockname())
+    other.connect(one.getsockname())
+    other.send(b"and back")
+    assert one.recv() == b"and back"
+
+
+def test_a_reader_in_another_thread_is_woken(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.extend(other.recv() for _ in range(1000)))
+    reader.start()
+    for number in range(1000):
+        one.sendto(b"%d" % number, other.getsockname())
+    reader.join()
+    assert got == [b"%d" % number for number in range(1000)]
+
+
+def test_select_tells_when_there_is_a_message(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    one.sendto(b"first", other.getsockname())
+    assert other.recv() == b"first"
+    other.poll()  # takes note of the congestion map that came with the connection
+    other.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        other.recv()
+    one.sendto(b"second", other.getsockname())
+    assert select.select([other], [], [], 10)[0] == [other]
+    assert other.recv() == b"second"
+    assert select.select([other], [], [], 0)[0] == []
+
+
+def test_timeouts_are_those_of_the_standard_library(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, _ = ends
+    one.settimeout(0.01)
+    assert one.gettimeout() == 0.01
+    with pytest.raises(TimeoutError):
+        one.recv()
+
+
+def test_drain_waits_until_the_peer_has_everything(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    for _ in range(50):
+        one.sendto(bytes(2000), other.getsockname())
+    one.drain(timeout_s=30)
+    assert one.unacknowledged == 0
+
+
+def test_options_that_are_set_before_bind_stay_with_the_socket() -> None:
+    (address,) = own_addresses(1)
+    with Stack() as stack, rdstool.Socket(stack) as sock:
+        sock.setsockopt(276, 8, 2)
+        sock.setsockopt(1, 7, 4242)
+        sock.bind((address, 0))
+        assert sock.getsockopt(1, 7) == 8484
+        with pytest.raises(SocketError) as problem:
+            sock.setsockopt(276, 8, 2)
+        assert problem.value.errno == errno.EOPNOTSUPP
+
+
+def test_sockets_of_one_address_share_a_node_and_the_last_one_gives_it_up() -> None:
+    (address,) = own_addresses(1)
+    with Stack() as stack, Stack() as rival:
+        first, second, third = rdstool.Socket(stack), rdstool.Socket(stack), rdstool.Socket(rival)
+        first.bind((address, 4000))
+        second.bind((address, 4001))
+        first.sendto(b"neighbour", (address, 4001))
+        assert second.recv() == b"neighbour"
+        first.close()
+        with pytest.raises(TransportError, match="speaks RDS already"):
+            third.bind((address, 4000))
+        second.close()
+        third.bind((address, 4000))
+        third.close()
+
+
+def test_an_unbound_socket_can_neither_send_nor_wait() -> None:
+    with Stack() as stack, rdstool.Socket(stack) as sock:
+        for call in (lambda: sock.sendto(b"", ("127.0.0.1", 4000)), sock.recv):
+            with pytest.raises(SocketError) as problem:
+                call()
+            assert problem.value.errno == errno.ENOTCONN
