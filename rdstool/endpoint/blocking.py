@@ -218,7 +218,7 @@ class Socket(SocketBase):
         self._signalled = readable
 
     def close(self) -> None:
-        """Free the port, and with the last socket the address. What is not acknowledged is given up: ``drain`` first."""
+        """Free the port, and the address with its last socket. What is not acknowledged is lost: ``drain`` first."""
         if self.closed:
             return
         super().close()
