@@ -38,6 +38,8 @@ COMMANDS = {
     "decode": Command("rdstool.cli.decode", "decode", "Show the RDS messages of captures."),
     "validate": Command("rdstool.cli.validate", "validate", "Check captures against the rules of the protocol."),
     "stats": Command("rdstool.cli.stats", "stats", "Sum up the RDS traffic of captures."),
+    "send": Command("rdstool.cli.send", "send", "Send datagrams over RDS, and wait for acknowledgement."),
+    "listen": Command("rdstool.cli.listen", "listen", "Receive datagrams over RDS."),
     "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
 }
 
@@ -85,11 +87,12 @@ def _version(wanted: bool) -> None:
 def _rdstool(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """Analyze RDS (Reliable Datagram Sockets) traffic: decode, validate and sum up captures.
+    """Analyze and speak RDS (Reliable Datagram Sockets): decode and validate captures, send and receive datagrams.
 
     \b
-    Example:
+    Examples:
       rdstool decode capture.pcap
+      rdstool listen 10.0.0.1:4000
     """  # noqa: D301
 
 

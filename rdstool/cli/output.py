@@ -67,6 +67,12 @@ class Results:
         if self._at_once:
             sys.stdout.buffer.flush()
 
+    def write_bytes(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        sys.stdout.buffer.write(data)
+        if self._at_once:
+            sys.stdout.buffer.flush()
+
     def __enter__(self) -> Results:
         sys.stdout.flush()
         return self

@@ -38,7 +38,6 @@ def describe(event: events.Event) -> tuple[int, str] | None:
         case events.PathsAgreed():
             text = f"{event.local} > {event.peer}: {event.npaths} paths, generation {event.gen_num:#x}"
         case events.PeerRestarted():
-            level = logging.WARNING
             text = (
                 f"{event.local} > {event.peer}: the peer was restarted "
                 f"(generation {event.old_gen_num:#x}, now {event.new_gen_num:#x})"

@@ -1,0 +1,211 @@
+"""What all commands that speak RDS share: addresses, options of a node, and a run that ends well.
+
+async def job(running: Running) -> ExitCode:
+    ...
+raise typer.Exit(run_node(node, job))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import PROGRAM, one_line
+from rdstool.errors import UsageError
+
+if TYPE_CHECKING:
+    from rdstool.endpoint.core import NodeOptions
+    from rdstool.endpoint.node import Node
+    from rdstool.protocol.config import Settings
+
+DEFAULT_PORT = 4000
+"""RDS port where an address comes without one."""
+PROFILES = ("linux-7", "linux-6", "uek", "single-path")
+TRYING_ON_S = 5.0
+"""Between two notes that a peer cannot be reached."""
+
+Pcap = Annotated[
+    Path | None,
+    typer.Option("--pcap", metavar="FILE", help="Write all that is exchanged to this pcapng file; no rights needed."),
+]
+Paths = Annotated[int, typer.Option("--paths", metavar="N", min=1, max=8, help="Paths to offer to the peer.")]
+ProfileName = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help=f"Behave as this kernel generation: {', '.join(PROFILES)}.",
+        autocompletion=lambda: list(PROFILES),
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Set a sysctl, as net.rds.reconnect_max_delay_ms=500 (repeatable)."
+    ),
+]
+SendBuffer = Annotated[
+    int | None, typer.Option("--sndbuf", metavar="BYTES", min=1, help="SO_SNDBUF: bytes that may be unacknowledged.")
+]
+ReceiveBuffer = Annotated[
+    int | None, typer.Option("--rcvbuf", metavar="BYTES", min=1, help="SO_RCVBUF: bytes unread before congestion.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell on stderr what happens to connections.")]
+
+
+class Place(NamedTuple):
+    """An IP address and an RDS port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def place(text: str, port: int = DEFAULT_PORT) -> Place:
+    """``HOST``, ``HOST:PORT``, ``V6`` or ``[V6]:PORT``; names are looked up. Raises ``UsageError``."""
+    host, port_text = text, ""
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
+            raise UsageError(f"{text!r} is not an address: write [ADDRESS]:PORT")
+        port_text = rest[1:]
+    elif text.count(":") == 1:
+        host, _, port_text = text.partition(":")
+    if port_text:
+        if not port_text.isascii() or not port_text.isdigit() or int(port_text) > 0xFFFF:
+            raise UsageError(f"{port_text!r} in {text!r} is not a port: they are 0 to 65535")
+        port = int(port_text)
+    return Place(resolve(host), port)
+
+
+def resolve(host: str) -> str:
+    """The IP address of a host, IPv4 before IPv6. Raises ``UsageError``."""
+    if not host:
+        raise UsageError("an address is missing before the port")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as problem:
+        why = getattr(problem, "strerror", None) or str(problem)
+        raise UsageError(f"{host!r} is neither an address nor a known name ({why})") from None
+    found.sort(key=lambda each: each[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+def source_for(destination: str) -> str:
+    """The address from which this machine reaches another one. Nothing is sent. Raises ``UsageError``."""
+    family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((destination, 1))
+            return str(probe.getsockname()[0])
+    except OSError as problem:
+        raise UsageError(
+            f"this machine has no way to {destination} ({problem.strerror}): name the address to send from"
+        ) from None
+
+
+def settings(
+    assignments: Sequence[str] | None, *, paths: int = 8, sndbuf: int | None = None, rcvbuf: int | None = None
+) -> Settings:
+    """Settings of a node from ``net.rds.NAME=VALUE`` lines. Raises ``UsageError``."""
+    from rdstool.protocol.config import SYSCTLS, Settings  # noqa: PLC0415
+
+    values: dict[str, int] = {"paths": paths}
+    if sndbuf is not None:
+        values["sndbuf"] = sndbuf
+    if rcvbuf is not None:
+        values["rcvbuf"] = rcvbuf
+    by_field = {field.name: field for field in dataclasses.fields(Settings)}
+    for assignment in assignments or ():
+        name, equals, value = assignment.partition("=")
+        field = SYSCTLS.get(name.strip())
+        if not equals or field is None:
+            known = ", ".join(SYSCTLS)
+            raise UsageError(f"--set {assignment}: write NAME=VALUE with one of {known}")
+        try:
+            number = int(value)
+        except ValueError:
+            raise UsageError(f"--set {assignment}: {value!r} is not a number") from None
+        if number < 0:
+            raise UsageError(f"--set {assignment}: {number} is below 0")
+        values[field] = bool(number) if by_field[field].type == "bool" else number
+    try:
+        return Settings(**values)  # type: ignore[arg-type]
+    except ValueError as problem:
+        raise UsageError(str(problem)) from None
+
+
+def node_options(settings_of_node: Settings, *, profile: str = PROFILES[0], pcap: Path | None = None) -> NodeOptions:
+    """How a command's node runs. Raises ``UsageError`` where there is no such profile."""
+    from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
+    from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
+
+    if profile not in KNOWN:
+        raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
+    return NodeOptions(settings_of_node, profile=KNOWN[profile], pcap=pcap)
+
+
+class Notices:
+    """Tells on stderr when a peer cannot be reached, and when it can again; now and then, not each time."""
+
+    def __init__(self, node: Node) -> None:
+        from rdstool.protocol import events  # noqa: PLC0415
+
+        self._told: dict[str, float] = {}
+        self._node = node
+
+        def hear(event: events.Event) -> None:
+            if isinstance(event, events.ConnectFailed):
+                self._failed(event.peer, event.attempt, event.detail)
+            elif isinstance(event, events.PathUp) and self._told.pop(event.peer, None) is not None:
+                self._say(f"{event.peer} is reached now")
+
+        node.on_event(hear)
+
+    def _failed(self, peer: str, attempt: int, detail: str) -> None:
+        now = self._node.engine.now
+        if peer not in self._told or now - self._told[peer] >= TRYING_ON_S:
+            self._told[peer] = now
+            self._say(f"{peer} cannot be reached ({detail or 'no answer'}), attempt {attempt}; trying on, Ctrl-C ends")
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(f"{PROGRAM}: {one_line(text)}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """Show a node's log on stderr: what a peer did wrong, and with ``verbose`` all that happens to connections."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
+    logger = logging.getLogger("rdstool")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def run_node(node: Node, job: Callable[[Node], Awaitable[ExitCode]]) -> ExitCode:
+    """Run ``job`` on a started node. Ctrl-C and SIGTERM cancel it; what it does on the way out is still done."""
+
+    async def whole() -> ExitCode:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        async with node:
+            Notices(node)
+            return await job(node)
+
+    try:
+        return asyncio.run(whole())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return ExitCode.INTERRUPTED

@@ -1,0 +1,244 @@
+"""``rdstool listen``: datagrams that come to RDS ports: shown, written to files, echoed, or only counted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rdstool.cli.endpoints import (
+    PROFILES,
+    Paths,
+    Pcap,
+    Place,
+    ProfileName,
+    ReceiveBuffer,
+    Set,
+    Verbose,
+    log_to_stderr,
+    node_options,
+    place,
+    run_node,
+    settings,
+)
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import Results, json_line, note
+from rdstool.errors import TransportError, UsageError
+
+if TYPE_CHECKING:
+    from rdstool.endpoint.node import AsyncSocket, Node
+
+PREVIEW_BYTES = 60
+"""Of a payload, in a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One message that came."""
+
+    number: int
+    time: datetime
+    source: Place
+    port: int
+    data: bytes
+
+    def as_dict(self) -> dict[str, object]:
+        """A line of ``--json``."""
+        return {
+            "number": self.number,
+            "time": round(self.time.timestamp(), 6),
+            "source": self.source.address,
+            "sport": self.source.port,
+            "dport": self.port,
+            "length": len(self.data),
+            "sha256": hashlib.sha256(self.data).hexdigest(),
+        }
+
+    def line(self) -> str:
+        """For people: who, how much, and how it begins."""
+        return (
+            f"{self.time.astimezone():%H:%M:%S.%f} {self.source} > {self.port}  {len(self.data)} bytes  "
+            f"{preview(self.data)}"
+        ).rstrip()
+
+
+@dataclass(slots=True)
+class Total:
+    """All that came."""
+
+    messages: int = 0
+    bytes: int = 0
+    first: float = 0.0
+    last: float = 0.0
+
+    def line(self) -> str:
+        """The summary."""
+        took = self.last - self.first
+        rate = f" in {took:.3f} s, {self.messages / took:,.0f} messages/s" if self.messages > 1 and took > 0 else ""
+        return f"{self.messages} {'message' if self.messages == 1 else 'messages'}, {self.bytes} bytes received{rate}"
+
+
+def listen(
+    addresses: Annotated[
+        list[str], typer.Argument(metavar="ADDR[:PORT]", help="Own address and port; port 0 takes a free one.")
+    ],
+    count: Annotated[
+        int | None, typer.Option("--count", "-c", metavar="N", min=1, help="Stop after N messages.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a message.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Write the payloads to standard output, as they are.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no messages, only the summary.")] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--write", "-w", metavar="DIR", help="Write each payload to a file of its own in DIR."),
+    ] = None,
+    echo: Annotated[bool, typer.Option("--echo", "-e", help="Send each message back to where it came from.")] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0.001, help="Read N messages a second at most: a slow program, which congests."),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Stop after that time.")] = None,
+    pcap: Pcap = None,
+    paths: Paths = 8,
+    profile: ProfileName = PROFILES[0],
+    rcvbuf: ReceiveBuffer = None,
+    assignments: Set = None,
+    verbose: Verbose = False,
+) -> None:
+    """Receive datagrams until Ctrl-C, --count or --timeout.
+
+    Nothing listens on an address that is not named. Any address of this machine serves; for a try, any of 127.0.0.0/8.
+
+    \b
+    Examples:
+      rdstool listen 10.0.0.1:4000
+      rdstool listen 127.0.0.2:4000 --json --count 10
+    """  # noqa: D301
+    places = [place(text) for text in addresses]
+    if raw and (json or quiet):
+        raise UsageError("--raw writes payloads to standard output: leave out --json and --quiet")
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+    log_to_stderr(verbose=verbose)
+    options = node_options(settings(assignments, paths=paths, rcvbuf=rcvbuf), profile=profile, pcap=pcap)
+    from rdstool.endpoint.node import Node  # noqa: PLC0415
+
+    with Results(at_once=True) as results:
+
+        def show(arrival: Arrival) -> None:
+            if directory is not None:
+                _write(directory, arrival)
+            if raw:
+                results.write_bytes(arrival.data)
+            elif json:
+                results.write(json_line(arrival.as_dict()))
+            elif not quiet:
+                results.write(arrival.line() + "\n")
+
+        job = _Job(places, show, count, echo=echo, rate=rate, timeout=timeout)
+        node = Node(*dict.fromkeys(each.address for each in places), options=options)
+        code = run_node(node, job.run)
+    note(job.total.line())
+    raise typer.Exit(code)
+
+
+@dataclass(slots=True)
+class _Job:
+    """Sockets that are read."""
+
+    places: list[Place]
+    show: Callable[[Arrival], None]
+    count: int | None
+    echo: bool
+    rate: float | None
+    timeout: float | None
+    total: Total
+
+    def __init__(
+        self,
+        places: list[Place],
+        show: Callable[[Arrival], None],
+        count: int | None,
+        *,
+        echo: bool,
+        rate: float | None,
+        timeout: float | None,
+    ) -> None:
+        self.places, self.show, self.count = places, show, count
+        self.echo, self.rate, self.timeout = echo, rate, timeout
+        self.total = Total()
+
+    async def run(self, node: Node) -> ExitCode:
+        """Read until there is enough."""
+        sockets = [node.socket(each.port, address=each.address) for each in self.places]
+        for sock in sockets:
+            note(f"listening on {Place(*sock.getsockname())}, Ctrl-C ends")
+        try:
+            async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
+                readers = [group.create_task(self._read(sock, lambda: _cancel(readers))) for sock in sockets]
+        except TimeoutError:
+            short = self.count is not None and self.total.messages < self.count
+            return ExitCode.PROBLEMS if short else ExitCode.CLEAN
+        for sock in sockets:
+            await sock.drain()
+        return ExitCode.CLEAN
+
+    async def _read(self, sock: AsyncSocket, done: Callable[[], None]) -> None:
+        total = self.total
+        port = sock.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        while True:
+            data, sender = await sock.recvfrom()
+            now = datetime.now(UTC)
+            total.messages += 1
+            total.bytes += len(data)
+            total.last = loop.time()
+            total.first = total.first or total.last
+            self.show(Arrival(total.messages, now, Place(*sender), port, data))
+            if self.echo and sender[1]:
+                await sock.sendto(data, sender)
+            if self.count is not None and total.messages >= self.count:
+                done()
+                return
+            if self.rate is not None:
+                await asyncio.sleep(1 / self.rate)
+
+
+def _cancel(readers: list[asyncio.Task[None]]) -> None:
+    for reader in readers:
+        if reader is not asyncio.current_task():
+            reader.cancel()
+
+
+def preview(data: bytes) -> str:
+    """The beginning of a payload: text in quotes where it is text, else hexadecimal digits."""
+    head = data[:PREVIEW_BYTES]
+    more = " …" if len(data) > len(head) else ""
+    if not head:
+        return ""
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        # A character that the cut has split is no reason to call it binary.
+        if problem.start < len(head) - 3 or len(data) == len(head):
+            return head[: PREVIEW_BYTES // 2].hex() + (" …" if len(data) > PREVIEW_BYTES // 2 else "")
+        text = head[: problem.start].decode("utf-8")
+    if not text.isprintable():
+        return head[: PREVIEW_BYTES // 2].hex() + (" …" if len(data) > PREVIEW_BYTES // 2 else "")
+    return f'"{text}"{more}'
+
+
+def _write(directory: Path, arrival: Arrival) -> None:
+    host = arrival.source.address.replace(":", "_").replace("%", "_")
+    path = directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.port}.bin"
+    try:
+        with path.open("xb") as out:
+            out.write(arrival.data)
+    except FileExistsError:
+        raise TransportError(f"{path} exists already and is not overwritten: name an empty directory") from None

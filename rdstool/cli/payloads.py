@@ -1,0 +1,131 @@
+"""What ``rdstool send`` sends: messages that somebody wrote, or made-up ones of chosen sizes and contents."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dissectors.wire.rds import MAX_MESSAGE_BYTES
+from rdstool.errors import UsageError
+
+DISTRIBUTIONS = ("uniform", "log", "exponential")
+PATTERNS = ("counter", "zeros", "random", "number")
+
+_BYTES = bytes(range(256))
+_PERIODS = MAX_MESSAGE_BYTES // len(_BYTES) + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of made-up messages, in bytes."""
+
+    smallest: int
+    largest: int
+    distribution: str = "uniform"
+    """``uniform``; ``log``: each power of two as often; ``exponential``: most are small, the mean is in the middle."""
+
+    def draw(self, chance: random.Random) -> int:
+        """The next size."""
+        low, high = self.smallest, self.largest
+        if low == high:
+            return low
+        if self.distribution == "log":
+            return min(high, max(low, int(math.exp(chance.uniform(math.log(low + 1), math.log(high + 2))) - 1)))
+        if self.distribution == "exponential":
+            return min(high, low + int(chance.expovariate(2 / (high - low))))
+        return chance.randint(low, high)
+
+
+def sizes(text: str, distribution: str) -> Sizes:
+    """``N`` or ``MIN-MAX``; suffixes K and M are binary. Raises ``UsageError``."""
+    if distribution not in DISTRIBUTIONS:
+        raise UsageError(f"there is no distribution {distribution!r}: they are {', '.join(DISTRIBUTIONS)}")
+    low, dash, high = text.partition("-")
+    smallest = _size(low, text)
+    largest = _size(high, text) if dash else smallest
+    if smallest > largest or largest > MAX_MESSAGE_BYTES:
+        raise UsageError(f"--size {text}: write N or MIN-MAX, {MAX_MESSAGE_BYTES} at most")
+    return Sizes(smallest, largest, distribution)
+
+
+def _size(text: str, whole: str) -> int:
+    digits, factor = text, 1
+    if text[-1:].upper() in {"K", "M"}:
+        digits, factor = text[:-1], 1 << 10 if text[-1].upper() == "K" else 1 << 20
+    if not digits.isascii() or not digits.isdigit():
+        raise UsageError(f"--size {whole}: {text!r} is not a number of bytes")
+    return int(digits) * factor
+
+
+def made_up(count: int, wanted: Sizes, pattern: str, seed: int) -> Iterator[bytes]:
+    """``count`` messages, the same ones for the same ``seed``. Raises ``UsageError`` where there is no such pattern.
+
+    ``counter``: bytes 0 to 255, again and again, beginning one further in each message; ``number``: the message's
+    number from 0 as decimal digits, then spaces.
+    """
+    if pattern not in PATTERNS:
+        raise UsageError(f"there is no pattern {pattern!r}: they are {', '.join(PATTERNS)}")
+    return _made_up(count, wanted, pattern, random.Random(seed))  # noqa: S311
+
+
+def _made_up(count: int, wanted: Sizes, pattern: str, chance: random.Random) -> Iterator[bytes]:
+    counter = _BYTES * _PERIODS if pattern == "counter" else b""
+    for number in range(count):
+        size = wanted.draw(chance)
+        if pattern == "counter":
+            first = number % len(_BYTES)
+            yield counter[first : first + size]
+        elif pattern == "random":
+            yield chance.randbytes(size)
+        elif pattern == "number":
+            yield (b"%d" % number).ljust(size)[:size]
+        else:
+            yield bytes(size)
+
+
+def from_file(path: Path) -> bytes:
+    """A whole file as one message; ``-`` is standard input. Raises ``UsageError`` where it is too long."""
+    if str(path) == "-":
+        data = sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1)
+    else:
+        with path.open("rb") as source:
+            data = source.read(MAX_MESSAGE_BYTES + 1)
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise UsageError(f"{path}: longer than {MAX_MESSAGE_BYTES} bytes, the longest message of RDS; split it")
+    return data
+
+
+async def stdin_lines() -> AsyncIterator[bytes]:
+    """Each line of standard input, without its end. Raises ``UsageError`` where one is too long."""
+    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
+        for line in iter(lambda: sys.stdin.buffer.readline(MAX_MESSAGE_BYTES + 2), b""):
+            yield _without_end(line)
+        return
+    reader = asyncio.StreamReader(limit=MAX_MESSAGE_BYTES + 2)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while True:
+        try:
+            line = await reader.readline()
+        except ValueError:
+            raise UsageError(_TOO_LONG) from None
+        if not line:
+            return
+        yield _without_end(line)
+
+
+_TOO_LONG = f"a line of standard input is longer than {MAX_MESSAGE_BYTES} bytes, the longest message of RDS"
+
+
+def _without_end(line: bytes) -> bytes:
+    text = line.removesuffix(b"\n").removesuffix(b"\r")
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise UsageError(_TOO_LONG)
+    return text

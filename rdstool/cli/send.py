@@ -1,0 +1,230 @@
+"""``rdstool send``: datagrams to RDS ports, and what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rdstool.cli.endpoints import (
+    PROFILES,
+    Paths,
+    Pcap,
+    Place,
+    ProfileName,
+    SendBuffer,
+    Set,
+    Verbose,
+    log_to_stderr,
+    node_options,
+    place,
+    run_node,
+    settings,
+    source_for,
+)
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import Results, json_line, note
+from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, sizes, stdin_lines
+from rdstool.errors import UsageError
+from rdstool.protocol import events
+from rdstool.protocol.reasons import SendStatus
+
+if TYPE_CHECKING:
+    from rdstool.endpoint.node import AsyncSocket, Node
+
+SEND_BUFFER_BYTES = 4 << 20
+"""SO_SNDBUF where the user does not say: room for the longest message, and for some more behind it."""
+MAX_SOCKETS = 10_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the messages to one destination."""
+
+    destination: Place
+    source: str
+    sent: int = 0
+    bytes: int = 0
+    acknowledged: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """A line of ``--json``."""
+        return {
+            "destination": str(self.destination),
+            "source": self.source,
+            "sent": self.sent,
+            "bytes": self.bytes,
+            "acknowledged": self.acknowledged,
+            "seconds": round(self.seconds, 6),
+        }
+
+    def line(self) -> str:
+        """For people."""
+        rate = f", {self.sent / self.seconds:,.0f} messages/s" if self.sent > 1 and self.seconds > 0 else ""
+        return (
+            f"{self.destination}: {self.sent} {_plural(self.sent)}, {self.bytes} bytes sent from {self.source}; "
+            f"{self.acknowledged} acknowledged in {self.seconds:.3f} s{rate}"
+        )
+
+
+def send(
+    destinations: Annotated[list[str], typer.Argument(metavar="DEST[:PORT]", help="Where to; port 0 pings.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="ADDR[:PORT]", help="Own address; the one that routes there if not given."),
+    ] = None,
+    message: Annotated[
+        list[str] | None, typer.Option("--message", "-m", metavar="TEXT", help="Send this text (repeatable).")
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="Send a whole file as one message (repeatable); - is standard input."
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "-c", metavar="N", min=1, help="Send N made-up messages.")
+    ] = None,
+    size: Annotated[
+        str, typer.Option("--size", "-s", metavar="N|MIN-MAX", help="Their sizes in bytes; K and M are known.")
+    ] = "64",
+    distribution: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help=f"Of sizes: {', '.join(DISTRIBUTIONS)}.", autocompletion=lambda: list(DISTRIBUTIONS)
+        ),
+    ] = DISTRIBUTIONS[0],
+    pattern: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help=f"Their content: {', '.join(PATTERNS)}.", autocompletion=lambda: list(PATTERNS)
+        ),
+    ] = PATTERNS[0],
+    seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same messages.")] = 0,
+    rate: Annotated[float | None, typer.Option(metavar="N", min=0.001, help="Messages a second, at most.")] = None,
+    sockets: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_SOCKETS, help="Send from N sockets in turn.")] = 1,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up what is not acknowledged by then.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The result as one JSON object a destination.")] = False,
+    pcap: Pcap = None,
+    paths: Paths = 8,
+    profile: ProfileName = PROFILES[0],
+    sndbuf: SendBuffer = None,
+    assignments: Set = None,
+    verbose: Verbose = False,
+) -> None:
+    """Send datagrams, wait until they are acknowledged, and tell what was delivered.
+
+    Without --message, --file or --count each line of standard input is a message. Nobody needs to be there yet: the
+    peer is tried again and again, until --timeout.
+
+    \b
+    Examples:
+      rdstool send 10.0.0.2:4000 -m hello
+      rdstool send 127.0.0.2:4000 --from 127.0.0.1:5000 --count 1000 --size 1-64K
+    """  # noqa: D301
+    places = [place(text) for text in destinations]
+    own = place(source, 0) if source is not None else Place(source_for(places[0].address), 0)
+    if sockets > 1 and own.port:
+        raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
+    wanted = sizes(size, distribution)
+    buffer = sndbuf or SEND_BUFFER_BYTES
+    options = node_options(settings(assignments, paths=paths, sndbuf=buffer), profile=profile, pcap=pcap)
+    log_to_stderr(verbose=verbose)
+    from rdstool.endpoint.node import Node  # noqa: PLC0415
+
+    given: Iterable[bytes] | None = None
+    if message or file:
+        given = [text.encode() for text in message or ()] + [from_file(each) for each in file or ()]
+    elif count is not None:
+        given = made_up(count, wanted, pattern, seed)
+    job = _Job(places, own, sockets, _source(given), rate, timeout)
+
+    async def whole(node: Node) -> ExitCode:
+        try:
+            return await job.run(node)
+        finally:
+            with Results() as results:
+                for tally in job.tallies:
+                    results.write(json_line(tally.as_dict()) if json else tally.line() + "\n")
+
+    raise typer.Exit(run_node(Node(own.address, options=options), whole))
+
+
+async def _source(given: Iterable[bytes] | None) -> AsyncIterator[bytes]:
+    if given is None:
+        async for line in stdin_lines():
+            yield line
+    else:
+        for data in given:
+            yield data
+
+
+@dataclass(slots=True)
+class _Job:
+    """Messages on their way."""
+
+    places: list[Place]
+    own: Place
+    sockets: int
+    messages: AsyncIterator[bytes]
+    rate: float | None
+    timeout: float | None
+    tallies: list[Tally] = field(default_factory=list)
+
+    async def run(self, node: Node) -> ExitCode:
+        """Send all, each message to all destinations, and wait for acknowledgements."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        deadline = None if self.timeout is None else began + self.timeout
+        sockets = [node.socket(self.own.port) for _ in range(self.sockets)]
+        source = str(Place(*sockets[0].getsockname())) if len(sockets) == 1 else f"{len(sockets)} sockets"
+        self.tallies = [Tally(each, source) for each in self.places]
+        node.on_event(self._hear)
+        # Answers are nobody's here, but unread they would congest the port.
+        readers = [loop.create_task(_read_away(sock)) for sock in sockets]
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._send(sockets, began)
+                for sock in sockets:
+                    await sock.drain()
+        except TimeoutError:
+            note(f"gave up after {self.timeout:g} s")
+        finally:
+            for tally in self.tallies:
+                tally.seconds = loop.time() - began
+            for reader in readers:
+                reader.cancel()
+        return ExitCode.CLEAN if all(each.acknowledged == each.sent for each in self.tallies) else ExitCode.PROBLEMS
+
+    def _hear(self, event: events.Event) -> None:
+        if isinstance(event, events.SendFinished) and event.status is SendStatus.ACKNOWLEDGED:
+            self.tallies[event.token].acknowledged += 1
+
+    async def _send(self, sockets: list[AsyncSocket], began: float) -> None:
+        loop = asyncio.get_running_loop()
+        number = 0
+        async for data in self.messages:
+            if self.rate is not None and (wait := began + number / self.rate - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            sock = sockets[number % len(sockets)]
+            for token, tally in enumerate(self.tallies):
+                await sock.sendmsg(data, tally.destination, token=token)
+                tally.sent += 1
+                tally.bytes += len(data)
+            number += 1
+
+
+async def _read_away(sock: AsyncSocket) -> None:
+    while True:
+        await sock.recvmsg()
+
+
+def _plural(count: int) -> str:
+    return "message" if count == 1 else "messages"

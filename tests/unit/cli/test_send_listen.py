@@ -1,0 +1,173 @@
+"""``rdstool send`` and ``rdstool listen``, as two people would use them in two shells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import rdstool as rdstool_api
+from rdstool.cli.endpoints import place
+from rdstool.cli.listen import preview
+from rdstool.cli.payloads import Sizes, made_up, sizes
+from rdstool.errors import UsageError
+from tests.kit.loopback import own_addresses
+from tests.unit.cli.background import background
+from tests.unit.cli.running import rdstool, rdstool_here
+
+
+def test_a_text_arrives_and_both_sides_say_so() -> None:
+    small, large = own_addresses(2)
+    with background("listen", f"{large}:4000", "--count", "1") as listening:
+        listening.wait_for(f"listening on {large}:4000")
+        sent = rdstool("send", f"{large}:4000", "--from", f"{small}:5000", "-m", "hello")
+        heard = listening.end()
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert sent.stdout.startswith(f"{large}:4000: 1 message, 5 bytes sent from {small}:5000; 1 acknowledged in ")
+    assert heard.returncode == 0
+    assert heard.stdout.endswith(f'{small}:5000 > 4000  5 bytes  "hello"\n')
+    assert heard.stderr == "1 message, 5 bytes received\n"
+
+
+def test_a_thousand_messages_of_eight_sockets_arrive_with_their_digests(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    pcap = tmp_path / "heard.pcapng"
+    with background("listen", f"{small}:4000", "--count", "1000", "--json", "--pcap", pcap) as listening:
+        listening.wait_for("listening")
+        sent = rdstool(
+            "send", f"{small}:4000", "--from", large, "-c", "1000", "-s", "0-20K", "--sockets", "8", "--json"
+        )
+        heard = listening.end()
+    arrivals = [json.loads(line) for line in heard.stdout.splitlines()]
+    expected = [hashlib.sha256(data).hexdigest() for data in made_up(1000, sizes("0-20K", "uniform"), "counter", 0)]
+    assert sorted(each["sha256"] for each in arrivals) == sorted(expected)
+    assert len({each["sport"] for each in arrivals}) == 8
+    assert json.loads(sent.stdout)["acknowledged"] == 1000
+    assert rdstool_here("validate", pcap).returncode == 0
+    decoded = rdstool_here("decode", pcap, "-Y", "rds.kind == data", "--json").stdout.splitlines()
+    assert len(decoded) == 1000
+
+
+def test_each_line_of_standard_input_is_a_message() -> None:
+    small, large = own_addresses(2)
+    with background("listen", f"{large}:7", "--count", "3", "--json") as listening:
+        listening.wait_for("listening")
+        sent = rdstool("send", f"{large}:7", "--from", small, stdin=b"one\n\nthree")
+        lengths = [json.loads(line)["length"] for line in listening.end().stdout.splitlines()]
+    assert sent.returncode == 0
+    assert lengths == [3, 0, 5]
+
+
+def test_files_are_sent_whole_and_written_whole(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    original = tmp_path / "original"
+    original.write_bytes(bytes(range(256)) * 4096)
+    with background("listen", large, "--count", "1", "-q", "--write", tmp_path / "got") as listening:
+        listening.wait_for("listening")
+        sent = rdstool("send", large, "--from", small, "-f", original)
+        listening.end()
+    assert sent.returncode == 0
+    (written,) = (tmp_path / "got").iterdir()
+    assert written.read_bytes() == original.read_bytes()
+
+
+def test_a_second_command_on_an_address_is_told_who_has_it() -> None:
+    small, large = own_addresses(2)
+    with background("listen", f"{small}:4000", "-q") as listening:
+        listening.wait_for("listening")
+        refused = rdstool("send", large, "--from", small, "-m", "x")
+    assert refused.returncode == 2
+    assert f"{small} speaks RDS already" in refused.stderr
+
+
+def test_a_ping_is_acknowledged() -> None:
+    small, large = own_addresses(2)
+    with background("listen", large, "-q") as listening:
+        listening.wait_for("listening")
+        assert rdstool("send", f"{large}:0", "--from", small, "-m", "").returncode == 0
+
+
+def test_ctrl_c_ends_a_listener_with_its_summary_and_a_whole_file(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    pcap = tmp_path / "x.pcapng"
+    with background("listen", large, "--pcap", pcap) as listening:
+        listening.wait_for("listening")
+        assert rdstool("send", large, "--from", small, "-m", "one").returncode == 0
+        listening.interrupt()
+        ended = listening.end()
+    assert ended.returncode == 130
+    assert "1 message, 3 bytes received" in ended.stderr
+    assert rdstool_here("validate", pcap).returncode == 0
+
+
+def test_nobody_there_is_told_and_given_up_in_time() -> None:
+    small, large = own_addresses(2)
+    done = rdstool("send", large, "--from", small, "-m", "x", "--timeout", "0.3")
+    assert done.returncode == 1
+    assert f"{large} cannot be reached (Connection refused), attempt 1; trying on" in done.stderr
+    assert "gave up after 0.3 s" in done.stderr
+    assert "0 acknowledged" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["send", "127.0.0.1:70000", "-m", "x"], "'70000' in '127.0.0.1:70000' is not a port: they are 0 to 65535"),
+        (["send", "[::1", "-m", "x"], "'[::1' is not an address: write [ADDRESS]:PORT"),
+        (["send", "127.0.0.1", "-c", "1", "-s", "2M"], "--size 2M: write N or MIN-MAX, 1048576 at most"),
+        (["send", "127.0.0.1", "-c", "1", "--pattern", "x"], "there is no pattern 'x'"),
+        (["send", "127.0.0.1", "-m", "x", "--profile", "x"], "there is no profile 'x'"),
+        (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.x=1"], "--set net.rds.x=1: write NAME=VALUE with one of"),
+        (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.ping_enable=no"], "'no' is not a number"),
+        (["send", "127.0.0.1", "--from", "127.0.0.1:5", "--sockets", "2"], "only one socket can have port 5"),
+        (["listen", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
+        (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
+        (["listen", "127.0.0.1:1"], "port 1 belongs to the handshake"),
+        (["listen", "127.0.0.1", "--raw", "--json"], "--raw writes payloads to standard output"),
+    ],
+)
+def test_wrong_use_is_one_line_that_says_what_to_do(arguments: list[str], said: str) -> None:
+    done = rdstool_here(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_addresses_are_read_in_all_their_forms() -> None:
+    assert place("10.0.0.1") == ("10.0.0.1", 4000)
+    assert place("10.0.0.1:0") == ("10.0.0.1", 0)
+    assert place("fd00::1") == ("fd00::1", 4000)
+    assert place("[fd00::1]:5") == ("fd00::1", 5)
+    assert str(place("[fd00::1]:5")) == "[fd00::1]:5"
+    with pytest.raises(UsageError, match="neither an address nor a known name"):
+        place("no such host")
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "log", "exponential"])
+def test_sizes_stay_within_their_bounds_and_repeat_with_the_seed(distribution: str) -> None:
+    wanted = Sizes(3, 5000, distribution)
+    drawn = [len(data) for data in made_up(500, wanted, "zeros", 7)]
+    assert all(3 <= size <= 5000 for size in drawn)
+    assert len(set(drawn)) > 100
+    assert drawn == [len(data) for data in made_up(500, wanted, "zeros", 7)]
+
+
+def test_previews_show_text_as_text_and_bytes_as_digits() -> None:
+    assert preview(b"") == ""
+    assert preview("grüße".encode()) == '"grüße"'
+    assert preview(("ü" * 40).encode()) == f'"{"ü" * 30}" …'
+    assert preview(("x" + "ü" * 40).encode()) == f'"x{"ü" * 29}" …'
+    assert preview(b"\x00\xff") == "00ff"
+    assert preview(b"a\nb") == "610a62"
+
+
+async def test_an_echo_comes_back_to_where_it_was_sent_from() -> None:
+    small, large = own_addresses(2)
+    with background("listen", f"{large}:4000", "--echo", "-q") as echoing:
+        echoing.wait_for("listening")
+        async with rdstool_api.Node(small) as node:
+            sock = node.socket(5000)
+            await sock.sendto(b"who is there", (large, 4000))
+            assert await sock.recvfrom() == (b"who is there", (large, 4000))
