@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.loopback import own_addresses
 from tests.unit.cli.running import lines, rdstool_here
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SPEAKING = (ROOT / "docs" / "speaking.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README + SPEAKING, re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PYTHON, ids=lambda program: program.split("\n")[0])
+@pytest.mark.parametrize("program", PYTHON, ids=range(len(PYTHON)))
 def test_programs_run_and_print(
     program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
+    # Loopback addresses that no other test run uses at the same time.
+    named = sorted(set(re.findall(r"127\.0\.0\.\d+", program)))
+    for name, own in zip(named, own_addresses(len(named)), strict=True):
+        program = program.replace(f'"{name}"', f'"{own}"')
     exec(compile(program, "README.md", "exec"), {})  # noqa: S102 - our own text
     assert capsys.readouterr().out
 
