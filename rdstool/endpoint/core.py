@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdstool.endpoint.log import log
+from rdstool.endpoint.log import LOGGER, log
 from rdstool.protocol import events
 from rdstool.protocol.config import Settings
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.transport.driver import Driver
 from rdstool.transport.loop import LoopNetwork, LoopTransport
+from rdstool.transport.tcp import unacked
 from rdstool.transport.tcp.transport import TcpTransport
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Core:
             driver.transport = LoopTransport(driver, options.network, tap=self.recorder)
         else:
             driver.transport = TcpTransport(driver, tap=self.recorder)
+            if not unacked.KNOWN:
+                LOGGER.warning(unacked.LIMITATION)
         try:
             for address in self.addresses:
                 driver.transport.listen(address)
