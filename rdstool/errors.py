@@ -16,8 +16,12 @@ class CaptureError(RdsError):
         self.position = position
 
 
+class LabError(RdsError):
+    """A kernel, its guest or its network that cannot be had, or broke down."""
+
+
 class UsageError(RdsError):
     """A wrong argument: a filter, a field name, a rule id, an option's value."""
 
 
-__all__ = ["CaptureError", "CodecError", "RdsError", "UsageError"]
+__all__ = ["CaptureError", "CodecError", "LabError", "RdsError", "UsageError"]

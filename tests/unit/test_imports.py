@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("rdstool.cli", "rdstool.__main__"),
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
-    ("rdstool.capture", "rdstool.transport"),
+    ("rdstool.capture", "rdstool.transport", "rdstool.afrds"),
     ("rdstool.protocol",),
     ("rdstool.fields", "rdstool.errors"),
     ("dissectors",),
@@ -59,6 +59,8 @@ FORBIDDEN = {
     "rdstool.validate": {"rich", "scapy", "typer"},
     "rdstool.export": {"rich", "typer"},
     "rdstool.stats": {"scapy", "typer"},
+    "rdstool.afrds": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.lab": {"numpy", "rich", "scapy", "typer"},
 }
 """What a package imports nowhere, not even inside a function."""
 
