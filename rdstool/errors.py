@@ -24,4 +24,8 @@ class UsageError(RdsError):
     """A wrong argument: a filter, a field name, a rule id, an option's value."""
 
 
-__all__ = ["CaptureError", "CodecError", "LabError", "RdsError", "UsageError"]
+class TransportError(RdsError):
+    """A transport that cannot do what is asked of it: an address that is taken, a queue that is full."""
+
+
+__all__ = ["CaptureError", "CodecError", "LabError", "RdsError", "TransportError", "UsageError"]

@@ -1,0 +1,1 @@
+"""What moves the engine's bytes: TCP, and InfiniBand's reliable connections."""
