@@ -34,8 +34,9 @@ from tests.sim.model import Violation
 SERVICE = 0x0106_48CA
 QUIET_S = 60.0
 """Time after the last fault within which everything must be done."""
-ACK_TIMEOUT = 13
-"""34 ms: several times the longest delay of the network."""
+ACK_TIMEOUT = 14
+"""67 ms: several times the longest delay of the network, and more than a blackout lasts."""
+BLACKOUT_S = 0.06
 MANY_STEPS = 2_000_000
 RECEIVE_BYTES = 9_000
 SLOT_BYTES = 16_384
@@ -329,7 +330,7 @@ class Network:
         self.clock.after(self.random.random() * 0.01, turn)
 
     def _blackout(self) -> None:
-        self.dark_until = self.clock.now + 0.1 * self.random.random()
+        self.dark_until = self.clock.now + BLACKOUT_S * self.random.random()
         self.tell(f"dark until {self.dark_until:.3f}")
 
     def _advance(self, until: float) -> None:

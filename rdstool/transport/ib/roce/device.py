@@ -94,9 +94,7 @@ class Device:
         self, peer: str, service_id: int, private_data: bytes = b"", options: ConnectionOptions | None = None
     ) -> RoceConnection:
         """Ask a peer for a connection."""
-        return self.manager.connect(
-            self._peer(peer), service_id, private_data, options or ConnectionOptions(), self.now
-        )
+        return self.manager.connect(self._peer(peer), service_id, private_data, options or ConnectionOptions())
 
     def queue_pair(self, peer: str, options: ConnectionOptions | None = None) -> RoceConnection:
         """A connection without communication management: the owner agrees with the peer on numbers by other means.
@@ -231,8 +229,8 @@ class Device:
         """What to send next, ``BATCH`` packets or a few more; an empty list where there is nothing."""
         self.advance(now)
         batch: list[Outgoing] = []
-        while self.manager.outgoing and len(batch) < BATCH:
-            peer, message = self.manager.outgoing.popleft()
+        while len(batch) < BATCH and (entry := self.manager.next_message(now)) is not None:
+            peer, message = entry
             flow = self._outflow(self.source_ports[0], peer)
             self._management_psn = (self._management_psn + 1) & PSN_MASK
             data = flow.seal(mads.head(self._management_psn), message, 0)

@@ -30,6 +30,8 @@ _ID_DISTANCE = IPV4_BYTES + UDP_BYTES - 4
 """Bytes from an IPv4 header's identification to the BTH."""
 _LATER_FRAGMENT = 0xFFBF_0000
 """Bits of the unknown word, as ``unknown_word`` gives it, that are not zero in any packet that is no fragment."""
+_MOST_ZEROS = 16
+"""Packets with another identification after which it is believed."""
 _MASKED_LINK = b"\xff" * LRH.size
 _RESERVED = b"\xff"
 """BTH's congestion marks and the reserved bits beside them, as the ICRC takes them."""
@@ -43,7 +45,7 @@ _UDP = struct.Struct(">HHHH")
 class Flow:
     """From one UDP port to port 4791 of another address."""
 
-    __slots__ = ("_crcs", "_ipv4", "destination", "source", "source_port")
+    __slots__ = ("_crcs", "_ipv4", "_zeros", "destination", "source", "source_port")
 
     def __init__(self, source: str, source_port: int, destination: str) -> None:
         self.source = source
@@ -51,6 +53,9 @@ class Flow:
         self.destination = destination
         self._ipv4 = parsed(source).version == 4
         self._crcs: dict[int, int] = {}
+        """CRC of everything before the BTH, by length of datagram."""
+        self._zeros = 0
+        """How sure it is that the identification is always 0."""
 
     def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int) -> bytes:
         """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC."""
@@ -67,9 +72,10 @@ class Flow:
     def identification(self, datagram: bytes) -> int | None:
         """Verify the ICRC of what has come on this flow: the IPv4 identification, or None where it is not good.
 
-        Where that is unknown, sixteen of the ICRC's bits are needed to find it: what is checked then are the other
-        sixteen, less one for the don't-fragment flag, which may or may not be set. With IPv6, and with the
-        identification 0 that this package sends, it is all 32.
+        Where the identification is unknown, seventeen bits of the ICRC are needed to find it and the don't-fragment
+        flag, and fifteen are left to check. So a flow that is seen to have 0 there, which this package sends, has to
+        keep to it, and is checked in full: one other value is taken for damage, many in a row for a change.
+        With IPv6 nothing is unknown.
         """
         length = len(datagram)
         crc: int | None = self._crcs.get(length)
@@ -79,11 +85,16 @@ class Flow:
         crc = crc32(view[5:-ICRC_BYTES], crc32(datagram[:4] + _RESERVED, crc))
         difference: int = crc ^ int.from_bytes(datagram[-ICRC_BYTES:], "little")
         if not difference:
+            if self._zeros < _MOST_ZEROS:
+                self._zeros += 1
             return 0
         if not self._ipv4:
             return None
         word = unknown_word(difference, length - ICRC_BYTES + _ID_DISTANCE)
         if word & _LATER_FRAGMENT:
+            return None
+        if self._zeros:
+            self._zeros -= 1
             return None
         return (word & 0xFF) << 8 | (word >> 8 & 0xFF)
 

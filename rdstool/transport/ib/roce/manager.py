@@ -78,8 +78,8 @@ class Manager:
         self._unanswered = 0
         """Requests that wait for the owner."""
         self._forgotten: OrderedDict[tuple[str, int], float] = OrderedDict()
-        self.outgoing: deque[tuple[str, bytes]] = deque()
-        """(peer, message) to send."""
+        self._outgoing: deque[tuple[str, bytes, RoceConnection | None]] = deque()
+        """(peer, message, who waits for an answer to it)"""
         packed = parsed(device.address).packed
         self._guid = int.from_bytes(b"\x02\x00" + packed[-4:-3] + b"\xff\xfe" + packed[-3:])
 
@@ -95,9 +95,7 @@ class Manager:
         """Take no more of them."""
         self._services.discard(service_id)
 
-    def connect(
-        self, peer: str, service_id: int, private_data: bytes, options: ConnectionOptions, now: float
-    ) -> RoceConnection:
+    def connect(self, peer: str, service_id: int, private_data: bytes, options: ConnectionOptions) -> RoceConnection:
         """Send REQ."""
         if options.path_mtu not in MTU_CODES:
             raise TransportError(f"the path MTU is one of {', '.join(map(str, MTU_CODES))}, not {options.path_mtu}")
@@ -136,7 +134,7 @@ class Manager:
             private=data,
         )
         connection.move(CmInput.CONNECT)
-        self._say(connection, Attribute.REQ, body, now, repeat=True)
+        self._say(connection, Attribute.REQ, body, repeat=True)
         return connection
 
     def accept(self, connection: RoceConnection, private_data: bytes, options: ConnectionOptions) -> None:
@@ -164,7 +162,7 @@ class Manager:
             local_ca_guid=self._guid,
             private=data,
         )
-        self._say(connection, Attribute.REP, body, self._device.now, repeat=True)
+        self._say(connection, Attribute.REP, body, repeat=True)
 
     def reject(self, connection: RoceConnection, private_data: bytes) -> None:
         """Send REJ with the reason 28."""
@@ -185,7 +183,7 @@ class Manager:
             connection.transaction = self._random.getrandbits(64)
             local, remote = connection.local_id, connection.remote_id
             body = CmDreq(local_comm_id=local, remote_comm_id=remote, remote_qpn=connection.remote_number, private=data)
-            self._say(connection, Attribute.DREQ, body, self._device.now, repeat=True)
+            self._say(connection, Attribute.DREQ, body, repeat=True)
             self._device.forget(connection)
         else:
             if state is CmState.REQ_SENT:
@@ -215,7 +213,7 @@ class Manager:
         if message.attribute is Attribute.DREQ:
             return self._disconnect_request(peer, connection, message)
         if message.attribute is Attribute.REP:
-            return self._reply(peer, connection, message, now)
+            return self._reply(peer, connection, message)
         if message.attribute is Attribute.REJ:
             return self._rejected(peer, connection, message.body)
         return connection is not None and self._continued(connection, message, now)
@@ -238,7 +236,7 @@ class Manager:
         body = message.body
         known = self._by_remote.get((peer, body.local_comm_id))
         if known is not None:
-            return self._request_again(known, now)
+            return self._request_again(known)
         if self._is_forgotten((peer, body.local_comm_id), now):
             return False
         reason = self._objection(peer, body)
@@ -282,7 +280,7 @@ class Manager:
             return RejectReason.NO_RESOURCES
         return None
 
-    def _request_again(self, connection: RoceConnection, now: float) -> bool:
+    def _request_again(self, connection: RoceConnection) -> bool:
         """The peer has not seen what we answered."""
         if connection.cm_state is CmState.REQ_RCVD:
             body = CmMra(
@@ -291,12 +289,12 @@ class Manager:
                 message=_ABOUT_REQ,
                 service_timeout=RESPONSE_TIME + 2,
             )
-            self._say(connection, Attribute.MRA, body, now)
+            self._say(connection, Attribute.MRA, body)
         elif connection.cm_state is CmState.REP_SENT and connection.repeated is not None:
             self._queue(connection.peer, connection.repeated)
         return True
 
-    def _reply(self, peer: str, connection: RoceConnection | None, message: ManagementMessage, now: float) -> bool:
+    def _reply(self, peer: str, connection: RoceConnection | None, message: ManagementMessage) -> bool:
         body: CmRep = message.body
         if connection is not None and connection.cm_state is CmState.ESTABLISHED:
             if connection.remote_id == body.local_comm_id and connection.repeated is not None:
@@ -313,7 +311,7 @@ class Manager:
         connection.options = replace(options, rnr_retry=body.rnr_retry)
         self._receive_from(connection, body.local_qpn, body.starting_psn, options.path_mtu, body.responder_resources)
         rtu = CmRtu(local_comm_id=connection.local_id, remote_comm_id=connection.remote_id)
-        self._say(connection, Attribute.RTU, rtu, now)
+        self._say(connection, Attribute.RTU, rtu)
         connection.repeated = pack(ManagementMessage(Attribute.RTU, connection.transaction, rtu))
         self._ready(connection, body.private)
         return True
@@ -324,6 +322,8 @@ class Manager:
             return connection.cm_state is CmState.ESTABLISHED
         if connection.cm_state is CmState.REQ_SENT and not connection.remote_id:
             return False
+        if connection.cm_state is CmState.REP_SENT:
+            connection.repeated = None  # it is answered; what repeats from now on is the RTU of the active side
         connection.move(CmInput.READY)
         self._quiet(connection)
         self._device.events.append(Established(connection, private_data))
@@ -383,12 +383,11 @@ class Manager:
 
     # ---- Time
 
-    def _unheard(self, connection: RoceConnection, now: float) -> None:
+    def _unheard(self, connection: RoceConnection) -> None:
         """No answer in time."""
         if connection.repeats_left and connection.repeated is not None:
             connection.repeats_left -= 1
-            self._queue(connection.peer, connection.repeated)
-            self._arm(connection, now, _WAIT_S)
+            self._queue(connection.peer, connection.repeated, connection)
             return
         state = connection.cm_state
         if state is CmState.DREQ_SENT:
@@ -411,7 +410,7 @@ class Manager:
 
     def _arm(self, connection: RoceConnection, now: float, wait_s: float) -> None:
         self._quiet(connection)
-        connection.answer_timer = self._device.timers.at(now + wait_s, lambda at: self._unheard(connection, at))
+        connection.answer_timer = self._device.timers.at(now + wait_s, lambda _: self._unheard(connection))
 
     @staticmethod
     def _quiet(connection: RoceConnection) -> None:
@@ -462,15 +461,12 @@ class Manager:
 
     # ---- Sending
 
-    def _say(
-        self, connection: RoceConnection, attribute: Attribute, body: object, now: float, *, repeat: bool = False
-    ) -> None:
+    def _say(self, connection: RoceConnection, attribute: Attribute, body: object, *, repeat: bool = False) -> None:
         """Send a message of a dialogue; with ``repeat`` until it is answered."""
         message = pack(ManagementMessage(attribute, connection.transaction, body))
-        self._queue(connection.peer, message)
         if repeat:
             connection.repeated, connection.repeats_left = message, RETRIES
-            self._arm(connection, now, _WAIT_S)
+        self._queue(connection.peer, message, connection if repeat else None)
 
     def _refuse(
         self, connection: RoceConnection, reason: RejectReason, about: int, private_data: bytes = bytes(_REJ_ROOM)
@@ -485,7 +481,7 @@ class Manager:
             info=filled(info, _INFO_ROOM),
             private=private_data,
         )
-        self._say(connection, Attribute.REJ, body, self._device.now)
+        self._say(connection, Attribute.REJ, body)
 
     def _turn_away(self, peer: str, message: ManagementMessage, reason: RejectReason) -> None:
         """Refuse a request for which nothing is kept."""
@@ -497,8 +493,18 @@ class Manager:
         """Answer a message outside of any dialogue."""
         self._queue(peer, pack(ManagementMessage(attribute, heard.transaction, body)))
 
-    def _queue(self, peer: str, message: bytes) -> None:
-        if len(self.outgoing) >= MAX_QUEUED:
+    def _queue(self, peer: str, message: bytes, waits: RoceConnection | None = None) -> None:
+        """Put a message where the device takes it from; ``waits`` for an answer once it is sent."""
+        if len(self._outgoing) >= MAX_QUEUED and waits is None:
             self._device.counters.mads_dropped += 1
-            return
-        self.outgoing.append((peer, message))
+        else:
+            self._outgoing.append((peer, message, waits))
+
+    def next_message(self, now: float) -> tuple[str, bytes] | None:
+        """The next message to send, and to whom."""
+        if not self._outgoing:
+            return None
+        peer, message, waits = self._outgoing.popleft()
+        if waits is not None and waits.repeated is message:
+            self._arm(waits, now, _WAIT_S)
+        return peer, message

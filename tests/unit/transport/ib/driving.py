@@ -36,9 +36,8 @@ class Pair:
         self.wire: list[tuple[str, str, int]] = []
         self.passive.listen(SERVICE)
 
-    def settle(self, after: float = 0.0) -> None:
-        """Exchange datagrams until there are no more; ``after`` seconds later, timers that are due included."""
-        self.now += after
+    def settle(self) -> None:
+        """Do what is due, and exchange datagrams until there are no more."""
         self.active.advance(self.now)
         self.passive.advance(self.now)
         while self._carry(self.active, self.passive) + self._carry(self.passive, self.active):
@@ -46,13 +45,16 @@ class Pair:
 
     def wait(self, seconds: float) -> None:
         """Let time pass, timer by timer."""
+        self.settle()
         end = self.now + seconds
         while True:
             due = [when for device in (self.active, self.passive) if (when := device.next_timer()) is not None]
             if not due or min(due) > end:
                 break
-            self.settle(max(0.0, min(due) - self.now))
-        self.settle(end - self.now)
+            self.now = max(self.now, min(due))
+            self.settle()
+        self.now = end
+        self.settle()
 
     def _carry(self, source: Device, target: Device) -> int:
         batch = source.transmit(self.now)

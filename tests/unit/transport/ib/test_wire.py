@@ -102,14 +102,29 @@ def test_any_identification_is_found(content: bytes, identification: int, dont_f
 
 @given(st.binary(min_size=12, max_size=200), st.data())
 def test_a_damaged_datagram_is_seen(content: bytes, data: st.DataObject) -> None:
-    """With IPv6 every bit counts; with IPv4 a burst of up to 15 bits cannot look like another identification."""
     for source, destination in ADDRESSES:
         flow = Flow(source, 1024, destination)
         datagram = bytearray(flow.seal(content[:12], content[12:], 0))
+        assert flow.identification(bytes(datagram)) == 0
         bit = data.draw(st.integers(0, len(datagram) * 8 - 1))
         if bit // 8 != 4:  # the congestion marks
             datagram[bit // 8] ^= 1 << bit % 8
             assert flow.identification(bytes(datagram)) is None
+
+
+def numbered(flow: Flow, identification: int) -> bytes:
+    """A datagram whose IP header has another identification than 0."""
+    datagram = flow.seal(bytes(12), b"data", 0)
+    return datagram[:-4] + icrc(headers(flow, len(datagram), identification=identification) + datagram[:-4])
+
+
+def test_a_flow_keeps_to_the_identification_0_until_it_is_seen_to_have_changed() -> None:
+    flow = Flow("192.0.2.1", 1024, "192.0.2.2")
+    assert [flow.identification(numbered(flow, number)) for number in (5, 0, 6, 7)] == [5, 0, None, 7]
+    for _ in range(100):
+        flow.identification(numbered(flow, 0))
+    found = [flow.identification(numbered(flow, 9)) for _ in range(20)]
+    assert found == [None] * 16 + [9] * 4
 
 
 def test_a_router_may_mark_congestion() -> None:
