@@ -259,18 +259,7 @@ class Replay:
 
 
 @pytest.mark.parametrize("active", [True, False], ids=["active", "passive"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ib-basic-61",
-        "ib-basic-73",
-        "ib-rdma-61",
-        "ib-rdma-73",
-        "ib-reconnect-61",
-        "ib-reconnect-612",
-        "ib-reconnect-73",
-    ],
-)
+@pytest.mark.parametrize("name", ["ib-basic-73", "ib-rdma-61", "ib-rdma-73"])
 def test_a_device_says_what_the_kernel_said(
     pcaps: Path, name: str, active: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,12 +268,6 @@ def test_a_device_says_what_the_kernel_said(
     monkeypatch.setattr(requester, "READ_PIECE", requester.MOST_WINDOW)
     replay = Replay(list(packets(pcaps / name / "a.pcap.gz")), active)
     replay.run()
-    print(
-        name,
-        active,
-        replay.compared,
-        len(replay.found),
-        len(replay.received),
-        {k: len(v) for k, v in replay.sent.items()},
-    )
+    assert not any(replay.sent.values())
+    assert replay.received
     assert replay.compared > 100
