@@ -12,7 +12,7 @@ import contextlib
 import errno
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 
 from dissectors.wire.encapsulation import ROCE_UDP_PORT
@@ -49,11 +49,17 @@ class RoceProvider:
     """InfiniBand at one local IP address, over UDP. Implements ``provider.Provider``.
 
     ``random`` chooses keys, numbers and ports; the default is the system's. ``tap`` gets whole frames, for a capture.
+    ``make_socket`` makes a socket of a family and kind, in another network namespace, say.
     Raises ``TransportError`` where the address is not local or its port 4791 is taken.
     """
 
     def __init__(
-        self, address: str, random: Random | None = None, tap: Tap | None = None, senders: int = SENDERS
+        self,
+        address: str,
+        random: Random | None = None,
+        tap: Tap | None = None,
+        senders: int = SENDERS,
+        make_socket: Callable[[int, int], socket.socket] = socket.socket,
     ) -> None:
         chooser = random or SystemRandom()
         try:
@@ -61,6 +67,7 @@ class RoceProvider:
         except ValueError:
             raise TransportError(f"{address} is not an IP address") from None
         self._family = socket.AF_INET if parsed(self.address).version == 4 else socket.AF_INET6
+        self._make_socket = make_socket
         self._receiver = self._open(ROCE_UDP_PORT)
         self._senders: dict[int, socket.socket] = {}
         try:
@@ -78,7 +85,7 @@ class RoceProvider:
 
     def _open(self, port: int) -> socket.socket:
         """A socket whose packets have known headers."""
-        made = socket.socket(self._family, socket.SOCK_DGRAM)
+        made = self._make_socket(self._family, socket.SOCK_DGRAM)
         made.setblocking(False)
         if self._family == socket.AF_INET:
             made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
