@@ -18,7 +18,7 @@ from random import Random, SystemRandom
 from dissectors.wire.encapsulation import ROCE_UDP_PORT
 from rdstool.errors import TransportError
 from rdstool.protocol.addresses import canonical, parsed
-from rdstool.transport.ib.provider import Access, ConnectionOptions, Event
+from rdstool.transport.ib.provider import Access, ConnectionOptions, Event, Region
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
 from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES
@@ -139,7 +139,7 @@ class RoceProvider:
         """Make memory known. Its address is 0."""
         return self.device.register(memory, access)
 
-    def deregister(self, region: MemoryRegion) -> None:
+    def deregister(self, region: Region) -> None:
         """Take memory away."""
         self.device.deregister(region)
 

@@ -21,7 +21,7 @@ from rdstool.errors import TransportError
 from rdstool.protocol.addresses import canonical, is_host, same_family
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.timers import Timers
-from rdstool.transport.ib.provider import Access, Broken, ConnectionOptions, Event
+from rdstool.transport.ib.provider import Access, Broken, ConnectionOptions, Event, Region
 from rdstool.transport.ib.roce import mads
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.counters import Counters
@@ -115,7 +115,7 @@ class Device:
         """Make memory known; ``address`` is what peers and segments count from."""
         return self.memory.register(memory, access, address)
 
-    def deregister(self, region: MemoryRegion) -> None:
+    def deregister(self, region: Region) -> None:
         """Take memory away."""
         self.memory.deregister(region)
 

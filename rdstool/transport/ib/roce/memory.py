@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from rdstool.errors import UsageError
-from rdstool.transport.ib.provider import Access, Segment
+from rdstool.transport.ib.provider import Access, Region, Segment
 
 MAX_REGIONS = 65_536
 """Regions of one device at a time."""
@@ -54,7 +54,7 @@ class MemoryTable:
         self._by_rkey[region.rkey] = region
         return region
 
-    def deregister(self, region: MemoryRegion) -> None:
+    def deregister(self, region: Region) -> None:
         """Forget a region; its keys are void. Once more does no harm."""
         self._by_lkey.pop(region.lkey, None)
         self._by_rkey.pop(region.rkey, None)
