@@ -19,6 +19,9 @@ TESTS ?= tests
 # What booting kernels takes: QEMU, an initramfs, modules, addresses, and the keys that kernel packages are signed with.
 LAB_PACKAGES := qemu-system-x86 busybox-static kmod iproute2 file debian-archive-keyring
 
+# What talks RoCE to rdstool in a guest.
+ROCE_PACKAGES := rdmacm-utils ibverbs-utils ibverbs-providers python3-pyverbs
+
 # ---- Environment. Stamp files keep repeated runs quick.
 
 $(VENV)/.created: tools/find-python tools/need
@@ -53,7 +56,7 @@ demo: $(VENV)/.installed ## Decode and validate a real capture, step by step
 
 system-packages:
 	@tools/need --wanted tshark
-	@tools/need $(LAB_PACKAGES)
+	@tools/need $(LAB_PACKAGES) $(ROCE_PACKAGES)
 
 test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
 	@$(BIN)/python -m pytest -q $(TESTS)

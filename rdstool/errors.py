@@ -25,7 +25,7 @@ class UsageError(RdsError):
 
 
 class TransportError(RdsError):
-    """An address cannot be used, or what carries RDS is not to be had."""
+    """A transport that cannot do what is asked of it: an address that is taken, a queue that is full."""
 
 
 __all__ = ["CaptureError", "CodecError", "LabError", "RdsError", "TransportError", "UsageError"]

@@ -38,7 +38,7 @@ class Attribute(IntEnum):
 
 
 class RejectReason(IntEnum):
-    """Reasons of REJ that are met in practice (§12.6.7.2)."""
+    """Reasons of REJ that are met in practice (§12.6.7.2; kernel ``include/rdma/ib_cm.h``)."""
 
     NO_QP = 1
     NO_RESOURCES = 3
@@ -48,9 +48,13 @@ class RejectReason(IntEnum):
     INVALID_SERVICE_ID = 8
     INVALID_TRANSPORT_SERVICE_TYPE = 9
     STALE_CONNECTION = 10
-    PORT_REDIRECT = 24
-    DUPLICATE_LOCAL_COMMUNICATION_ID = 27
+    INVALID_GID = 12
+    PORT_CM_REDIRECT = 24
+    PORT_REDIRECT = 25
+    INVALID_MTU = 26
+    INSUFFICIENT_RESPONDER_RESOURCES = 27
     CONSUMER = 28
+    DUPLICATE_LOCAL_COMMUNICATION_ID = 30
 
 
 @header("infiniband.mad", size=24, title="Management Datagram", source=f"{_IBA} §13.4.3")

@@ -1,1 +1,1 @@
-"""What moves the engine's bytes: TCP sockets, or memory between nodes of one process."""
+"""What moves the bytes of the engine: TCP sockets, connections of InfiniBand, or memory within one process."""

@@ -55,6 +55,18 @@ FORBIDDEN = {
     }
     | {"time", "typer"},
     "dissectors": {"asyncio", "numpy", "rich", "socket", "threading", "typer"},
+    "rdstool.transport.ib.roce": {
+        "asyncio",
+        "datetime",
+        "numpy",
+        "os",
+        "rich",
+        "scapy",
+        "secrets",
+        "socket",
+        "threading",
+    }
+    | {"time", "typer"},
     "rdstool.capture": {"rich", "scapy", "typer"},
     "rdstool.filter": {"rich", "scapy", "typer"},
     "rdstool.validate": {"rich", "scapy", "typer"},

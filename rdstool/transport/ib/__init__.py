@@ -1,0 +1,1 @@
+"""InfiniBand below RDS: reliable connections, RDMA and atomics, behind one interface (:mod:`.provider`)."""

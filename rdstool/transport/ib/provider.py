@@ -1,0 +1,283 @@
+"""What RDS needs of InfiniBand, whoever provides it: the userspace stack over UDP, or libibverbs.
+
+A provider has one local address. Its connections are reliable connections (RC) that RDMA-CM makes and ends.
+Nothing here blocks and nothing calls back: the owner waits until one of ``filenos()`` is readable or until
+``next_timer()``, then calls ``process(now)``, which gives what has happened as events, in order. What is posted
+in between goes out with the next ``process``.
+
+Numbers of statuses and access flags are those of libibverbs (``ibv_wc_status``, ``ibv_access_flags``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum, IntFlag
+from typing import NamedTuple, Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+MAX_MESSAGE_BYTES = 1 << 31
+"""Bytes that one SEND, WRITE or READ moves at most (InfiniBand Architecture vol. 1, §9.4)."""
+ATOMIC_BYTES = 8
+"""Size and alignment of what atomic operations work on."""
+
+
+class Access(IntFlag):
+    """What may be done with a memory region."""
+
+    LOCAL_WRITE = 1
+    REMOTE_WRITE = 2
+    REMOTE_READ = 4
+    REMOTE_ATOMIC = 8
+
+
+class Operation(Enum):
+    """What a completion is of."""
+
+    SEND = "send"
+    RECEIVE = "receive"
+    WRITE = "RDMA write"
+    READ = "RDMA read"
+    COMPARE_SWAP = "compare and swap"
+    FETCH_ADD = "fetch and add"
+
+
+class Status(IntEnum):
+    """How a work request ended."""
+
+    SUCCESS = 0
+    LOCAL_LENGTH_ERROR = 1
+    """A message was longer than the receive that was posted for it."""
+    LOCAL_OPERATION_ERROR = 2
+    LOCAL_PROTECTION_ERROR = 4
+    """The local memory of the request is no registered region, or not all of it."""
+    FLUSHED = 5
+    """The connection ended before the request did."""
+    BAD_RESPONSE = 7
+    """The peer answered what was not asked."""
+    REMOTE_INVALID_REQUEST = 9
+    """The peer cannot take the request: too long for its receive, or not allowed on the connection."""
+    REMOTE_ACCESS_ERROR = 10
+    """Wrong key, bounds or access rights of remote memory."""
+    REMOTE_OPERATION_ERROR = 11
+    """The peer failed while it executed the request."""
+    RETRIES_EXCEEDED = 12
+    """The peer did not answer."""
+    RECEIVER_NOT_READY = 13
+    """The peer posted no receive in time."""
+
+
+class Segment(NamedTuple):
+    """A piece of registered local memory: a scatter-gather element."""
+
+    address: int
+    length: int
+    """Bytes."""
+    lkey: int
+
+
+class Region(Protocol):
+    """Registered memory. A peer that knows ``rkey`` can do with it what ``access`` allows, and nothing outside it."""
+
+    @property
+    def address(self) -> int:
+        """Where it begins in the provider's address space: what a peer and a :class:`Segment` count from."""
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+
+    @property
+    def lkey(self) -> int:
+        """Key for local use."""
+
+    @property
+    def rkey(self) -> int:
+        """Key for peers."""
+
+    @property
+    def access(self) -> Access:
+        """What is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """What one end asks for when a connection is made; where RDS has defaults (protocol.md §7.1), they are these."""
+
+    responder_resources: int = 128
+    """RDMA READs and atomics that the peer may have in flight here, 0..255."""
+    initiator_depth: int = 128
+    """RDMA READs and atomics that are in flight to the peer at most, 0..255."""
+    retry_count: int = 7
+    """Times that unanswered packets are sent again, 0..7."""
+    rnr_retry: int = 7
+    """Times that a send is repeated after receiver-not-ready, 0..7; 7 = no end."""
+    min_rnr_timer: int = 10
+    """Code of the time that the peer is to wait after receiver-not-ready; 10 = 0.32 ms, as RDS."""
+    path_mtu: int = 1024
+    """Bytes of payload of a packet at most: 256, 512, 1024, 2048 or 4096. The active side decides."""
+    ack_timeout: int = 17
+    """Time to wait for an acknowledgement: 4.096 us * 2^n, n = 1..31. 17 = 0.54 s, as Linux 7.3 asks for."""
+    traffic_class: int = 0
+    """Type of service of the packets, where the provider can set it."""
+    service_level: int = 0
+    """0..15; RDS has the type of service here (§7.7)."""
+
+
+class Connection(Protocol):
+    """One reliable connection. Work can be posted as soon as it exists; it starts when the connection is there.
+
+    ``wr_id`` is the caller's own number and comes back in :class:`Completed`. What ``data`` shows must not change
+    until then. Work requests start, and complete, in the order in which they were posted. Each post raises
+    ``TransportError`` where the queue is full, a size is impossible or the connection has ended.
+    """
+
+    @property
+    def peer(self) -> str:
+        """The peer's address."""
+
+    def accept(self, private_data: bytes = b"", options: ConnectionOptions | None = None) -> None:
+        """Answer :class:`ConnectRequested` with REP (at most 196 bytes); :class:`Established` follows."""
+
+    def reject(self, private_data: bytes = b"") -> None:
+        """Answer :class:`ConnectRequested` with REJ (reason 28, consumer); at most 148 bytes."""
+
+    def disconnect(self, private_data: bytes = b"") -> None:
+        """End the connection. What is posted is flushed; :class:`Disconnected` follows."""
+
+    def post_receive(self, wr_id: int, size: int) -> None:
+        """Take one SEND of at most ``size`` bytes. The completion has its data."""
+
+    def post_send(self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False) -> None:
+        """SEND. ``solicited`` wakes the receiver; ``fence`` waits for earlier READs and atomics."""
+
+    def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
+        """RDMA WRITE to the peer's memory."""
+
+    def post_read(self, wr_id: int, into: Segment, address: int, rkey: int, *, fence: bool = False) -> None:
+        """RDMA READ of ``into.length`` bytes of the peer's memory."""
+
+    def post_compare_swap(
+        self, wr_id: int, address: int, rkey: int, compare: int, swap: int, *, fence: bool = False
+    ) -> None:
+        """Put ``swap`` where the peer's 64-bit value is ``compare``. The completion has the value before."""
+
+    def post_fetch_add(self, wr_id: int, address: int, rkey: int, add: int, *, fence: bool = False) -> None:
+        """Add to the peer's 64-bit value, modulo 2^64. The completion has the value before."""
+
+
+class Provider(Protocol):
+    """InfiniBand at one local address."""
+
+    @property
+    def address(self) -> str:
+        """The local IP address."""
+
+    def listen(self, service_id: int) -> None:
+        """Take requests for a service, each as :class:`ConnectRequested`. ``TransportError`` where it is taken."""
+
+    def stop_listening(self, service_id: int) -> None:
+        """Refuse further requests for a service."""
+
+    def connect(
+        self, peer: str, service_id: int, private_data: bytes = b"", options: ConnectionOptions | None = None
+    ) -> Connection:
+        """Ask for a connection. :class:`Established`, :class:`Refused` or :class:`ConnectFailed` follows.
+
+        At most 56 bytes of private data where the service is one of RDMA-CM's IP services, which put the IP CM
+        header in front of it; else 92.
+        """
+
+    def register(self, memory: bytearray | memoryview, access: Access) -> Region:
+        """Let local work requests, and peers as ``access`` says, use this memory, which must be writable."""
+
+    def deregister(self, region: Region) -> None:
+        """Its keys are of no use from now on."""
+
+    def filenos(self) -> Sequence[int]:
+        """What to wait for to become readable."""
+
+    def next_timer(self) -> float | None:
+        """When ``process`` has to be called at the latest, on the clock of ``now``; None = no need."""
+
+    def process(self, now: float) -> list[Event]:
+        """Receive what has come, do what is due, send what can go; ``now`` in seconds, never going back."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class Completed(NamedTuple):
+    """A work request is done. Of a connection's requests those that failed are followed by flushed ones only."""
+
+    connection: Connection
+    wr_id: int
+    operation: Operation
+    status: Status
+    data: bytes = b""
+    """What a RECEIVE got."""
+    original: int = 0
+    """What an atomic found."""
+    solicited: bool = False
+    """The sender of what a RECEIVE got asked to wake us."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequested:
+    """A peer asks for a connection: answer with ``accept`` or ``reject``. Post receives before."""
+
+    connection: Connection
+    service_id: int
+    private_data: bytes
+    """As it came, filled up with zeros; without the IP CM header where the service has one."""
+    source_port: int
+    """Of the IP CM header; 0 without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """Both ends are ready."""
+
+    connection: Connection
+    private_data: bytes
+    """Of the peer's REP or RTU, filled up with zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The peer answered with REJ. The connection has ended."""
+
+    connection: Connection
+    reason: int
+    """``RejectReason``; 28 = the peer's program refused."""
+    private_data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed:
+    """The peer did not answer in time. The connection has ended."""
+
+    connection: Connection
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """An established connection has ended, by ``disconnect``, by the peer, or because the peer has forgotten it."""
+
+    connection: Connection
+    by_peer: bool
+    private_data: bytes
+    """Of the peer's DREQ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The queue pair failed; everything posted is flushed. ``disconnect`` is the only thing left to do."""
+
+    connection: Connection
+    detail: str
+
+
+Event = Completed | ConnectRequested | Established | Refused | ConnectFailed | Disconnected | Broken

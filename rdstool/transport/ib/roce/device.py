@@ -1,0 +1,290 @@
+"""A RoCE device without its sockets: datagrams and time in, datagrams and events out.
+
+    device = Device("192.0.2.1", Random(1))
+    device.receive([(datagram, "192.0.2.2", 49152)], now)    what has come to UDP port 4791
+    device.advance(now)                                      do what is due
+    for datagram in device.transmit(now): ...                what has to be sent, don't-fragment set
+    events = device.take_events()
+
+The same inputs give the same outputs. ``now`` is in seconds and never goes back. Nothing that a peer sends raises an
+error or takes more than a fixed amount of memory: it is answered as the protocol wants, or dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from dissectors.wire.infiniband import CM_QP, Opcode
+from rdstool.errors import TransportError
+from rdstool.protocol.addresses import canonical, is_host, same_family
+from rdstool.protocol.errors import LocalProtocolError
+from rdstool.protocol.timers import Timers
+from rdstool.transport.ib.provider import Access, Broken, ConnectionOptions, Event, Region
+from rdstool.transport.ib.roce import mads
+from rdstool.transport.ib.roce.connection import RoceConnection
+from rdstool.transport.ib.roce.counters import Counters
+from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES, Flow, ethernet_frame
+from rdstool.transport.ib.roce.manager import Manager
+from rdstool.transport.ib.roce.memory import MemoryRegion, MemoryTable
+from rdstool.transport.ib.roce.numbers import PSN_MASK
+from rdstool.transport.ib.roce.packets import BTH_WORDS, KINDS, NUMBER_MASK, PKEY_BASE_MASK, VERSION_MASK
+from rdstool.transport.ib.roce.queue_pair import QueuePair
+from rdstool.transport.ib.roce.states import QueuePairState
+
+MAX_FLOWS = 1_024
+"""UDP ports of peers whose prepared headers are kept."""
+TURN = 32
+"""Packets that one connection sends before the next one has its turn."""
+BATCH = 256
+"""Packets that one call of ``transmit`` gives."""
+_FIRST_QUEUE_PAIR = 0x11
+_QUEUE_PAIRS = 1 << 24
+_MANAGEMENT = int(Opcode.UD_SEND_ONLY)
+
+Tap = Callable[[float, bytes], None]
+"""Gets the time and a whole Ethernet frame of each packet sent, and of each received with a good ICRC."""
+
+
+class Outgoing(NamedTuple):
+    """A datagram to send to port 4791 of an address."""
+
+    source_port: int
+    """One of the device's source ports: the ICRC covers it."""
+    destination: str
+    data: bytes
+
+
+class Device:
+    """All connections of one local address."""
+
+    def __init__(
+        self, address: str, random: Random, source_ports: Sequence[int] = (4791,), tap: Tap | None = None
+    ) -> None:
+        self.address = canonical(address)
+        self.source_ports = tuple(source_ports)
+        self.tap = tap
+        self.now = 0.0
+        self.timers = Timers()
+        self.counters = Counters()
+        self.memory = MemoryTable(random)
+        self.events: list[Event] = []
+        self._random = random
+        self._queue_pairs: dict[int, RoceConnection] = {}
+        self._next_number = random.randrange(_FIRST_QUEUE_PAIR, _QUEUE_PAIRS)
+        self._ready: dict[QueuePair, None] = {}
+        """Those that may have something to send, in order of their turns."""
+        self._inflows: dict[tuple[str, int], Flow] = {}
+        self._outflows: dict[tuple[int, str], Flow] = {}
+        self._management_psn = 0
+        self.manager = Manager(self, random)
+
+    # ---- For the owner
+
+    def listen(self, service_id: int) -> None:
+        """Take connection requests for a service."""
+        self.manager.listen(service_id)
+
+    def stop_listening(self, service_id: int) -> None:
+        """Take no more of them."""
+        self.manager.stop_listening(service_id)
+
+    def connect(
+        self, peer: str, service_id: int, private_data: bytes = b"", options: ConnectionOptions | None = None
+    ) -> RoceConnection:
+        """Ask a peer for a connection."""
+        return self.manager.connect(self._peer(peer), service_id, private_data, options or ConnectionOptions())
+
+    def queue_pair(self, peer: str, options: ConnectionOptions | None = None) -> RoceConnection:
+        """A connection without communication management: the owner agrees with the peer on numbers by other means.
+
+        Continue with :meth:`join`; end it with ``fail`` and :meth:`forget`.
+        """
+        return self.make(self._peer(peer), options or ConnectionOptions())
+
+    def join(self, connection: RoceConnection, number: int, send_psn: int, receive_psn: int) -> None:
+        """Begin to talk to the peer's queue pair ``number``."""
+        options = connection.options
+        connection.receive_psn = receive_psn
+        flow = self.flow_of(connection)
+        connection.receive_from(flow, number, send_psn, options.path_mtu, options.initiator_depth, options)
+        connection.send()
+
+    def register(self, memory: bytearray | memoryview, access: Access, address: int = 0) -> MemoryRegion:
+        """Make memory known; ``address`` is what peers and segments count from."""
+        return self.memory.register(memory, access, address)
+
+    def deregister(self, region: Region) -> None:
+        """Take memory away."""
+        self.memory.deregister(region)
+
+    def take_events(self) -> list[Event]:
+        """What has happened since the last call, in order."""
+        events, self.events = self.events, []
+        return events
+
+    def _peer(self, peer: str) -> str:
+        try:
+            peer = canonical(peer)
+        except ValueError:
+            raise TransportError(f"{peer} is not an IP address") from None
+        if not is_host(peer) or not same_family(peer, self.address):
+            raise TransportError(f"{peer} is no host that {self.address} can reach: give an address of its family")
+        return peer
+
+    # ---- Time
+
+    def next_timer(self) -> float | None:
+        """When :meth:`advance` has to be called."""
+        return self.timers.next()
+
+    def advance(self, now: float) -> None:
+        """Do what is due."""
+        if now < self.now:
+            raise LocalProtocolError(f"the clock went back from {self.now} to {now}")
+        self.now = now
+        self.timers.run(now)
+
+    def _arm(self, pair: QueuePair) -> None:
+        """See to it that the queue pair is called when it is due: it may be later than that, never earlier."""
+        due = pair.due
+        if due is None:
+            return
+        timer = pair.timer
+        if timer is not None:
+            if timer.when <= due:
+                return
+            timer.cancel()
+        pair.timer = self.timers.at(due, lambda now: self._pair_due(pair, now))
+
+    def _pair_due(self, pair: QueuePair, now: float) -> None:
+        pair.timer = None
+        due = pair.due
+        if due is not None and due <= now:
+            pair.timer_expired(now)
+        self._arm(pair)
+
+    # ---- In
+
+    def receive(self, datagrams: Iterable[tuple[bytes, str, int]], now: float) -> None:
+        """Datagrams have come to port 4791: their content, source address and source port."""
+        self.advance(now)
+        counters = self.counters
+        for datagram, host, port in datagrams:
+            counters.datagrams_received += 1
+            counters.bytes_received += len(datagram)
+            if not MIN_DATAGRAM_BYTES <= len(datagram) <= MAX_DATAGRAM_BYTES or len(datagram) & 3:
+                counters.malformed += 1
+                continue
+            flow = self._inflows.get((host, port)) or self._inflow(host, port)
+            identification = flow.identification(datagram)
+            if identification is None:
+                counters.bad_icrc += 1
+                continue
+            if self.tap is not None:
+                self.tap(now, ethernet_frame(flow, datagram, identification))
+            opcode, flags, pkey, number, word = BTH_WORDS.unpack_from(datagram)
+            if pkey & PKEY_BASE_MASK != PKEY_BASE_MASK:
+                counters.bad_pkey += 1
+                continue
+            number &= NUMBER_MASK
+            if number == CM_QP:
+                self._management_datagram(opcode, datagram, flow.source, now)
+                continue
+            pair = self._queue_pairs.get(number)
+            kind = KINDS[opcode]
+            if pair is None:
+                counters.no_queue_pair += 1
+            elif pair.peer != flow.source:
+                counters.wrong_peer += 1
+            elif kind is None or flags & VERSION_MASK:
+                counters.malformed += 1
+            else:
+                if pair.state is QueuePairState.RTR:
+                    self.manager.heard_packet(pair)
+                pair.packet(kind, opcode, flags, word, datagram, now)
+                if pair.timer is None:
+                    self._arm(pair)
+
+    def _inflow(self, host: str, port: int) -> Flow:
+        if len(self._inflows) >= MAX_FLOWS:
+            self._inflows.clear()
+        flow = self._inflows[host, port] = Flow(canonical(host), port, self.address)
+        return flow
+
+    def _management_datagram(self, opcode: int, datagram: bytes, peer: str, now: float) -> None:
+        self.counters.mads_received += 1
+        message = mads.unpack(datagram) if opcode == _MANAGEMENT else None
+        if message is None or not self.manager.heard(peer, message, now):
+            self.counters.mads_dropped += 1
+
+    # ---- Out
+
+    def wake(self, pair: QueuePair) -> None:
+        """A queue pair may have something to send."""
+        self._ready[pair] = None
+
+    def transmit(self, now: float) -> list[Outgoing]:
+        """What to send next, ``BATCH`` packets or a few more; an empty list where there is nothing."""
+        self.advance(now)
+        batch: list[Outgoing] = []
+        while len(batch) < BATCH and (entry := self.manager.next_message(now)) is not None:
+            peer, message = entry
+            flow = self._outflow(self.source_ports[0], peer)
+            self._management_psn = (self._management_psn + 1) & PSN_MASK
+            data = flow.seal(mads.head(self._management_psn), message, 0)
+            batch.append(Outgoing(flow.source_port, peer, data))
+            self._count(now, flow, data)
+        while self._ready and len(batch) < BATCH:
+            pair = next(iter(self._ready))
+            del self._ready[pair]
+            packets: list[bytes] = []
+            if pair.emit(now, TURN, packets) >= TURN:
+                self._ready[pair] = None
+            self._arm(pair)
+            flow_of_pair = pair.flow
+            if packets and flow_of_pair is not None:
+                port, peer = flow_of_pair.source_port, flow_of_pair.destination
+                for data in packets:
+                    batch.append(Outgoing(port, peer, data))
+                    self._count(now, flow_of_pair, data)
+        return batch
+
+    def _count(self, now: float, flow: Flow, data: bytes) -> None:
+        self.counters.datagrams_sent += 1
+        self.counters.bytes_sent += len(data)
+        if self.tap is not None:
+            self.tap(now, ethernet_frame(flow, data, 0))
+
+    def _outflow(self, port: int, peer: str) -> Flow:
+        flow = self._outflows.get((port, peer))
+        if flow is None:
+            if len(self._outflows) >= MAX_FLOWS:
+                self._outflows.clear()
+            flow = self._outflows[port, peer] = Flow(self.address, port, peer)
+        return flow
+
+    # ---- For the parts
+
+    def make(self, peer: str, options: ConnectionOptions) -> RoceConnection:
+        """A connection with a queue pair number that was not used for long."""
+        while self._next_number in self._queue_pairs or self._next_number < _FIRST_QUEUE_PAIR:
+            self._next_number = (self._next_number + 1) % _QUEUE_PAIRS
+        number = self._next_number
+        self._next_number = (number + 1) % _QUEUE_PAIRS
+        psn = self._random.getrandbits(24)
+        connection = self._queue_pairs[number] = RoceConnection(self, number, psn, peer, options)
+        return connection
+
+    def flow_of(self, connection: RoceConnection) -> Flow:
+        """What a connection sends on: queue pairs take turns with the source ports, so that links share the load."""
+        return self._outflow(self.source_ports[connection.number % len(self.source_ports)], connection.peer)
+
+    def forget(self, connection: RoceConnection) -> None:
+        """Its packets are strangers' from now on; what it still has to answer goes out."""
+        self._queue_pairs.pop(connection.number, None)
+
+    def broke(self, connection: RoceConnection, detail: str) -> None:
+        """A queue pair failed by itself."""
+        self.events.append(Broken(connection, detail))

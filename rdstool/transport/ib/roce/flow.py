@@ -1,0 +1,147 @@
+"""One direction between two UDP ports: everything in front of the BTH, and the ICRC that covers it.
+
+Between two ports nothing but the length of the IP and UDP headers changes (what routers may change, the ICRC takes as
+ones), so the CRC of what stands in front of the BTH is computed once for each length of datagram and kept.
+:func:`dissectors.wire.icrc.icrc` computes the same from a whole packet; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from zlib import crc32
+
+from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT
+from dissectors.wire.icrc import IPV4_BYTES, UDP_BYTES
+from dissectors.wire.infiniband import BTH, LRH
+from rdstool.protocol.addresses import parsed
+from rdstool.transport.ib.roce.crc_shift import unknown_word
+
+MAX_DATAGRAM_BYTES = 4096 + 64
+"""The largest path MTU, and more than the headers of any packet and its ICRC."""
+MIN_DATAGRAM_BYTES = BTH.size + ICRC_BYTES
+
+UDP_PROTOCOL = 17
+_HOPS = 64
+"""Time to live of made-up headers."""
+DONT_FRAGMENT = 0x40
+"""In the first byte behind the identification."""
+_ID_DISTANCE = IPV4_BYTES + UDP_BYTES - 4
+"""Bytes from an IPv4 header's identification to the BTH."""
+_LATER_FRAGMENT = 0xFFBF_0000
+"""Bits of the unknown word, as ``unknown_word`` gives it, that are not zero in any packet that is no fragment."""
+_MOST_ZEROS = 16
+"""Packets with another identification after which it is believed."""
+_MASKED_LINK = b"\xff" * LRH.size
+_RESERVED = b"\xff"
+"""BTH's congestion marks and the reserved bits beside them, as the ICRC takes them."""
+_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
+
+_IPV4 = struct.Struct(">BBHHBBBBH4s4s")
+_IPV6 = struct.Struct(">IHBB16s16s")
+_UDP = struct.Struct(">HHHH")
+
+
+class Flow:
+    """From one UDP port to port 4791 of another address."""
+
+    __slots__ = ("_crcs", "_ipv4", "_zeros", "destination", "source", "source_port")
+
+    def __init__(self, source: str, source_port: int, destination: str) -> None:
+        self.source = source
+        self.source_port = source_port
+        self.destination = destination
+        self._ipv4 = parsed(source).version == 4
+        self._crcs: dict[int, int] = {}
+        """CRC of everything before the BTH, by length of datagram."""
+        self._zeros = 0
+        """How sure it is that the identification is always 0."""
+
+    def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int) -> bytes:
+        """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC."""
+        padding = _PADDING[pad]
+        length = len(head) + len(payload) + pad + ICRC_BYTES
+        crc = self._crcs.get(length)
+        if crc is None:
+            crc = self._crcs[length] = self._crc_of_headers(length)
+        crc = crc32(head[:4] + _RESERVED + head[5:], crc)
+        if length > MIN_DATAGRAM_BYTES:
+            crc = crc32(padding, crc32(payload, crc))
+        return b"".join((head, payload, padding, crc.to_bytes(ICRC_BYTES, "little")))
+
+    def identification(self, datagram: bytes) -> int | None:
+        """Verify the ICRC of what has come on this flow: the IPv4 identification, or None where it is not good.
+
+        Where the identification is unknown, seventeen bits of the ICRC are needed to find it and the don't-fragment
+        flag, and fifteen are left to check. So a flow that is seen to have 0 there, which this package sends, has to
+        keep to it, and is checked in full: one other value is taken for damage, many in a row for a change.
+        With IPv6 nothing is unknown.
+        """
+        length = len(datagram)
+        crc: int | None = self._crcs.get(length)
+        if crc is None:
+            crc = self._crcs[length] = self._crc_of_headers(length)
+        view = memoryview(datagram)
+        crc = crc32(view[5:-ICRC_BYTES], crc32(datagram[:4] + _RESERVED, crc))
+        difference: int = crc ^ int.from_bytes(datagram[-ICRC_BYTES:], "little")
+        if not difference:
+            if self._zeros < _MOST_ZEROS:
+                self._zeros += 1
+            return 0
+        if not self._ipv4:
+            return None
+        word = unknown_word(difference, length - ICRC_BYTES + _ID_DISTANCE)
+        if word & _LATER_FRAGMENT:
+            return None
+        if self._zeros:
+            self._zeros -= 1
+            return None
+        return (word & 0xFF) << 8 | (word >> 8 & 0xFF)
+
+    def _crc_of_headers(self, length: int) -> int:
+        """CRC of everything before the BTH of a datagram of ``length`` bytes, as :meth:`headers` but masked."""
+        return crc32(headers(self, length, masked=True), crc32(_MASKED_LINK))
+
+
+def headers(flow: Flow, length: int, *, masked: bool = False, identification: int = 0) -> bytes:
+    """The IP and UDP headers in front of ``length`` bytes; ``masked``: with ones where the ICRC has them.
+
+    The UDP checksum is 0, as RoCE allows. IPv4 has don't-fragment set.
+    """
+    udp = _UDP.pack(flow.source_port, ROCE_UDP_PORT, length + UDP_BYTES, 0xFFFF if masked else 0)
+    source, destination = parsed(flow.source).packed, parsed(flow.destination).packed
+    total = length + UDP_BYTES
+    if len(source) == 16:
+        first, hops = (0x6FFF_FFFF, 0xFF) if masked else (6 << 28, _HOPS)
+        return _IPV6.pack(first, total, UDP_PROTOCOL, hops, source, destination) + udp
+    total += IPV4_BYTES
+    rest = (total, identification, DONT_FRAGMENT, 0)
+    if masked:
+        return _IPV4.pack(0x45, 0xFF, *rest, 0xFF, UDP_PROTOCOL, 0xFFFF, source, destination) + udp
+    bare = _IPV4.pack(0x45, 0, *rest, _HOPS, UDP_PROTOCOL, 0, source, destination)
+    return _IPV4.pack(0x45, 0, *rest, _HOPS, UDP_PROTOCOL, _checksum(bare), source, destination) + udp
+
+
+def _checksum(header: bytes) -> int:
+    total: int = sum(struct.unpack(f">{len(header) // 2}H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+
+
+@lru_cache(maxsize=256)
+def hardware_address(address: str) -> bytes:
+    """An Ethernet address for an IP address: locally administered, made of its last four bytes."""
+    return b"\x02\x00" + parsed(address).packed[-4:]
+
+
+def ethernet_frame(flow: Flow, datagram: bytes, identification: int) -> bytes:
+    """The frame that carries a datagram, for writing to a capture. What a socket does not show is made up.
+
+    Made up are Ethernet addresses, type of service 0, time to live 64 and UDP checksum 0; none is under the ICRC.
+    """
+    kind = b"\x86\xdd" if parsed(flow.source).version == 6 else b"\x08\x00"
+    link = hardware_address(flow.destination) + hardware_address(flow.source) + kind
+    return link + headers(flow, len(datagram), identification=identification) + datagram
+
+
+__all__ = ["MAX_DATAGRAM_BYTES", "MIN_DATAGRAM_BYTES", "Flow", "ethernet_frame", "headers"]

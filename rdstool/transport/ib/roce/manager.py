@@ -1,0 +1,510 @@
+"""Communication management: the dialogues of a device with its peers over queue pair 1 (chapter 12).
+
+Both roles, any number of connections. Two peers that call each other at once get two connections: what to do with
+them is the business of whoever uses them. Whatever a peer sends, the tables stay within the limits below, and at most
+one message goes out for each that came in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import replace
+from random import Random
+from typing import TYPE_CHECKING
+
+from dissectors.wire.cm import Attribute, CmDrep, CmDreq, CmMra, CmRej, CmRep, CmReq, CmRtu, RejectReason
+from rdstool.errors import TransportError
+from rdstool.protocol.addresses import parsed
+from rdstool.protocol.errors import LocalProtocolError
+from rdstool.transport.ib.provider import (
+    ConnectFailed,
+    ConnectionOptions,
+    ConnectRequested,
+    Disconnected,
+    Established,
+    Refused,
+)
+from rdstool.transport.ib.roce.connection import CmInput, CmState, RoceConnection
+from rdstool.transport.ib.roce.mads import ManagementMessage, filled, ip_header, is_ip_service, pack, with_ip_header
+from rdstool.transport.ib.roce.numbers import MTU_BYTES, MTU_CODES, coded_time_s, gid_of
+
+if TYPE_CHECKING:
+    from rdstool.transport.ib.roce.device import Device
+
+MAX_CONNECTIONS = 4_096
+"""Connections of a device, those that are being made or ended included."""
+MAX_REQUESTS = 128
+"""Requests that wait for ``accept`` or ``reject``; RDS in the kernel listens with the same backlog."""
+MAX_QUEUED = 1_024
+"""Messages that wait to be sent."""
+MAX_FORGOTTEN = 1_024
+"""Ended connections that are remembered, so that a late REQ of theirs begins nothing."""
+FORGET_AFTER_S = 10.0
+RESPONSE_TIME = 18
+"""Time to wait for an answer, and that we take to give one: 4.096 us * 2^18 = 1.07 s."""
+RETRIES = 15
+"""Times that REQ, REP and DREQ are sent again; what Linux's RDMA-CM does (``CMA_MAX_CM_RETRIES``)."""
+ANSWER_WITHIN_S = 60.0
+"""Time that the owner has to ``accept`` or ``reject``."""
+_LID = 0xFFFF
+"""RoCE has no LIDs: Linux puts the permissive one."""
+_HOPS = 64
+_TARGET_ACK_DELAY = 15
+_ABOUT_REQ, _ABOUT_REP, _ABOUT_NONE = 0, 1, 2
+"""Which message an MRA or REJ is about."""
+_FIRST_EPHEMERAL_PORT, _EPHEMERAL_PORTS = 32_768, 28_232
+
+_REQ_ROOM, _REP_ROOM, _REJ_ROOM, _RTU_ROOM, _DREQ_ROOM = 92, 196, 148, 224, 220
+"""Bytes of private data."""
+_INFO_ROOM = 72
+"""Bytes of additional information of REJ."""
+_WAIT_S = coded_time_s(RESPONSE_TIME)
+_LEAST_ACK_TIMEOUT, _MOST_ACK_TIMEOUT = 14, 21
+"""Limits to what a peer can have us wait: 67 ms and 8.6 s."""
+
+
+class Manager:
+    """Makes and ends the connections of a device."""
+
+    def __init__(self, device: Device, random: Random) -> None:
+        self._device = device
+        self._random = random
+        self._services: set[int] = set()
+        self._by_local: dict[int, RoceConnection] = {}
+        self._by_remote: dict[tuple[str, int], RoceConnection] = {}
+        """(peer, its communication ID)"""
+        self._by_queue_pair: dict[tuple[str, int], RoceConnection] = {}
+        """(peer, its queue pair), of those that can send."""
+        self._unanswered = 0
+        """Requests that wait for the owner."""
+        self._forgotten: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._outgoing: deque[tuple[str, bytes, RoceConnection | None]] = deque()
+        """(peer, message, who waits for an answer to it)"""
+        packed = parsed(device.address).packed
+        self._guid = int.from_bytes(b"\x02\x00" + packed[-4:-3] + b"\xff\xfe" + packed[-3:])
+
+    # ---- What the owner does
+
+    def listen(self, service_id: int) -> None:
+        """Take requests for a service."""
+        if service_id in self._services:
+            raise TransportError(f"{self._device.address} listens for service {service_id:#x} already")
+        self._services.add(service_id)
+
+    def stop_listening(self, service_id: int) -> None:
+        """Take no more of them."""
+        self._services.discard(service_id)
+
+    def connect(self, peer: str, service_id: int, private_data: bytes, options: ConnectionOptions) -> RoceConnection:
+        """Send REQ."""
+        if options.path_mtu not in MTU_CODES:
+            raise TransportError(f"the path MTU is one of {', '.join(map(str, MTU_CODES))}, not {options.path_mtu}")
+        if is_ip_service(service_id):
+            filled(private_data, _REQ_ROOM - len(with_ip_header(b"", self._device.address, 0, peer)))
+            port = _FIRST_EPHEMERAL_PORT + self._random.randrange(_EPHEMERAL_PORTS)
+            private_data = with_ip_header(private_data, self._device.address, port, peer)
+        data = filled(private_data, _REQ_ROOM)
+        connection = self._new(peer, options)
+        connection.service_id = service_id
+        connection.transaction = self._random.getrandbits(64)
+        local, remote = gid_of(self._device.address), gid_of(peer)
+        body = CmReq(
+            local_comm_id=connection.local_id,
+            service_id=service_id,
+            local_ca_guid=self._guid,
+            local_qpn=connection.number,
+            responder_resources=options.responder_resources,
+            initiator_depth=options.initiator_depth,
+            remote_cm_timeout=RESPONSE_TIME,
+            local_cm_timeout=RESPONSE_TIME,
+            starting_psn=connection.receive_psn,
+            retry_count=options.retry_count,
+            path_mtu=MTU_CODES[options.path_mtu],
+            rnr_retry=options.rnr_retry,
+            max_cm_retries=RETRIES,
+            primary_local_lid=_LID,
+            primary_remote_lid=_LID,
+            primary_local_gid=local,
+            primary_remote_gid=remote,
+            primary_flow_label=self._random.getrandbits(20),
+            primary_traffic_class=options.traffic_class,
+            primary_hop_limit=_HOPS,
+            primary_sl=options.service_level,
+            primary_ack_timeout=options.ack_timeout,
+            private=data,
+        )
+        connection.move(CmInput.CONNECT)
+        self._say(connection, Attribute.REQ, body, repeat=True)
+        return connection
+
+    def accept(self, connection: RoceConnection, private_data: bytes, options: ConnectionOptions) -> None:
+        """Send REP."""
+        data = filled(private_data, _REP_ROOM)
+        request = self._pending(connection, "accept").body
+        resources = min(options.responder_resources, request.initiator_depth)
+        timeout = min(max(request.primary_ack_timeout, _LEAST_ACK_TIMEOUT), _MOST_ACK_TIMEOUT)
+        connection.options = replace(
+            options, responder_resources=resources, ack_timeout=timeout, rnr_retry=request.rnr_retry
+        )
+        connection.move(CmInput.ACCEPT)
+        self._unanswered -= 1
+        mtu = MTU_BYTES[request.path_mtu]
+        self._receive_from(connection, request.local_qpn, request.starting_psn, mtu, request.responder_resources)
+        body = CmRep(
+            local_comm_id=connection.local_id,
+            remote_comm_id=connection.remote_id,
+            local_qpn=connection.number,
+            starting_psn=connection.receive_psn,
+            responder_resources=resources,
+            initiator_depth=min(options.initiator_depth, request.responder_resources),
+            target_ack_delay=_TARGET_ACK_DELAY,
+            rnr_retry=options.rnr_retry,
+            local_ca_guid=self._guid,
+            private=data,
+        )
+        self._say(connection, Attribute.REP, body, repeat=True)
+
+    def reject(self, connection: RoceConnection, private_data: bytes) -> None:
+        """Send REJ with the reason 28."""
+        data = filled(private_data, _REJ_ROOM)
+        self._pending(connection, "reject")
+        self._refuse(connection, RejectReason.CONSUMER, _ABOUT_REQ, data)
+        self._end(connection)
+
+    def disconnect(self, connection: RoceConnection, private_data: bytes) -> None:
+        """End a connection or an attempt: DREQ, or REJ where it is not established."""
+        data = filled(private_data, _DREQ_ROOM)
+        state = connection.cm_state
+        if state in {CmState.TIMEWAIT, CmState.DREQ_SENT}:
+            return
+        connection.fail()
+        if state is CmState.ESTABLISHED:
+            connection.move(CmInput.DISCONNECT)
+            connection.transaction = self._random.getrandbits(64)
+            local, remote = connection.local_id, connection.remote_id
+            body = CmDreq(local_comm_id=local, remote_comm_id=remote, remote_qpn=connection.remote_number, private=data)
+            self._say(connection, Attribute.DREQ, body, repeat=True)
+            self._device.forget(connection)
+        else:
+            if state is CmState.REQ_SENT:
+                self._refuse(connection, RejectReason.TIMEOUT, _ABOUT_REQ)
+            elif state is CmState.REQ_RCVD:
+                self._refuse(connection, RejectReason.CONSUMER, _ABOUT_REQ)
+            elif state is CmState.REP_SENT:
+                self._refuse(connection, RejectReason.CONSUMER, _ABOUT_REP)
+            self._end(connection)
+        self._device.events.append(Disconnected(connection, False, b""))
+
+    def _pending(self, connection: RoceConnection, what: str) -> ManagementMessage:
+        if connection.cm_state is not CmState.REQ_RCVD or connection.request is None:
+            state = connection.cm_state.name
+            raise LocalProtocolError(f"{what}: the peer does not wait for an answer, the connection is {state}")
+        return connection.request
+
+    # ---- What peers say
+
+    def heard(self, peer: str, message: ManagementMessage, now: float) -> bool:
+        """A message has come; False where it makes no sense."""
+        if message.attribute is Attribute.REQ:
+            return self._request(peer, message, now)
+        connection = self._by_local.get(message.body.remote_comm_id)
+        if connection is not None and connection.peer != peer:
+            connection = None
+        if message.attribute is Attribute.DREQ:
+            return self._disconnect_request(peer, connection, message)
+        if message.attribute is Attribute.REP:
+            return self._reply(peer, connection, message)
+        if message.attribute is Attribute.REJ:
+            return self._rejected(peer, connection, message.body)
+        return connection is not None and self._continued(connection, message, now)
+
+    def _continued(self, connection: RoceConnection, message: ManagementMessage, now: float) -> bool:
+        """MRA, RTU or DREP of a dialogue."""
+        body = message.body
+        if connection.remote_id not in {0, body.local_comm_id}:
+            return False
+        if message.attribute is Attribute.MRA:
+            return self._wait_longer(connection, body, now)
+        if message.attribute is Attribute.RTU:
+            return self._ready(connection, body.private)
+        if connection.cm_state is not CmState.DREQ_SENT:
+            return False
+        self._end(connection)
+        return True
+
+    def _request(self, peer: str, message: ManagementMessage, now: float) -> bool:
+        body = message.body
+        known = self._by_remote.get((peer, body.local_comm_id))
+        if known is not None:
+            return self._request_again(known)
+        if self._is_forgotten((peer, body.local_comm_id), now):
+            return False
+        reason = self._objection(peer, body)
+        if reason is not None:
+            self._turn_away(peer, message, reason)
+            return True
+        stale = self._by_queue_pair.get((peer, body.local_qpn))
+        if stale is not None:
+            # The peer uses a queue pair anew that it has here already: it has forgotten the connection of before.
+            self._turn_away(peer, message, RejectReason.STALE_CONNECTION)
+            self._gone(stale, b"")
+            return True
+        connection = self._new(peer, ConnectionOptions())
+        connection.service_id, connection.remote_id = body.service_id, body.local_comm_id
+        connection.transaction, connection.request = message.transaction, message
+        connection.move(CmInput.REQUEST)
+        self._by_remote[peer, body.local_comm_id] = connection
+        self._unanswered += 1
+        connection.answer_timer = self._device.timers.at(
+            now + ANSWER_WITHIN_S, lambda _: self._not_answered_here(connection)
+        )
+        source_port, data = 0, body.private
+        if is_ip_service(body.service_id):
+            ip, data = ip_header(data)
+            source_port = ip.sport
+        self._device.events.append(ConnectRequested(connection, body.service_id, data, source_port))
+        return True
+
+    def _objection(self, peer: str, body: CmReq) -> RejectReason | None:
+        """Why a request is refused without asking the owner."""
+        if body.service_id not in self._services:
+            return RejectReason.INVALID_SERVICE_ID
+        if body.transport_service:
+            return RejectReason.INVALID_TRANSPORT_SERVICE_TYPE
+        if body.path_mtu not in MTU_BYTES:
+            return RejectReason.INVALID_MTU
+        if body.primary_local_gid != gid_of(peer) or body.primary_remote_gid != gid_of(self._device.address):
+            # Packets would go to another address than the one that asks.
+            return RejectReason.INVALID_GID
+        if self._unanswered >= MAX_REQUESTS or len(self._by_local) >= MAX_CONNECTIONS:
+            return RejectReason.NO_RESOURCES
+        return None
+
+    def _request_again(self, connection: RoceConnection) -> bool:
+        """The peer has not seen what we answered."""
+        if connection.cm_state is CmState.REQ_RCVD:
+            body = CmMra(
+                local_comm_id=connection.local_id,
+                remote_comm_id=connection.remote_id,
+                message=_ABOUT_REQ,
+                service_timeout=RESPONSE_TIME + 2,
+            )
+            self._say(connection, Attribute.MRA, body)
+        elif connection.cm_state is CmState.REP_SENT and connection.repeated is not None:
+            self._queue(connection.peer, connection.repeated)
+        return True
+
+    def _reply(self, peer: str, connection: RoceConnection | None, message: ManagementMessage) -> bool:
+        body: CmRep = message.body
+        if connection is not None and connection.cm_state is CmState.ESTABLISHED:
+            if connection.remote_id == body.local_comm_id and connection.repeated is not None:
+                self._queue(peer, connection.repeated)  # RTU was lost
+            return True
+        if connection is None or connection.cm_state is not CmState.REQ_SENT:
+            unknown = CmRej(body.remote_comm_id, body.local_comm_id, message=_ABOUT_REP)
+            unknown.reason = RejectReason.INVALID_COMMUNICATION_ID
+            self._send(peer, message, Attribute.REJ, unknown)
+            return True
+        connection.remote_id = body.local_comm_id
+        self._by_remote[peer, body.local_comm_id] = connection
+        options = connection.options
+        connection.options = replace(options, rnr_retry=body.rnr_retry)
+        self._receive_from(connection, body.local_qpn, body.starting_psn, options.path_mtu, body.responder_resources)
+        rtu = CmRtu(local_comm_id=connection.local_id, remote_comm_id=connection.remote_id)
+        self._say(connection, Attribute.RTU, rtu)
+        connection.repeated = pack(ManagementMessage(Attribute.RTU, connection.transaction, rtu))
+        self._ready(connection, body.private)
+        return True
+
+    def _ready(self, connection: RoceConnection, private_data: bytes) -> bool:
+        """The last message that was needed has come."""
+        if connection.cm_state not in {CmState.REQ_SENT, CmState.REP_SENT}:
+            return connection.cm_state is CmState.ESTABLISHED
+        if connection.cm_state is CmState.REQ_SENT and not connection.remote_id:
+            return False
+        if connection.cm_state is CmState.REP_SENT:
+            connection.repeated = None  # it is answered; what repeats from now on is the RTU of the active side
+        connection.move(CmInput.READY)
+        self._quiet(connection)
+        self._device.events.append(Established(connection, private_data))
+        connection.send()
+        return True
+
+    def heard_packet(self, connection: RoceConnection) -> None:
+        """A packet for a queue pair that can receive has come: as good as RTU."""
+        if connection.cm_state is CmState.REP_SENT:
+            self._ready(connection, bytes(_RTU_ROOM))
+
+    def _wait_longer(self, connection: RoceConnection, body: CmMra, now: float) -> bool:
+        if connection.cm_state not in {CmState.REQ_SENT, CmState.REP_SENT}:
+            return False
+        self._arm(connection, now, min(coded_time_s(body.service_timeout), ANSWER_WITHIN_S) + _WAIT_S)
+        return True
+
+    def _rejected(self, peer: str, connection: RoceConnection | None, body: CmRej) -> bool:
+        if connection is None and not body.remote_comm_id:
+            connection = self._by_remote.get((peer, body.local_comm_id))
+        if connection is None or connection.cm_state is CmState.TIMEWAIT:
+            return False
+        if connection.remote_id and body.local_comm_id not in {0, connection.remote_id}:
+            return False
+        state = connection.cm_state
+        if state is CmState.DREQ_SENT:
+            self._end(connection)
+            return True
+        connection.fail()
+        self._end(connection)
+        event: Refused | Disconnected = Refused(connection, body.reason, body.private)
+        if state is CmState.ESTABLISHED:
+            event = Disconnected(connection, True, body.private)
+        self._device.events.append(event)
+        return True
+
+    def _disconnect_request(self, peer: str, connection: RoceConnection | None, message: ManagementMessage) -> bool:
+        """Confirm the end, even of what is not known: it may have been forgotten already (as cm.c does)."""
+        body: CmDreq = message.body
+        if connection is not None and connection.remote_id not in {0, body.local_comm_id}:
+            return False
+        if connection is not None and body.remote_qpn != connection.number:
+            return False
+        answer = CmDrep(local_comm_id=body.remote_comm_id, remote_comm_id=body.local_comm_id)
+        self._send(peer, message, Attribute.DREP, answer)
+        if connection is not None and connection.cm_state in {CmState.ESTABLISHED, CmState.REP_SENT}:
+            self._gone(connection, body.private)
+        elif connection is not None and connection.cm_state is CmState.DREQ_SENT:
+            self._end(connection)
+        return True
+
+    def _gone(self, connection: RoceConnection, private_data: bytes) -> None:
+        """The peer has ended it."""
+        connection.fail()
+        self._end(connection)
+        self._device.events.append(Disconnected(connection, True, private_data))
+
+    # ---- Time
+
+    def _unheard(self, connection: RoceConnection) -> None:
+        """No answer in time."""
+        if connection.repeats_left and connection.repeated is not None:
+            connection.repeats_left -= 1
+            self._queue(connection.peer, connection.repeated, connection)
+            return
+        state = connection.cm_state
+        if state is CmState.DREQ_SENT:
+            self._end(connection)
+            return
+        self._refuse(connection, RejectReason.TIMEOUT, _ABOUT_REQ if state is CmState.REQ_SENT else _ABOUT_REP)
+        connection.fail()
+        self._end(connection)
+        what = "REQ" if state is CmState.REQ_SENT else "REP"
+        detail = f"{connection.peer} did not answer {what}, which was sent {RETRIES + 1} times"
+        self._device.events.append(ConnectFailed(connection, detail))
+
+    def _not_answered_here(self, connection: RoceConnection) -> None:
+        """The owner let a request lie."""
+        self._refuse(connection, RejectReason.TIMEOUT, _ABOUT_REQ)
+        connection.fail()
+        self._end(connection)
+        detail = f"the request of {connection.peer} was not accepted within {ANSWER_WITHIN_S:.0f} s"
+        self._device.events.append(ConnectFailed(connection, detail))
+
+    def _arm(self, connection: RoceConnection, now: float, wait_s: float) -> None:
+        self._quiet(connection)
+        connection.answer_timer = self._device.timers.at(now + wait_s, lambda _: self._unheard(connection))
+
+    @staticmethod
+    def _quiet(connection: RoceConnection) -> None:
+        if connection.answer_timer is not None:
+            connection.answer_timer.cancel()
+            connection.answer_timer = None
+
+    # ---- Tables
+
+    def _new(self, peer: str, options: ConnectionOptions) -> RoceConnection:
+        if len(self._by_local) >= MAX_CONNECTIONS:
+            raise TransportError(f"{MAX_CONNECTIONS} connections are open: disconnect some first")
+        connection = self._device.make(peer, options)
+        while not (local_id := self._random.getrandbits(32)) or local_id in self._by_local:
+            pass
+        connection.local_id = local_id
+        self._by_local[local_id] = connection
+        return connection
+
+    def _receive_from(self, connection: RoceConnection, number: int, psn: int, mtu: int, depth: int) -> None:
+        connection.remote_number = number
+        self._by_queue_pair[connection.peer, number] = connection
+        connection.receive_from(self._device.flow_of(connection), number, psn, mtu, depth, connection.options)
+
+    def _end(self, connection: RoceConnection) -> None:
+        """Nothing is to be heard of it any more."""
+        if connection.cm_state is CmState.REQ_RCVD:
+            self._unanswered -= 1
+        self._quiet(connection)
+        connection.fail()
+        connection.move(CmInput.END)
+        connection.repeated = connection.request = None
+        self._by_local.pop(connection.local_id, None)
+        remote = (connection.peer, connection.remote_id)
+        if self._by_remote.get(remote) is connection:
+            del self._by_remote[remote]
+            self._forgotten[remote] = self._device.now + FORGET_AFTER_S
+            if len(self._forgotten) > MAX_FORGOTTEN:
+                self._forgotten.popitem(last=False)
+        pair = (connection.peer, connection.remote_number)
+        if self._by_queue_pair.get(pair) is connection:
+            del self._by_queue_pair[pair]
+        self._device.forget(connection)
+
+    def _is_forgotten(self, remote: tuple[str, int], now: float) -> bool:
+        until = self._forgotten.get(remote)
+        return until is not None and now < until
+
+    # ---- Sending
+
+    def _say(self, connection: RoceConnection, attribute: Attribute, body: object, *, repeat: bool = False) -> None:
+        """Send a message of a dialogue; with ``repeat`` until it is answered."""
+        message = pack(ManagementMessage(attribute, connection.transaction, body))
+        if repeat:
+            connection.repeated, connection.repeats_left = message, RETRIES
+        self._queue(connection.peer, message, connection if repeat else None)
+
+    def _refuse(
+        self, connection: RoceConnection, reason: RejectReason, about: int, private_data: bytes = bytes(_REJ_ROOM)
+    ) -> None:
+        info = self._guid.to_bytes(8) if reason is RejectReason.TIMEOUT else b""
+        body = CmRej(
+            local_comm_id=connection.local_id,
+            remote_comm_id=connection.remote_id,
+            message=about,
+            info_length=len(info),
+            reason=reason,
+            info=filled(info, _INFO_ROOM),
+            private=private_data,
+        )
+        self._say(connection, Attribute.REJ, body)
+
+    def _turn_away(self, peer: str, message: ManagementMessage, reason: RejectReason) -> None:
+        """Refuse a request for which nothing is kept."""
+        self._device.counters.requests_refused += 1
+        body = CmRej(remote_comm_id=message.body.local_comm_id, message=_ABOUT_REQ, reason=reason)
+        self._send(peer, message, Attribute.REJ, body)
+
+    def _send(self, peer: str, heard: ManagementMessage, attribute: Attribute, body: object) -> None:
+        """Answer a message outside of any dialogue."""
+        self._queue(peer, pack(ManagementMessage(attribute, heard.transaction, body)))
+
+    def _queue(self, peer: str, message: bytes, waits: RoceConnection | None = None) -> None:
+        """Put a message where the device takes it from; ``waits`` for an answer once it is sent."""
+        if len(self._outgoing) >= MAX_QUEUED and waits is None:
+            self._device.counters.mads_dropped += 1
+        else:
+            self._outgoing.append((peer, message, waits))
+
+    def next_message(self, now: float) -> tuple[str, bytes] | None:
+        """The next message to send, and to whom."""
+        if not self._outgoing:
+            return None
+        peer, message, waits = self._outgoing.popleft()
+        if waits is not None and waits.repeated is message:
+            self._arm(waits, now, _WAIT_S)
+        return peer, message

@@ -1,0 +1,389 @@
+"""The sending side of a queue pair: requests out, acknowledgements and responses in (§9.7, §9.9.2).
+
+Each packet of a request has a number, and a READ has one for each packet of its response. What is not acknowledged is
+sent again from the first such packet on (go back N): when the responder says that one is missing, when a response
+skips one, or when nothing is heard for the time of ``ack_timeout``. Numbers are counted without wrapping here;
+``oldest <= next <= reached``:
+
+    oldest    the first packet that is not acknowledged
+    next      the packet to send next; set back to ``oldest`` when packets have to be sent again
+    reached   one behind the last packet that was ever sent
+
+How many packets may be in flight is found out: the window grows while all goes well and is halved at each loss,
+because what the peer's socket, or ours, cannot hold is lost. A long READ is asked for in pieces for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from dissectors.wire.infiniband import AckKind, NakCode, Opcode
+from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
+from rdstool.transport.ib.roce.counters import Counters
+from rdstool.transport.ib.roce.flow import Flow
+from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
+from rdstool.transport.ib.roce.packets import (
+    ACK_REQUEST,
+    ATOMIC_OPCODES,
+    ATOMIC_VALUES,
+    BTH_WORDS,
+    DEFAULT_PKEY,
+    NUMBER_MASK,
+    PAD_SHIFT,
+    RETH_VALUES,
+    SEND_OPCODES,
+    SOLICITED,
+    WRITE_OPCODES,
+)
+from rdstool.transport.ib.roce.work import Done, Report, WorkRequest
+
+FIRST_WINDOW = 32
+"""Packets in flight at first."""
+LEAST_WINDOW = 4
+MOST_WINDOW = 128
+"""Packets in flight at most; rxe has the same limit (``RXE_MAX_UNACKED_PSNS``)."""
+READ_PIECE = 16
+"""Packets of response that one READ request asks for at most."""
+ASK_EVERY = 16
+"""Packets after which an acknowledgement is asked for, though more follow."""
+NO_END = 7
+"""``rnr_retry`` that never runs out."""
+
+_READ_REQUEST = int(Opcode.READ_REQUEST)
+_NAK_STATUS = {
+    NakCode.INVALID_REQUEST: Status.REMOTE_INVALID_REQUEST,
+    NakCode.REMOTE_ACCESS: Status.REMOTE_ACCESS_ERROR,
+    NakCode.REMOTE_OPERATIONAL: Status.REMOTE_OPERATION_ERROR,
+    NakCode.INVALID_RD_REQUEST: Status.REMOTE_INVALID_REQUEST,
+}
+
+
+class Requester:
+    """Sends what is posted, in order, until the peer has confirmed it.
+
+    ``failed`` is the status that ended it, None while it lives.
+    """
+
+    def __init__(self, report: Report, counters: Counters) -> None:
+        self._report = report
+        self._counters = counters
+        self._waiting: deque[WorkRequest] = deque()
+        self._started: deque[WorkRequest] = deque()
+        """Begun and not confirmed, in order of their packets."""
+        self._index = 0
+        """Which of ``_started`` the packet ``_next`` is of."""
+        self._oldest = self._next = self._reached = 0
+        self._asked = 0
+        """One behind the last packet that asked for an acknowledgement."""
+        self._in_flight: deque[int] = deque()
+        """One behind the last response packet of each READ or atomic request that is in flight."""
+        self._window = FIRST_WINDOW
+        self._grown = 0
+        self._lost_at = -1
+        """``_oldest`` when packets were last sent again because of a gap: told once, not by each packet behind it."""
+        self._quiet_until: float | None = None
+        """After receiver-not-ready."""
+        self._ack_by: float | None = None
+        self.failed: Status | None = None
+
+    def start(self, flow: Flow, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
+        """Begin to send to ``queue_pair`` at the other end of ``flow``; ``depth`` READs and atomics at a time."""
+        self._flow, self._queue_pair, self._mtu, self._depth = flow, queue_pair, mtu, depth
+        self._oldest = self._next = self._reached = self._asked = psn
+        self._timeout_s = coded_time_s(options.ack_timeout)
+        self._retry_count, self._rnr_retry = options.retry_count, options.rnr_retry
+        self._retries, self._rnr_retries = self._retry_count, self._rnr_retry
+
+    def __len__(self) -> int:
+        """Requests that are not done."""
+        return len(self._waiting) + len(self._started)
+
+    @property
+    def due(self) -> float | None:
+        """When ``timer_expired`` is to be called; None = never."""
+        return self._ack_by if self._quiet_until is None else self._quiet_until
+
+    def post(self, work: WorkRequest) -> None:
+        """Queue a request."""
+        self._waiting.append(work)
+
+    # ---- Out
+
+    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
+        """Append at most ``budget`` datagrams to ``out``; tells how many."""
+        if self._quiet_until is not None:
+            return 0
+        sent = 0
+        while sent < budget:
+            if self._index == len(self._started) and not self._begin():
+                break
+            work = self._started[self._index]
+            psn = self._next
+            room = self._oldest + self._window - psn
+            count = 1
+            if work.responds:
+                count = self._responses(work, psn, room)
+                if not count:
+                    break
+                self._in_flight.append(psn + count)
+                out.append(self._response_request(work, psn, count))
+            elif room <= 0:
+                break
+            else:
+                out.append(self._data(work, psn, room))
+            sent += 1
+            psn += count
+            if psn <= self._reached:
+                self._counters.sent_again += 1
+            else:
+                self._reached = psn
+            self._next = psn
+            if psn > work.last:
+                self._index += 1
+        if sent and self._ack_by is None:
+            self._ack_by = now + self._timeout_s
+        return sent
+
+    def _begin(self) -> bool:
+        """Give the next waiting request its packets; False where there is none, or it has to wait."""
+        if not self._waiting or (self._waiting[0].fence and self._in_flight):
+            return False
+        work = self._waiting.popleft()
+        work.first = self._next
+        work.last = work.first + packets_of(work.length, self._mtu) - 1
+        self._started.append(work)
+        return True
+
+    def _responses(self, work: WorkRequest, psn: int, room: int) -> int:
+        """Packets of response that can be asked for now, from ``psn`` on; 0 = none yet.
+
+        The pieces of a READ stay the same when they are asked for again, as a responder remembers them so.
+        """
+        count = 1
+        if not self._depth:
+            self.fail(Status.LOCAL_OPERATION_ERROR, psn)
+            return 0
+        if work.operation is Operation.READ:
+            done = (psn - work.first) // READ_PIECE
+            count = min(work.first + (done + 1) * READ_PIECE, work.last + 1) - psn
+        if len(self._in_flight) >= self._depth or (room < count and psn != self._oldest):
+            return 0
+        return count
+
+    def _data(self, work: WorkRequest, psn: int, room: int) -> bytes:
+        """The packet of a SEND or WRITE."""
+        first, last = psn == work.first, psn == work.last
+        start = (psn - work.first) * self._mtu
+        payload = work.data[start : start + self._mtu]
+        pad = -len(payload) & 3
+        flags = pad << PAD_SHIFT
+        word = psn & NUMBER_MASK
+        if room == 1 or psn - self._asked >= ASK_EVERY or (last and (room <= READ_PIECE or self._is_newest())):
+            word |= ACK_REQUEST
+            self._asked = psn + 1
+        if work.operation is Operation.SEND:
+            if last and work.solicited:
+                flags |= SOLICITED
+            head = BTH_WORDS.pack(SEND_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
+        else:
+            head = BTH_WORDS.pack(WRITE_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
+            if first:
+                head += RETH_VALUES.pack(work.address, work.rkey, work.length)
+        return self._flow.seal(head, payload, pad)
+
+    def _is_newest(self) -> bool:
+        """Nothing follows the request that is being sent."""
+        return not self._waiting and self._index + 1 == len(self._started)
+
+    def _response_request(self, work: WorkRequest, psn: int, count: int) -> bytes:
+        """The packet that asks for ``count`` packets of response of a READ, or for an atomic operation."""
+        word = psn & NUMBER_MASK | ACK_REQUEST
+        self._asked = psn + count
+        if work.operation is Operation.READ:
+            start = (psn - work.first) * self._mtu
+            length = min(work.length - start, count * self._mtu)
+            head = BTH_WORDS.pack(_READ_REQUEST, 0, DEFAULT_PKEY, self._queue_pair, word)
+            head += RETH_VALUES.pack(work.address + start, work.rkey, length)
+        else:
+            head = BTH_WORDS.pack(ATOMIC_OPCODES[work.operation], 0, DEFAULT_PKEY, self._queue_pair, word)
+            head += ATOMIC_VALUES.pack(work.address, work.rkey, work.swap, work.compare)
+        return self._flow.seal(head, b"", 0)
+
+    # ---- In
+
+    def acknowledged(self, psn: int, syndrome: int, now: float) -> None:
+        """An acknowledgement, positive or negative, has come."""
+        number = nearest(psn, self._oldest)
+        kind, value = syndrome >> 5, syndrome & 0x1F
+        if number >= self._reached or number < self._oldest - 1:
+            self._counters.stale_responses += 1
+            return
+        if kind == AckKind.ACK:
+            if number >= self._oldest and not self._confirm(number + 1, now):
+                self._missed(now)
+        elif number < self._oldest:
+            self._counters.stale_responses += 1
+        elif kind == AckKind.RNR_NAK:
+            self._receiver_not_ready(number, RNR_TIMER_MS[value] / 1000, now)
+        elif kind == AckKind.NAK and value == NakCode.PSN_SEQUENCE:
+            self._counters.sequence_naks_received += 1
+            self._confirm(number, now)
+            self._gap(now)
+        elif kind == AckKind.NAK and value in _NAK_STATUS:
+            self._confirm(number, now)
+            self.fail(_NAK_STATUS[NakCode(value)], number)
+        else:
+            self._counters.malformed += 1
+
+    def read_response(self, psn: int, payload: memoryview, now: float) -> None:
+        """A packet of a READ's response has come."""
+        work = self._answered(psn, now, Operation.READ)
+        if work is None:
+            return
+        start = (self._oldest - work.first) * self._mtu
+        if len(payload) != min(self._mtu, work.length - start):
+            self.fail(Status.BAD_RESPONSE, self._oldest)
+            return
+        work.data[start : start + len(payload)] = payload
+        self._one_confirmed(work, 0, now)
+
+    def atomic_response(self, psn: int, original: int, now: float) -> None:
+        """The response to an atomic operation has come."""
+        work = self._answered(psn, now, None)
+        if work is not None:
+            self._one_confirmed(work, original, now)
+
+    def _answered(self, psn: int, now: float, operation: Operation | None) -> WorkRequest | None:
+        """The request that a response is to, where it is the one that is expected next; None = atomic ones."""
+        number = nearest(psn, self._oldest)
+        if number < self._oldest or number >= self._reached:
+            self._counters.stale_responses += 1
+            return None
+        if number > self._oldest and not self._confirm(number, now):
+            self._missed(now)
+            return None
+        work = self._started[0]
+        is_read = work.operation is Operation.READ
+        if not work.responds or is_read != (operation is Operation.READ):
+            self.fail(Status.BAD_RESPONSE, number)
+            return None
+        return work
+
+    def _one_confirmed(self, work: WorkRequest, original: int, now: float) -> None:
+        """The response packet that was expected is there."""
+        self._oldest += 1
+        while self._in_flight and self._in_flight[0] <= self._oldest:
+            self._in_flight.popleft()
+        if self._oldest > work.last:
+            self._finish(original)
+        self._progress(1, now)
+
+    def _confirm(self, end: int, now: float) -> bool:
+        """All packets before ``end`` are acknowledged; False where a response that is missing stands before it."""
+        before = self._oldest
+        complete = True
+        while self._started:
+            work = self._started[0]
+            if work.first >= end:
+                break
+            if work.responds:
+                end, complete = max(self._oldest, work.first), False
+                break
+            if work.last >= end:
+                break
+            self._finish(0)
+        if end > before:
+            self._oldest = end
+            self._progress(end - before, now)
+        return complete
+
+    def _finish(self, original: int) -> None:
+        work = self._started.popleft()
+        if self._index:
+            self._index -= 1
+        self._report(Done(work.wr_id, work.operation, Status.SUCCESS, b"", original))
+
+    def _progress(self, packets: int, now: float) -> None:
+        """``_oldest`` has moved."""
+        if self._next < self._oldest:
+            self._next, self._index = self._oldest, 0
+        self._retries, self._rnr_retries = self._retry_count, self._rnr_retry
+        self._ack_by = now + self._timeout_s if self._next > self._oldest else None
+        self._quiet_until = None
+        self._grown += packets
+        if self._grown >= self._window:
+            self._grown = 0
+            self._window = min(MOST_WINDOW, self._window + self._window // 4)
+
+    # ---- Again
+
+    def _missed(self, now: float) -> None:
+        """A response shows that an earlier one, or its request, was lost."""
+        self._counters.responses_missed += 1
+        self._gap(now)
+
+    def _gap(self, now: float) -> None:
+        """The packet ``_oldest``, or the response to it, was lost. Only the first to tell so is listened to."""
+        if self._lost_at != self._oldest and self._next > self._oldest:
+            self._lost_at = self._oldest
+            self._send_again(now)
+
+    def _send_again(self, now: float) -> None:
+        """Send again from the first packet that is not acknowledged."""
+        self._window = max(LEAST_WINDOW, self._window // 2)
+        self._back()
+        self._ack_by = now + self._timeout_s
+
+    def _back(self) -> None:
+        self._next, self._index, self._grown = self._oldest, 0, 0
+        self._asked = self._oldest
+        self._in_flight.clear()
+
+    def _receiver_not_ready(self, number: int, wait_s: float, now: float) -> None:
+        self._counters.rnr_naks_received += 1
+        self._confirm(number, now)
+        if self._oldest < number or self._quiet_until is not None:
+            return
+        if not self._rnr_retries:
+            self.fail(Status.RECEIVER_NOT_READY, number)
+            return
+        if self._rnr_retry != NO_END:
+            self._rnr_retries -= 1
+        self._back()
+        self._quiet_until, self._ack_by = now + wait_s, None
+
+    def timer_expired(self, now: float) -> None:
+        """``due`` is reached: go on after receiver-not-ready, or send again what was not acknowledged."""
+        if self._quiet_until is not None:
+            self._quiet_until = None
+            return
+        self._ack_by = None
+        if self._oldest < self._reached and self._started:
+            self._counters.timeouts += 1
+            self._lost_at = -1
+            if self._retries:
+                self._retries -= 1
+                self._send_again(now)
+            else:
+                self.fail(Status.RETRIES_EXCEEDED, self._oldest)
+
+    # ---- The end
+
+    def fail(self, status: Status, number: int) -> None:
+        """The request that packet ``number`` is of has failed: it ends so, all others are flushed."""
+        self.failed = status
+        for work in self._started:
+            ended = status if work.first <= number <= work.last else Status.FLUSHED
+            self._report(Done(work.wr_id, work.operation, ended))
+        self._started.clear()
+        self.flush()
+
+    def flush(self) -> None:
+        """End everything that is posted with ``FLUSHED``, and send no more."""
+        for work in (*self._started, *self._waiting):
+            self._report(Done(work.wr_id, work.operation, Status.FLUSHED))
+        self._started.clear()
+        self._waiting.clear()
+        self._in_flight.clear()
+        self._index, self._next, self._oldest = 0, self._reached, self._reached
+        self._ack_by = self._quiet_until = None

@@ -1,0 +1,220 @@
+"""The sockets of the userspace RoCE provider: UDP port 4791, without privileges.
+
+What an ICRC covers has to be known to whoever computes it. Path-MTU discovery makes Linux send don't-fragment with the
+identification 0 on sockets that are not connected (``net/ipv4/ip_output.c``, ``ip_select_ident``), and the source port
+is that of the socket: so there is one socket that receives, and a few that only send, for links that spread flows by
+source port. Wherever an adapter or the kernel's ``rdma_rxe`` uses the address, port 4791 is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import Random, SystemRandom
+
+from dissectors.wire.encapsulation import ROCE_UDP_PORT
+from rdstool.errors import TransportError
+from rdstool.protocol.addresses import canonical, parsed
+from rdstool.transport.ib.provider import Access, ConnectionOptions, Event, Region
+from rdstool.transport.ib.roce.connection import RoceConnection
+from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
+from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES
+from rdstool.transport.ib.roce.memory import MemoryRegion
+
+SENDERS = 4
+"""Sockets that send, each with a source port of its own."""
+FIRST_SOURCE_PORT = 0xC000
+"""RoCE sends from ports above this (Annex A17)."""
+_PORT_ATTEMPTS = 64
+RECEIVE_BUFFER_BYTES = 8 << 20
+"""Asked for; without privileges the system gives what ``net.core.rmem_max`` allows."""
+SEND_BUFFER_BYTES = 4 << 20
+RECEIVE_BATCH = 64
+"""Datagrams that are received before answers go out."""
+ROUNDS = 64
+"""Times to receive and send before the owner has its turn."""
+BLOCKED_WAIT_S = 0.0005
+"""After a full send buffer."""
+
+# Of linux/in.h, linux/in6.h and linux/udp.h; the socket module lacks them.
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_SO_NO_CHECK, _UDP_NO_CHECK6_TX, _UDP_NO_CHECK6_RX = 11, 101, 102
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+
+class RoceProvider:
+    """InfiniBand at one local IP address, over UDP. Implements ``provider.Provider``.
+
+    ``random`` chooses keys, numbers and ports; the default is the system's. ``tap`` gets whole frames, for a capture.
+    ``make_socket`` makes a socket of a family and kind, in another network namespace, say.
+    Raises ``TransportError`` where the address is not local or its port 4791 is taken.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        random: Random | None = None,
+        tap: Tap | None = None,
+        senders: int = SENDERS,
+        make_socket: Callable[[int, int], socket.socket] = socket.socket,
+    ) -> None:
+        chooser = random or SystemRandom()
+        try:
+            self.address = canonical(address)
+        except ValueError:
+            raise TransportError(f"{address} is not an IP address") from None
+        self._family = socket.AF_INET if parsed(self.address).version == 4 else socket.AF_INET6
+        self._make_socket = make_socket
+        self._receiver = self._open(ROCE_UDP_PORT)
+        self._senders: dict[int, socket.socket] = {}
+        try:
+            while len(self._senders) < senders:
+                sender = self._open_sender(chooser)
+                self._senders[sender.getsockname()[1]] = sender
+        except TransportError:
+            self.close()
+            raise
+        self._unsent: deque[Outgoing] = deque()
+        self._blocked_until: float | None = None
+        self.send_errors: dict[str, int] = {}
+        """Errors that the system gave for datagrams, by name; each counts as a datagram lost."""
+        self.device = Device(self.address, chooser, tuple(self._senders), tap)
+
+    def _open(self, port: int) -> socket.socket:
+        """A socket whose packets have known headers."""
+        made = self._make_socket(self._family, socket.SOCK_DGRAM)
+        made.setblocking(False)
+        if self._family == socket.AF_INET:
+            made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+            made.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+            made.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, 1)
+            made.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, 1)
+        for forced, usual, size in (
+            (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES),
+            (_SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES),
+        ):
+            try:
+                made.setsockopt(socket.SOL_SOCKET, forced, size)
+            except OSError:
+                made.setsockopt(socket.SOL_SOCKET, usual, size)
+        try:
+            made.bind((self.address, port))
+        except OSError as error:
+            made.close()
+            raise TransportError(
+                f"UDP port {port} of {self.address} cannot be used ({error.strerror}): "
+                "give an address of this machine that no other RoCE device uses"
+            ) from None
+        return made
+
+    def _open_sender(self, random: Random) -> socket.socket:
+        for _ in range(_PORT_ATTEMPTS):
+            with contextlib.suppress(TransportError):
+                return self._open(random.randrange(FIRST_SOURCE_PORT, 0x10000))
+        raise TransportError(f"no UDP port of {self.address} above {FIRST_SOURCE_PORT} is free")
+
+    # ---- For the owner
+
+    def listen(self, service_id: int) -> None:
+        """Take connection requests for a service."""
+        self.device.listen(service_id)
+
+    def stop_listening(self, service_id: int) -> None:
+        """Take no more of them."""
+        self.device.stop_listening(service_id)
+
+    def connect(
+        self, peer: str, service_id: int, private_data: bytes = b"", options: ConnectionOptions | None = None
+    ) -> RoceConnection:
+        """Ask a peer for a connection."""
+        return self.device.connect(peer, service_id, private_data, options)
+
+    def register(self, memory: bytearray | memoryview, access: Access) -> MemoryRegion:
+        """Make memory known. Its address is 0."""
+        return self.device.register(memory, access)
+
+    def deregister(self, region: Region) -> None:
+        """Take memory away."""
+        self.device.deregister(region)
+
+    def filenos(self) -> Sequence[int]:
+        """The receiving socket."""
+        return (self._receiver.fileno(),)
+
+    def next_timer(self) -> float | None:
+        """When ``process`` has to be called at the latest."""
+        due = self.device.next_timer()
+        if self._blocked_until is None:
+            return due
+        return self._blocked_until if due is None else min(due, self._blocked_until)
+
+    def process(self, now: float) -> list[Event]:
+        """Receive, do what is due, send."""
+        device = self.device
+        self._blocked_until = None
+        for _ in range(ROUNDS):
+            received = self._receive()
+            device.receive(received, now)
+            sent = self._send(now)
+            if not received and not sent:
+                break
+        return device.take_events()
+
+    def close(self) -> None:
+        """Close the sockets. Connections are not told: disconnect them first."""
+        for made in (self._receiver, *self._senders.values()):
+            made.close()
+
+    # ---- Datagrams
+
+    def _receive(self) -> list[tuple[bytes, str, int]]:
+        received = []
+        receive = self._receiver.recvfrom
+        size = MAX_DATAGRAM_BYTES + 1
+        try:
+            for _ in range(RECEIVE_BATCH):
+                data, address = receive(size)
+                received.append((data, address[0], address[1]))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._note(error)
+        return received
+
+    def _send(self, now: float) -> int:
+        """Send what there is, until the system will take no more; tells how many datagrams."""
+        sent = 0
+        while True:
+            if not self._unsent:
+                batch = self.device.transmit(now)
+                if not batch:
+                    return sent
+                self._unsent.extend(batch)
+            if not self._send_batch():
+                self._blocked_until = now + BLOCKED_WAIT_S
+                return sent
+            sent += 1
+
+    def _send_batch(self) -> bool:
+        """Send ``_unsent``; False where the send buffer is full."""
+        senders, unsent = self._senders, self._unsent
+        while unsent:
+            port, destination, data = unsent[0]
+            try:
+                senders[port].sendto(data, (destination, ROCE_UDP_PORT))
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._note(error)
+            unsent.popleft()
+        return True
+
+    def _note(self, error: OSError) -> None:
+        name = errno.errorcode.get(error.errno or 0, "unknown")
+        self.send_errors[name] = self.send_errors.get(name, 0) + 1

@@ -1,0 +1,119 @@
+"""Two devices that talk to each other directly, at a time that the test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TypeVar
+
+from dissectors.wire.infiniband import BTH, Bth, Opcode
+from rdstool.transport.ib.provider import Completed, ConnectionOptions, ConnectRequested, Event, Status
+from rdstool.transport.ib.roce.connection import RoceConnection
+from rdstool.transport.ib.roce.device import Device, Outgoing
+from rdstool.transport.ib.roce.mads import unpack
+
+ACTIVE, PASSIVE = "192.0.2.1", "192.0.2.2"
+SERVICE = 0x0106_1C06
+QUICK = ConnectionOptions(ack_timeout=14)
+E = TypeVar("E")
+Filter = Callable[[str, Bth, bytes], list[bytes]]
+"""(source address, BTH, datagram) -> what arrives in its place"""
+
+
+def everything(_: str, __: Bth, datagram: bytes) -> list[bytes]:
+    """A network without faults."""
+    return [datagram]
+
+
+class Pair:
+    """An active and a passive device. ``wire`` tells every packet as (source, opcode name, PSN)."""
+
+    def __init__(self, active: str = ACTIVE, passive: str = PASSIVE) -> None:
+        self.now = 0.0
+        self.active = Device(active, Random(1), (4791, 49152))
+        self.passive = Device(passive, Random(2), (50000,))
+        self.filter: Filter = everything
+        self.wire: list[tuple[str, str, int]] = []
+        self.passive.listen(SERVICE)
+
+    def settle(self) -> None:
+        """Do what is due, and exchange datagrams until there are no more."""
+        self.active.advance(self.now)
+        self.passive.advance(self.now)
+        while self._carry(self.active, self.passive) + self._carry(self.passive, self.active):
+            pass
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, timer by timer."""
+        self.settle()
+        end = self.now + seconds
+        while True:
+            due = [when for device in (self.active, self.passive) if (when := device.next_timer()) is not None]
+            if not due or min(due) > end:
+                break
+            self.now = max(self.now, min(due))
+            self.settle()
+        self.now = end
+        self.settle()
+
+    def _carry(self, source: Device, target: Device) -> int:
+        batch = source.transmit(self.now)
+        self.deliver(source, target, batch)
+        return len(batch)
+
+    def deliver(self, source: Device, target: Device, batch: list[Outgoing]) -> None:
+        """Hand datagrams over, through the filter."""
+        for outgoing in batch:
+            bth = BTH.unpack_from(outgoing.data)
+            self.wire.append((source.address, _name(bth, outgoing.data), bth.psn))
+            for data in self.filter(source.address, bth, outgoing.data):
+                target.receive([(data, source.address, outgoing.source_port)], self.now)
+
+    def connect(
+        self, options: ConnectionOptions = QUICK, private_data: bytes = b"", answer: bytes = b""
+    ) -> tuple[RoceConnection, RoceConnection]:
+        """An established connection: its active and its passive end. Events so far are taken."""
+        active = self.active.connect(self.passive.address, SERVICE, private_data, options)
+        self.settle()
+        passive = one(self.passive, ConnectRequested).connection
+        assert isinstance(passive, RoceConnection)
+        passive.accept(answer, options)
+        self.settle()
+        self.active.take_events()
+        self.passive.take_events()
+        self.wire.clear()
+        return active, passive
+
+
+def _name(bth: Bth, datagram: bytes) -> str:
+    if bth.opcode == Opcode.UD_SEND_ONLY:
+        message = unpack(datagram)
+        return message.attribute.name if message is not None else "?"
+    return Opcode(bth.opcode).name
+
+
+def one(device: Device, kind: type[E]) -> E:
+    """The only event that has come, which is of ``kind``."""
+    (event,) = device.take_events()
+    assert isinstance(event, kind), event
+    return event
+
+
+def of_kind(events: list[Event], kind: type[E]) -> list[E]:
+    """Those of a kind."""
+    return [event for event in events if isinstance(event, kind)]
+
+
+def statuses(device: Device) -> list[tuple[int, Status]]:
+    """(wr_id, status) of what was completed; other events are dropped."""
+    return [(done.wr_id, done.status) for done in of_kind(device.take_events(), Completed)]
+
+
+def messages(device: Device) -> list[bytes]:
+    """What was received; other events are dropped."""
+    return [done.data for done in of_kind(device.take_events(), Completed) if done.data]
+
+
+def flip(data: bytes, at: int) -> bytes:
+    """One bit of a datagram is wrong."""
+    return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
