@@ -1,0 +1,20 @@
+"""The Wireshark plugin: Lua made from the field tables and rules, joined with parts written by hand."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import rdstool.export.lua as here
+from rdstool.export.lua.rules import rules_text
+from rdstool.export.lua.tables import fields_text, layouts_text
+
+PLUGIN_FILE = "rds.lua"
+"""Name of the plugin among Wireshark's."""
+
+
+def plugin_text(version: str) -> str:
+    """The whole plugin. ``version`` is told to Wireshark and in the head of the file."""
+    parts = {part.name: part.read_text("utf-8") for part in files(here).joinpath("parts").iterdir()}
+    head, *rest = (parts[name] for name in sorted(parts))
+    made = (fields_text(), layouts_text(), rules_text())
+    return "\n".join([head.replace("@VERSION@", version), *made, *rest])
