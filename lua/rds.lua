@@ -370,6 +370,7 @@ end
 rds.experts = all_experts
 
 rds.prefs.tcp_ports = Pref.range("TCP ports", "16385", "TCP ports that carry RDS", 65535)
+rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "In a second pass, show also messages behind holes at the end of the file; not for live captures")
 rds.prefs.check_hdr = Pref.bool("Check: Message header", true, "Show what breaks rules RDS-HDR-*")
 rds.prefs.check_ext = Pref.bool("Check: Extension headers", true, "Show what breaks rules RDS-EXT-*")
 rds.prefs.check_seq = Pref.bool("Check: Sequence numbers", true, "Show what breaks rules RDS-SEQ-*")
@@ -623,12 +624,13 @@ end
 
 -- Frame number -> what is shown in that frame: { messages, parts, acknowledgements, CM messages, operations }.
 local shown
+local at_end -- All frames were seen: what is still open is shown where it belongs.
 local streams, message_count
 -- Address pair -> what its connections have in common.
 local pairs_of_addresses
 
 local function start_capture()
-   shown, streams, message_count, pairs_of_addresses = {}, {}, 0, {}
+   shown, streams, message_count, pairs_of_addresses, at_end = {}, {}, 0, {}, false
 end
 
 -- The list `kind` of what frame `number` shows.
@@ -684,12 +686,25 @@ end
 
 local analyse -- Compares a message with those before it; in 40_analysis.lua.
 
+-- Whether there is nothing to say about a message but its ports, number and length.
+local function is_regular(message)
+   return message.complete
+      and not message.inferred
+      and not message.late
+      and (message.flags == 0 or message.flags == ACK_REQUIRED)
+      and message.status ~= "bad"
+      and byte(message.raw, 26) == 0
+      and sub(message.raw, 33, 48) == NO_EXTENSIONS
+end
+
 -- Enter a message that is complete, or known not to become so. `now` is the frame that tells it.
 local function add_message(message, now)
    message_count = message_count + 1
    message.number = message_count
+   message.late = not at_end and message.frame.number ~= now.number
+   message.regular = is_regular(message)
    analyse(message)
-   insert(shows(now.number, "messages"), message)
+   insert(shows(at_end and message.frame.number or now.number, "messages"), message)
 end
 
 -- Find message boundaries again in a TCP stream whose framing was lost, or was never seen. One plausible header proves
@@ -910,7 +925,7 @@ do
       half.inferred = false
    end
 
-   local function make_message(half, raw, position, first_frame, done, now)
+   local function make_message(half, raw, position, first_frame, done)
       local length, sport, dport, flags = u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25)
       local sequence = u64(raw, 1)
       if sequence > 0 then
@@ -935,7 +950,6 @@ do
          seen = length,
          complete = true,
          status = checksum_status(raw),
-         late = done.number ~= now.number,
       }
       if half.inferred then
          message.inferred = true
@@ -946,7 +960,7 @@ do
 
    -- Enter a message whose bytes lie in the pieces.
    local function emit(half, raw, position, stop, first_frame, done, now)
-      local message = make_message(half, raw, position, first_frame, done, now)
+      local message = make_message(half, raw, position, first_frame, done)
       local payload, missing = read(half, position + HEADER_BYTES, min(stop, half.next))
       missing = missing + max(0, stop - half.next)
       message.payload = payload
@@ -992,7 +1006,7 @@ do
                -- Reported, but not trusted to find the next message.
                local behind = position + HEADER_BYTES
                local last = half.pieces[piece_at(half, behind - 1)]
-               local message = make_message(half, raw, position, piece.frame, last.done, now)
+               local message = make_message(half, raw, position, piece.frame, last.done)
                message.payload, message.seen, message.complete = "", 0, false
                message.finish = behind
                add_message(message, now)
@@ -1085,12 +1099,12 @@ do
       end
    end
 
-   -- Report the message that is under way as incomplete: `now` ended it before its last byte was seen.
-   function flush(half, now)
+   -- Report the message that is under way as incomplete: `closing` ended it before its last byte was seen.
+   function flush(half, closing, now)
       local open = half.open
       if open then
          half.open = nil
-         emit(half, open.raw, open.position, open.stop, open.first, now, now)
+         emit(half, open.raw, open.position, open.stop, open.first, closing, now)
          half.boundary = half.next
          forget_before(half, half.next)
       end
@@ -1179,7 +1193,7 @@ do
             break
          end
          local position = half.next + at - 1
-         local message = make_message(half, sub(data, at, at + HEADER_BYTES - 1), position, frame, frame, frame)
+         local message = make_message(half, sub(data, at, at + HEADER_BYTES - 1), position, frame, frame)
          message.at = at - 1
          if message.flags == CONG_BITMAP then
             message.payload = sub(data, at + HEADER_BYTES, stop - 1)
@@ -1218,15 +1232,19 @@ end
 
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local start_tcp, feed_tcp, read_segment
+local start_tcp, feed_tcp, finish_tcp, read_segment
 local connections, connection_count -- by the sender's end and the receiver's: the half that the sender fills
 local acknowledged -- Tells what a peer has received; in 40_analysis.lua.
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072
+   local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
+
+   local closed, last_frame -- halves whose connection was reset, oldest first: half, closing frame
 
    function start_tcp()
       connections, connection_count = {}, 0
+      closed, last_frame = { first = 1, last = 0 }, nil
    end
 
    -- Enter a connection that `segment` belongs to; `backward` where its sender was dialled.
@@ -1257,7 +1275,7 @@ do
       for direction = 0, 1 do
          local other = half.connection.halves[direction]
          settle(other, now, true)
-         flush(other, now)
+         flush(other, other.closing or now, now)
       end
       connections[segment.key], connections[segment.back] = nil, nil
       connection_count = connection_count - 1
@@ -1302,9 +1320,49 @@ do
       local behind = half.base and (segment.seq + segment.size - half.base - half.next) % TWO32 or 0
       for direction = 0, 1 do
          local other = connection.halves[direction]
-         -- What lies before a FIN and was not seen may still come.
-         if (other == half or segment.rst) and not other.pending[1] and (segment.rst or behind == 0) then
-            flush(other, now)
+         -- What lies before a FIN and was not seen may still come; so may what was in flight to an end that resets.
+         if segment.rst or (other == half and behind == 0) then
+            other.closing = other.closing or now
+            if other == half and not other.pending[1] then
+               flush(other, now, now)
+            else
+               closed.last = closed.last + 1
+               closed[closed.last] = { half = other, frame = now }
+            end
+         end
+      end
+   end
+
+   -- Report what a closed connection left incomplete, once nothing more can be in flight.
+   local function flush_closed(now, all)
+      local entry = closed[closed.first]
+      while entry and (all or entry.frame.number < now.number - IN_FLIGHT_FRAMES) do
+         closed[closed.first] = nil
+         closed.first = closed.first + 1
+         if not entry.half.pending[1] then
+            flush(entry.half, entry.frame, now)
+         end
+         entry = closed[closed.first]
+      end
+   end
+
+   -- The capture has ended: give up all holes and searches, and report what is incomplete.
+   function finish_tcp()
+      local now = last_frame
+      if not now then
+         return
+      end
+      flush_closed(now, true)
+      local done = {}
+      for _, half in pairs(connections) do
+         done[half.connection.stream.number] = half.connection
+      end
+      for number = 0, #streams - 1 do
+         local connection = done[number]
+         for direction = 0, connection and 1 or -1 do
+            local half = connection.halves[direction]
+            settle(half, now, true)
+            flush(half, half.closing or now, now)
          end
       end
    end
@@ -1312,6 +1370,8 @@ do
    -- Take a segment of a connection that carries RDS. `sure`: a message begins with the first byte of its payload.
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
+      last_frame = now
+      flush_closed(now)
       local half = connections[segment.key]
       if segment.syn then
          half = opened_by_syn(half, segment, now)
@@ -1393,7 +1453,7 @@ end
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES, new_order, read_span, put_in_order, packets_acknowledged
+   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES, new_order, read_span, put_in_order, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 31_ib_messages.lua and 33_ib_flows.lua.
 do
    PSN_MODULUS = 16777216
@@ -1483,7 +1543,7 @@ do
    end
 
    -- Take the hole before the first waiting packet as not captured, and go on behind it.
-   local function give_up_packets(flow, now)
+   function give_up_packets(flow, now)
       local order = flow.order
       local position = first_waiting(order)
       local entry = order.waiting[position]
@@ -1608,6 +1668,7 @@ end
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another without others between.
 
 local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, MAX_ANNOUNCED, key_of
+local close_message
 local ask, announce_write -- RDMA operations; in 32_ib_rdma.lua.
 local check_fragment -- In 41_rules.lua.
 do
@@ -1622,12 +1683,11 @@ do
       return sub(raw, 1, 8) .. sub(raw, 17, 24)
    end
 
-   local function close_message(flow, message, now)
+   function close_message(flow, message, now)
       flow.open = nil
       message.complete = message.seen == message.length and message.total >= message.length
       message.payload = concat(message.parts)
-      message.late = message.frame.number ~= now.number
-      if message.fragments > 1 or message.late or message.packets > 1 then
+      if message.fragments > 1 or message.packets > 1 or message.first.number ~= now.number then
          message.at = nil
       end
       add_message(message, now)
@@ -1830,7 +1890,7 @@ end
 
 -- RDMA READ, WRITE and atomic operations: from request to answer (InfiniBand Architecture vol. 1, 9.4 and 9.7).
 
-local start_operations, take_response
+local start_operations, take_response, settle_operation
 do
    local MAX_PENDING = 1024
    local MAX_EARLY = 64 -- responses kept that came before their request
@@ -1850,11 +1910,11 @@ do
    end
 
    -- The outcome of an operation is known: it is shown in the frame that told.
-   local function settle_operation(flow, operation, now)
+   function settle_operation(flow, operation, now)
       operation.numbers = nil
       operation.late = operation.frame.number ~= now.number
       operation.stream, operation.direction = flow.stream, flow.direction
-      insert(shows(now.number, "operations"), operation)
+      insert(shows(at_end and operation.frame.number or now.number, "operations"), operation)
    end
 
    local function answer_operation(flow, response, now)
@@ -2020,7 +2080,7 @@ end
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local start_infiniband, flow_key, new_flow, direct, follow, feed_packet, read_packet
+local start_infiniband, finish_infiniband, flow_key, new_flow, direct, follow, feed_packet, read_packet
 local flows, flow_count
 local take_datagram
 do
@@ -2235,6 +2295,34 @@ do
          return true
       end
       return false
+   end
+
+   -- The capture has ended: give up all holes, and report what is incomplete and what was not answered.
+   function finish_infiniband()
+      local found = {}
+      for _, flow in pairs(flows) do
+         if flow.stream then
+            insert(found, flow)
+         end
+      end
+      table.sort(found, function(a, b)
+         if a.stream.number ~= b.stream.number then
+            return a.stream.number < b.stream.number
+         end
+         return a.direction < b.direction
+      end)
+      for _, flow in ipairs(found) do
+         local now = flow.high
+         while flow.order.count > 0 do
+            give_up_packets(flow, now)
+         end
+         if flow.open then
+            close_message(flow, flow.open, now)
+         end
+         while flow.pending[1] do
+            settle_operation(flow, remove(flow.pending, 1), now)
+         end
+      end
    end
 
    -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
@@ -3736,6 +3824,15 @@ do
       return { number = pinfo.number, time = pinfo.abs_ts }
    end
 
+   -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
+   local function settle_at_end(pinfo)
+      if pinfo.visited and not at_end and rds.prefs.settle then
+         at_end = true
+         finish_tcp()
+         finish_infiniband()
+      end
+   end
+
    local function show_once(tvb, pinfo, root)
       local frame = shown[pinfo.number]
       if not frame or (current and current.done) then
@@ -3751,6 +3848,7 @@ do
 
    local function watch_tcp(tvb, pinfo, tree)
       local outer = current
+      settle_at_end(pinfo)
       current = { tcp = true, tvb = tvb, pinfo = pinfo }
       if tvb:len() >= 20 then
          local sport, dport = tvb(0, 2):uint(), tvb(2, 2):uint()
@@ -3833,6 +3931,7 @@ do
 
    local function watch_packet(tvb, pinfo, tree, original, read)
       local outer = current
+      settle_at_end(pinfo)
       current = { tvb = tvb }
       if not pinfo.visited then
          local now = now_of(pinfo)

@@ -2,12 +2,13 @@
 
 -- Frame number -> what is shown in that frame: { messages, parts, acknowledgements, CM messages, operations }.
 local shown
+local at_end -- All frames were seen: what is still open is shown where it belongs.
 local streams, message_count
 -- Address pair -> what its connections have in common.
 local pairs_of_addresses
 
 local function start_capture()
-   shown, streams, message_count, pairs_of_addresses = {}, {}, 0, {}
+   shown, streams, message_count, pairs_of_addresses, at_end = {}, {}, 0, {}, false
 end
 
 -- The list `kind` of what frame `number` shows.
@@ -63,10 +64,23 @@ end
 
 local analyse -- Compares a message with those before it; in 40_analysis.lua.
 
+-- Whether there is nothing to say about a message but its ports, number and length.
+local function is_regular(message)
+   return message.complete
+      and not message.inferred
+      and not message.late
+      and (message.flags == 0 or message.flags == ACK_REQUIRED)
+      and message.status ~= "bad"
+      and byte(message.raw, 26) == 0
+      and sub(message.raw, 33, 48) == NO_EXTENSIONS
+end
+
 -- Enter a message that is complete, or known not to become so. `now` is the frame that tells it.
 local function add_message(message, now)
    message_count = message_count + 1
    message.number = message_count
+   message.late = not at_end and message.frame.number ~= now.number
+   message.regular = is_regular(message)
    analyse(message)
-   insert(shows(now.number, "messages"), message)
+   insert(shows(at_end and message.frame.number or now.number, "messages"), message)
 end

@@ -112,7 +112,7 @@ do
       half.inferred = false
    end
 
-   local function make_message(half, raw, position, first_frame, done, now)
+   local function make_message(half, raw, position, first_frame, done)
       local length, sport, dport, flags = u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25)
       local sequence = u64(raw, 1)
       if sequence > 0 then
@@ -137,7 +137,6 @@ do
          seen = length,
          complete = true,
          status = checksum_status(raw),
-         late = done.number ~= now.number,
       }
       if half.inferred then
          message.inferred = true
@@ -148,7 +147,7 @@ do
 
    -- Enter a message whose bytes lie in the pieces.
    local function emit(half, raw, position, stop, first_frame, done, now)
-      local message = make_message(half, raw, position, first_frame, done, now)
+      local message = make_message(half, raw, position, first_frame, done)
       local payload, missing = read(half, position + HEADER_BYTES, min(stop, half.next))
       missing = missing + max(0, stop - half.next)
       message.payload = payload
@@ -194,7 +193,7 @@ do
                -- Reported, but not trusted to find the next message.
                local behind = position + HEADER_BYTES
                local last = half.pieces[piece_at(half, behind - 1)]
-               local message = make_message(half, raw, position, piece.frame, last.done, now)
+               local message = make_message(half, raw, position, piece.frame, last.done)
                message.payload, message.seen, message.complete = "", 0, false
                message.finish = behind
                add_message(message, now)
@@ -287,12 +286,12 @@ do
       end
    end
 
-   -- Report the message that is under way as incomplete: `now` ended it before its last byte was seen.
-   function flush(half, now)
+   -- Report the message that is under way as incomplete: `closing` ended it before its last byte was seen.
+   function flush(half, closing, now)
       local open = half.open
       if open then
          half.open = nil
-         emit(half, open.raw, open.position, open.stop, open.first, now, now)
+         emit(half, open.raw, open.position, open.stop, open.first, closing, now)
          half.boundary = half.next
          forget_before(half, half.next)
       end
@@ -381,7 +380,7 @@ do
             break
          end
          local position = half.next + at - 1
-         local message = make_message(half, sub(data, at, at + HEADER_BYTES - 1), position, frame, frame, frame)
+         local message = make_message(half, sub(data, at, at + HEADER_BYTES - 1), position, frame, frame)
          message.at = at - 1
          if message.flags == CONG_BITMAP then
             message.payload = sub(data, at + HEADER_BYTES, stop - 1)

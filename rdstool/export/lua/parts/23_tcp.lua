@@ -1,14 +1,18 @@
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local start_tcp, feed_tcp, read_segment
+local start_tcp, feed_tcp, finish_tcp, read_segment
 local connections, connection_count -- by the sender's end and the receiver's: the half that the sender fills
 local acknowledged -- Tells what a peer has received; in 40_analysis.lua.
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072
+   local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
+
+   local closed, last_frame -- halves whose connection was reset, oldest first: half, closing frame
 
    function start_tcp()
       connections, connection_count = {}, 0
+      closed, last_frame = { first = 1, last = 0 }, nil
    end
 
    -- Enter a connection that `segment` belongs to; `backward` where its sender was dialled.
@@ -39,7 +43,7 @@ do
       for direction = 0, 1 do
          local other = half.connection.halves[direction]
          settle(other, now, true)
-         flush(other, now)
+         flush(other, other.closing or now, now)
       end
       connections[segment.key], connections[segment.back] = nil, nil
       connection_count = connection_count - 1
@@ -84,9 +88,49 @@ do
       local behind = half.base and (segment.seq + segment.size - half.base - half.next) % TWO32 or 0
       for direction = 0, 1 do
          local other = connection.halves[direction]
-         -- What lies before a FIN and was not seen may still come.
-         if (other == half or segment.rst) and not other.pending[1] and (segment.rst or behind == 0) then
-            flush(other, now)
+         -- What lies before a FIN and was not seen may still come; so may what was in flight to an end that resets.
+         if segment.rst or (other == half and behind == 0) then
+            other.closing = other.closing or now
+            if other == half and not other.pending[1] then
+               flush(other, now, now)
+            else
+               closed.last = closed.last + 1
+               closed[closed.last] = { half = other, frame = now }
+            end
+         end
+      end
+   end
+
+   -- Report what a closed connection left incomplete, once nothing more can be in flight.
+   local function flush_closed(now, all)
+      local entry = closed[closed.first]
+      while entry and (all or entry.frame.number < now.number - IN_FLIGHT_FRAMES) do
+         closed[closed.first] = nil
+         closed.first = closed.first + 1
+         if not entry.half.pending[1] then
+            flush(entry.half, entry.frame, now)
+         end
+         entry = closed[closed.first]
+      end
+   end
+
+   -- The capture has ended: give up all holes and searches, and report what is incomplete.
+   function finish_tcp()
+      local now = last_frame
+      if not now then
+         return
+      end
+      flush_closed(now, true)
+      local done = {}
+      for _, half in pairs(connections) do
+         done[half.connection.stream.number] = half.connection
+      end
+      for number = 0, #streams - 1 do
+         local connection = done[number]
+         for direction = 0, connection and 1 or -1 do
+            local half = connection.halves[direction]
+            settle(half, now, true)
+            flush(half, half.closing or now, now)
          end
       end
    end
@@ -94,6 +138,8 @@ do
    -- Take a segment of a connection that carries RDS. `sure`: a message begins with the first byte of its payload.
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
+      last_frame = now
+      flush_closed(now)
       local half = connections[segment.key]
       if segment.syn then
          half = opened_by_syn(half, segment, now)

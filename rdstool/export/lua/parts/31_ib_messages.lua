@@ -2,6 +2,7 @@
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another without others between.
 
 local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, MAX_ANNOUNCED, key_of
+local close_message
 local ask, announce_write -- RDMA operations; in 32_ib_rdma.lua.
 local check_fragment -- In 41_rules.lua.
 do
@@ -16,12 +17,11 @@ do
       return sub(raw, 1, 8) .. sub(raw, 17, 24)
    end
 
-   local function close_message(flow, message, now)
+   function close_message(flow, message, now)
       flow.open = nil
       message.complete = message.seen == message.length and message.total >= message.length
       message.payload = concat(message.parts)
-      message.late = message.frame.number ~= now.number
-      if message.fragments > 1 or message.late or message.packets > 1 then
+      if message.fragments > 1 or message.packets > 1 or message.first.number ~= now.number then
          message.at = nil
       end
       add_message(message, now)

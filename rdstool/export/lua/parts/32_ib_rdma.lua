@@ -1,6 +1,6 @@
 -- RDMA READ, WRITE and atomic operations: from request to answer (InfiniBand Architecture vol. 1, 9.4 and 9.7).
 
-local start_operations, take_response
+local start_operations, take_response, settle_operation
 do
    local MAX_PENDING = 1024
    local MAX_EARLY = 64 -- responses kept that came before their request
@@ -20,11 +20,11 @@ do
    end
 
    -- The outcome of an operation is known: it is shown in the frame that told.
-   local function settle_operation(flow, operation, now)
+   function settle_operation(flow, operation, now)
       operation.numbers = nil
       operation.late = operation.frame.number ~= now.number
       operation.stream, operation.direction = flow.stream, flow.direction
-      insert(shows(now.number, "operations"), operation)
+      insert(shows(at_end and operation.frame.number or now.number, "operations"), operation)
    end
 
    local function answer_operation(flow, response, now)

@@ -2,7 +2,7 @@
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local start_infiniband, flow_key, new_flow, direct, follow, feed_packet, read_packet
+local start_infiniband, finish_infiniband, flow_key, new_flow, direct, follow, feed_packet, read_packet
 local flows, flow_count
 local take_datagram
 do
@@ -217,6 +217,34 @@ do
          return true
       end
       return false
+   end
+
+   -- The capture has ended: give up all holes, and report what is incomplete and what was not answered.
+   function finish_infiniband()
+      local found = {}
+      for _, flow in pairs(flows) do
+         if flow.stream then
+            insert(found, flow)
+         end
+      end
+      table.sort(found, function(a, b)
+         if a.stream.number ~= b.stream.number then
+            return a.stream.number < b.stream.number
+         end
+         return a.direction < b.direction
+      end)
+      for _, flow in ipairs(found) do
+         local now = flow.high
+         while flow.order.count > 0 do
+            give_up_packets(flow, now)
+         end
+         if flow.open then
+            close_message(flow, flow.open, now)
+         end
+         while flow.pending[1] do
+            settle_operation(flow, remove(flow.pending, 1), now)
+         end
+      end
    end
 
    -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.

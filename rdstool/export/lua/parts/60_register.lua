@@ -16,6 +16,15 @@ do
       return { number = pinfo.number, time = pinfo.abs_ts }
    end
 
+   -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
+   local function settle_at_end(pinfo)
+      if pinfo.visited and not at_end and rds.prefs.settle then
+         at_end = true
+         finish_tcp()
+         finish_infiniband()
+      end
+   end
+
    local function show_once(tvb, pinfo, root)
       local frame = shown[pinfo.number]
       if not frame or (current and current.done) then
@@ -31,6 +40,7 @@ do
 
    local function watch_tcp(tvb, pinfo, tree)
       local outer = current
+      settle_at_end(pinfo)
       current = { tcp = true, tvb = tvb, pinfo = pinfo }
       if tvb:len() >= 20 then
          local sport, dport = tvb(0, 2):uint(), tvb(2, 2):uint()
@@ -113,6 +123,7 @@ do
 
    local function watch_packet(tvb, pinfo, tree, original, read)
       local outer = current
+      settle_at_end(pinfo)
       current = { tvb = tvb }
       if not pinfo.visited then
          local now = now_of(pinfo)
