@@ -133,6 +133,11 @@ fields["rds.stream.event"] = ProtoField.string("rds.stream.event", "Event", base
 fields["rds.stream.a"] = ProtoField.string("rds.stream.a", "A", base.ASCII, "End that opened the stream: address/port")
 fields["rds.stream.b"] = ProtoField.string("rds.stream.b", "B", base.ASCII, "The other end")
 fields["rds.stream.from_start"] = ProtoField.bool("rds.stream.from_start", "From start", base.NONE, nil, nil, "The capture holds the stream's beginning")
+fields["rds.cm.transaction"] = ProtoField.bytes("rds.cm.transaction", "Transaction", "Transaction of an RDMA-CM message")
+fields["rds.cm.problem"] = ProtoField.string("rds.cm.problem", "Problem", base.ASCII, "What is wrong with an RDMA-CM message")
+fields["rds.cm.bytes"] = ProtoField.bytes("rds.cm.bytes", "Bytes", "Whole RDMA-CM message behind the header of its datagram")
+fields["rds.rdma.operand"] = ProtoField.bytes("rds.rdma.operand", "Operand", "Operand of an atomic; its last is the value that was found")
+fields["rds.rdma.psn"] = ProtoField.uint64("rds.rdma.psn", "Psn", base.DEC, nil, nil, "Number of the first packet")
 fields["rds.rdma.id"] = ProtoField.uint32("rds.rdma.id", "Id", base.DEC, nil, nil, "Number of an RDMA operation in the capture")
 fields["rds.rdma.announced"] = ProtoField.uint32("rds.rdma.announced", "Announced", base.DEC, nil, nil, "Number of an RDMA operation that this message announces")
 fields["rds.rdma.seen"] = ProtoField.uint32("rds.rdma.seen", "Seen", base.DEC, nil, nil, "Payload bytes of an RDMA operation that the capture holds")
@@ -1935,6 +1940,9 @@ do
             operation.seen = operation.seen + response.seen
             operation.received = operation.received + response.size
             if operation.received >= operation.length then
+               if atomic then
+                  insert(operation.operands, response.original)
+               end
                operation.status = "ok"
                remove(list, index)
                settle_operation(flow, operation, now)
@@ -2052,6 +2060,7 @@ do
       }
       if packet.opcode == ATOMIC_ACKNOWLEDGE then
          response.size, response.seen = 8, max(0, min(8, #packet.data - 4))
+         response.original = sub(packet.data .. rep("\0", 12), 5, 12)
       end
       if packet.opcode == ACKNOWLEDGE and kind ~= 0 then
          local code = syndrome % 32
@@ -3614,6 +3623,11 @@ do
       hidden(tree, "rds.port", range(22, 2))
    end
 
+   -- Bytes that do not lie in this frame as they are.
+   local function bytes_range(raw)
+      return ByteArray.new(raw, true):tvb("RDS")()
+   end
+
    -- The bytes of a message: where they lie in this frame, or put together.
    local function bytes_of(message, tvb)
       if message.at and tvb and message.at + HEADER_BYTES + message.seen <= tvb:len() then
@@ -3706,8 +3720,11 @@ do
       generated(tree, "rds.first_frame", operation.first.number)
       generated(tree, "rds.rdma.id", operation.id)
       generated(tree, "rds.rdma.kind", operation.kind)
-      local va = ByteArray.new(operation.va, true):tvb("RDMA address")
-      generated(tree, "rds.rdma.va", va())
+      generated(tree, "rds.rdma.va", bytes_range(operation.va))
+      for _, operand in ipairs(operation.operands or {}) do
+         generated(tree, "rds.rdma.operand", bytes_range(operand))
+      end
+      hidden(tree, "rds.rdma.psn", uint64(operation.psn))
       generated(tree, "rds.rdma.rkey", operation.rkey)
       generated(tree, "rds.rdma.length", operation.length)
       generated(tree, "rds.rdma.seen", operation.seen)
@@ -3735,9 +3752,14 @@ do
       tree:append_text(", " .. cm_words(message))
       generated(tree, "rds.kind", "cm")
       generated(tree, "rds.cm.message", message.name)
+      hidden(tree, "rds.cm.transaction", bytes_range(message.transaction))
+      hidden(tree, "rds.cm.bytes", bytes_range(message.body))
       add_ends(tree, "ib", message.src, message.dst)
       if message.stream then
          generated(tree, "rds.stream", message.stream.number)
+      end
+      if message.problem then
+         generated(tree, "rds.cm.problem", message.problem)
       end
       if #ip > 0 then
          local branch = add(tree, "rds.cm.ip", range(0, #ip)) or tree

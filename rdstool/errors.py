@@ -20,4 +20,8 @@ class UsageError(RdsError):
     """A wrong argument: a filter, a field name, a rule id, an option's value."""
 
 
-__all__ = ["CaptureError", "CodecError", "RdsError", "UsageError"]
+class TsharkError(RdsError):
+    """tshark is missing, too old or failed, or its plugin cannot be put where it looks."""
+
+
+__all__ = ["CaptureError", "CodecError", "RdsError", "TsharkError", "UsageError"]

@@ -38,6 +38,9 @@ COMMANDS = {
     "decode": Command("rdstool.cli.decode", "decode", "Show the RDS messages of captures."),
     "validate": Command("rdstool.cli.validate", "validate", "Check captures against the rules of the protocol."),
     "stats": Command("rdstool.cli.stats", "stats", "Sum up the RDS traffic of captures."),
+    "capture": Command("rdstool.cli.capture", "capture", "Capture live, and show RDS messages as they come."),
+    "lua": Command("rdstool.cli.lua", "lua", "Write or install the Wireshark plugin."),
+    "crosscheck": Command("rdstool.cli.crosscheck", "crosscheck", "Compare with what tshark and the plugin decode."),
     "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
 }
 

@@ -23,7 +23,10 @@ from rdstool.errors import CaptureError
 
 if TYPE_CHECKING:
     from rdstool.capture.pipeline import Capture, Decoded
+    from rdstool.tshark.engine import TsharkCapture
 
+NATIVE, TSHARK = ENGINES = ("native", "tshark")
+"""What decodes a capture."""
 MAX_JOBS = 64
 """Worker processes."""
 
@@ -44,7 +47,7 @@ Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end
 class Reading:
     """One run over the inputs. Ctrl-C and a broken file end it early, and :meth:`exit_code` says so."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture | TsharkCapture) -> None:
         self.capture = capture
         self.interrupted = False
         self.problem: CaptureError | None = None
@@ -90,6 +93,7 @@ def open_inputs(
     jobs: int = 1,
     payloads: bool = False,
     digests: bool = False,
+    engine: str = NATIVE,
 ) -> Reading:
     """Make captures ready to be read; what is wrong with them shows when reading begins."""
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
@@ -102,4 +106,9 @@ def open_inputs(
         follow=follow,
         jobs=jobs,
     )
-    return Reading(open_capture([str(name) for name in files], options))
+    names = [str(name) for name in files]
+    if engine == TSHARK:
+        from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
+
+        return Reading(TsharkCapture(names, options))
+    return Reading(open_capture(names, options))

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("rdstool.cli", "rdstool.__main__"),
+    ("rdstool.tshark",),
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
     ("rdstool.capture", "rdstool.transport"),
     ("rdstool.protocol",),

@@ -45,6 +45,9 @@ do
             operation.seen = operation.seen + response.seen
             operation.received = operation.received + response.size
             if operation.received >= operation.length then
+               if atomic then
+                  insert(operation.operands, response.original)
+               end
                operation.status = "ok"
                remove(list, index)
                settle_operation(flow, operation, now)
@@ -162,6 +165,7 @@ do
       }
       if packet.opcode == ATOMIC_ACKNOWLEDGE then
          response.size, response.seen = 8, max(0, min(8, #packet.data - 4))
+         response.original = sub(packet.data .. rep("\0", 12), 5, 12)
       end
       if packet.opcode == ACKNOWLEDGE and kind ~= 0 then
          local code = syndrome % 32

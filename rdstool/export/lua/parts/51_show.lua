@@ -179,6 +179,11 @@ do
       hidden(tree, "rds.port", range(22, 2))
    end
 
+   -- Bytes that do not lie in this frame as they are.
+   local function bytes_range(raw)
+      return ByteArray.new(raw, true):tvb("RDS")()
+   end
+
    -- The bytes of a message: where they lie in this frame, or put together.
    local function bytes_of(message, tvb)
       if message.at and tvb and message.at + HEADER_BYTES + message.seen <= tvb:len() then
@@ -271,8 +276,11 @@ do
       generated(tree, "rds.first_frame", operation.first.number)
       generated(tree, "rds.rdma.id", operation.id)
       generated(tree, "rds.rdma.kind", operation.kind)
-      local va = ByteArray.new(operation.va, true):tvb("RDMA address")
-      generated(tree, "rds.rdma.va", va())
+      generated(tree, "rds.rdma.va", bytes_range(operation.va))
+      for _, operand in ipairs(operation.operands or {}) do
+         generated(tree, "rds.rdma.operand", bytes_range(operand))
+      end
+      hidden(tree, "rds.rdma.psn", uint64(operation.psn))
       generated(tree, "rds.rdma.rkey", operation.rkey)
       generated(tree, "rds.rdma.length", operation.length)
       generated(tree, "rds.rdma.seen", operation.seen)
@@ -300,9 +308,14 @@ do
       tree:append_text(", " .. cm_words(message))
       generated(tree, "rds.kind", "cm")
       generated(tree, "rds.cm.message", message.name)
+      hidden(tree, "rds.cm.transaction", bytes_range(message.transaction))
+      hidden(tree, "rds.cm.bytes", bytes_range(message.body))
       add_ends(tree, "ib", message.src, message.dst)
       if message.stream then
          generated(tree, "rds.stream", message.stream.number)
+      end
+      if message.problem then
+         generated(tree, "rds.cm.problem", message.problem)
       end
       if #ip > 0 then
          local branch = add(tree, "rds.cm.ip", range(0, #ip)) or tree
