@@ -16,7 +16,9 @@ def capture(
     output: Annotated[
         Path | None, typer.Option("--write", "-w", metavar="FILE", help="Write the packets to this pcapng file too.")
     ] = None,
-    packets: Annotated[int | None, typer.Option("--packets", "-c", metavar="N", min=1, help="Stop after N packets.")] = None,
+    packets: Annotated[
+        int | None, typer.Option("--packets", "-c", metavar="N", min=1, help="Stop after N packets.")
+    ] = None,
     seconds: Annotated[
         int | None, typer.Option("--duration", "-d", metavar="SECONDS", min=1, help="Stop after so many seconds.")
     ] = None,

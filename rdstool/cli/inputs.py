@@ -23,7 +23,6 @@ from rdstool.errors import CaptureError
 
 if TYPE_CHECKING:
     from rdstool.capture.pipeline import Capture, Decoded
-    from rdstool.tshark.engine import TsharkCapture
 
 NATIVE, TSHARK = ENGINES = ("native", "tshark")
 """What decodes a capture."""
@@ -47,7 +46,7 @@ Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end
 class Reading:
     """One run over the inputs. Ctrl-C and a broken file end it early, and :meth:`exit_code` says so."""
 
-    def __init__(self, capture: Capture | TsharkCapture) -> None:
+    def __init__(self, capture: Capture) -> None:
         self.capture = capture
         self.interrupted = False
         self.problem: CaptureError | None = None

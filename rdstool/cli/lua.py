@@ -28,7 +28,7 @@ def lua(
 ) -> None:
     """Write the Wireshark plugin out, or put it where Wireshark and tshark look for it.
 
-    Export writes the plugin to standard output, or with -o also colouring rules, filter buttons, and the dissector for rds-stress.
+    Export writes it to standard output; with -o, colouring rules, filter buttons and the dissector for rds-stress too.
 
     \b
     Examples:
@@ -84,7 +84,9 @@ def _status(directory: Path | None) -> None:
             results.write(f"{found.path} is the plugin of this rdstool, {__version__}\n")
         else:
             whose = f"of rdstool {found.version}" if found.version else "not made by rdstool"
-            results.write(f"{found.path} is {whose}, this is {__version__}; to replace it: rdstool lua install --force\n")
+            results.write(
+                f"{found.path} is {whose}, this is {__version__}; to replace it: rdstool lua install --force\n"
+            )
 
 
 def _change(action: str, directory: Path | None, *, force: bool) -> None:

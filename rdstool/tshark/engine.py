@@ -1,4 +1,4 @@
-"""Decode through tshark and the plugin, by way of pyshark: a second opinion in the same form as the native decoder's."""
+"""Decode through tshark and the plugin, by way of pyshark: a second opinion, in the form of the native decoder's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rdstool import __version__
-from rdstool.capture.counts import FrameCounts
+from rdstool.capture.columns import MessageBatch
 from rdstool.capture.decoding import CaptureOptions, Decoded
+from rdstool.capture.files import STANDARD_INPUT
 from rdstool.capture.merge import Merger
 from rdstool.capture.paths import PathMap
+from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import StreamTable
 from rdstool.errors import CaptureError, TsharkError, UsageError
 from rdstool.export.lua import PLUGIN_FILE, plugin_text
@@ -23,36 +24,31 @@ from rdstool.tshark.program import Tshark, find_tshark
 from rdstool.tshark.records import LAYERS, Records
 
 NS_DIGITS = 9
+NS_PER_S = 1_000_000_000
 SHOWN = "rds || rds.stream.event || rds_cm || rds_rdma"
 """Display filter for frames that the plugin has something to say about."""
 INSTALL_PYSHARK = "pip install 'rdstool[tshark]'"
 
 
-class TsharkCapture:
-    """A capture as tshark reads it; has what :class:`~rdstool.capture.pipeline.Capture` has for those who show it.
+class TsharkCapture(Capture):
+    """A capture as tshark reads it. The plugin is that of this rdstool, whichever is installed.
 
-    The plugin is that of this rdstool, whichever is installed.
+    Raises ``UsageError`` where it is not one file, ``CaptureError`` where there is no such file, and ``TsharkError``
+    where there is no tshark that can do it.
     """
 
     def __init__(self, paths: Sequence[str], options: CaptureOptions, tshark: Tshark | None = None) -> None:
-        if len(paths) != 1 or paths[0] == "-" or options.follow:
+        if len(paths) != 1 or paths[0] == STANDARD_INPUT or options.follow:
             raise UsageError("--engine tshark reads one file, not several, standard input or a growing one")
         if not Path(paths[0]).is_file():
             raise CaptureError(f"{paths[0]}: there is no such file")
-        self.paths = tuple(paths)
-        self.options = options
-        self.streams = StreamTable()
-        self.frames = FrameCounts()
+        super().__init__(paths, options)
         self._tshark = tshark or find_tshark()
 
     @property
     def size(self) -> int | None:
-        """No progress is known."""
+        """None: tshark tells of no progress."""
         return None
-
-    def frame_label(self, frame: int) -> tuple[int, int]:
-        """The only file, and the frame."""
-        return 0, frame
 
     def batches(self) -> Iterator[Decoded]:
         """Everything in one batch: tshark's messages are in the order in which it could tell them.
@@ -71,18 +67,7 @@ class TsharkCapture:
         paths.observe(part.rows, part.events)
         for row in part.rows:
             row["path"] = self.streams[int(row["stream"])].path
-        yield Decoded(_batch(part), part.acks, part.events)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def __enter__(self) -> TsharkCapture:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        yield Decoded(MessageBatch(part.rows, part.payloads, part.digests, part.rdma), part.acks, part.events)
 
     def _read(self, records: Records, plugin: Path) -> None:
         """Have tshark read the file, and take what the plugin shows."""
@@ -128,9 +113,9 @@ class TsharkCapture:
 
 
 def _patient_capture() -> Any:
-    """pyshark's ``FileCapture``, but with the exit status of tshark: it would kill a tshark that is about to end."""
+    """A ``FileCapture`` of pyshark, but with the exit status of tshark: it would kill a tshark that is about to end."""
     try:
-        import pyshark  # noqa: PLC0415 - an extra, and slow to import
+        import pyshark  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as problem:
         raise TsharkError(f"--engine tshark needs pyshark; install it: {INSTALL_PYSHARK}") from problem
 
@@ -165,10 +150,4 @@ def _values(layer: Any) -> dict[str, list[Any]]:
 
 def _nanoseconds(text: str) -> int:
     seconds, _, fraction = str(text).partition(".")
-    return int(seconds) * 10**NS_DIGITS + int(fraction.ljust(NS_DIGITS, "0")[:NS_DIGITS] or 0)
-
-
-def _batch(part: Any) -> Any:
-    from rdstool.capture.columns import MessageBatch  # noqa: PLC0415
-
-    return MessageBatch(part.rows, part.payloads, part.digests, part.rdma)
+    return int(seconds) * NS_PER_S + int(fraction.ljust(NS_DIGITS, "0")[:NS_DIGITS] or 0)

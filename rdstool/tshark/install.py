@@ -69,7 +69,9 @@ def uninstall(directory: Path, *, force: bool = False) -> list[Path]:
     """Remove the plugin; the files removed. Raises ``TsharkError`` where it is not rdstool's, or cannot be removed."""
     before = installed(directory)
     if before is not None and before.version is None and not force:
-        raise TsharkError(f"{before.path} was not made by rdstool; to remove it all the same: rdstool lua uninstall --force")
+        raise TsharkError(
+            f"{before.path} was not made by rdstool; to remove it all the same: rdstool lua uninstall --force"
+        )
     removed = []
     try:
         for name in (PLUGIN_FILE, *COMPANIONS):

@@ -140,5 +140,7 @@ def _complaint(interface: str, said: str) -> str:
         return f"{interface}: no permission to capture; {_RIGHTS}"
     if "No such device" in text or "doesn't exist" in text or "There is no device" in text:
         return f"{interface}: there is no such interface; `dumpcap -D` lists them"
-    first = next((line for line in lines if not line.startswith(("Capturing on", "File:", "Packets"))), "it says nothing")
+    first = next(
+        (line for line in lines if not line.startswith(("Capturing on", "File:", "Packets"))), "it says nothing"
+    )
     return f"{interface}: dumpcap failed: {first}; `dumpcap -D` lists the interfaces"

@@ -56,8 +56,10 @@ def rules_text() -> str:
             "rds.experts = all_experts",
             "",
             'rds.prefs.tcp_ports = Pref.range("TCP ports", "16385", "TCP ports that carry RDS", 65535)',
-            'rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "In a second pass, show also '
-            'messages behind holes at the end of the file; not for live captures")',
+            (
+                'rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "In a second pass, show also '
+                'messages behind holes at the end of the file; not for live captures")'
+            ),
             *(
                 f"rds.prefs.{_group(area)} = Pref.bool({quoted('Check: ' + AREAS[area])}, true, "
                 f"{quoted(f'Show what breaks rules {area}-*')})"
