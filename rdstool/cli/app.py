@@ -41,6 +41,9 @@ COMMANDS = {
     "stats": Command("rdstool.cli.stats", "stats", "Sum up the RDS traffic of captures."),
     "send": Command("rdstool.cli.send", "send", "Send datagrams over RDS, and wait for acknowledgement."),
     "listen": Command("rdstool.cli.listen", "listen", "Receive datagrams over RDS."),
+    "capture": Command("rdstool.cli.capture", "capture", "Capture live, and show RDS messages as they come."),
+    "lua": Command("rdstool.cli.lua", "lua", "Write or install the Wireshark plugin."),
+    "crosscheck": Command("rdstool.cli.crosscheck", "crosscheck", "Compare with what tshark and the plugin decode."),
     "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
     "lab": Command("rdstool.cli.lab", "app", "Run real kernels with RDS under QEMU."),
 }

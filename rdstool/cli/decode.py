@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.inputs import Files, Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
 
@@ -60,6 +60,12 @@ def decode(
         ),
     ] = None,
     rdma: Annotated[bool, typer.Option("--rdma", help="Show RDMA operations as lines of their own.")] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine", metavar="native|tshark", help="Decode with rdstool, or through tshark and the Wireshark plugin."
+        ),
+    ] = NATIVE,
     follow: Follow = False,
     tcp_port: TcpPorts = None,
     jobs: Jobs = 1,
@@ -77,6 +83,8 @@ def decode(
     from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
 
     _check_forms(verbose=verbose, dump=dump, json=json, csv=csv, parquet=parquet is not None, fields=fields, time=time)
+    if engine not in ENGINES:
+        raise UsageError(f'"{engine}" is no engine; take one of: {", ".join(ENGINES)}')
     accepted = _accepted(filter_text) if filter_text is not None else None
     chosen = _chosen(fields) if fields is not None else []
     for text in accepted.warnings() if accepted else ():
@@ -89,6 +97,7 @@ def decode(
         jobs=jobs,
         digests=digest or "rds.sha256" in used,
         payloads=dump or "rds.payload" in used,
+        engine=engine,
     )
     show = Show(accepted, count, rdma=rdma)
     with reading, ExitStack() as stack:

@@ -24,6 +24,8 @@ from rdstool.errors import CaptureError
 if TYPE_CHECKING:
     from rdstool.capture.pipeline import Capture, Decoded
 
+NATIVE, TSHARK = ENGINES = ("native", "tshark")
+"""What decodes a capture."""
 MAX_JOBS = 64
 """Worker processes."""
 
@@ -90,6 +92,7 @@ def open_inputs(
     jobs: int = 1,
     payloads: bool = False,
     digests: bool = False,
+    engine: str = NATIVE,
 ) -> Reading:
     """Make captures ready to be read; what is wrong with them shows when reading begins."""
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
@@ -102,4 +105,9 @@ def open_inputs(
         follow=follow,
         jobs=jobs,
     )
-    return Reading(open_capture([str(name) for name in files], options))
+    names = [str(name) for name in files]
+    if engine == TSHARK:
+        from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
+
+        return Reading(TsharkCapture(names, options))
+    return Reading(open_capture(names, options))

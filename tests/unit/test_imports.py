@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("rdstool.cli", "rdstool.__main__"),
-    ("rdstool.endpoint",),
+    ("rdstool.endpoint", "rdstool.tshark"),
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
     ("rdstool.capture", "rdstool.transport", "rdstool.afrds"),
     ("rdstool.protocol",),

@@ -1,0 +1,57 @@
+"""``rdstool capture``: RDS messages of an interface as they come, and the packets to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdstool.cli.inputs import Reading, TcpPorts
+from rdstool.cli.output import Results, note
+
+
+def capture(
+    interface: Annotated[str, typer.Option("--interface", "-i", metavar="IFACE", help="Interface to capture on.")],
+    output: Annotated[
+        Path | None, typer.Option("--write", "-w", metavar="FILE", help="Write the packets to this pcapng file too.")
+    ] = None,
+    packets: Annotated[
+        int | None, typer.Option("--packets", "-c", metavar="N", min=1, help="Stop after N packets.")
+    ] = None,
+    seconds: Annotated[
+        int | None, typer.Option("--duration", "-d", metavar="SECONDS", min=1, help="Stop after so many seconds.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    filter_text: Annotated[
+        str | None, typer.Option("--filter", "-Y", metavar="EXPR", help="Show only what passes this display filter.")
+    ] = None,
+    tcp_port: TcpPorts = None,
+) -> None:
+    """Capture with dumpcap, and show RDS messages as they come, until Ctrl-C.
+
+    \b
+    Example:
+      rdstool capture -i eth0 -w rds.pcapng
+    """  # noqa: D301
+    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
+    from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
+    from rdstool.cli.lines import LineWriter  # noqa: PLC0415
+    from rdstool.cli.showing import Show  # noqa: PLC0415
+    from rdstool.cli.views import JsonView, TextView  # noqa: PLC0415
+    from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
+    from rdstool.filter import compile_filter  # noqa: PLC0415
+    from rdstool.tshark.live import LiveCapture  # noqa: PLC0415
+
+    ports = frozenset({TCP_PORT, *(tcp_port or ())})
+    show = Show(compile_filter(filter_text) if filter_text is not None else None, None, rdma=False)
+    live = LiveCapture(interface, sorted(ports), output=output, packets=packets, seconds=seconds)
+    with live, Results(at_once=True) as results:
+        reading = Reading(open_capture(live.path, CaptureOptions(tcp_ports=ports, follow=True)))
+        lines = LineWriter(colour=results.colour, unicode=results.unicode)
+        view = JsonView(None) if json else TextView(lines, None, None, None)
+        with reading:
+            show.to(view, reading, results, Clock(TimeForm("relative")))
+    told = f", packets written to {output}" if output is not None else ""
+    note(f"{show.messages} messages{told}")
+    raise typer.Exit(reading.exit_code())

@@ -1,0 +1,50 @@
+"""``rdstool crosscheck``: decode captures natively and through tshark, and report every difference."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.inputs import TcpPorts
+from rdstool.cli.output import Results, json_line, note
+
+
+def crosscheck(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Captures; each is compared by itself.")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object for each difference.")] = False,
+    tcp_port: TcpPorts = None,
+) -> None:
+    """Decode captures natively and through tshark with the plugin, and report every difference field by field.
+
+    Exit status 1 where they differ.
+
+    \b
+    Example:
+      rdstool crosscheck capture.pcap
+    """  # noqa: D301
+    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
+    from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
+    from rdstool.tshark.compare import differences, objects  # noqa: PLC0415
+    from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
+    from rdstool.tshark.program import find_tshark  # noqa: PLC0415
+
+    tshark = find_tshark()
+    options = CaptureOptions(digests=True, tcp_ports=frozenset({TCP_PORT, *(tcp_port or ())}))
+    total = 0
+    with Results() as results:
+        for path in files:
+            theirs = objects(TsharkCapture([str(path)], options, tshark))
+            with open_capture(str(path), options) as capture:
+                ours = objects(capture)
+            found = differences(ours, theirs)
+            for difference in found:
+                shown = {"file": str(path), **asdict(difference)}
+                results.write(json_line(shown) if json else f"{path}: {difference}\n")
+            total += len(found)
+            count = f"{len(found)} differences" if found else "no difference"
+            note(f"{path}: {len(ours)} messages, {count} between rdstool and tshark {tshark.version_text}")
+    raise typer.Exit(ExitCode.PROBLEMS if total else ExitCode.CLEAN)

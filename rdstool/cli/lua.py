@@ -1,0 +1,105 @@
+"""``rdstool lua``: the Wireshark plugin, written out, put where Wireshark looks for it, or taken away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import Results, note
+from rdstool.errors import UsageError
+
+ACTIONS = ("export", "install", "uninstall", "status")
+
+
+def lua(
+    action: Annotated[
+        str, typer.Argument(metavar="export|install|uninstall|status", autocompletion=lambda: list(ACTIONS))
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="export: write all files into DIR.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", metavar="DIR", help="Another plugin directory than your own.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace or remove a plugin of another version.")] = False,
+) -> None:
+    """Write the Wireshark plugin out, or put it where Wireshark and tshark look for it.
+
+    Export writes it to standard output; with -o, colouring rules, filter buttons and the dissector for rds-stress too.
+
+    \b
+    Examples:
+      rdstool lua install
+      rdstool lua export -o my-plugins
+    """  # noqa: D301
+    if action not in ACTIONS:
+        raise UsageError(f'"{action}" is no action; take one of: {", ".join(ACTIONS)}')
+    if output is not None and action != "export":
+        raise UsageError("-o is for export; the others take --directory")
+    if action == "export":
+        _export(output)
+    elif action == "status":
+        _status(directory)
+    else:
+        _change(action, directory, force=force)
+    raise typer.Exit(ExitCode.CLEAN)
+
+
+def _export(output: Path | None) -> None:
+    from rdstool import __version__  # noqa: PLC0415
+    from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_text  # noqa: PLC0415
+
+    if output is None:
+        with Results() as results:
+            results.write(plugin_text(__version__))
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    texts = {PLUGIN_FILE: plugin_text(__version__), **{name: companion_text(name) for name in COMPANIONS}}
+    for name, text in texts.items():
+        (output / name).write_text(text, "utf-8")
+    note(f"{', '.join(texts)} written to {output}")
+
+
+def _directory(directory: Path | None) -> Path:
+    if directory is not None:
+        return directory
+    from rdstool.tshark.program import find_tshark  # noqa: PLC0415
+
+    return find_tshark().plugins
+
+
+def _status(directory: Path | None) -> None:
+    from rdstool import __version__  # noqa: PLC0415
+    from rdstool.tshark.install import installed  # noqa: PLC0415
+
+    where = _directory(directory)
+    found = installed(where)
+    with Results() as results:
+        if found is None:
+            results.write(f"no plugin in {where}; to put it there: rdstool lua install\n")
+        elif found.version == __version__:
+            results.write(f"{found.path} is the plugin of this rdstool, {__version__}\n")
+        else:
+            whose = f"of rdstool {found.version}" if found.version else "not made by rdstool"
+            results.write(
+                f"{found.path} is {whose}, this is {__version__}; to replace it: rdstool lua install --force\n"
+            )
+
+
+def _change(action: str, directory: Path | None, *, force: bool) -> None:
+    from rdstool import __version__  # noqa: PLC0415
+    from rdstool.tshark.install import install, uninstall  # noqa: PLC0415
+
+    where = _directory(directory)
+    if action == "install":
+        for path in install(where, __version__, force=force):
+            note(f"{path} written")
+        return
+    removed = uninstall(where, force=force)
+    for path in removed:
+        note(f"{path} removed")
+    if not removed:
+        note(f"no plugin in {where}")

@@ -1,0 +1,108 @@
+-- Bytes and numbers. Offsets into Lua strings count from 1, offsets into the wire from 0.
+-- Numbers of 64 bits are kept as floats, which are exact up to 2^53; the tree shows them from the packet itself.
+
+local byte, sub, rep, find, format = string.byte, string.sub, string.rep, string.find, string.format
+local floor, huge, min, max = math.floor, math.huge, math.min, math.max
+local insert, remove, concat = table.insert, table.remove, table.concat
+
+local TWO32 = 4294967296.0
+local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
+local NO_EXTENSIONS = rep("\0", 16)
+
+local function u16(s, i)
+   local a, b = byte(s, i, i + 1)
+   return a * 256 + b
+end
+
+local function u24(s, i)
+   local a, b, c = byte(s, i, i + 2)
+   return (a * 256 + b) * 256 + c
+end
+
+local function u32(s, i)
+   local a, b, c, d = byte(s, i, i + 3)
+   return ((a * 256 + b) * 256 + c) * 256 + d
+end
+
+local function u64(s, i)
+   return u32(s, i) * TWO32 + u32(s, i + 4)
+end
+
+-- Whether bit number `bit` (0: the least significant) of `value` is set.
+local function has(value, mask)
+   return value % (2 * mask) >= mask
+end
+
+-- How far b lies ahead of a among numbers that wrap, the short way round.
+local function ahead(a, b, modulus)
+   local distance = (b - a) % modulus
+   if distance >= modulus / 2 then
+      return distance - modulus
+   end
+   return distance
+end
+
+local function whole(number)
+   return format("%.0f", number)
+end
+
+local function plural(count, noun)
+   return format(count == 1 and "%.0f %s" or "%.0f %ss", count, noun)
+end
+
+-- The Internet checksum: "absent", "good" or "bad" (protocol.md 1.1). `raw` has the 48 bytes of a header.
+local function checksum_status(raw)
+   if u16(raw, 31) == 0 then
+      return "absent"
+   end
+   local total = 0
+   for at = 1, 47, 2 do
+      total = total + u16(raw, at)
+   end
+   total = total % 65536 + floor(total / 65536)
+   total = total % 65536 + floor(total / 65536)
+   return total == 65535 and "good" or "bad"
+end
+
+-- An address of 16 bytes as text: IPv4 where it is mapped, a LID where the upper part is zero.
+local MAPPED = rep("\0", 10) .. "\255\255"
+
+local function address_text(raw)
+   if #raw == 4 then
+      return format("%d.%d.%d.%d", byte(raw, 1, 4))
+   end
+   if sub(raw, 1, 12) == MAPPED then
+      return format("%d.%d.%d.%d", byte(raw, 13, 16))
+   end
+   local groups = {}
+   for index = 1, 8 do
+      groups[index] = u16(raw, 2 * index - 1)
+   end
+   if sub(raw, 1, 14) == rep("\0", 14) and groups[8] ~= 0 then
+      return format("lid:%d", groups[8])
+   end
+   -- The longest run of zeros, of two at least, becomes "::".
+   local best, length, run = 0, 1, 0
+   for index = 1, 8 do
+      run = groups[index] == 0 and run + 1 or 0
+      if run > length then
+         best, length = index - run + 1, run
+      end
+   end
+   local text = {}
+   for index = 1, 8 do
+      groups[index] = format("%x", groups[index])
+   end
+   if best == 0 then
+      return concat(groups, ":")
+   end
+   text[1] = concat(groups, ":", 1, best - 1)
+   text[2] = concat(groups, ":", best + length, 8)
+   return concat(text, "::")
+end
+
+-- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.
+local function host_text(address)
+   local text = tostring(address)
+   return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
+end

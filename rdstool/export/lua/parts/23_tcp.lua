@@ -1,0 +1,217 @@
+-- TCP connections that carry RDS: segments in, messages and acknowledgements out.
+
+local start_tcp, feed_tcp, finish_tcp, read_segment
+local connections, connection_count -- by the sender's end and the receiver's: the half that the sender fills
+local acknowledged -- Tells what a peer has received; in 40_analysis.lua.
+do
+   local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
+   local MAX_CONNECTIONS = 131072
+   local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
+
+   local closed, last_frame -- halves whose connection was reset, oldest first: half, closing frame
+
+   function start_tcp()
+      connections, connection_count = {}, 0
+      closed, last_frame = { first = 1, last = 0 }, nil
+   end
+
+   -- Enter a connection that `segment` belongs to; `backward` where its sender was dialled.
+   local function open_connection(segment, now, backward, from_start)
+      if connection_count >= MAX_CONNECTIONS then
+         return nil
+      end
+      local source = { host = segment.src, port = segment.sport }
+      local target = { host = segment.dst, port = segment.dport }
+      local a, b = source, target
+      if backward then
+         a, b = target, source
+      end
+      local connection = { stream = add_stream("tcp", a, b, from_start), halves = {} }
+      for direction = 0, 1 do
+         connection.halves[direction] = new_half(connection, direction)
+      end
+      local own = backward and 1 or 0
+      connections[segment.key] = connection.halves[own]
+      connections[segment.back] = connection.halves[1 - own]
+      connection_count = connection_count + 1
+      tell(connection.stream, own, "opened", now)
+      return connection.halves[own]
+   end
+
+   -- Report what is left of a connection that `now` shows to be over, and forget it.
+   local function end_connection(half, segment, now)
+      for direction = 0, 1 do
+         local other = half.connection.halves[direction]
+         settle(other, now, true)
+         flush(other, other.closing or now, now)
+      end
+      connections[segment.key], connections[segment.back] = nil, nil
+      connection_count = connection_count - 1
+   end
+
+   local function is_over(connection)
+      return connection.reset or (connection.halves[0].ended and connection.halves[1].ended)
+   end
+
+   local function opened_by_syn(half, segment, now)
+      local first_payload = (segment.seq + 1) % TWO32
+      if half then
+         local known = half.base == nil or half.base == first_payload
+         if not known or is_over(half.connection) then
+            end_connection(half, segment, now)
+            half = nil
+         end
+      end
+      half = half or open_connection(segment, now, segment.ack_flag, true)
+      if half and half.base == nil then
+         half.base = first_payload
+         half.search = nil
+      end
+      return half
+   end
+
+   local function is_another(half, segment)
+      return is_over(half.connection)
+         and half.base ~= nil
+         and segment.size > 0
+         and math.abs(offset_in(half, segment.seq) - half.next) > STRAY_BYTES
+   end
+
+   local function close(half, segment, now)
+      local connection = half.connection
+      if half.ended or connection.reset then
+         return
+      end
+      half.ended = true
+      connection.reset = segment.rst
+      tell(connection.stream, half.direction, segment.rst and "RST" or "FIN", now)
+      local behind = half.base and (segment.seq + segment.size - half.base - half.next) % TWO32 or 0
+      for direction = 0, 1 do
+         local other = connection.halves[direction]
+         -- What lies before a FIN and was not seen may still come; so may what was in flight to an end that resets.
+         if segment.rst or (other == half and behind == 0) then
+            other.closing = other.closing or now
+            if other == half and not other.pending[1] then
+               flush(other, now, now)
+            else
+               closed.last = closed.last + 1
+               closed[closed.last] = { half = other, frame = now }
+            end
+         end
+      end
+   end
+
+   -- Report what a closed connection left incomplete, once nothing more can be in flight.
+   local function flush_closed(now, all)
+      local entry = closed[closed.first]
+      while entry and (all or entry.frame.number < now.number - IN_FLIGHT_FRAMES) do
+         closed[closed.first] = nil
+         closed.first = closed.first + 1
+         if not entry.half.pending[1] then
+            flush(entry.half, entry.frame, now)
+         end
+         entry = closed[closed.first]
+      end
+   end
+
+   -- The capture has ended: give up all holes and searches, and report what is incomplete.
+   function finish_tcp()
+      local now = last_frame
+      if not now then
+         return
+      end
+      flush_closed(now, true)
+      local done = {}
+      for _, half in pairs(connections) do
+         done[half.connection.stream.number] = half.connection
+      end
+      for number = 0, #streams - 1 do
+         local connection = done[number]
+         for direction = 0, connection and 1 or -1 do
+            local half = connection.halves[direction]
+            settle(half, now, true)
+            flush(half, half.closing or now, now)
+         end
+      end
+   end
+
+   -- Take a segment of a connection that carries RDS. `sure`: a message begins with the first byte of its payload.
+   function feed_tcp(segment, now, rds_port, sure)
+      segment.used = true
+      last_frame = now
+      flush_closed(now)
+      local half = connections[segment.key]
+      if segment.syn then
+         half = opened_by_syn(half, segment, now)
+      else
+         if half and is_another(half, segment) then
+            end_connection(half, segment, now)
+            half = nil
+         end
+         half = half or open_connection(segment, now, rds_port(segment.sport) and not rds_port(segment.dport), false)
+      end
+      if not half then
+         return
+      end
+      if segment.size > 0 then
+         local seq = segment.syn and (segment.seq + 1) % TWO32 or segment.seq
+         if half.base == nil then
+            half.base = seq
+            if not sure then
+               half.search = { since = 0, last_sequence = 0 }
+            end
+         end
+         local offset = offset_in(half, seq)
+         take(half, offset, segment.size, segment.data, now)
+         if half.open or half.search or half.pending[1] then
+            insert(shows(now.number, "parts"), { stream = half.connection.stream, direction = half.direction, tcp = true })
+         end
+      end
+      local other = half.connection.halves[1 - half.direction]
+      if segment.ack_flag and other.base ~= nil then
+         local offset = offset_in(other, segment.ack)
+         if offset > other.acked then
+            other.acked = offset
+            acknowledged(other.connection.stream, other.direction, offset, now)
+            if other.pending[1] then
+               settle(other, now)
+            end
+         end
+      end
+      if segment.fin or segment.rst then
+         close(half, segment, now)
+      end
+   end
+
+   -- Read the header of a TCP segment. Addresses come from `pinfo`, all else from the bytes.
+   function read_segment(tvb, pinfo)
+      local raw = tvb:raw(0, 20)
+      local sport, dport = u16(raw, 1), u16(raw, 3)
+      local bits = byte(raw, 14)
+      local header = floor(byte(raw, 13) / 16) * 4
+      local total = tvb:reported_len()
+      if header < 20 or header > total then
+         return nil
+      end
+      local src, dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
+      local captured = max(0, tvb:len() - header)
+      local from, to = src .. "/" .. sport, dst .. "/" .. dport
+      return {
+         src = src,
+         dst = dst,
+         sport = sport,
+         dport = dport,
+         key = from .. ">" .. to,
+         back = to .. ">" .. from,
+         seq = u32(raw, 5),
+         ack = u32(raw, 9),
+         fin = bits % 2 == 1,
+         syn = has(bits, 0x02),
+         rst = has(bits, 0x04),
+         ack_flag = has(bits, 0x10),
+         header = header,
+         size = total - header,
+         data = captured > 0 and tvb:raw(header, captured) or "",
+      }
+   end
+end

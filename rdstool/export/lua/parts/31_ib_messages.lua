@@ -1,0 +1,223 @@
+-- SENDs of one direction, in order, to RDS messages (protocol.md 7.4). Each SEND is one frame of RDS: a header and at
+-- most a fragment of data. All fragments of a message repeat its header, and follow one another without others between.
+
+local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, MAX_ANNOUNCED, key_of
+local close_message
+local ask, announce_write -- RDMA operations; in 32_ib_rdma.lua.
+local check_fragment -- In 41_rules.lua.
+do
+   MAX_FRAGMENT_BYTES = 16384
+   local MAX_KEPT_BYTES = 4194304 -- payload of one message
+   FRAGMENT_BYTES = 4096
+   MAX_ANNOUNCED = 512
+   local RANK = { bad = 1, absent = 2, good = 3 }
+
+   -- What a receiver compares in the header of a fragment: sequence, length and ports.
+   function key_of(raw)
+      return sub(raw, 1, 8) .. sub(raw, 17, 24)
+   end
+
+   function close_message(flow, message, now)
+      flow.open = nil
+      message.complete = message.seen == message.length and message.total >= message.length
+      message.payload = concat(message.parts)
+      if message.fragments > 1 or message.packets > 1 or message.first.number ~= now.number then
+         message.at = nil
+      end
+      add_message(message, now)
+      if flow.lost and not message.broken then
+         flow.lost = false
+      end
+   end
+
+   -- Frames are missing here: what comes next may be in mid-message.
+   function lose_packets(flow)
+      flow.unit = nil
+      if flow.open then
+         flow.open.broken = true
+      end
+      flow.lost = true
+      flow.announced = {}
+   end
+
+   -- RDMA operations just before a message that it announces: those with its key, and atomics (protocol.md 8.1).
+   local function operations_for(flow, raw)
+      local announced = flow.announced
+      if not announced[1] then
+         return nil
+      end
+      flow.announced = {}
+      local keys, chosen = {}, {}
+      for _, item in ipairs(parse_extensions(sub(raw, 33, 48)).items) do
+         if item.type == EXT_RDMA and item.raw then
+            keys[u32(item.raw, 1)] = true
+         end
+      end
+      for _, operation in ipairs(announced) do
+         if keys[operation.rkey] or operation.kind == "compare-swap" or operation.kind == "fetch-add" then
+            insert(chosen, operation)
+         end
+      end
+      return chosen
+   end
+
+   local function begin_message(flow, unit, now)
+      local raw = unit.header
+      local length, sport, dport, flags = u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25)
+      local message = {
+         stream = flow.stream,
+         direction = flow.direction,
+         raw = raw,
+         key = key_of(raw),
+         sequence = u64(raw, 1),
+         ack = u64(raw, 9),
+         length = length,
+         sport = sport,
+         dport = dport,
+         flags = flags,
+         kind = kind_of(false, length, sport, dport, flags),
+         first = unit.first,
+         frame = now,
+         position = unit.position,
+         inferred = flow.lost or nil,
+         sure = not flow.lost or unit.length - HEADER_BYTES >= length,
+         operations = operations_for(flow, raw),
+         fragments = 0,
+         packets = 0,
+         total = 0,
+         seen = 0,
+         parts = {},
+         kept = 0,
+         at = 0,
+         status = "good",
+      }
+      local data = unit.length - HEADER_BYTES
+      if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
+         flow.fragment_bytes = data
+      end
+      flow.open = message
+      return message
+   end
+
+   local function extend_message(message, unit, status, frame)
+      local data = unit.length - HEADER_BYTES
+      local room = max(0, message.length - message.total)
+      local payload = concat(unit.parts)
+      message.fragments = message.fragments + 1
+      message.packets = message.packets + unit.packets
+      message.total = message.total + data
+      message.seen = message.seen + min(max(0, unit.captured - HEADER_BYTES), room)
+      message.solicited = unit.solicited
+      if RANK[status] < RANK[message.status] then
+         message.status = status
+      end
+      message.frame = frame
+      if message.kept + #payload <= MAX_KEPT_BYTES then
+         message.kept = message.kept + #payload
+         insert(message.parts, sub(payload, 1, room))
+      end
+   end
+
+   -- A frame too short for a header, on the wire or in the capture only.
+   local function take_headless(flow, unit, frame, now)
+      local message = flow.open
+      if unit.length < HEADER_BYTES then
+         check_fragment(flow, unit, nil, frame, now)
+      elseif message and not message.broken then
+         message.fragments = message.fragments + 1
+         message.total = message.total + unit.length - HEADER_BYTES
+         message.solicited = unit.solicited
+         message.frame = frame
+         if message.total >= message.length then
+            close_message(flow, message, now)
+         end
+      else
+         lose_packets(flow)
+      end
+   end
+
+   -- Take the next frame of RDS. `frame` completed it, or the one before it in order.
+   local function take_unit(flow, unit, frame, now)
+      if #unit.header < HEADER_BYTES then
+         take_headless(flow, unit, frame, now)
+         return
+      end
+      local raw = unit.header
+      local status = checksum_status(raw)
+      if status ~= "bad" then
+         acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
+      end
+      local message = flow.open
+      if message then
+         local same = key_of(raw) == message.key
+         if not same and (message.broken or message.solicited) then
+            close_message(flow, message, now)
+            message = nil
+         elseif message.broken then
+            message.broken, message.sure = false, false
+         end
+      end
+      if not message then
+         if flow.lost and status == "bad" then
+            return
+         end
+         message = begin_message(flow, unit, frame)
+      end
+      check_fragment(flow, unit, message, frame, now)
+      extend_message(message, unit, status, frame)
+      if message.total >= message.length or (not message.sure and unit.solicited) then
+         close_message(flow, message, now)
+      else
+         insert(shows(now.number, "parts"), { stream = flow.stream, direction = flow.direction, message = message })
+      end
+   end
+
+   -- Take a request packet that is next in order: SENDs grow to frames of RDS, other requests to RDMA operations.
+   function accept_packet(flow, packet, position, now)
+      local frame = packet.frame
+      if flow.high and flow.high.number > frame.number then
+         frame = flow.high
+      end
+      flow.high = frame
+      local what = packet.what
+      if what.starts then
+         flow.unit = { part = what.part, first = packet.frame, position = position, header = "", parts = {}, packets = 0 }
+         flow.unit.length, flow.unit.captured = 0, 0
+      end
+      local unit = flow.unit
+      if not unit or unit.part ~= what.part then
+         flow.unit = nil
+         return
+      end
+      local data = sub(packet.data, what.header + 1)
+      if what.part == READ or what.part == ATOMIC then
+         flow.unit = nil
+         ask(flow, packet, position, frame, now)
+         return
+      end
+      if what.part == SEND then
+         if what.starts then
+            unit.header = sub(data, 1, HEADER_BYTES)
+            insert(unit.parts, sub(data, HEADER_BYTES + 1))
+         elseif unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
+            insert(unit.parts, data)
+         end
+      elseif what.starts then
+         unit.reth = sub(packet.data, 1, 16)
+      end
+      unit.packets = unit.packets + 1
+      unit.length = unit.length + max(0, packet.length - what.header)
+      unit.captured = unit.captured + #data
+      if what.ends then
+         flow.unit = nil
+         unit.opcode, unit.solicited = packet.opcode, packet.solicited
+         if what.part == SEND then
+            take_unit(flow, unit, frame, now)
+         else
+            announce_write(flow, unit, position, frame, now)
+         end
+      elseif what.part == SEND then
+         insert(shows(now.number, "parts"), { stream = flow.stream, direction = flow.direction })
+      end
+   end
+end

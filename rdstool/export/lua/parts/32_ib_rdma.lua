@@ -1,0 +1,191 @@
+-- RDMA READ, WRITE and atomic operations: from request to answer (InfiniBand Architecture vol. 1, 9.4 and 9.7).
+
+local start_operations, take_response, settle_operation
+do
+   local MAX_PENDING = 1024
+   local MAX_EARLY = 64 -- responses kept that came before their request
+   local SETTLE_FRAMES = 64 -- after the last response in which missing ones may still come
+   local NAK_NAMES = {
+      [0] = "PSN sequence error",
+      "invalid request",
+      "remote access error",
+      "remote operational error",
+      "invalid RD request",
+   }
+
+   local operation_count
+
+   function start_operations()
+      operation_count = 0
+   end
+
+   -- The outcome of an operation is known: it is shown in the frame that told.
+   function settle_operation(flow, operation, now)
+      operation.numbers = nil
+      operation.late = operation.frame.number ~= now.number
+      operation.stream, operation.direction = flow.stream, flow.direction
+      insert(shows(at_end and operation.frame.number or now.number, "operations"), operation)
+   end
+
+   local function answer_operation(flow, response, now)
+      local list = flow.pending
+      for index, operation in ipairs(list) do
+         if operation.psn <= response.psn and response.psn <= operation.stop then
+            local reads = operation.kind == "rdma-read" and response.opcode >= 0x0d and response.opcode <= 0x10
+            local atomic = response.opcode == ATOMIC_ACKNOWLEDGE and operation.operands ~= nil
+            if not (reads or atomic) then
+               return false
+            elseif operation.numbers[response.psn] then
+               return true
+            end
+            operation.numbers[response.psn] = true
+            if response.frame.number > operation.frame.number then
+               operation.frame = response.frame
+            end
+            operation.seen = operation.seen + response.seen
+            operation.received = operation.received + response.size
+            if operation.received >= operation.length then
+               if atomic then
+                  insert(operation.operands, response.original)
+               end
+               operation.status = "ok"
+               remove(list, index)
+               settle_operation(flow, operation, now)
+            end
+            return true
+         end
+      end
+      return false
+   end
+
+   -- All requests up to `psn` were carried out, as `frame` tells.
+   local function operations_acknowledged(flow, psn, frame, now)
+      local list = flow.pending
+      while list[1] and list[1].stop <= psn do
+         local operation = list[1]
+         operation.status = "ok"
+         if operation.kind == "rdma-write" then
+            if frame.number > operation.frame.number then
+               operation.frame = frame
+            end
+         else
+            operation.answered = operation.answered or frame
+            if frame.number - operation.answered.number < SETTLE_FRAMES then
+               return
+            end
+         end
+         remove(list, 1)
+         settle_operation(flow, operation, now)
+      end
+   end
+
+   local function refuse_operations(flow, response, name, now)
+      local list = flow.pending
+      while list[1] and list[1].psn <= response.psn do
+         local operation = remove(list, 1)
+         operation.status = "ok"
+         if operation.stop >= response.psn then
+            operation.status = name
+            operation.frame = response.frame
+         end
+         settle_operation(flow, operation, now)
+      end
+   end
+
+   local function enter_operation(flow, operation, now)
+      operation_count = operation_count + 1
+      operation.id = operation_count
+      operation.status, operation.received, operation.numbers = "unknown", 0, {}
+      if #flow.announced < MAX_ANNOUNCED then
+         insert(flow.announced, operation)
+      end
+      insert(flow.pending, operation)
+      local early = flow.early
+      for index = #early, 1, -1 do
+         if early[index].psn >= operation.psn and early[index].psn <= operation.stop then
+            answer_operation(flow, remove(early, index), now)
+         end
+      end
+      if flow.answered and flow.answered.psn >= operation.stop then
+         operations_acknowledged(flow, flow.answered.psn, flow.answered.frame, now)
+      end
+      if #flow.pending > MAX_PENDING then
+         settle_operation(flow, remove(flow.pending, 1), now)
+      end
+   end
+
+   local function reth_of(raw)
+      raw = raw .. rep("\0", 16 - #raw)
+      return { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = u32(raw, 13) }
+   end
+
+   function announce_write(flow, unit, position, frame, now)
+      local operation = reth_of(unit.reth)
+      operation.kind, operation.psn, operation.stop = "rdma-write", unit.position, position
+      operation.first, operation.frame, operation.seen = unit.first, frame, unit.captured
+      enter_operation(flow, operation, now)
+   end
+
+   -- A READ or an atomic: one packet.
+   function ask(flow, packet, position, frame, now)
+      local operation
+      if packet.what.part == READ then
+         operation = reth_of(sub(packet.data, 1, 16))
+         operation.kind = "rdma-read"
+         operation.stop = position + read_span(flow.order, operation.length) - 1
+      else
+         local raw = packet.data .. rep("\0", max(0, 28 - #packet.data))
+         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8, stop = position }
+         if packet.opcode == COMPARE_SWAP then
+            operation.kind, operation.operands = "compare-swap", { sub(raw, 21, 28), sub(raw, 13, 20) }
+         else
+            operation.kind, operation.operands = "fetch-add", { sub(raw, 13, 20) }
+         end
+      end
+      operation.psn, operation.first, operation.frame, operation.seen = position, packet.frame, frame, 0
+      enter_operation(flow, operation, now)
+   end
+
+   -- Take an answer to requests of `flow`.
+   function take_response(flow, packet, now)
+      local order = flow.order
+      if order.expected == nil then
+         return
+      end
+      local psn = order.expected + ahead(order.expected, packet.psn, PSN_MODULUS)
+      local header = packet.what.header
+      local syndrome = packet.opcode ~= READ_RESPONSE_MIDDLE and byte(packet.data, 1) or 0
+      local kind = floor(syndrome / 32) % 4
+      local response = {
+         opcode = packet.opcode,
+         psn = psn,
+         frame = packet.frame,
+         size = max(0, packet.length - header),
+         seen = max(0, #packet.data - header),
+      }
+      if packet.opcode == ATOMIC_ACKNOWLEDGE then
+         response.size, response.seen = 8, max(0, min(8, #packet.data - 4))
+         response.original = sub(packet.data .. rep("\0", 12), 5, 12)
+      end
+      if packet.opcode == ACKNOWLEDGE and kind ~= 0 then
+         local code = syndrome % 32
+         if kind == 3 and code ~= 0 then
+            refuse_operations(flow, response, NAK_NAMES[code] or format("NAK code %d", code), now)
+         end
+         return
+      end
+      packets_acknowledged(flow, packet.psn, now)
+      if not answer_operation(flow, response, now) and packet.opcode ~= ACKNOWLEDGE then
+         insert(flow.early, response)
+         if #flow.early > MAX_EARLY then
+            remove(flow.early, 1)
+         end
+      end
+      if packet.opcode ~= READ_RESPONSE_MIDDLE and packet.opcode ~= 0x0d then
+         if not flow.answered or psn > flow.answered.psn then
+            flow.answered = { psn = psn, frame = packet.frame }
+         end
+         operations_acknowledged(flow, psn, packet.frame, now)
+      end
+   end
+end

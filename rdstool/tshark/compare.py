@@ -1,0 +1,136 @@
+"""Hold what two decoders say about one capture against each other, field by field."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from rdstool.capture.decoding import Decoded
+from rdstool.capture.events import CmMessage
+from rdstool.capture.streams import StreamTable
+from rdstool.export.jsonl import event_line, message_lines
+from rdstool.field_columns import MessageColumns
+
+NAMES = ("rdstool", "tshark")
+"""Which decoder an object is from."""
+_NUMBERED = ("number", "stream")
+"""Numbers that decoders give by themselves; streams are compared by their ends."""
+
+
+class Source(Protocol):
+    """A capture, whoever decodes it."""
+
+    streams: StreamTable
+
+    def batches(self) -> Iterator[Decoded]:
+        """All of it."""
+        ...
+
+
+Key = tuple[Any, ...]
+"""Which message it is: stream, direction, place in the stream, frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field of one message that the decoders see differently; None where one of them lacks the message."""
+
+    frame: int
+    what: str
+    """The message in words."""
+    field: str
+    """Its key in JSON; ``message`` for the whole of it."""
+    ours: Any
+    theirs: Any
+
+    def __str__(self) -> str:
+        if self.field == "message":
+            only = NAMES[0] if self.ours else NAMES[1]
+            return f"frame {self.frame}: {self.what}: only {only} sees it"
+        return (
+            f"frame {self.frame}: {self.what}: {self.field} is {_shown(self.ours)} to {NAMES[0]}, "
+            f"{_shown(self.theirs)} to {NAMES[1]}"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def objects(source: Source) -> dict[Key, dict[str, Any]]:
+    """Each message and RDMA-CM message as its JSON object, with all header bytes, by what identifies it."""
+    found: dict[Key, dict[str, Any]] = {}
+    for decoded in source.batches():
+        names = _stream_names(source.streams)
+        rows = decoded.messages.rows
+        columns = MessageColumns(decoded.messages, source.streams)
+        keys = zip(
+            rows["stream"].tolist(),
+            rows["direction"].tolist(),
+            rows["position"].tolist(),
+            rows["frame"].tolist(),
+            strict=True,
+        )
+        lines = message_lines(columns, np.arange(columns.count))
+        for index, ((stream, direction, position, frame), line) in enumerate(zip(keys, lines, strict=True)):
+            item = json.loads(line)
+            item["first_frame"] = int(rows["first_frame"][index])
+            item["header"] = rows["header"][index].tobytes().hex()
+            _enter(found, (*names[stream], direction, position, frame), item)
+        for event in decoded.events:
+            if isinstance(event, CmMessage):
+                item = json.loads(event_line(event, source.streams))
+                _enter(found, ("cm", event.frame, item["message"], item["src"]), item)
+    return found
+
+
+def _enter(found: dict[Key, dict[str, Any]], key: Key, item: dict[str, Any]) -> None:
+    """A copy of what was entered already gets a key of its own."""
+    for name in _NUMBERED:
+        del item[name]
+    copy = 0
+    while (*key, copy) in found:
+        copy += 1
+    found[*key, copy] = item
+
+
+def _stream_names(streams: StreamTable) -> dict[int, Key]:
+    """Streams by their ends, and which use of these ends it is, in the order of frames."""
+    uses: dict[Key, int] = defaultdict(int)
+    names: dict[int, Key] = {}
+    for stream in sorted(streams.streams, key=lambda stream: (stream.first_frame, stream.number)):
+        ends = (stream.transport.label, stream.a.host, stream.a.port, stream.b.host, stream.b.port)
+        names[stream.number] = (*ends, uses[ends])
+        uses[ends] += 1
+    return names
+
+
+def differences(ours: dict[Key, dict[str, Any]], theirs: dict[Key, dict[str, Any]]) -> list[Difference]:
+    """Every field that differs, in the order of frames."""
+    found: list[Difference] = []
+    for key in ours.keys() | theirs.keys():
+        one, other = ours.get(key), theirs.get(key)
+        item = one or other or {}
+        what = _words(item)
+        if one is None or other is None:
+            found.append(Difference(item["frame"], what, "message", one is not None or None, other is not None or None))
+            continue
+        found += [
+            Difference(one["frame"], what, name, one.get(name), other.get(name))
+            for name in one.keys() | other.keys()
+            if one.get(name) != other.get(name)
+        ]
+    return sorted(found, key=lambda difference: (difference.frame, difference.what, difference.field))
+
+
+def _words(item: dict[str, Any]) -> str:
+    ends = f"{item['src']} > {item['dst']}"
+    if item["kind"] == "cm":
+        return f"{ends} RDMA-CM {item['message']}"
+    return f"{ends} {item['kind']} {item['sport']} to {item['dport']}, sequence {item['sequence']}"

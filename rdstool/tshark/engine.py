@@ -1,0 +1,153 @@
+"""Decode through tshark and the plugin, by way of pyshark: a second opinion, in the form of the native decoder's."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rdstool import __version__
+from rdstool.capture.columns import MessageBatch
+from rdstool.capture.decoding import CaptureOptions, Decoded
+from rdstool.capture.files import STANDARD_INPUT
+from rdstool.capture.merge import Merger
+from rdstool.capture.paths import PathMap
+from rdstool.capture.pipeline import Capture
+from rdstool.capture.streams import StreamTable
+from rdstool.errors import CaptureError, TsharkError, UsageError
+from rdstool.export.lua import PLUGIN_FILE, plugin_text
+from rdstool.tshark.program import Tshark, find_tshark
+from rdstool.tshark.records import LAYERS, Records
+
+NS_DIGITS = 9
+NS_PER_S = 1_000_000_000
+SHOWN = "rds || rds.stream.event || rds_cm || rds_rdma"
+"""Display filter for frames that the plugin has something to say about."""
+INSTALL_PYSHARK = "pip install 'rdstool[tshark]'"
+
+
+class TsharkCapture(Capture):
+    """A capture as tshark reads it. The plugin is that of this rdstool, whichever is installed.
+
+    Raises ``UsageError`` where it is not one file, ``CaptureError`` where there is no such file, and ``TsharkError``
+    where there is no tshark that can do it.
+    """
+
+    def __init__(self, paths: Sequence[str], options: CaptureOptions, tshark: Tshark | None = None) -> None:
+        if len(paths) != 1 or paths[0] == STANDARD_INPUT or options.follow:
+            raise UsageError("--engine tshark reads one file, not several, standard input or a growing one")
+        if not Path(paths[0]).is_file():
+            raise CaptureError(f"{paths[0]}: there is no such file")
+        super().__init__(paths, options)
+        self._tshark = tshark or find_tshark()
+
+    @property
+    def size(self) -> int | None:
+        """None: tshark tells of no progress."""
+        return None
+
+    def batches(self) -> Iterator[Decoded]:
+        """Everything in one batch: tshark's messages are in the order in which it could tell them.
+
+        Raises ``CaptureError`` where tshark cannot read the file, ``TsharkError`` where it fails otherwise.
+        """
+        self.streams = StreamTable()
+        records = Records(self.streams, self.options.payloads, self.options.digests)
+        with tempfile.TemporaryDirectory(prefix="rdstool-") as directory:
+            plugin = Path(directory, PLUGIN_FILE)
+            plugin.write_text(plugin_text(__version__), "utf-8")
+            self._read(records, plugin)
+        self._complete_times(records)
+        part = Merger().merge([records.part()], None)
+        paths = PathMap(self.streams)
+        paths.observe(part.rows, part.events)
+        for row in part.rows:
+            row["path"] = self.streams[int(row["stream"])].path
+        yield Decoded(MessageBatch(part.rows, part.payloads, part.digests, part.rdma), part.acks, part.events)
+
+    def _read(self, records: Records, plugin: Path) -> None:
+        """Have tshark read the file, and take what the plugin shows."""
+        ports = ",".join(map(str, sorted(self.options.tcp_ports)))
+        loop = asyncio.new_event_loop()
+        capture = _patient_capture()(
+            self.paths[0],
+            keep_packets=False,
+            display_filter=SHOWN,
+            tshark_path=self._tshark.path,
+            override_prefs={"rds.settle": "TRUE", "rds.tcp_ports": ports},
+            custom_parameters=["-2", "-X", f"lua_script:{plugin}", "-J", " ".join(("frame", *LAYERS))],
+            eventloop=loop,
+        )
+        try:
+            for packet in capture:
+                frame = int(packet.number)
+                records.times[frame] = _nanoseconds(packet.sniff_timestamp)
+                for layer in packet.layers:
+                    if layer.layer_name in LAYERS:
+                        records.add(layer.layer_name, _values(layer), frame)
+            capture.close()
+        finally:
+            loop.run_until_complete(capture.give_up())
+            loop.close()
+        if capture.status:
+            raise CaptureError(f"{self.paths[0]}: tshark says: {capture.complaint}")
+
+    def _complete_times(self, records: Records) -> None:
+        """Times of frames that messages name, though what tells of these stands in later frames."""
+        missing = records.wanted - records.times.keys()
+        if not missing:
+            return
+        command = [self._tshark.path, "-n", "-r", self.paths[0], "-T", "fields"]
+        command += ["-e", "frame.number", "-e", "frame.time_epoch"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the user's tshark
+        for line in done.stdout.splitlines():
+            number, _, time = line.partition("\t")
+            if int(number) in missing:
+                records.times[int(number)] = _nanoseconds(time)
+        if records.wanted - records.times.keys():
+            raise TsharkError(f"{self.paths[0]}: tshark does not tell the times of all frames")
+
+
+def _patient_capture() -> Any:
+    """A ``FileCapture`` of pyshark, but with the exit status of tshark: it would kill a tshark that is about to end."""
+    try:
+        import pyshark  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as problem:
+        raise TsharkError(f"--engine tshark needs pyshark; install it: {INSTALL_PYSHARK}") from problem
+
+    class PatientCapture(pyshark.FileCapture):  # type: ignore[misc]
+        """Waits for tshark to end."""
+
+        status = 0
+        complaint = ""
+
+        async def _cleanup_subprocess(self, process: Any) -> None:
+            if self._eof_reached:
+                self.status = await process.wait()
+                await asyncio.gather(*self._stderr_handling_tasks)
+                self.complaint = str(self._last_error_line or "nothing").removeprefix("tshark: ")
+            else:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            self._running_processes.discard(process)
+
+        async def give_up(self) -> None:
+            """End a tshark that still runs."""
+            for process in tuple(self._running_processes):
+                await self._cleanup_subprocess(process)
+
+    return PatientCapture
+
+
+def _values(layer: Any) -> dict[str, list[Any]]:
+    return {name: list(layer.get_field(name).all_fields) for name in layer._all_fields}
+
+
+def _nanoseconds(text: str) -> int:
+    seconds, _, fraction = str(text).partition(".")
+    return int(seconds) * NS_PER_S + int(fraction.ljust(NS_DIGITS, "0")[:NS_DIGITS] or 0)

@@ -1,0 +1,146 @@
+"""Capture live with Wireshark's dumpcap: a filter that fits RDS, the packets to a file and to the decoder at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import BinaryIO
+
+from dissectors.wire.encapsulation import ROCE_ETHERTYPE, ROCE_UDP_PORT
+from rdstool.errors import TsharkError, UsageError
+
+BLOCK_BYTES = 1 << 16
+"""Bytes that are handed on at a time."""
+STOP_S = 10.0
+"""Seconds that dumpcap has to end when it is told to."""
+_RIGHTS = (
+    "let dumpcap capture for members of the group wireshark: sudo dpkg-reconfigure wireshark-common, "
+    "sudo usermod -aG wireshark $USER, and log in again; or run rdstool as root"
+)
+
+
+def capture_filter(tcp_ports: Sequence[int], *, ethernet: bool = True) -> str:
+    """The packets that may carry RDS, with VLAN tags or without; ``ethernet`` where the link has EtherTypes."""
+    wanted = [*(f"tcp port {port}" for port in tcp_ports), f"udp port {ROCE_UDP_PORT}"]
+    if not ethernet:
+        return " or ".join(wanted)
+    wanted.append(f"ether proto 0x{ROCE_ETHERTYPE:04x}")
+    text = " or ".join(wanted)
+    return f"({text}) or (vlan and ({text}))"
+
+
+class LiveCapture:
+    """dumpcap at work. :attr:`path` is what the decoder reads; ``output`` gets the same bytes, as pcapng.
+
+    Raises ``UsageError`` where ``output`` exists, ``TsharkError`` where there is no dumpcap.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        tcp_ports: Sequence[int],
+        *,
+        output: Path | None = None,
+        packets: int | None = None,
+        seconds: int | None = None,
+    ) -> None:
+        dumpcap = shutil.which("dumpcap")
+        if dumpcap is None:
+            raise TsharkError("there is no dumpcap; install it: apt-get install tshark")
+        if output is not None and output.exists():
+            raise UsageError(f"{output} exists already; name another file for --write")
+        self._interface = interface
+        self._output = output
+        self._command = [dumpcap, "-q", "-i", interface, "-f", _fitting_filter(dumpcap, interface, tcp_ports)]
+        self._command += ["-w", "-"]
+        if packets is not None:
+            self._command += ["-c", str(packets)]
+        if seconds is not None:
+            self._command += ["-a", f"duration:{seconds}"]
+        self._stack = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pump: Thread | None = None
+        self._said: BinaryIO | None = None
+        self.path = ""
+
+    def __enter__(self) -> LiveCapture:
+        with ExitStack() as stack:
+            reading, writing = os.pipe()
+            stack.callback(os.close, reading)
+            to_decoder = os.fdopen(writing, "wb", buffering=0)
+            stack.callback(to_decoder.close)
+            file = stack.enter_context(self._output.open("xb", buffering=0)) if self._output else None
+            self._said = stack.enter_context(tempfile.TemporaryFile())
+            self._process = subprocess.Popen(  # noqa: S603 - Wireshark's own program, found on the search path
+                self._command, stdout=subprocess.PIPE, stderr=self._said, stdin=subprocess.DEVNULL
+            )
+            stack.enter_context(self._process)
+            self._pump = Thread(target=self._hand_on, args=(self._process.stdout, file, to_decoder), daemon=True)
+            self._pump.start()
+            self.path = f"/dev/fd/{reading}"
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        assert self._pump is not None
+        assert self._said is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_S)
+        if self._process.returncode is None:
+            self._process.kill()
+        self._pump.join(STOP_S)
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace")
+        status = self._process.wait()
+        self._stack.close()
+        if status > 0 and kind is None:
+            raise TsharkError(_complaint(self._interface, said))
+
+    @staticmethod
+    def _hand_on(source: BinaryIO, file: BinaryIO | None, to_decoder: BinaryIO) -> None:
+        """Copy until dumpcap ends. A decoder that has stopped reading does not stop the file."""
+        with to_decoder:
+            listening = True
+            while block := source.read1(BLOCK_BYTES):  # type: ignore[attr-defined]
+                if file is not None:
+                    file.write(block)
+                if listening:
+                    try:
+                        to_decoder.write(block)
+                    except (BrokenPipeError, OSError):
+                        listening = False
+
+
+def _fitting_filter(dumpcap: str, interface: str, tcp_ports: Sequence[int]) -> str:
+    """The filter that the interface's link type can do."""
+    full = capture_filter(tcp_ports)
+    tried = subprocess.run(  # noqa: S603 - Wireshark's own program, found on the search path
+        [dumpcap, "-i", interface, "-d", "-f", full], capture_output=True, check=False
+    )
+    return capture_filter(tcp_ports, ethernet=False) if b"not valid for interfaces" in tried.stderr else full
+
+
+def _complaint(interface: str, said: str) -> str:
+    """What dumpcap said, in one line that tells what to do."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    text = " ".join(lines)
+    if "permission" in text.lower() or "not permitted" in text.lower():
+        return f"{interface}: no permission to capture; {_RIGHTS}"
+    if "No such device" in text or "doesn't exist" in text or "There is no device" in text:
+        return f"{interface}: there is no such interface; `dumpcap -D` lists them"
+    first = next(
+        (line for line in lines if not line.startswith(("Capturing on", "File:", "Packets"))), "it says nothing"
+    )
+    return f"{interface}: dumpcap failed: {first}; `dumpcap -D` lists the interfaces"

@@ -1,0 +1,76 @@
+"""Find tshark, and learn what it is: its version, and the directory from which it loads Lua plugins."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdstool.errors import TsharkError
+
+OLDEST = (4, 0)
+"""Wireshark 4.0: what the plugin needs of its Lua interface is there."""
+ANSWER_S = 60.0
+"""Seconds in which tshark has to tell its version."""
+VARIABLE = "RDSTOOL_TSHARK"
+"""Environment variable: a tshark other than the one on the search path."""
+_HOW = "install it: apt-get install tshark"
+
+
+@dataclass(frozen=True, slots=True)
+class Tshark:
+    """A tshark that can be used."""
+
+    path: str
+    version: tuple[int, ...]
+    plugins: Path
+    """Where the user's Lua plugins are."""
+
+    @property
+    def version_text(self) -> str:
+        """Such as ``4.0.17``."""
+        return ".".join(map(str, self.version))
+
+
+def find_tshark(path: str | None = None) -> Tshark:
+    """The tshark at ``path``, in ``RDSTOOL_TSHARK`` or on the search path.
+
+    Raises ``TsharkError`` where there is none, or it is too old.
+    """
+    wanted = path or os.environ.get(VARIABLE) or "tshark"
+    found = shutil.which(wanted)
+    if found is None:
+        where = "there is no tshark" if wanted == "tshark" else f"{wanted} is no program"
+        raise TsharkError(f"{where}; {_HOW}, or name another with {VARIABLE}")
+    told = re.search(r"TShark \(Wireshark\) (\d+)\.(\d+)\.(\d+)", _ask(found, "--version"))
+    if told is None:
+        raise TsharkError(f"{found} does not say which version it is; {_HOW}")
+    version = tuple(int(number) for number in told.groups())
+    if version < OLDEST:
+        raise TsharkError(
+            f"{found} is version {told[1]}.{told[2]}, the plugin needs {OLDEST[0]}.{OLDEST[1]} or later; {_HOW}"
+        )
+    return Tshark(found, version, _plugin_directory(found))
+
+
+def _plugin_directory(path: str) -> Path:
+    told = re.search(r"^Personal Lua Plugins:\s*(.+)$", _ask(path, "-G", "folders"), re.MULTILINE)
+    if told is None:
+        raise TsharkError(f"{path} was built without Lua; take the tshark of your distribution: {_HOW}")
+    return Path(told[1].strip())
+
+
+def _ask(path: str, *arguments: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - the user's own tshark
+            [path, *arguments], capture_output=True, text=True, errors="replace", timeout=ANSWER_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise TsharkError(f"{path} does not run: {problem}; {_HOW}") from problem
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise TsharkError(f"{path} {' '.join(arguments)} failed: {last}; {_HOW}")
+    return done.stdout
