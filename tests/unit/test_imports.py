@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("rdstool.cli", "rdstool.__main__"),
+    ("rdstool.stress", "rdstool.craft"),
     ("rdstool.endpoint",),
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
     ("rdstool.capture", "rdstool.transport"),
@@ -62,6 +63,8 @@ FORBIDDEN = {
     "rdstool.stats": {"scapy", "typer"},
     "rdstool.transport": {"numpy", "rich", "scapy", "typer"},
     "rdstool.endpoint": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.stress": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.craft": {"numpy", "rich", "scapy", "typer"},
 }
 """What a package imports nowhere, not even inside a function."""
 
