@@ -47,8 +47,10 @@ CHAPTERS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
     ),
     (
         "rds-stress",
-        ("The payload of the messages of rds-stress, and the options that its active side sends over TCP port 4000. "
-        "In their longer form the options have the version before and two more options behind them."),
+        (
+            "The payload of the messages of rds-stress, and the options that its active side sends over TCP port 4000. "
+            "In their longer form the options have the version before and two more options behind them."
+        ),
         (stress.StressMessage, stress.StressOptions, stress.StressVersion, stress.StressMore),
     ),
 )

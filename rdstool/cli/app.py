@@ -40,6 +40,7 @@ COMMANDS = {
     "stats": Command("rdstool.cli.stats", "stats", "Sum up the RDS traffic of captures."),
     "send": Command("rdstool.cli.send", "send", "Send datagrams over RDS, and wait for acknowledgement."),
     "listen": Command("rdstool.cli.listen", "listen", "Receive datagrams over RDS."),
+    "stress": Command("rdstool.cli.stress", "stress", "Load and check an RDS path, with rds-stress or rdstool there."),
     "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
 }
 
