@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - where the passive side listens for the control channel, as rds-stress does
 PATIENCE_S = 30.0
+LEAST_BUFFER_BYTES = 4 << 20
+"""SO_SNDBUF and SO_RCVBUF at least: what the peer's TCP has acknowledged is learnt with some delay."""
 
 
 def stress(
@@ -130,7 +132,7 @@ def stress(
     def make_node(address: str, run: Parameters) -> Node:
         from rdstool.endpoint.node import Node  # noqa: PLC0415
 
-        room = run.buffer_bytes
+        room = max(run.buffer_bytes, LEAST_BUFFER_BYTES)
         made = settings(assignments, paths=paths, sndbuf=room, rcvbuf=room)
         return Node(address, options=node_options(made, profile=profile, pcap=pcap))
 
