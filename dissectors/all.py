@@ -29,6 +29,7 @@ from dissectors.extensions import (
 )
 from dissectors.infiniband import AETH, BTH, DETH, GRH, IETH, LRH, RETH, AtomicAckETH, AtomicETH, ImmDT
 from dissectors.rds import RDS, RDSCongestion
+from dissectors.stress import RDSStress, RDSStressMore, RDSStressOptions, RDSStressVersion
 
 __all__ = [
     "AETH",
@@ -63,6 +64,10 @@ __all__ = [
     "RDSRdmaDest",
     "RDSReject",
     "RDSSportIdx",
+    "RDSStress",
+    "RDSStressMore",
+    "RDSStressOptions",
+    "RDSStressVersion",
     "RDSUnknown",
     "RDSUnread",
     "RDSVersion",

@@ -18,11 +18,13 @@ from scapy.packet import Packet, Padding, Raw, bind_layers, bind_top_down
 from dissectors.extensions import ExtensionsField, RDSNPaths, RDSRdmaBytes
 from dissectors.infiniband import BTH, below, payload_guesses
 from dissectors.layers import WireLayer, fields_of, patched
+from dissectors.stress import RDSStress
 from dissectors.wire.checksum import checksum_good, header_checksum
 from dissectors.wire.congestion import BITMAP_BYTES, bitmap_of, congested_ports
 from dissectors.wire.extensions import parse_extensions
 from dissectors.wire.infiniband import Opcode
 from dissectors.wire.rds import HEADER_BYTES, MAX_MESSAGE_BYTES, PROBE_PORT, RDS_HEADER, TCP_PORT, Flags, RdsHeader
+from dissectors.wire.stress import likely_message
 
 MESSAGES_IN_A_ROW = 32
 """Most messages of one segment that become layers: Scapy recurses for each, and Python's stack is finite."""
@@ -130,8 +132,10 @@ class RDS(WireLayer):
             last.add_payload((RDS if again else Padding)(following, _internal=1, _underlayer=last))
 
     def guess_payload_class(self, payload: bytes) -> type[Packet]:
-        """A congestion bitmap, or bytes that only the applications understand."""
-        return RDSCongestion if self.flags == Flags.CONG_BITMAP and len(payload) == BITMAP_BYTES else Raw
+        """A congestion bitmap, a message of rds-stress, or bytes that only the applications understand."""
+        if self.flags == Flags.CONG_BITMAP and len(payload) == BITMAP_BYTES:
+            return RDSCongestion
+        return RDSStress if likely_message(payload, self.sport, self.dport) else Raw
 
     def answers(self, other: Packet) -> bool:
         """A pong answers the ping whose source port it is sent to."""

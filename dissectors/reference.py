@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from dissectors.wire import cm, extensions, infiniband, rds
+from dissectors.wire import cm, extensions, infiniband, rds, stress
 from dissectors.wire.table import Field, Kind, Table, table_of
 
 CHAPTERS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
@@ -44,6 +44,14 @@ CHAPTERS: tuple[tuple[str, str, tuple[type, ...]], ...] = (
         "RDMA-CM messages",
         "Each is 232 bytes behind a Management Datagram.",
         (cm.Mad, cm.CmReq, cm.CmMra, cm.CmRej, cm.CmRep, cm.CmRtu, cm.CmDreq, cm.CmDrep),
+    ),
+    (
+        "rds-stress",
+        (
+            "The payload of the messages of rds-stress, and the options that its active side sends over TCP port 4000. "
+            "In their longer form the options have the version before and two more options behind them."
+        ),
+        (stress.StressMessage, stress.StressOptions, stress.StressVersion, stress.StressMore),
     ),
 )
 """Title, introduction and header classes of each chapter."""

@@ -26,6 +26,8 @@ class UsageError(RdsError):
 
 class TransportError(RdsError):
     """A transport that cannot do what is asked of it: an address that is taken, a queue that is full."""
+
+
 class TsharkError(RdsError):
     """tshark is missing, too old or failed, or its plugin cannot be put where it looks."""
 

@@ -44,6 +44,7 @@ COMMANDS = {
     "capture": Command("rdstool.cli.capture", "capture", "Capture live, and show RDS messages as they come."),
     "lua": Command("rdstool.cli.lua", "lua", "Write or install the Wireshark plugin."),
     "crosscheck": Command("rdstool.cli.crosscheck", "crosscheck", "Compare with what tshark and the plugin decode."),
+    "stress": Command("rdstool.cli.stress", "stress", "Load and check an RDS path, with rds-stress or rdstool there."),
     "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
     "lab": Command("rdstool.cli.lab", "app", "Run real kernels with RDS under QEMU."),
 }

@@ -198,12 +198,21 @@ def run_node(node: Node, job: Callable[[Node], Awaitable[ExitCode]]) -> ExitCode
     """Run ``job`` on a started node. Ctrl-C and SIGTERM cancel it; what it does on the way out is still done."""
 
     async def whole() -> ExitCode:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with node:
             Notices(node)
             return await job(node)
+
+    return run_job(whole)
+
+
+def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
+    """The same for a job that starts its nodes by itself."""
+
+    async def whole() -> ExitCode:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await job()
 
     try:
         return asyncio.run(whole())

@@ -48,19 +48,20 @@ def sizes(text: str, distribution: str) -> Sizes:
     if distribution not in DISTRIBUTIONS:
         raise UsageError(f"there is no distribution {distribution!r}: they are {', '.join(DISTRIBUTIONS)}")
     low, dash, high = text.partition("-")
-    smallest = _size(low, text)
-    largest = _size(high, text) if dash else smallest
+    smallest = byte_count(low, f"--size {text}")
+    largest = byte_count(high, f"--size {text}") if dash else smallest
     if smallest > largest or largest > MAX_MESSAGE_BYTES:
         raise UsageError(f"--size {text}: write N or MIN-MAX, {MAX_MESSAGE_BYTES} at most")
     return Sizes(smallest, largest, distribution)
 
 
-def _size(text: str, whole: str) -> int:
+def byte_count(text: str, option: str) -> int:
+    """A number of bytes; suffixes K and M are binary. Raises ``UsageError``, which begins with ``option``."""
     digits, factor = text, 1
     if text[-1:].upper() in {"K", "M"}:
         digits, factor = text[:-1], 1 << 10 if text[-1].upper() == "K" else 1 << 20
     if not digits.isascii() or not digits.isdigit():
-        raise UsageError(f"--size {whole}: {text!r} is not a number of bytes")
+        raise UsageError(f"{option}: {text!r} is not a number of bytes")
     return int(digits) * factor
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
 
+from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, RdmaOp
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.rule import BOTH, NOTE, Rule
 from rdstool.validate.view import View
 
-HEADER = struct.Struct(">I4s4sHHHBB")
-"""Sequence, addresses, ports, index, operation, RDMA operation: the 20 bytes that tell rds-stress."""
-STRESS_BYTES = 63
-"""Shortest payload of rds-stress."""
 MAX_TASKS = 65536
 """Pairs of tasks that are followed."""
-OPERATIONS = (1, 2)
-RDMA_OPERATIONS = (0, 1, 2)
+OPERATIONS = frozenset(Op)
+RDMA_OPERATIONS = frozenset(RdmaOp)
 
 STRESS = Rule(
     "RDS-APP-001",
@@ -60,28 +56,28 @@ class StressCheck(Check):
         segments = np.zeros(view.count, np.int64)
         segments[batch.grouped.index] = batch.grouped.segment
         for row, payload in sorted(view.decoded.messages.payloads.items()):
-            if view.kind[row] == MessageKind.DATA and not view.flagged[row] and len(payload) >= STRESS_BYTES:
+            if view.kind[row] == MessageKind.DATA and not view.flagged[row] and len(payload) >= MESSAGE_BYTES:
                 self._message(view, row, payload, int(segments[row]))
 
     def _message(self, view: View, row: int, payload: bytes, segment: int) -> None:
-        sequence, source, destination, sport, dport, _, operation, rdma = HEADER.unpack_from(payload)
+        message = STRESS_MESSAGE.unpack_from(payload)
         flow = int(view.flow[row])
         here, there = self.context.streams[flow >> 1].ends(flow & 1)
-        if (source, destination) != (here.address[-4:], there.address[-4:]):
+        if (message.from_addr, message.to_addr) != (here.address[-4:], there.address[-4:]):
             return  # Another application.
         wrong = []
-        if (sport, dport) != (int(view.sport[row]), int(view.dport[row])):
-            wrong.append(f"ports {sport} to {dport}")
-        if operation not in OPERATIONS or rdma not in RDMA_OPERATIONS:
-            wrong.append(f"operation {operation}, RDMA operation {rdma}")
+        if (message.from_port, message.to_port) != (int(view.sport[row]), int(view.dport[row])):
+            wrong.append(f"ports {message.from_port} to {message.to_port}")
+        if message.op not in OPERATIONS or message.rdma_op not in RDMA_OPERATIONS:
+            wrong.append(f"operation {message.op}, RDMA operation {message.rdma_op}")
         key = flow, int(view.sport[row]), int(view.dport[row])
         task = self._tasks.get(key)
         if task is None:
             if len(self._tasks) < MAX_TASKS:
-                self._tasks[key] = _Task(sequence, segment)
+                self._tasks[key] = _Task(message.seq, segment)
         else:
-            if task.segment == segment and sequence != (task.sequence + 1) & 0xFFFFFFFF:
-                wrong.append(f"sequence {sequence} after {task.sequence}")
-            task.sequence, task.segment = sequence, segment
+            if task.segment == segment and message.seq != (task.sequence + 1) & 0xFFFFFFFF:
+                wrong.append(f"sequence {message.seq} after {task.sequence}")
+            task.sequence, task.segment = message.seq, segment
         if wrong:
             self.report.row(STRESS, view, row, ", ".join(wrong))

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = (
     ("rdstool.cli", "rdstool.__main__"),
+    ("rdstool.stress", "rdstool.craft"),
     ("rdstool.endpoint", "rdstool.tshark"),
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
     ("rdstool.capture", "rdstool.transport", "rdstool.afrds"),
@@ -76,6 +77,8 @@ FORBIDDEN = {
     "rdstool.endpoint": {"numpy", "rich", "scapy", "typer"},
     "rdstool.afrds": {"numpy", "rich", "scapy", "typer"},
     "rdstool.lab": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.stress": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.craft": {"numpy", "rich", "scapy", "typer"},
 }
 """What a package imports nowhere, not even inside a function."""
 

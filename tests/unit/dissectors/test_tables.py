@@ -12,11 +12,11 @@ from scapy.packet import Packet
 from dissectors import reference
 from dissectors.extensions import EXTENSION_LAYERS
 from dissectors.layers import WireLayer, scapy_name
-from dissectors.wire import cm, extensions, infiniband, rds
+from dissectors.wire import cm, extensions, infiniband, rds, stress
 from dissectors.wire.extensions import EXTENSIONS
 from dissectors.wire.table import table_of
 
-MODULES = (rds, extensions, infiniband, cm)
+MODULES = (rds, extensions, infiniband, cm, stress)
 HEADERS = [
     item
     for module in MODULES
@@ -71,7 +71,7 @@ def test_the_reference_has_the_names_of_filters(name: str) -> None:
 
 @pytest.mark.parametrize("module", ["dissectors", "dissectors.reference"])
 def test_the_tables_need_no_scapy(module: str) -> None:
-    wire = "rds extensions congestion checksum codec table errors infiniband cm icrc"
+    wire = "rds extensions congestion checksum codec table errors infiniband cm icrc stress"
     imports = ", ".join([module, *(f"dissectors.wire.{name}" for name in wire.split())])
     loaded = "any(name.split('.')[0] in ('scapy', 'numpy', 'rdstool') for name in sys.modules)"
     code = f"import sys, {imports}; sys.exit({loaded})"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rdstool.validate.app import HEADER, STRESS_BYTES
+from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, StressMessage
 from rdstool.validate.registry import RULES
 from tests.kit import ib, tcp
 from tests.unit.validate import ib_mutations, tcp_mutations
@@ -43,15 +43,15 @@ def test_every_rule_has_a_mutation() -> None:
 
 
 def stress(sequence: int, sport: int, dport: int) -> bytes:
-    head = HEADER.pack(sequence, bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)), sport, dport, 0, 1, 0)
-    return head.ljust(STRESS_BYTES, b"\0")
+    one, other = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
+    return STRESS_MESSAGE.pack(StressMessage(sequence, one, other, sport, dport, op=Op.REQUEST))
 
 
 @pytest.mark.parametrize(("sequences", "faults"), [((0, 1, 2), 0), ((0, 1, 3), 1), ((0, 0, 1), 1)])
 def test_rds_stress_numbers_its_messages(sequences: tuple[int, ...], faults: int, tmp_path: Path) -> None:
     script, a, _ = tcp.single_path()
     for sequence in sequences:
-        step = a.data("one", "", 4001, 7000, STRESS_BYTES)
+        step = a.data("one", "", 4001, 7000, MESSAGE_BYTES)
         step.payload = stress(sequence, 4001, 7000)
         script.steps.append(step)
     path = script.write(tmp_path / "stress.pcap")

@@ -1,0 +1,230 @@
+"""``rdstool stress``: rds-stress without a kernel module, in either role."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dissectors.wire.rds import MAX_PATHS
+from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
+from rdstool.cli.endpoints import (
+    PROFILES,
+    Notices,
+    Paths,
+    Pcap,
+    ProfileName,
+    Set,
+    log_to_stderr,
+    node_options,
+    resolve,
+    run_job,
+    settings,
+    source_for,
+)
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import Results, error, note
+from rdstool.cli.payloads import byte_count
+from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View
+from rdstool.errors import UsageError
+
+if TYPE_CHECKING:
+    from rdstool.endpoint.node import Node
+    from rdstool.stress.control import Control
+    from rdstool.stress.parameters import Parameters
+
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - where the passive side listens for the control channel, as rds-stress does
+PATIENCE_S = 30.0
+LEAST_BUFFER_BYTES = 4 << 20
+"""SO_SNDBUF and SO_RCVBUF at least: what the peer's TCP has acknowledged is learnt with some delay."""
+
+
+def stress(
+    send_addr: Annotated[
+        str | None,
+        typer.Option(
+            "--send-addr", "-s", metavar="ADDR", help="The passive side to connect to; without it, be the passive side."
+        ),
+    ] = None,
+    recv_addr: Annotated[
+        str | None,
+        typer.Option("--recv-addr", "-r", metavar="ADDR", help="Own address; the passive side's default is any."),
+    ] = None,
+    port: Annotated[
+        int, typer.Option("--port", "-p", metavar="PORT", help="Control channel; tasks use the RDS ports behind it.")
+    ] = CONTROL_PORT,
+    req_bytes: Annotated[
+        str, typer.Option("--req-bytes", "-q", metavar="BYTES", help="Size of requests; K and M are known.")
+    ] = "1024",
+    ack_bytes: Annotated[str, typer.Option("--ack-bytes", "-a", metavar="BYTES", help="Size of acks.")] = str(
+        MESSAGE_BYTES
+    ),
+    one_way: Annotated[
+        bool, typer.Option("--one-way", "-o", help="Only this side sends requests (default: both).")
+    ] = False,
+    depth: Annotated[
+        int, typer.Option("--depth", "-d", metavar="N", help="Requests outstanding between two tasks.")
+    ] = 1,
+    tasks: Annotated[
+        int, typer.Option("--tasks", "-t", metavar="N", help="Tasks of each side; each talks to all of the other.")
+    ] = 1,
+    seconds: Annotated[
+        int,
+        typer.Option("--time", "-T", metavar="SECONDS", min=0, help="How long, from the first message; 0 is for ever."),
+    ] = 0,
+    tos: Annotated[int, typer.Option("--tos", "-Q", metavar="TOS", help="Type of service that the peer is told.")] = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify", "-v", help="Fill messages with a pattern, and compare all that comes.")
+    ] = False,
+    connect_retries: Annotated[
+        int, typer.Option("--connect-retries", metavar="N", min=0, help="Try again, each second, where nobody listens.")
+    ] = 0,
+    report_cpu: Annotated[
+        bool, typer.Option("--report-cpu", "-c", help="Show the machine's processor use, not only that of rdstool.")
+    ] = False,
+    report_summary: Annotated[
+        bool, typer.Option("--report-summary", "-z", help="Only the summary at the end.")
+    ] = False,
+    rdma_bytes: Annotated[
+        str | None, typer.Option("--rdma-bytes", "-D", metavar="BYTES", help="Not possible over TCP.", hidden=True)
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.001, help="Fail when nothing has come for so long.")
+    ] = PATIENCE_S,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
+    pcap: Pcap = None,
+    paths: Paths = MAX_PATHS,
+    profile: ProfileName = PROFILES[0],
+    assignments: Set = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what happens to connections.")] = False,
+) -> None:
+    """Load an RDS path with requests and acks, and check each message: number, order, ports and, with -v, content.
+
+    The other side is rds-stress of rds-tools or rdstool. Options have the letters that rds-stress gives them; what is
+    not for the active side is told by it to the passive one.
+
+    \b
+    Example:
+      rdstool stress -r 10.0.0.2                                   on one machine, or: rds-stress -r 10.0.0.2
+      rdstool stress -s 10.0.0.2 -T 10 -t 4 -d 8 -q 8K -v          on the other
+    """  # noqa: D301
+    if rdma_bytes is not None:
+        raise UsageError("-D: RDMA needs InfiniBand or RoCE, and rdstool stress speaks TCP: leave it out")
+    from rdstool.stress.parameters import Parameters  # noqa: PLC0415
+
+    parameters = Parameters(
+        depth=depth,
+        request_bytes=byte_count(req_bytes, "--req-bytes"),
+        ack_bytes=byte_count(ack_bytes, "--ack-bytes"),
+        port=port,
+        tasks=tasks,
+        seconds=seconds,
+        verify=verify,
+        simplex=one_way,
+        tos=tos,
+    )
+    settings(assignments, paths=paths)  # complain before anything is started
+    log_to_stderr(verbose=verbose)
+
+    def make_node(address: str, run: Parameters) -> Node:
+        from rdstool.endpoint.node import Node  # noqa: PLC0415
+
+        room = max(run.buffer_bytes, LEAST_BUFFER_BYTES)
+        made = settings(assignments, paths=paths, sndbuf=room, rcvbuf=room)
+        return Node(address, options=node_options(made, profile=profile, pcap=pcap))
+
+    with Results(at_once=True) as results:
+        view: View
+        if json:
+            view = JsonView(results)
+        elif sys.stdout.isatty() and not report_summary:
+            view = LiveView(results)
+        else:
+            view = PlainView(results)
+        job = _Job(
+            parameters,
+            own=resolve_ipv4(recv_addr) if recv_addr is not None else None,
+            peer=resolve_ipv4(send_addr) if send_addr is not None else None,
+            retries=connect_retries,
+            patience_s=timeout,
+            whole_machine=report_cpu,
+            each_second=not report_summary,
+            make_node=make_node,
+            view=view,
+        )
+        code = run_job(job.run)
+    raise typer.Exit(code)
+
+
+def resolve_ipv4(host: str) -> str:
+    """The IPv4 address of a host. Raises ``UsageError``: the option block has no room for others."""
+    address = resolve(host)
+    if ":" in address:
+        raise UsageError(f"{host}: rds-stress 2.0.7 knows IPv4 only")
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One run."""
+
+    parameters: Parameters
+    own: str | None
+    peer: str | None
+    retries: int
+    patience_s: float
+    whole_machine: bool
+    each_second: bool
+    make_node: Callable[[str, Parameters], Node]
+    view: View
+
+    async def run(self) -> ExitCode:
+        """Be the side that was asked for."""
+        return await (self._active(self.peer) if self.peer is not None else self._passive())
+
+    async def _active(self, peer: str) -> ExitCode:
+        from rdstool.stress.control import dial  # noqa: PLC0415
+
+        own = self.own or source_for(peer)
+        async with self.make_node(own, self.parameters) as node:
+            note(f"connecting to {peer}:{self.parameters.port} from {own}")
+            with await dial(peer, self.parameters.port, own, self.retries) as control:
+                await control.offer(self.parameters)
+                return await self._talk(node, control, own, peer, self.parameters)
+
+    async def _passive(self) -> ExitCode:
+        from rdstool.stress.control import Doorway  # noqa: PLC0415
+
+        where = self.own or ANY_ADDRESS
+        doorway = await Doorway.open(where, self.parameters.port)
+        note(f"waiting for the active side on {where}:{self.parameters.port}, Ctrl-C ends")
+        with await doorway.control() as control:
+            asked, peer = await control.asked()
+            own = control.own
+            note(f"{peer} connected to {own}")
+            async with self.make_node(own, asked) as node:
+                return await self._talk(node, control, own, peer, asked)
+
+    async def _talk(self, node: Node, control: Control, own: str, peer: str, parameters: Parameters) -> ExitCode:
+        from rdstool.stress.run import Run, Side  # noqa: PLC0415
+        from rdstool.stress.traffic import StressError  # noqa: PLC0415
+
+        Notices(node)
+        side = Side(
+            own, peer, active=self.peer is not None, patience_s=self.patience_s, whole_machine=self.whole_machine
+        )
+        run = Run(node, control, side, parameters)
+        code = ExitCode.CLEAN
+        try:
+            with self.view.shown(f"{own} with {peer}", parameters):
+                await run.whole(self.view.interval if self.each_second else lambda _interval: None)
+        except StressError as problem:
+            error(str(problem))
+            code = ExitCode.PROBLEMS
+        finally:
+            if run.summary is not None:
+                self.view.summary(run.summary)
+        return code

@@ -1,0 +1,162 @@
+"""What ``rdstool stress`` shows: a live table on a terminal, the lines of rds-stress elsewhere, or JSON lines."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rdstool.cli.output import Results, json_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rdstool.stress.counters import Interval, Summary
+    from rdstool.stress.parameters import Parameters
+
+SHOWN_INTERVALS = 15
+"""Seconds that the live table goes back."""
+_MIB = 1 << 20
+
+
+class View(Protocol):
+    """Shows a run."""
+
+    def shown(self, title: str, parameters: Parameters) -> AbstractContextManager[None]:
+        """Around the run."""
+        ...
+
+    def interval(self, interval: Interval) -> None:
+        """Another second."""
+        ...
+
+    def summary(self, summary: Summary) -> None:
+        """The whole run."""
+        ...
+
+
+class JsonView:
+    """One object a second, and one for the summary."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    def shown(self, _title: str, _parameters: Parameters) -> AbstractContextManager[None]:
+        """Nothing."""
+        return nullcontext()
+
+    def interval(self, interval: Interval) -> None:
+        """A line."""
+        self._results.write(json_line({"event": "interval", **_plain(interval)}))
+
+    def summary(self, summary: Summary) -> None:
+        """The last line."""
+        more = {
+            "round_trip_p50_us": round(summary.p50_us, 1),
+            "round_trip_p99_us": round(summary.p99_us, 1),
+            "round_trip_longest_us": round(summary.longest_us, 1),
+        }
+        self._results.write(json_line({"event": "summary", **_plain(summary.interval), **more}))
+
+
+class PlainView:
+    """The lines of rds-stress, for programs that read them. RDMA, the columns mbi and mbo, is always 0 over TCP."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._any = False
+
+    def shown(self, _title: str, _parameters: Parameters) -> AbstractContextManager[None]:
+        """The names of the columns."""
+        names = ("tx/s", "rx/s"), ("tx+rx K/s", "mbi K/s", "mbo K/s"), ("tx us/c", "rtt us", "cpu %")
+        (tx, rx), rates, (call, trip, cpu) = names
+        wide = " ".join(f"{name:>10}" for name in rates)
+        self._results.write(f"tsks {tx:>6} {rx:>6} {wide} {call:>7} {trip:>8} {cpu:>5}\n")
+        return nullcontext()
+
+    def interval(self, interval: Interval) -> None:
+        """A line."""
+        self._any = True
+        self._results.write(self._line(interval) + "\n")
+
+    def summary(self, summary: Summary) -> None:
+        """The last line, below a rule."""
+        if self._any:
+            self._results.write("-" * 45 + "\n")
+        self._results.write(f"{self._line(summary.interval)}  (average)\n")
+
+    @staticmethod
+    def _line(interval: Interval) -> str:
+        seconds = interval.seconds or 1.0
+        kilobytes = (interval.bytes_sent + interval.bytes_received) / seconds / 1024
+        return (
+            f"{interval.tasks:4} {interval.requests_sent / seconds:6.0f} {interval.requests_received / seconds:6.0f} "
+            f"{kilobytes:10.2f} {0:10.2f} {0:10.2f} {interval.send_us:7.2f} {interval.round_trip_us:8.2f} "
+            f"{interval.cpu_percent:5.2f}"
+        )
+
+
+class LiveView:
+    """A table that grows by a row each second."""
+
+    def __init__(self, results: Results) -> None:
+        from rich.console import Console  # noqa: PLC0415
+
+        self._console = Console(no_color=not results.colour, safe_box=not results.unicode, highlight=False)
+        self._rows: deque[Interval] = deque(maxlen=SHOWN_INTERVALS)
+        self._title = ""
+        self._live: Any = None
+
+    @contextmanager
+    def shown(self, title: str, parameters: Parameters) -> Iterator[None]:
+        """Show the table, and leave it standing at the end."""
+        from rich.live import Live  # noqa: PLC0415
+
+        self._title = (
+            f"{title}: {parameters.tasks} tasks, depth {parameters.depth}, "
+            f"{parameters.request_bytes} bytes out, {parameters.ack_bytes} back"
+            f"{', one way' if parameters.simplex else ''}{', verified' if parameters.verify else ''}"
+        )
+        with Live(self._table(None), console=self._console, auto_refresh=False) as self._live:
+            yield
+
+    def interval(self, interval: Interval) -> None:
+        """Another row."""
+        self._rows.append(interval)
+        self._live.update(self._table(None), refresh=True)
+
+    def summary(self, summary: Summary) -> None:
+        """The whole run as the last row, and how round trips are spread."""
+        self._rows.clear()
+        self._console.print(self._table(summary.interval))
+        self._console.print(
+            f"round trips: half within {summary.p50_us:,.0f} us, 99 % within {summary.p99_us:,.0f} us, "
+            f"the longest {summary.longest_us:,.0f} us"
+        )
+
+    def _table(self, whole: Interval | None) -> Table:
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table(title=self._title if whole is None else "average", title_justify="left", title_style="bold")
+        names = "requests/s out", "in", "acks/s out", "in", "MiB/s out", "in", "us/send", "us round trip", "cpu %"
+        for name in names:
+            table.add_column(name, justify="right")
+        for row in [*self._rows, *([whole] if whole is not None else [])]:
+            seconds = row.seconds or 1.0
+            table.add_row(
+                *(
+                    f"{count / seconds:,.0f}"
+                    for count in (row.requests_sent, row.requests_received, row.acks_sent, row.acks_received)
+                ),
+                *(f"{count / seconds / _MIB:,.2f}" for count in (row.bytes_sent, row.bytes_received)),
+                f"{row.send_us:,.1f}",
+                f"{row.round_trip_us:,.1f}",
+                f"{row.cpu_percent:.0f}",
+            )
+        return table
+
+
+def _plain(interval: Interval) -> dict[str, Any]:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(interval).items()}

@@ -1,0 +1,191 @@
+"""The traffic of one side: each task talks to all tasks of the peer, and checks every message (protocol.md §12.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from ipaddress import IPv4Address
+
+from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, StressMessage, pattern
+from rdstool.endpoint.node import AsyncSocket, Node
+from rdstool.errors import RdsError
+from rdstool.protocol.sockets import ReceivedMessage
+from rdstool.stress.counters import Counters
+from rdstool.stress.parameters import Parameters
+
+_CHECKED = ("seq", "from_addr", "to_addr", "from_port", "to_port", "index", "op")
+"""What a receiver can foretell of a message."""
+_CHECKED_BYTES = STRESS_MESSAGE.table["rdma_op"].offset
+_pack = STRESS_MESSAGE.partial(*_CHECKED).pack
+_REQUEST, _ACK = int(Op.REQUEST), int(Op.ACK)
+
+
+class StressError(RdsError):
+    """The peer, or what is between, did what a run of rds-stress does not allow."""
+
+
+class Filling:
+    """What messages have behind their headers."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        longest = pattern(max(parameters.request_bytes, parameters.ack_bytes) - MESSAGE_BYTES)
+        self.request = longest[: parameters.request_bytes - MESSAGE_BYTES]
+        self.ack = longest[: parameters.ack_bytes - MESSAGE_BYTES]
+
+
+class Pair:
+    """One of our tasks and one of the peer's: two sequences of messages, one each way."""
+
+    def __init__(self, own: tuple[str, int], peer: tuple[str, int], parameters: Parameters) -> None:
+        self.peer = peer
+        self._depth = parameters.depth
+        from_addr, to_addr = IPv4Address(own[0]).packed, IPv4Address(peer[0]).packed
+        self._out = from_addr, to_addr, own[1], peer[1]
+        self._in = to_addr, from_addr, peer[1], own[1]
+        self._send_seq = 0
+        self._receive_seq = 0
+        self._send_index = 0
+        self._receive_index = 0
+        self._sent_at = [0.0] * min(self._depth, 1 << 16)
+        self.outstanding = 0
+        """Requests that are not acked."""
+        self.owed = 0
+        """Acks that are still to be sent."""
+        self.news = asyncio.Event()
+        """There may be something to send."""
+
+    def next_request(self, filling: bytes) -> bytes:
+        """The request that comes next."""
+        self._sent_at[self._send_index] = time.monotonic()
+        message = _pack(self._send_seq, *self._out, self._send_index, _REQUEST) + filling
+        self._send_index = (self._send_index + 1) % self._depth
+        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+        self.outstanding += 1
+        return message
+
+    def next_ack(self, filling: bytes) -> bytes:
+        """The ack of the oldest request that has none."""
+        index = (self._receive_index - self.owed) % self._depth
+        message = _pack(self._send_seq, *self._out, index, _ACK) + filling
+        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+        self.owed -= 1
+        return message
+
+    def request_came(self, data: bytes) -> None:
+        """Check a request. Raises ``StressError``."""
+        self._check(data, self._receive_index, _REQUEST)
+        if self.owed >= self._depth:
+            raise StressError(f"{self._who} has more than {self._depth} requests outstanding")
+        self._receive_index = (self._receive_index + 1) % self._depth
+        self.owed += 1
+
+    def ack_came(self, data: bytes, now: float) -> float:
+        """Check an ack; gives the seconds since its request. Raises ``StressError``."""
+        if not self.outstanding:
+            raise StressError(f"{self._who} acks a request that was not made")
+        index = (self._send_index - self.outstanding) % self._depth
+        self._check(data, index, _ACK)
+        self.outstanding -= 1
+        return now - self._sent_at[index]
+
+    @property
+    def _who(self) -> str:
+        return f"{self.peer[0]}:{self.peer[1]}"
+
+    def _check(self, data: bytes, index: int, op: int) -> None:
+        expected = _pack(self._receive_seq, *self._in, index, op)
+        if data[:_CHECKED_BYTES] != expected[:_CHECKED_BYTES]:
+            self._complain(STRESS_MESSAGE.unpack_from(data), STRESS_MESSAGE.unpack_from(expected))
+        self._receive_seq = (self._receive_seq + 1) & 0xFFFFFFFF
+
+    def _complain(self, got: StressMessage, expected: StressMessage) -> None:
+        wrong = []
+        for name in _CHECKED:
+            came, should = getattr(got, name), getattr(expected, name)
+            if came != should:
+                shown = [str(IPv4Address(each)) if isinstance(each, bytes) else str(each) for each in (came, should)]
+                wrong.append(f"{name} {shown[0]} instead of {shown[1]}")
+        raise StressError(f"a message from {self._who} to port {self._out[2]} has {', '.join(wrong)}")
+
+
+class Task:
+    """One task: a socket and its pairs."""
+
+    def __init__(
+        self, node: Node, own: str, peer: str, port: int, parameters: Parameters, counters: Counters, *, asks: bool
+    ) -> None:
+        self._socket: AsyncSocket = node.socket(port, address=own)
+        self._parameters = parameters
+        self._counters = counters
+        self._filling = Filling(parameters)
+        self._asks = asks
+        self._pairs = {there: Pair((own, port), (peer, there), parameters) for there in parameters.ports()}
+        self._peer = peer
+
+    async def run(self, flowing: asyncio.Event) -> None:
+        """Talk until cancelled; ``flowing`` is set by the first message that comes. Raises ``StressError``."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._receive(flowing))
+            for pair in self._pairs.values():
+                group.create_task(self._send(pair))
+
+    async def _send(self, pair: Pair) -> None:
+        counters, send = self._counters, self._socket.sendmsg
+        request, ack = self._filling.request, self._filling.ack
+        depth = self._parameters.depth if self._asks else 0
+        while True:
+            pair.news.clear()
+            while pair.owed or pair.outstanding < depth:
+                if pair.owed:
+                    counters.bytes_sent += await send(pair.next_ack(ack), pair.peer)
+                    counters.acks_sent += 1
+                else:
+                    began = time.monotonic()
+                    counters.bytes_sent += await send(pair.next_request(request), pair.peer)
+                    counters.send_us += round((time.monotonic() - began) * 1e6)
+                    counters.requests_sent += 1
+            await pair.news.wait()
+
+    async def _receive(self, flowing: asyncio.Event) -> None:
+        receive = self._socket.recvmsg
+        while True:
+            message = await receive()
+            if message.address:
+                self._take(message)
+                flowing.set()
+
+    def _take(self, message: ReceivedMessage) -> None:
+        data, counters = message.data, self._counters
+        pair = self._pairs.get(message.port)
+        if pair is None or message.address != self._peer:
+            raise StressError(f"{message.address}:{message.port} sends to a task that it has no part in")
+        if len(data) < MESSAGE_BYTES:
+            raise StressError(f"{message.address}:{message.port} sent {len(data)} bytes, a message has {MESSAGE_BYTES}")
+        counters.bytes_received += len(data)
+        op = data[_CHECKED_BYTES - 1]
+        if op == _REQUEST:
+            self._whole(message, self._parameters.request_bytes, self._filling.request)
+            pair.request_came(data)
+            counters.requests_received += 1
+        elif op == _ACK:
+            self._whole(message, self._parameters.ack_bytes, self._filling.ack)
+            counters.round_trips.add(round(pair.ack_came(data, time.monotonic()) * 1e6))
+            counters.acks_received += 1
+        else:
+            raise StressError(f"{message.address}:{message.port} sent a message that is neither request nor ack ({op})")
+        pair.news.set()
+
+    def _whole(self, message: ReceivedMessage, size: int, filling: bytes) -> None:
+        data, who = message.data, f"{message.address}:{message.port}"
+        if len(data) != size:
+            raise StressError(f"{who} sent {len(data)} bytes, {size} were agreed")
+        if self._parameters.verify and data[MESSAGE_BYTES:] != filling:
+            wrong = [at for at, (a, b) in enumerate(zip(data[MESSAGE_BYTES:], filling, strict=True)) if a != b]
+            raise StressError(
+                f"a message from {who} is damaged: {len(wrong)} of {len(filling)} bytes, the first {wrong[0]} bytes "
+                "behind its header"
+            )
+
+    def close(self) -> None:
+        """Give up the socket."""
+        self._socket.close()

@@ -1,0 +1,245 @@
+"""Runs of rds-stress between two sides of rdstool, over real TCP on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import rdstool
+from dissectors.wire.stress import STRESS_MESSAGE, pattern
+from rdstool.errors import TransportError, UsageError
+from rdstool.stress.control import Doorway, dial
+from rdstool.stress.counters import Interval, Summary, Times
+from rdstool.stress.parameters import LONG_BYTES, SHORT_BYTES, Parameters, unpack
+from rdstool.stress.run import Run, Side
+from rdstool.stress.traffic import Pair, StressError
+from tests.kit.loopback import own_addresses
+
+PATIENCE_S = 60.0
+
+
+async def both_sides(
+    parameters: Parameters, wait_for: int, *, larger_active: bool = False
+) -> tuple[Summary | None, Summary | None]:
+    """Run until the active side has ``wait_for`` acks; gives the summaries of the active and the passive side."""
+    active, passive = own_addresses(2)
+    if larger_active:
+        active, passive = passive, active
+    doorway = await Doorway.open(passive, parameters.port)
+
+    async def answer() -> Summary | None:
+        control = await doorway.control()
+        with control:
+            asked, peer = await control.asked()
+            assert (asked, peer) == (parameters, active)
+            async with rdstool.Node(passive, options=options(asked)) as node:
+                run = Run(node, control, Side(passive, peer, active=False, patience_s=PATIENCE_S), asked)
+                await run.whole(lambda _interval: None)
+                return run.summary
+
+    async def ask() -> Summary | None:
+        async with rdstool.Node(active, options=options(parameters)) as node:
+            with await dial(passive, parameters.port, active, 0) as control:
+                await control.offer(parameters)
+                run = Run(node, control, Side(active, passive, active=True, patience_s=PATIENCE_S), parameters)
+                job = asyncio.create_task(run.whole(lambda _interval: None))
+                while not job.done() and (run.summary is None or run.summary.interval.acks_received < wait_for):
+                    await asyncio.wait({job}, timeout=0.01)
+                job.cancel()
+                await asyncio.wait({job})
+                if not job.cancelled():
+                    job.result()
+                return run.summary
+
+    passive_job = asyncio.create_task(answer())
+    return await ask(), await passive_job
+
+
+def options(parameters: Parameters) -> rdstool.NodeOptions:
+    return rdstool.NodeOptions(rdstool.Settings(sndbuf=parameters.buffer_bytes, rcvbuf=parameters.buffer_bytes))
+
+
+@pytest.mark.parametrize("larger_active", [False, True], ids=["smaller active", "larger active"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param(Parameters(), id="defaults"),
+        pytest.param(Parameters(tasks=3, depth=4, request_bytes=5000, ack_bytes=700, verify=True), id="verified"),
+        pytest.param(Parameters(simplex=True, depth=2, request_bytes=63), id="one way"),
+        pytest.param(Parameters(request_bytes=1 << 20, depth=2, verify=True, tos=3), id="largest"),
+    ],
+)
+async def test_both_sides_run_and_agree(parameters: Parameters, larger_active: bool) -> None:
+    active, passive = await both_sides(parameters, 40, larger_active=larger_active)
+    assert active is not None
+    assert passive is not None
+    one, other = active.interval, passive.interval
+    assert one.acks_received >= 40
+    assert other.requests_received >= 40
+    assert (one.requests_received > 0) == (not parameters.simplex)
+    assert 0 < active.p50_us <= active.p99_us <= active.longest_us
+
+
+async def test_reports_come_each_second_until_the_time_is_over() -> None:
+    parameters = Parameters(seconds=2)
+    active, passive = own_addresses(2)
+    doorway = await Doorway.open(passive, parameters.port)
+    reports: list[Interval] = []
+
+    async def answer() -> None:
+        with await doorway.control() as control:
+            asked, peer = await control.asked()
+            async with rdstool.Node(passive) as node:
+                side = Side(passive, peer, active=False, patience_s=PATIENCE_S)
+                await Run(node, control, side, asked).whole(lambda _interval: None)
+
+    job = asyncio.create_task(answer())
+    async with rdstool.Node(active) as node:
+        with await dial(passive, parameters.port, active, 0) as control:
+            await control.offer(parameters)
+            run = Run(node, control, Side(active, passive, active=True, patience_s=PATIENCE_S), parameters)
+            await run.whole(reports.append)
+    await job
+    assert len(reports) == 2
+    assert run.summary is not None
+    assert sum(each.acks_received for each in reports) <= run.summary.interval.acks_received
+
+
+async def test_nobody_listening_is_told_with_what_to_do() -> None:
+    own, other = own_addresses(2)
+    with pytest.raises(TransportError, match=r"\(Connection refused\): start 'rdstool stress'.*--connect-retries"):
+        await dial(other, 4000, own, 0)
+
+
+async def test_a_peer_that_goes_before_the_run_is_told() -> None:
+    own, other = own_addresses(2)
+    doorway = await Doorway.open(other, 4000)
+    with await dial(other, 4000, own, 0):
+        control = await doorway.control()
+    with control, pytest.raises(TransportError, match="closed the control connection before the run began"):
+        await control.asked()
+
+
+async def test_silence_ends_a_run() -> None:
+    own, other = own_addresses(2)
+    doorway = await Doorway.open(other, 4000)
+    async with rdstool.Node(own) as node:
+        with await dial(other, 4000, own, 0) as control, await doorway.control() as silent:
+            await control.offer(Parameters())
+            run = Run(node, control, Side(own, other, active=True, patience_s=0.01), Parameters())
+            job = asyncio.create_task(run.whole(lambda _interval: None))
+            await silent.asked()
+            await silent.go(active=False)
+            with pytest.raises(StressError, match=f"nothing came from {other}"):
+                await job
+
+
+# ---- What is checked
+
+
+def pairs(depth: int = 1, request_bytes: int = 1024) -> tuple[Pair, Pair]:
+    parameters = Parameters(depth=depth, request_bytes=request_bytes)
+    one, other = ("10.0.0.1", 4001), ("10.0.0.2", 4002)
+    return Pair(one, other, parameters), Pair(other, one, parameters)
+
+
+def test_requests_and_acks_share_one_sequence_and_acks_name_their_slot() -> None:
+    one, other = pairs(depth=3)
+    requests = [one.next_request(b"") for _ in range(3)]
+    for request in requests:
+        other.request_came(request)
+    acks = [other.next_ack(b"") for _ in range(3)]
+    back = other.next_request(b"")
+    assert [STRESS_MESSAGE.unpack_from(each).index for each in (*requests, *acks)] == [0, 1, 2, 0, 1, 2]
+    assert [STRESS_MESSAGE.unpack_from(each).seq for each in (*acks, back)] == [0, 1, 2, 3]
+    for ack in acks:
+        one.ack_came(ack, 0.0)
+    one.request_came(back)
+    assert (one.outstanding, one.owed, other.outstanding) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda pair: [pair.next_request(b""), pair.next_request(b"")][1], "seq 1 instead of 0, index 1 instead of 0"),
+        (lambda pair: b"\0\0\0\0\x7f" + pair.next_request(b"")[5:], r"from_addr 127\.0\.0\.1 instead of 10\.0\.0\.1"),
+        (lambda pair: pair.next_request(b"")[:14] + b"\0\x63" + pair.next_request(b"")[16:], "to_port 99 instead"),
+    ],
+    ids=["one is missing", "another address", "another port"],
+)
+def test_a_message_that_was_not_to_come_is_told_field_by_field(spoil: Callable[[Pair], bytes], complaint: str) -> None:
+    one, other = pairs(depth=4)
+    with pytest.raises(StressError, match=complaint):
+        other.request_came(spoil(one))
+
+
+def test_more_requests_than_agreed_are_refused() -> None:
+    one, other = pairs(depth=1)
+    other.request_came(one.next_request(b""))
+    with pytest.raises(StressError, match="more than 1 requests outstanding"):
+        other.request_came(one.next_request(b""))
+
+
+def test_an_ack_for_nothing_is_refused() -> None:
+    one, other = pairs()
+    one.request_came(other.next_request(b""))
+    ack = one.next_ack(b"")
+    other.ack_came(ack, 0.0)
+    with pytest.raises(StressError, match="acks a request that was not made"):
+        other.ack_came(ack, 0.0)
+
+
+# ---- Options
+
+
+@pytest.mark.parametrize("tos", [0, 9])
+def test_the_options_come_over_whole(tos: int) -> None:
+    parameters = Parameters(3, 2000, 100, 5000, 4, 60, verify=True, simplex=True, tos=tos)
+    block = parameters.packed("10.0.0.1", "10.0.0.2")
+    assert len(block) == (LONG_BYTES if tos else SHORT_BYTES)
+    assert unpack(block) == (parameters, "10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"request_bytes": 62}, "request size is 62, it can be 63 to 1048576"),
+        ({"ack_bytes": (1 << 20) + 1}, "ack size"),
+        ({"depth": 0}, "depth is 0"),
+        ({"tasks": 257}, "number of tasks is 257"),
+        ({"port": 65535}, "port is 65535"),
+        ({"tasks": 200, "depth": 60000, "request_bytes": 100_000}, "buffers of .* choose less"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(changed: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        replace(Parameters(), **changed)
+
+
+@pytest.mark.parametrize(
+    ("at", "complaint"), [(15, "RDMA"), (3, "depth"), (27, "tasks")], ids=["RDMA", "no depth", "no tasks"]
+)
+def test_a_hostile_option_block_is_refused(at: int, complaint: str) -> None:
+    block = bytearray(Parameters().packed("10.0.0.1", "10.0.0.2"))
+    block[at] = 1 if complaint == "RDMA" else 0
+    with pytest.raises(UsageError, match=complaint):
+        unpack(bytes(block))
+
+
+def test_percentiles_are_off_by_a_sixteenth_at_most() -> None:
+    times = Times()
+    for us in range(1, 10_001):
+        times.add(us)
+    for share in (0.1, 0.5, 0.9, 0.99):
+        assert times.percentile_us(share) == pytest.approx(share * 10_000, rel=1 / 16)
+    assert times.percentile_us(1.0) <= times.longest_us == 10_000
+    assert Times().percentile_us(0.5) == 0
+
+
+def test_the_pattern_is_what_verified_messages_carry() -> None:
+    one, _ = pairs(request_bytes=100)
+    assert one.next_request(pattern(37))[63:] == pattern(37)
