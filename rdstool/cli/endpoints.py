@@ -154,7 +154,7 @@ def node_options(settings_of_node: Settings, *, profile: str = PROFILES[0], pcap
 
     if profile not in KNOWN:
         raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
-    return NodeOptions(settings_of_node, profile=KNOWN[profile], pcap=pcap)
+    return NodeOptions(settings_of_node, profile=KNOWN[profile], pcap=pcap, control=True)
 
 
 class Notices:

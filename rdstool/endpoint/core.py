@@ -20,7 +20,9 @@ from rdstool.transport.tcp import unacked
 from rdstool.transport.tcp.transport import TcpTransport
 
 if TYPE_CHECKING:
-    from rdstool.endpoint.recorder import Recorder
+    from rdstool.endpoint.control import ControlServer
+    from rdstool.endpoint.recorder import FrameTaker, Recorder
+    from rdstool.export.pcapng import PcapngWriter
 
 CLOSE_POLL_S = 0.005
 """Between two looks at whether the peers have closed their sides."""
@@ -38,6 +40,9 @@ class NodeOptions:
     """Reach only the nodes of this network, in this process; None for TCP."""
     pcap: Path | None = None
     """Write everything that is exchanged to this pcapng file."""
+    control: bool = False
+    """Show the state to ``rdstool info`` of the same user, and frames to whom that user lets have them
+    (docs/control.md). Where the system has no place for it, the node runs without."""
 
 
 class Core:
@@ -53,29 +58,59 @@ class Core:
         threaded: bool = False,
     ) -> None:
         self._hear = hear
-        self.recorder: Recorder | None = None
+        self._recorder: Recorder | None = None
+        self._file: PcapngWriter | None = None
+        self._control: ControlServer | None = None
         self.engine = Engine(
             random=random.SystemRandom(), settings=options.settings, profile=options.profile, now=Driver.now()
         )
         self.addresses = tuple(self.engine.add_address(each) for each in addresses)
-        if options.pcap is not None:
-            from rdstool.endpoint.recorder import Recorder  # noqa: PLC0415
-
-            self.recorder = Recorder(options.pcap)
         self.driver = driver = Driver(self.engine, loop, threaded=threaded)
         driver.hear = self._told
         if options.network is not None:
-            driver.transport = LoopTransport(driver, options.network, tap=self.recorder)
+            driver.transport = LoopTransport(driver, options.network)
         else:
-            driver.transport = TcpTransport(driver, tap=self.recorder)
+            driver.transport = TcpTransport(driver)
             if not unacked.KNOWN:
                 LOGGER.warning(unacked.LIMITATION)
+        if options.pcap is not None:
+            from rdstool.endpoint.recorder import open_file  # noqa: PLC0415
+
+            self._file = open_file(options.pcap)
+            self.record(self._file.frame)
         try:
             for address in self.addresses:
                 driver.transport.listen(address)
         except BaseException:
             self.stop()
             raise
+        if options.control:
+            from rdstool.endpoint.control import offer  # noqa: PLC0415
+
+            self._control = offer(self)
+
+    # ---- Recording, under the driver's lock
+
+    def record(self, taker: FrameTaker) -> None:
+        """Hand each frame of the traffic to ``taker`` from now on, in whatever thread it comes up."""
+        if self._recorder is None:
+            from rdstool.endpoint.recorder import Recorder  # noqa: PLC0415
+
+            self._recorder = Recorder()
+            self.driver.transport.set_tap(self._recorder)
+        self._recorder.takers.append(taker)
+
+    def record_no_more(self, taker: FrameTaker) -> None:
+        """``taker`` gets no more frames. Does nothing where it gets none."""
+        recorder = self._recorder
+        if recorder is None or taker not in recorder.takers:
+            return
+        recorder.takers.remove(taker)
+        if not recorder.takers:
+            self._recorder = None
+            self.driver.transport.set_tap(None)
+
+    # ---- Events
 
     def _told(self, event: events.Event) -> None:
         log(event)
@@ -96,6 +131,15 @@ class Core:
         """Give up everything at once."""
         with self.driver.lock:
             self.driver.stop()
-            if self.recorder is not None:
-                self.recorder.close()
-                self.recorder = None
+            if self._control is not None:
+                self._control.close()
+                self._control = None
+            if self._file is not None:
+                self._close(self._file)
+                self._file = None
+
+    def _close(self, file: PcapngWriter) -> None:
+        try:
+            file.close()
+        except OSError as problem:
+            LOGGER.warning("the recording is not complete: %s", problem.strerror or problem)

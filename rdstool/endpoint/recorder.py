@@ -1,4 +1,4 @@
-"""Writes what a node exchanges to a pcapng file, without the rights that a capture needs.
+"""Makes frames of what a node exchanges, without the rights that a capture needs.
 
 The frames are made up around the bytes that went through the node's TCP sockets: handshakes, segments,
 acknowledgements as far as the node has learnt of them, FIN and RST. There are no retransmissions, for the system
@@ -13,16 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdstool.endpoint.frames import SEGMENT_BYTES, SEQUENCES, Host, TcpFlag, tcp_frame
+from rdstool.endpoint.log import LOGGER
 from rdstool.errors import TransportError
 from rdstool.export.pcapng import PcapngWriter
 
 FIRST_SEQUENCE = 1
 """Initial TCP sequence number of both sides, as a relative one."""
+APPLICATION = "rdstool"
+"""What pcapng files name as the program that wrote them."""
+
+FrameTaker = Callable[[int, bytes], None]
+"""Takes the time in nanoseconds since 1970, and an Ethernet frame. It must not wait; after an ``OSError`` it gets no
+more."""
+
+
+def open_file(path: Path) -> PcapngWriter:
+    """A pcapng file for frames, created or emptied. Raises ``TransportError``."""
+    try:
+        return PcapngWriter(path, APPLICATION)
+    except OSError as problem:
+        raise TransportError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
 
 
 @dataclass(slots=True)
 class _Conversation:
-    """One TCP connection as it is told in the file."""
+    """One TCP connection as the frames tell it."""
 
     local: Host
     peer: Host
@@ -31,14 +46,11 @@ class _Conversation:
 
 
 class Recorder:
-    """A tap of the transport (``rdstool.transport.base.Tap``)."""
+    """A tap of the transport (``rdstool.transport.base.Tap``) that hands frames to all its takers."""
 
-    def __init__(self, path: Path, clock: Callable[[], int] = time.time_ns) -> None:
-        """Create the file, or empty it. ``clock`` gives nanoseconds since 1970. Raises ``TransportError``."""
-        try:
-            self._file = PcapngWriter(path, "rdstool")
-        except OSError as problem:
-            raise TransportError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        """``clock`` gives nanoseconds since 1970."""
+        self.takers: list[FrameTaker] = []
         self._clock = clock
         self._conversations: dict[int, _Conversation] = {}
 
@@ -54,6 +66,15 @@ class Recorder:
         server.advance(1)
         client.acknowledges = server.next_sequence
         self._add(client, server, TcpFlag.ACK)
+
+    def joined(self, key: int, local: tuple[str, int], peer: tuple[str, int], sent: int, *, ended: bool) -> None:
+        """The frames begin in the middle of a connection."""
+        talk = _Conversation(Host(*local, FIRST_SEQUENCE), Host(*peer, FIRST_SEQUENCE), local_ended=ended)
+        talk.peer.advance(1)
+        talk.local.advance(1 + sent + ended)
+        talk.local.acknowledges = talk.peer.next_sequence
+        talk.peer.acknowledges = talk.local.next_sequence
+        self._conversations[key] = talk
 
     def sent(self, key: int, data: bytes) -> None:
         """Segments of ours."""
@@ -94,10 +115,6 @@ class Recorder:
         if talk.peer_ended and talk.local_ended:
             del self._conversations[key]
 
-    def close(self) -> None:
-        """Complete the file."""
-        self._file.close()
-
     def _segments(self, source: Host, destination: Host, data: bytes) -> None:
         for at in range(0, len(data), SEGMENT_BYTES):
             piece = data[at : at + SEGMENT_BYTES]
@@ -105,4 +122,11 @@ class Recorder:
             source.advance(len(piece))
 
     def _add(self, source: Host, destination: Host, flags: TcpFlag, data: bytes = b"") -> None:
-        self._file.frame(self._clock(), tcp_frame(source, destination, flags, data))
+        now, frame = self._clock(), tcp_frame(source, destination, flags, data)
+        for taker in tuple(self.takers):
+            try:
+                taker(now, frame)
+            except OSError as problem:
+                # Nothing that becomes of a recording may disturb the connection that is recorded.
+                self.takers.remove(taker)
+                LOGGER.warning("recording ends: %s", problem.strerror or problem)

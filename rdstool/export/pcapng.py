@@ -18,32 +18,33 @@ _NANOSECONDS = 9
 _PACKET_HEAD = struct.Struct("<IIIIIII")
 
 
+def file_head(application: str) -> bytes:
+    """What a file begins with: its section, with the program that wrote it, and its interface."""
+    section = struct.pack("<IHHQ", _MAGIC, 1, 0, _UNKNOWN_LENGTH) + _option(_OPTION_USERAPPL, application.encode())
+    interface = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, SNAP_BYTES) + _option(_OPTION_TSRESOL, bytes([_NANOSECONDS]))
+    return _block(_SECTION, section + bytes(4)) + _block(_INTERFACE, interface + bytes(4))
+
+
+def frame_block(time_ns: int, data: bytes) -> bytes:
+    """An Ethernet frame; ``time_ns`` since 1970."""
+    size = len(data)
+    padding = -size % 4
+    total = 32 + size + padding
+    head = _PACKET_HEAD.pack(_PACKET, total, 0, time_ns >> 32, time_ns & 0xFFFF_FFFF, size, size)
+    return b"".join((head, data, bytes(padding), total.to_bytes(4, "little")))
+
+
 class PcapngWriter:
     """A file that frames are added to. What was added is in the file after ``flush`` or ``close``."""
 
     def __init__(self, path: Path, application: str) -> None:
         """Create the file, or empty it. Raises ``OSError``."""
         self._out: BinaryIO = path.open("wb")
-        self._write(
-            _SECTION,
-            struct.pack("<IHHQ", _MAGIC, 1, 0, _UNKNOWN_LENGTH)
-            + _option(_OPTION_USERAPPL, application.encode())
-            + bytes(4),
-        )
-        self._write(
-            _INTERFACE,
-            struct.pack("<HHI", LINKTYPE_ETHERNET, 0, SNAP_BYTES)
-            + _option(_OPTION_TSRESOL, bytes([_NANOSECONDS]))
-            + bytes(4),
-        )
+        self._out.write(file_head(application))
 
     def frame(self, time_ns: int, data: bytes) -> None:
         """Add an Ethernet frame; ``time_ns`` since 1970."""
-        size = len(data)
-        padding = -size % 4
-        total = 32 + size + padding
-        head = _PACKET_HEAD.pack(_PACKET, total, 0, time_ns >> 32, time_ns & 0xFFFF_FFFF, size, size)
-        self._out.write(b"".join((head, data, bytes(padding), total.to_bytes(4, "little"))))
+        self._out.write(frame_block(time_ns, data))
 
     def flush(self) -> None:
         """Hand everything to the system."""
@@ -53,9 +54,10 @@ class PcapngWriter:
         """Complete the file."""
         self._out.close()
 
-    def _write(self, kind: int, body: bytes) -> None:
-        total = 12 + len(body)
-        self._out.write(struct.pack("<II", kind, total) + body + struct.pack("<I", total))
+
+def _block(kind: int, body: bytes) -> bytes:
+    total = 12 + len(body)
+    return struct.pack("<II", kind, total) + body + struct.pack("<I", total)
 
 
 def _option(code: int, value: bytes) -> bytes:

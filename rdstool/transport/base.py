@@ -34,6 +34,10 @@ class Transport(Protocol):
         """Find out now what the peers have acknowledged."""
         ...
 
+    def set_tap(self, tap: Tap | None) -> None:
+        """Tell this tap from now on, or none; it is told first of the connections that are open."""
+        ...
+
     def open_links(self) -> int:
         """Connections that are open or being opened."""
         ...
@@ -48,6 +52,10 @@ class Tap(Protocol):
 
     def opened(self, key: int, local: tuple[str, int], peer: tuple[str, int], *, incoming: bool) -> None:
         """A connection is established."""
+        ...
+
+    def joined(self, key: int, local: tuple[str, int], peer: tuple[str, int], sent: int, *, ended: bool) -> None:
+        """A connection was established before; ``sent`` bytes went out on it, and with ``ended`` no more will."""
         ...
 
     def sent(self, key: int, data: bytes) -> None:

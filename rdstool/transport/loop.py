@@ -17,6 +17,8 @@ WRITE_BYTES = 1 << 18
 _PORTS = (32_768, 60_999)
 _PORT = 16_385
 
+HostPort = tuple[str, int]
+
 
 class LoopNetwork:
     """Addresses, and which node of this process has them. Nodes of one network reach each other and nobody else."""
@@ -29,12 +31,14 @@ class LoopNetwork:
 class _End:
     """One end of a connection."""
 
-    __slots__ = ("closed", "finished", "key", "link", "other", "owner")
+    __slots__ = ("closed", "ends", "finished", "key", "link", "other", "owner")
 
-    def __init__(self, owner: LoopTransport, link: Link, key: int) -> None:
+    def __init__(self, owner: LoopTransport, link: Link, key: int, ends: tuple[HostPort, HostPort]) -> None:
         self.owner = owner
         self.link = link
         self.key = key
+        self.ends = ends
+        """Own and peer's address and port."""
         self.other: _End | None = None
         self.finished = False
         """Sends no more."""
@@ -44,11 +48,11 @@ class _End:
 class LoopTransport:
     """One node's part in a network. All its nodes run in one event loop."""
 
-    def __init__(self, driver: Driver, network: LoopNetwork, *, tap: Tap | None = None) -> None:
+    def __init__(self, driver: Driver, network: LoopNetwork) -> None:
         self._driver = driver
         self._engine = driver.engine
         self._network = network
-        self._tap = tap
+        self._tap: Tap | None = None
         self._ends: dict[int, _End] = {}
         self._keys = count(1)
 
@@ -88,10 +92,8 @@ class LoopTransport:
             if there is None:
                 self._engine.connect_failed(link, "nobody has this address", self._driver.now())
             else:
-                here = self._add(link)
+                here = self._add(link, (wanted.local, port), (wanted.peer, _PORT))
                 here.other, there.other = there, here
-                if self._tap is not None:
-                    self._tap.opened(here.key, (wanted.local, port), (wanted.peer, _PORT), incoming=False)
                 self._engine.connected(link, self._driver.now())
             self._driver.act()
 
@@ -99,9 +101,7 @@ class LoopTransport:
         """A node of the network connects."""
         with self._driver.lock:
             link = self._engine.accepted(address, peer, port, self._driver.now())
-            end = self._add(link) if link is not None else None
-            if end is not None and self._tap is not None:
-                self._tap.opened(end.key, (address, _PORT), (peer, port), incoming=True)
+            end = self._add(link, (address, _PORT), (peer, port)) if link is not None else None
             self._driver.loop.call_soon(self._act)
             return end
 
@@ -109,11 +109,20 @@ class LoopTransport:
         with self._driver.lock:
             self._driver.act()
 
-    def _add(self, link: Link) -> _End:
-        end = _End(self, link, next(self._keys))
+    def _add(self, link: Link, local: HostPort, peer: HostPort) -> _End:
+        end = _End(self, link, next(self._keys), (local, peer))
         link.handle = end.key
         self._ends[end.key] = end
+        if self._tap is not None:
+            self._tap.opened(end.key, local, peer, incoming=link.incoming)
         return end
+
+    def set_tap(self, tap: Tap | None) -> None:
+        """Tell this tap from now on, or none; it is told first of the connections that are open."""
+        self._tap = tap
+        if tap is not None:
+            for end in self._ends.values():
+                tap.joined(end.key, *end.ends, end.link.sent, ended=end.finished)
 
     def flush(self, link: Link) -> bool:
         """Hand bytes over in the next callback."""

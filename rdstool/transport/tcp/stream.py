@@ -17,6 +17,7 @@ VECTORS = 512
 """Buffers in one call to the system; Linux takes 1,024."""
 
 Buffer = bytes | memoryview
+HostPort = tuple[str, int]
 
 
 class Stream:
@@ -26,6 +27,7 @@ class Stream:
         "acked",
         "connecting",
         "ended",
+        "ends",
         "finished",
         "fresh",
         "key",
@@ -45,6 +47,8 @@ class Stream:
         self.sock = sock
         self.tap = tap
         self.connecting = connecting
+        self.ends: tuple[HostPort, HostPort] | None = None
+        """Own and peer's address and TCP port, once it is connected."""
         self.pending: list[Buffer] = []
         """Taken from the engine, not yet by the system; in order."""
         self.written = 0

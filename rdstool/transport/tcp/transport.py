@@ -16,7 +16,7 @@ from rdstool.protocol.link import Link
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
 from rdstool.transport.tcp.sockets import Dialler, abort, listener, tune
-from rdstool.transport.tcp.stream import WRITE_BYTES, Stream
+from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 
 READ_BYTES = 1 << 18
 """Read from one socket at once."""
@@ -37,11 +37,11 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class TcpTransport:
     """All TCP connections of one node."""
 
-    def __init__(self, driver: Driver, *, tap: Tap | None = None, port: int = TCP_PORT) -> None:
+    def __init__(self, driver: Driver, *, port: int = TCP_PORT) -> None:
         self._driver = driver
         self._loop = driver.loop
         self._engine = driver.engine
-        self._tap = tap
+        self._tap: Tap | None = None
         self._port = port
         first = int(self._engine.random.random() * (1 << 16))
         by_path = self._engine.profile.announces_sport_idx
@@ -313,7 +313,16 @@ class TcpTransport:
         self._streams[stream.key] = stream
         return stream
 
-    def _opened(self, stream: Stream, local: tuple[str, int], peer: tuple[str, int]) -> None:
+    def set_tap(self, tap: Tap | None) -> None:
+        """Tell this tap from now on, or none; it is told first of the connections that are open."""
+        self._tap = tap
+        for stream in self._streams.values():
+            stream.tap = tap
+            if tap is not None and stream.ends is not None:
+                tap.joined(stream.key, *stream.ends, stream.written, ended=stream.finished)
+
+    def _opened(self, stream: Stream, local: HostPort, peer: HostPort) -> None:
+        stream.ends = local, peer
         if stream.tap is not None:
             stream.tap.opened(stream.key, local, peer, incoming=stream.link.incoming)
         if stream.link.reading:
