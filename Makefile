@@ -16,6 +16,9 @@ SECONDS ?= 60
 BENCH ?=
 TESTS ?= tests
 
+# What booting kernels takes: QEMU, an initramfs, modules, addresses, and the keys that kernel packages are signed with.
+LAB_PACKAGES := qemu-system-x86 busybox-static kmod iproute2 file debian-archive-keyring
+
 # ---- Environment. Stamp files keep repeated runs quick.
 
 $(VENV)/.created: tools/find-python tools/need
@@ -50,6 +53,7 @@ demo: $(VENV)/.installed ## Decode and validate a real capture, step by step
 
 system-packages:
 	@tools/need --wanted tshark
+	@tools/need $(LAB_PACKAGES)
 
 test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
 	@$(BIN)/python -m pytest -q $(TESTS)

@@ -16,6 +16,10 @@ class CaptureError(RdsError):
         self.position = position
 
 
+class LabError(RdsError):
+    """A kernel, its guest or its network that cannot be had, or broke down."""
+
+
 class UsageError(RdsError):
     """A wrong argument: a filter, a field name, a rule id, an option's value."""
 
@@ -24,4 +28,4 @@ class TransportError(RdsError):
     """An address cannot be used, or what carries RDS is not to be had."""
 
 
-__all__ = ["CaptureError", "CodecError", "RdsError", "TransportError", "UsageError"]
+__all__ = ["CaptureError", "CodecError", "LabError", "RdsError", "TransportError", "UsageError"]

@@ -29,7 +29,8 @@ class Command:
     module: str
     """Module that defines it."""
     function: str
-    """Function in that module; its parameters are the options, its docstring the help."""
+    """Function in that module; its parameters are the options, its docstring the help. Or a ``typer.Typer`` that has
+    commands of its own."""
     summary: str
     """One line for the list of commands."""
 
@@ -41,6 +42,7 @@ COMMANDS = {
     "send": Command("rdstool.cli.send", "send", "Send datagrams over RDS, and wait for acknowledgement."),
     "listen": Command("rdstool.cli.listen", "listen", "Receive datagrams over RDS."),
     "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
+    "lab": Command("rdstool.cli.lab", "app", "Run real kernels with RDS under QEMU."),
 }
 
 _SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
@@ -71,6 +73,8 @@ def load(name: str) -> Any:
     """Import a command and make it ready to run."""
     command = COMMANDS[name]
     function = getattr(import_module(command.module), command.function)
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command(name, context_settings=_SETTINGS, epilog=exit_codes.HELP)(function)
     return typer.main.get_command(single)

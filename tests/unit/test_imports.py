@@ -16,7 +16,7 @@ LAYERS = (
     ("rdstool.cli", "rdstool.__main__"),
     ("rdstool.endpoint",),
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
-    ("rdstool.capture", "rdstool.transport"),
+    ("rdstool.capture", "rdstool.transport", "rdstool.afrds"),
     ("rdstool.protocol",),
     ("rdstool.fields", "rdstool.errors"),
     ("dissectors",),
@@ -62,6 +62,8 @@ FORBIDDEN = {
     "rdstool.stats": {"scapy", "typer"},
     "rdstool.transport": {"numpy", "rich", "scapy", "typer"},
     "rdstool.endpoint": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.afrds": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.lab": {"numpy", "rich", "scapy", "typer"},
 }
 """What a package imports nowhere, not even inside a function."""
 

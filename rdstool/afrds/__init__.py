@@ -1,0 +1,1 @@
+"""The kernel's own RDS, where it is loaded: AF_RDS sockets for Python, and what rds-info shows."""

@@ -1,0 +1,110 @@
+"""Programs that the host runs in the guest."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import IO, Any
+
+from rdstool.lab.agent.server import Server
+
+_CHUNK_BYTES = 1 << 16
+
+
+def _streams(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a method that wants the number of its request, to send parts of its answer."""
+    method.streams = True  # type: ignore[attr-defined]
+    return method
+
+
+class Commands:
+    """``run`` waits for the end, ``start`` does not, ``stream`` sends what is printed while it is printed."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._numbers = count(1)
+
+    def run(
+        self,
+        argv: list[str],
+        stdin: str | None = None,
+        env: dict[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Run a program to its end. Texts are base64. A program that outlasts ``timeout`` is killed: status None."""
+        process = self._start(argv, env, cwd, subprocess.PIPE)
+        data = base64.b64decode(stdin) if stdin is not None else b""
+        late = False
+        try:
+            out, err = process.communicate(data, timeout)
+        except subprocess.TimeoutExpired:
+            _kill(process, signal.SIGKILL)
+            out, err = process.communicate()
+            late = True
+        return {"status": None if late else process.returncode, "stdout": _encode(out), "stderr": _encode(err)}
+
+    @_streams
+    def stream(self, request: int, argv: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> int:
+        """Run a program to its end, giving its output in parts: ``[1 or 2, base64]``. Its status."""
+        process = self._start(argv, env, cwd, subprocess.DEVNULL)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        threads = [
+            threading.Thread(target=self._copy, args=(request, number, stream))
+            for number, stream in ((1, process.stdout), (2, process.stderr))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return process.wait()
+
+    def start(self, argv: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> int:
+        """Start a program and return a number for it."""
+        number = next(self._numbers)
+        self._running[number] = self._start(argv, env, cwd, subprocess.DEVNULL)
+        return number
+
+    def finish(self, number: int, timeout: float | None = None, kill: str | None = None) -> dict[str, Any]:
+        """Wait for a program's end, after the signal ``kill`` where one is named; like ``run``."""
+        process = self._running[number]
+        if kill is not None:
+            _kill(process, signal.Signals[kill])
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return {"status": None, "stdout": "", "stderr": ""}
+        del self._running[number]
+        return {"status": process.returncode, "stdout": _encode(out), "stderr": _encode(err)}
+
+    def _copy(self, request: int, number: int, stream: IO[bytes]) -> None:
+        while chunk := os.read(stream.fileno(), _CHUNK_BYTES):
+            self._server.tell({"id": request, "part": [number, _encode(chunk)]})
+
+    @staticmethod
+    def _start(argv: list[str], env: dict[str, str] | None, cwd: str | None, stdin: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - what the host asks for
+            argv,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+
+
+def _kill(process: subprocess.Popen[bytes], number: int) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

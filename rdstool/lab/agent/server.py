@@ -1,0 +1,64 @@
+"""Requests from the host, one JSON object a line, each in a thread of its own; answers in the order they are done.
+
+Request: ``{"id": 7, "do": "sockets.send", "with": {...}}``. Answer: ``{"id": 7, "result": ...}`` or
+``{"id": 7, "error": {"type": "OSError", "errno": "ENOBUFS", "message": "..."}}``. Before its answer, a request may give
+any number of ``{"id": 7, "part": ...}``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+import traceback
+from io import FileIO
+from typing import Any
+
+HELLO = {"id": 0, "result": "ready"}
+"""The first line, when the agent listens."""
+
+
+class Server:
+    """Serves the host on one character device."""
+
+    def __init__(self, port: FileIO) -> None:
+        self._port = port
+        self._parts: dict[str, Any] = {}
+        self._writing = threading.Lock()
+
+    def offer(self, part: object) -> None:
+        """Let the host call the public methods of ``part`` as ``classname.method``."""
+        self._parts[type(part).__name__.lower()] = part
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send one object to the host."""
+        data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        with self._writing:
+            while data:
+                data = data[self._port.write(data) :]
+
+    def run(self) -> None:
+        """Serve until the host closes its end."""
+        self.tell(HELLO)
+        left = b""
+        while chunk := self._port.read(1 << 16):
+            *lines, left = (left + chunk).split(b"\n")
+            for line in lines:
+                threading.Thread(target=self._serve, args=(json.loads(line),), daemon=True).start()
+
+    def _serve(self, request: dict[str, Any]) -> None:
+        number = request["id"]
+        try:
+            part, _, method = request["do"].partition(".")
+            call = getattr(self._parts[part], method)
+            wants_number = getattr(call, "streams", False)
+            arguments = {"request": number, **request["with"]} if wants_number else request["with"]
+            self.tell({"id": number, "result": call(**arguments)})
+        except OSError as problem:
+            code = errno.errorcode.get(problem.errno or 0, str(problem.errno))
+            where = f": {problem.filename}" if problem.filename else ""
+            told = f"{problem.strerror or problem}{where}"
+            self.tell({"id": number, "error": {"type": "OSError", "errno": code, "message": told}})
+        except Exception as problem:  # the host is told, whatever it is
+            told = "".join(traceback.format_exception(problem))
+            self.tell({"id": number, "error": {"type": type(problem).__name__, "errno": None, "message": told}})

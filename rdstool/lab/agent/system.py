@@ -1,0 +1,62 @@
+"""What the host sets up in the guest: its network device, modules, sysctls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from rdstool.afrds import info
+from rdstool.afrds.sockets import open_socket
+
+_NET = Path("/sys/class/net")
+
+
+class System:
+    """The guest's kernel and its network."""
+
+    def setup(self, mac: str, addresses: list[str], modules: list[str]) -> dict[str, str]:
+        """Load modules, then bring up the device with hardware address ``mac``, with these addresses (and prefixes)."""
+        self.load(["virtio_net", *modules])
+        device = next((path.name for path in _NET.iterdir() if (path / "address").read_text().strip() == mac), None)
+        commands = ["link set lo up"]
+        if device is not None:
+            commands += [f"address add {each} dev {device}{' nodad' * (':' in each)}" for each in addresses]
+            commands.append(f"link set {device} up")
+        _call(["ip", "-batch", "-"], "\n".join(commands))
+        return {"device": device or "", "release": os.uname().release}
+
+    def load(self, modules: list[str]) -> None:
+        """Load modules with what they need."""
+        if modules:
+            _call(["modprobe", "--all", *modules])
+
+    def unload(self, modules: list[str]) -> None:
+        """Unload modules, in this order, and what nobody needs then. Modules that are not loaded are no error."""
+        loaded = {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
+        for module in modules:
+            if module in loaded:
+                _call(["modprobe", "--remove", module])
+
+    def sysctl(self, name: str, value: str | None = None) -> str:
+        """Set a sysctl where ``value`` is given; what it is then. Fields with several words have them apart by tabs."""
+        path = Path("/proc/sys") / name.replace(".", "/")
+        if value is not None:
+            path.write_text(value)
+        return path.read_text().strip()
+
+    def counters(self) -> dict[str, int]:
+        """All counters of the kernel's RDS."""
+        with open_socket() as sock:
+            return info.counters(sock)
+
+    def table(self, name: str, ipv6: bool = False) -> list[info.Record]:
+        """A table of ``rds-info``."""
+        with open_socket() as sock:
+            return info.table(sock, name, ipv6=ipv6)
+
+
+def _call(command: list[str], text: str = "") -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise OSError(0, f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")

@@ -1,0 +1,124 @@
+"""virtme-ng and QEMU: the command that boots a kernel over the machine's own root, and whether KVM runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+from rdstool.errors import LabError
+from rdstool.lab.kernels import Kernel
+from rdstool.lab.places import cache_folder
+from rdstool.lab.tools import need_virtme, program
+
+ACCELERATOR = "RDSTOOL_LAB_ACCEL"
+"""Environment variable: ``kvm`` or ``tcg``, instead of trying KVM first."""
+
+_KVM = Path("/dev/kvm")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_TRIAL_TIMEOUT_S = 20.0
+"""For a boot with KVM that does nothing: it takes about two seconds where KVM works."""
+
+_VIRTME = "import sys; from virtme.commands.run import main; sys.exit(main())"
+
+_OVERLAYS = ("/etc", "/home", "/opt", "/root", "/srv", "/tmp", "/usr", "/var")  # noqa: S108
+"""Folders that a guest may write to; what it writes vanishes with it. ``/usr`` is there for ``/lib/modules``."""
+
+
+class Accelerator(StrEnum):
+    """What runs the guest's instructions."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+    """QEMU's translation: works everywhere, five to ten times slower."""
+
+
+def command(
+    kernel: Kernel,
+    accelerator: Accelerator,
+    *,
+    script: str | None = None,
+    memory_mib: int = 512,
+    processors: int = 2,
+    kernel_options: Sequence[str] = (),
+    devices: Sequence[str] = (),
+) -> list[str]:
+    """The command that boots ``kernel``, runs ``script`` in it (or a shell on the terminal) and ends with it.
+
+    ``devices`` are further arguments for QEMU. Raises ``LabError`` where a program is missing.
+    """
+    need_virtme()
+    for name in ("qemu-system-x86_64", "busybox", "file", "modprobe"):
+        program(name)
+    overlays = [path for path in _OVERLAYS if os.path.isdir(path) and not os.path.islink(path)]  # noqa: PTH112, PTH114
+    line = [sys.executable, "-c", _VIRTME, "--kimg", str(kernel.image), "--mods", "auto", "--force-9p"]
+    line += ["--memory", f"{memory_mib}M", "--cpus", str(processors)]
+    line += [f"--overlay-rwdir={path}" for path in overlays]
+    line += [f"--kopt={option}" for option in ("net.ifnames=0", *kernel_options)]
+    if accelerator is Accelerator.TCG:
+        line.append("--disable-kvm")
+    if script is not None:
+        line += ["--script-sh", script, "--show-boot-console"]
+    if devices:
+        line += ["--qemu-opts", *devices]
+    return line
+
+
+def environment() -> dict[str, str]:
+    """The environment for ``command``: programs of /sbin are found, too."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"}
+
+
+def choose_accelerator(kernel: Kernel) -> Accelerator:
+    """KVM where it boots this kernel, else TCG; the answer holds until the machine boots again.
+
+    A KVM that is there and does not run the kernel is common inside virtual machines: only a trial tells.
+    """
+    forced = os.environ.get(ACCELERATOR)
+    if forced:
+        try:
+            return Accelerator(forced)
+        except ValueError:
+            raise LabError(f"{ACCELERATOR}={forced}: choose kvm or tcg") from None
+    if not os.access(_KVM, os.R_OK | os.W_OK):
+        return Accelerator.TCG
+    note = cache_folder() / "accelerators" / f"{kernel.release}-{_BOOT_ID.read_text().strip()}"
+    try:
+        return Accelerator(note.read_text())
+    except (OSError, ValueError):
+        pass
+    found = Accelerator.KVM if _kvm_boots(kernel) else Accelerator.TCG
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(found)
+    return found
+
+
+def _kvm_boots(kernel: Kernel) -> bool:
+    line = command(kernel, Accelerator.KVM, script="exit 42")
+    trial = subprocess.Popen(  # noqa: S603
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    )
+    try:
+        return trial.wait(_TRIAL_TIMEOUT_S) == 42
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        kill_group(trial)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session, and all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,371 @@
+"""A guest: a kernel under QEMU over the machine's own root file system, with an agent that does what it is told."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rdstool.errors import LabError
+from rdstool.lab.boot import Accelerator, choose_accelerator, command, environment, kill_group
+from rdstool.lab.channel import Channel, GuestError
+from rdstool.lab.kernels import Kernel
+from rdstool.lab.network import IPV4_PREFIX, IPV6_PREFIX, Network
+from rdstool.lab.rds import Rds
+from rdstool.lab.wire import Wire
+
+PORT = "rdstool.agent"
+"""Name of the virtio-serial port that the agent serves."""
+
+MAC = "02:00:00:00:00:64"
+"""Hardware address of the guest's network device."""
+
+BOOT_TIMEOUT_S = 120.0
+"""From QEMU's start until the agent answers; about 6 s without KVM on an idle processor, more on a busy one."""
+
+CALL_TIMEOUT_S = 120.0
+"""For one call to the agent, beyond what the call itself may wait."""
+
+_STOP_TIMEOUT_S = 20.0
+"""For the guest to switch itself off; then QEMU is ended."""
+
+_CONSOLE_LINES = 2000
+"""Lines of the console that are kept."""
+
+_SHOWN_LINES = 6
+"""Lines of the console that go into an error."""
+
+RDS_MODULES = ("rds_tcp", "rds")
+"""In the order in which they can be unloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A program that ran in the guest."""
+
+    status: int
+    """Exit status; negative: the signal that ended it."""
+    output: bytes
+    """What it wrote to stdout."""
+    errors: bytes
+    """What it wrote to stderr."""
+
+    @property
+    def stdout(self) -> str:
+        """``output`` as text."""
+        return self.output.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        """``errors`` as text."""
+        return self.errors.decode(errors="replace")
+
+
+class Guest:
+    """A running kernel; a context manager. All of its methods raise ``GuestError``, a ``LabError``, where it fails.
+
+    With a ``network``, it has the addresses ``network.guest`` and ``network.guest6``, and the modules of RDS over TCP;
+    further ``modules`` come on top.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        network: Network | None = None,
+        *,
+        modules: Sequence[str] = ("rds_tcp",),
+        memory_mib: int = 512,
+        processors: int = 2,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.kernel = kernel
+        self.network = network
+        self.modules = tuple(modules)
+        self.accelerator = accelerator or choose_accelerator(kernel)
+        self.device = ""
+        """Name of its network device, once it is up."""
+        self.rds = Rds(self.call)
+        """Sockets of its RDS, and what rds-info shows of it."""
+        self.wire = Wire(self)
+        """Faults of its network."""
+        self._memory_mib = memory_mib
+        self._processors = processors
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._console: deque[str] = deque(maxlen=_CONSOLE_LINES)
+        self._reader: threading.Thread | None = None
+
+    # ---- Life
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address; without a network that of its loopback device."""
+        return self.network.guest if self.network else "127.0.0.1"
+
+    @property
+    def address6(self) -> str:
+        """Its IPv6 address."""
+        return self.network.guest6 if self.network else "::1"
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def console(self) -> str:
+        """The last lines of its console: kernel messages, and what the agent complains of."""
+        return "\n".join(self._console)
+
+    def start(self) -> Self:
+        """Boot, and wait for the agent. Raises ``LabError`` with the console's last lines where it does not come up."""
+        if self.alive:
+            raise LabError("the guest runs already")
+        self.begin()
+        self.await_agent()
+        return self
+
+    def begin(self) -> None:
+        """The first half of ``start``: QEMU runs. Several guests boot at the same time that way."""
+        self._console.clear()
+        ours, theirs = socket.socketpair()
+        tap = self.network.plug() if self.network else None
+        descriptors = [theirs.fileno(), *([tap] if tap is not None else [])]
+        line = command(
+            self.kernel,
+            self.accelerator,
+            script=self._agent_command(),
+            memory_mib=self._memory_mib,
+            processors=self._processors,
+            devices=_devices(theirs.fileno(), tap),
+        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                line,
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            if tap is not None:
+                os.close(tap)
+        self._reader = threading.Thread(target=self._read_console, name="guest console", daemon=True)
+        self._reader.start()
+        self._channel = Channel(ours)
+
+    def await_agent(self) -> None:
+        """The second half of ``start``: the agent answers, the network is set up, the modules are loaded."""
+        assert self._channel is not None
+        addresses = [f"{self.address}/{IPV4_PREFIX}", f"{self.address6}/{IPV6_PREFIX}"] if self.network else []
+        try:
+            self._channel.ready.result(BOOT_TIMEOUT_S)
+            told = self.call("system.setup", mac=MAC, addresses=addresses, modules=list(self.modules))
+        except (LabError, TimeoutError) as problem:
+            self.kill()
+            reason = str(problem) or f"no answer within {BOOT_TIMEOUT_S:g} s"
+            last = " / ".join(self.console.splitlines()[-_SHOWN_LINES:])
+            raise LabError(
+                f"{self.kernel.name} did not come up with {self.accelerator}: {reason}; console: {last}"
+            ) from problem
+        self.device = told["device"]
+
+    def stop(self) -> None:
+        """Switch it off."""
+        if self._process is None:
+            return
+        self._hang_up("the guest was stopped")
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_TIMEOUT_S)
+        self._end()
+
+    def kill(self) -> None:
+        """End it at once, as when its power fails: nothing is sent, connections are not closed."""
+        if self._process is None:
+            return
+        kill_group(self._process)
+        self._hang_up("the guest was killed")
+        self._end()
+
+    def reboot(self) -> None:
+        """Kill it and boot it again; to its peers it is the same host with another generation number."""
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # ---- What it does
+
+    def call(self, what: str, *, wait_s: float = 0.0, **arguments: Any) -> Any:
+        """Ask the agent for ``what`` (``system.sysctl``) and wait for the answer. ``wait_s``: what that may take."""
+        try:
+            return self.submit(what, **arguments).result(CALL_TIMEOUT_S + wait_s)
+        except TimeoutError:
+            raise GuestError(f"{what}: no answer from the guest within {CALL_TIMEOUT_S + wait_s:g} s") from None
+
+    def submit(self, what: str, part: Callable[[Any], None] | None = None, **arguments: Any) -> Future[Any]:
+        """Ask the agent for ``what``, and go on: the answer comes to the future. Any number may be under way."""
+        if self._channel is None:
+            raise GuestError("the guest is not up")
+        return self._channel.start(what, part, **arguments)
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        check: bool = True,
+        timeout_s: float = 60.0,
+        environment: Mapping[str, str] | None = None,
+        folder: str | None = None,
+    ) -> Completed:
+        """Run a program in the guest. With ``check``, a status other than 0 is a ``GuestError``; so is a timeout."""
+        told = self.call(
+            "commands.run",
+            wait_s=timeout_s,
+            argv=list(arguments),
+            stdin=base64.b64encode(stdin).decode("ascii"),
+            timeout=timeout_s,
+            env=dict(environment or {}),
+            cwd=folder,
+        )
+        return _completed(arguments, told, check=check, timeout_s=timeout_s)
+
+    def popen(self, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> GuestProcess:
+        """Start a program in the guest."""
+        number = self.call("commands.start", argv=list(arguments), env=dict(environment or {}))
+        return GuestProcess(self, list(arguments), number)
+
+    def stream(
+        self, arguments: Sequence[str], write: Callable[[int, bytes], None], *, folder: str | None = None
+    ) -> int:
+        """Run a program and pass on what it prints, with 1 or 2 for stdout or stderr, as it comes. Its exit status."""
+        future = self.submit(
+            "commands.stream",
+            lambda part: write(part[0], base64.b64decode(part[1])),
+            argv=list(arguments),
+            cwd=folder,
+        )
+        status: int = future.result()
+        return status
+
+    # ---- Its kernel
+
+    def load_modules(self, *modules: str) -> None:
+        """Load modules with what they need."""
+        self.call("system.load", modules=list(modules))
+
+    def unload_modules(self, *modules: str) -> None:
+        """Unload modules in this order; those that are not loaded do not matter."""
+        self.call("system.unload", modules=list(modules))
+
+    def reset_rds(self) -> None:
+        """Close the agent's sockets and load RDS anew: no connections, counters are 0, sysctls at their default."""
+        self.rds.close_all()
+        self.unload_modules(*RDS_MODULES)
+        self.load_modules(*self.modules)
+
+    def sysctl(self, name: str, value: object = None) -> str:
+        """Set a sysctl where a value is given; its value."""
+        told: str = self.call("system.sysctl", name=name, value=None if value is None else str(value))
+        return told
+
+    def add_rxe(self, name: str = "rxe0") -> None:
+        """Make a Soft-RoCE device over the guest's network device, and load RDS over InfiniBand."""
+        self.run(["modprobe", "--all", *(crc for crc in ("crc32_generic", "crc32-cryptoapi") if self._has(crc))])
+        self.load_modules("rdma_rxe", "rds_rdma")
+        self.run(["rdma", "link", "add", name, "type", "rxe", "netdev", self.device])
+
+    def _has(self, module: str) -> bool:
+        return self.run(["modprobe", "--show-depends", module], check=False).status == 0
+
+    # ---- Inside
+
+    def _agent_command(self) -> str:
+        source = Path(__file__).parents[2]
+        # -S: the agent needs the standard library only, and each file that Python looks for costs time.
+        parts = [sys.executable, "-S", "-B", "-m", "rdstool.lab.agent", PORT]
+        return f"PYTHONPATH={shlex.quote(str(source))} exec {shlex.join(parts)}"
+
+    def _read_console(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._console.append(line.decode(errors="replace").rstrip())
+
+    def _hang_up(self, why: str) -> None:
+        if self._channel is not None:
+            self._channel.close(why)
+            self._channel = None
+
+    def _end(self) -> None:
+        assert self._process is not None
+        kill_group(self._process)
+        if self._reader is not None:
+            self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+
+
+class GuestProcess:
+    """A program that runs in the guest."""
+
+    def __init__(self, guest: Guest, arguments: list[str], number: int) -> None:
+        self._guest = guest
+        self._arguments = arguments
+        self._number = number
+
+    def wait(self, timeout_s: float = 60.0, *, check: bool = True) -> Completed:
+        """Wait for its end; like ``Guest.run``, but it goes on after a timeout."""
+        return self._finish(timeout_s, None, check=check)
+
+    def kill(self, name: str = "SIGTERM", timeout_s: float = 60.0) -> Completed:
+        """Send it a signal and wait for its end."""
+        return self._finish(timeout_s, name, check=False)
+
+    def _finish(self, timeout_s: float, name: str | None, *, check: bool) -> Completed:
+        told = self._guest.call("commands.finish", wait_s=timeout_s, number=self._number, timeout=timeout_s, kill=name)
+        return _completed(self._arguments, told, check=check, timeout_s=timeout_s)
+
+
+def _completed(arguments: Sequence[str], told: dict[str, Any], *, check: bool, timeout_s: float) -> Completed:
+    what = shlex.join(arguments)
+    if told["status"] is None:
+        raise GuestError(f"{what}: took longer than {timeout_s:g} s in the guest")
+    done = Completed(told["status"], base64.b64decode(told["stdout"]), base64.b64decode(told["stderr"]))
+    if check and done.status:
+        words = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise GuestError(f"{what}: status {done.status} in the guest: {' / '.join(words)}")
+    return done
+
+
+def _devices(channel: int, tap: int | None) -> list[str]:
+    """QEMU's arguments for the agent's port and the network device, on descriptors that it inherits."""
+    devices = ["-device", "virtio-serial-pci,id=rdstool", "-chardev", f"socket,id=agent,fd={channel}"]
+    devices += ["-device", f"virtserialport,bus=rdstool.0,chardev=agent,name={PORT}"]
+    if tap is not None:
+        devices += ["-netdev", f"tap,id=rds,fd={tap},vhost=off"]
+        devices += ["-device", f"virtio-net-pci,netdev=rds,mac={MAC},romfile="]
+    return devices
