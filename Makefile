@@ -14,6 +14,7 @@ CODE := dissectors rdstool tests benchmarks tools
 DEMO ?= pcaps/tcp-basic-73/a.pcap.gz
 SECONDS ?= 60
 BENCH ?=
+SEEDS ?= 20000
 TESTS ?= tests
 
 # What booting kernels takes: QEMU, an initramfs, modules, addresses, and the keys that kernel packages are signed with.
@@ -39,7 +40,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) install --editable '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test test-oldest system-packages lint format imports bench fuzz clean
+.PHONY: help install demo test test-oldest system-packages lint format imports bench sim fuzz clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -81,6 +82,9 @@ format: $(VENV)/.installed-dev ## Bring the source into its format
 bench: $(VENV)/.installed-dev ## Measure against tshark and Scapy; writes benchmarks/results.md
 	@tools/need tshark
 	@$(BIN)/python -m benchmarks.decode $(BENCH)
+
+sim: $(VENV)/.installed-dev ## Simulate bad networks, SEEDS=20000 of them; a failing seed replays exactly
+	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
 fuzz: $(VENV)/.installed-dev ## Feed damaged captures to rdstool, for SECONDS=60
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

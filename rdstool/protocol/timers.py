@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
+
+SPARSE = 64
+"""Timers, cancelled ones among them, that are kept without looking which still stand."""
 
 
 class Timer:
@@ -29,12 +32,25 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
+        self._crowded = SPARSE
+
+    def __len__(self) -> int:
+        """Timers that are kept: those that stand, and cancelled ones that have not been cleared away yet."""
+        return len(self._heap)
 
     def at(self, when: float, action: Callable[[float], None]) -> Timer:
         """Do ``action(now)`` at ``when`` seconds."""
+        if len(self._heap) >= self._crowded:
+            self._clear_away()
         timer = Timer(when, action)
         heappush(self._heap, (when, next(self._order), timer))
         return timer
+
+    def _clear_away(self) -> None:
+        """Drop cancelled timers: a peer that connects and goes, again and again, has two of them made each time."""
+        self._heap = [entry for entry in self._heap if entry[2].action is not None]
+        heapify(self._heap)
+        self._crowded = max(SPARSE, 2 * len(self._heap))
 
     def next(self) -> float | None:
         """The time of the first timer that still stands, or None."""

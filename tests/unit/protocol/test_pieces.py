@@ -63,6 +63,15 @@ def test_timers_run_in_order_and_once() -> None:
     assert timers.next() is None
 
 
+def test_cancelled_timers_do_not_pile_up_behind_one_that_stands() -> None:
+    timers = Timers()
+    timers.at(1.0, lambda _now: None)
+    for number in range(10_000):
+        timers.at(2.0 + number, lambda _now: None).cancel()
+        assert timers.next() == 1.0
+    assert len(timers) < 200
+
+
 @pytest.mark.parametrize(
     "wrong", [{"paths": 0}, {"paths": 9}, {"reconnect_min_delay_ms": 0}, {"reconnect_min_delay_ms": 2000}]
 )
