@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rdstool.version import __version__
+
 if TYPE_CHECKING:
     from rdstool.capture.message import Message
     from rdstool.capture.pipeline import Capture, CaptureOptions, open_capture
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
     from rdstool.protocol.config import Limits, Settings
 
-__version__ = "0.1.0"
+
 __all__ = [
     "AsyncSocket",
     "Capture",

@@ -11,7 +11,7 @@ def main() -> None:
     try:
         if sys.argv[1:] == ["--version"]:
             # Asked for by scripts, and often: answered before anything is imported.
-            from rdstool import __version__  # noqa: PLC0415
+            from rdstool.version import __version__  # noqa: PLC0415
 
             sys.stdout.write(f"rdstool {__version__}\n")
             return

@@ -86,7 +86,7 @@ def load(name: str) -> Any:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from rdstool import __version__  # noqa: PLC0415
+        from rdstool.version import __version__  # noqa: PLC0415
 
         typer.echo(f"{PROGRAM} {__version__}")
         raise typer.Exit

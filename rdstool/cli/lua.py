@@ -49,8 +49,8 @@ def lua(
 
 
 def _export(output: Path | None) -> None:
-    from rdstool import __version__  # noqa: PLC0415
     from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_text  # noqa: PLC0415
+    from rdstool.version import __version__  # noqa: PLC0415
 
     if output is None:
         with Results() as results:
@@ -72,8 +72,8 @@ def _directory(directory: Path | None) -> Path:
 
 
 def _status(directory: Path | None) -> None:
-    from rdstool import __version__  # noqa: PLC0415
     from rdstool.tshark.install import installed  # noqa: PLC0415
+    from rdstool.version import __version__  # noqa: PLC0415
 
     where = _directory(directory)
     found = installed(where)
@@ -90,8 +90,8 @@ def _status(directory: Path | None) -> None:
 
 
 def _change(action: str, directory: Path | None, *, force: bool) -> None:
-    from rdstool import __version__  # noqa: PLC0415
     from rdstool.tshark.install import install, uninstall  # noqa: PLC0415
+    from rdstool.version import __version__  # noqa: PLC0415
 
     where = _directory(directory)
     if action == "install":

@@ -133,8 +133,8 @@ def _write(results: Results, writer: Format, findings: Iterator[Finding]) -> Non
 
 
 def _writer(reading: Reading, rules: tuple[Rule, ...], form: str, *, colour: bool) -> Format:
-    from rdstool import __version__  # noqa: PLC0415
     from rdstool.validate import formats  # noqa: PLC0415
+    from rdstool.version import __version__  # noqa: PLC0415
 
     label = _label(reading)
     several = label if len(reading.capture.paths) > 1 else None

@@ -54,13 +54,14 @@ class Node:
 
     async def close(self) -> None:
         """Close all sockets and connections. What is not acknowledged is given up: ``drain`` sockets first."""
-        core, self._core = self._core, None
-        if core is None:
+        core = self._core
+        if core is None or core.engine.closed:
             return
         for sock in self._sockets.values():
             sock._wake_all()
         self._sockets.clear()
         await core.finish(CLOSE_GRACE_S)
+        self._core = None
 
     async def __aenter__(self) -> Self:
         await self.start()

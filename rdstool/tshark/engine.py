@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rdstool import __version__
 from rdstool.capture.columns import MessageBatch
 from rdstool.capture.decoding import CaptureOptions, Decoded
 from rdstool.capture.files import STANDARD_INPUT
@@ -22,6 +21,7 @@ from rdstool.errors import CaptureError, TsharkError, UsageError
 from rdstool.export.lua import PLUGIN_FILE, plugin_text
 from rdstool.tshark.program import Tshark, find_tshark
 from rdstool.tshark.records import LAYERS, Records
+from rdstool.version import __version__
 
 NS_DIGITS = 9
 NS_PER_S = 1_000_000_000

@@ -5,7 +5,8 @@
     once a session; each test finds it alive, without sockets, connections, counters and changed sysctls of RDS.
     ``guest.rds`` has AF_RDS sockets in it, ``guest.rds.counters()`` and ``guest.rds.table("connections")`` what
     rds-info shows, ``guest.wire`` its faults: ``with guest.wire.netem("loss", "1%")``, ``guest.wire.cut()``.
-    ``guest.kill()``, ``guest.start()`` and ``guest.reboot()`` (about 10 s) are allowed. ``guest.run(["command"])`` runs anything in it.
+    ``guest.kill()``, ``guest.start()`` and ``guest.reboot()`` (about 10 s) are allowed. ``guest.run(["command"])``
+    runs anything in it.
 
 ``network``
     The network between that guest and the host, in a namespace of its own. The host has two addresses,

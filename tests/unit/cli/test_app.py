@@ -8,7 +8,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from rdstool.cli import app, exit_codes, output
 from rdstool.cli.progress import LONG_INPUT_BYTES, progress
 from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
 
-HEAVY = ("numpy", "scapy", "rich.live", "rich.progress", "pyarrow")
+HEAVY = ("asyncio", "numpy", "scapy", "ssl", "rich.live", "rich.progress", "pyarrow")
 
 
 def _imported(*arguments: str) -> set[str]:
@@ -45,18 +44,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not set(HEAVY) & _imported(*arguments)
 
 
-@pytest.mark.parametrize("limit_s, argument", [(0.15, "--version"), (0.3, "--help")])  # noqa: PT006
-def test_version_and_help_come_at_once(limit_s: float, argument: str) -> None:
-    # The fastest of several runs: what the machine does besides is not the command's.
-    durations = []
-    for _ in range(5):
-        start = time.perf_counter()
-        rdstool(argument)
-        durations.append(time.perf_counter() - start)
-    assert min(durations) < limit_s
-
-
-@pytest.mark.parametrize("arguments", [[], *([name] for name in app.COMMANDS if name in {"decode", "fields"})])
+@pytest.mark.parametrize("arguments", [[], *([name] for name in ("decode", "fields", "send", "listen"))])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_each_help_has_an_example_and_the_exit_statuses(arguments: list[str], option: str) -> None:
     done = rdstool(*arguments, option)

@@ -205,3 +205,15 @@ async def test_the_kernels_options_are_known_by_number() -> None:
         with pytest.raises(SocketError) as problem:
             sock.setsockopt(276, 99, 1)
         assert problem.value.errno == errno.ENOPROTOOPT
+
+
+async def test_listeners_may_look_at_a_node_that_is_being_closed() -> None:
+    async with pair() as (small, large):
+        seen: list[int] = []
+        small.on_event(lambda _event: seen.append(small.engine.counters.conn_reset))
+        await small.socket(4000).sendto(b"hello", large.socket(4000).getsockname())
+        while small.engine.up(small.addresses[0], large.addresses[0]) < 8:
+            await asyncio.sleep(0)
+        before = len(seen)
+        await small.close()
+        assert len(seen) > before
