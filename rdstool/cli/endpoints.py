@@ -158,16 +158,16 @@ def node_options(settings_of_node: Settings, *, profile: str = PROFILES[0], pcap
 
 
 class Notices:
-    """Tells on stderr when a peer cannot be reached, and when it can again; now and then, not each time."""
+    """Tells on stderr when a peer for whom messages wait cannot be reached, and when it can again; not each time."""
 
     def __init__(self, node: Node) -> None:
-        from rdstool.protocol import events  # noqa: PLC0415
+        from rdstool.protocol import events, info  # noqa: PLC0415
 
         self._told: dict[str, float] = {}
         self._node = node
 
         def hear(event: events.Event) -> None:
-            if isinstance(event, events.ConnectFailed):
+            if isinstance(event, events.ConnectFailed) and info.waits(node.engine, event.local, event.peer):
                 self._failed(event.peer, event.attempt, event.detail)
             elif isinstance(event, events.PathUp) and self._told.pop(event.peer, None) is not None:
                 self._say(f"{event.peer} is reached now")

@@ -147,6 +147,17 @@ def retransmit_messages(node: Node) -> Iterator[MessageInfo]:
             yield _info(connection, message)
 
 
+def waits(node: Node, local: str, peer: str) -> bool:
+    """Messages of sockets wait to be sent to a peer, or to be acknowledged by it."""
+    return any(
+        message.socket is not None
+        for connection, path in _paths(node)
+        if (connection.local, connection.peer) == (local, peer)
+        for queue in path.queues()
+        for message in queue
+    )
+
+
 def receive_messages(node: Node) -> Iterator[MessageInfo]:
     """Messages that wait to be read."""
     for ports in node.ports.values():

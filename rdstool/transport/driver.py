@@ -34,6 +34,7 @@ class Driver:
         self._call_soon = loop.call_soon_threadsafe if threaded else loop.call_soon
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
+        self._stopped = False
         self._flushed_at = 0.0
 
     @staticmethod
@@ -46,7 +47,7 @@ class Driver:
     def kick(self) -> None:
         """After any call of the engine: see that what follows from it gets done."""
         engine = self.engine
-        if not engine.pending or self._scheduled:
+        if not engine.pending or self._scheduled or self._stopped:
             return
         if engine.ready and engine.now - self._flushed_at > BURST_S:
             self._flushed_at = engine.now
@@ -67,6 +68,8 @@ class Driver:
 
     def act(self) -> None:
         """Do what the engine asks for, until it asks for nothing. The caller is in the loop and holds the lock."""
+        if self._stopped:
+            return  # called back once more, for something that was under way
         engine, transport = self.engine, self.transport
         while engine.pending:
             for event in engine.take_events():
@@ -102,6 +105,7 @@ class Driver:
 
     def stop(self) -> None:
         """Run no more timers, and give up all connections."""
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

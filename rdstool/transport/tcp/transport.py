@@ -133,6 +133,8 @@ class TcpTransport:
 
     def _dialled(self, stream: Stream, wanted: events.ConnectWanted) -> None:
         with self._driver.lock:
+            if stream.ended:
+                return
             self._loop.remove_writer(stream.sock)
             stream.writing = False
             number = stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -53,9 +53,10 @@ async def test_messages_of_all_sizes_arrive_whole_and_in_order(larger_first: boo
 async def test_eight_paths_come_up_and_each_socket_stays_on_one() -> None:
     async with pair() as (small, large):
         all_up = asyncio.Event()
+        ends = small.addresses[0], large.addresses[0]
 
         def count(_event: events.Event) -> None:
-            if small.engine.up(small.addresses[0], large.addresses[0]) == 8:
+            if small.engine.up(*ends) == 8:
                 all_up.set()
 
         small.on_event(count)
