@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -48,10 +49,11 @@ def command(
     processors: int = 2,
     kernel_options: Sequence[str] = (),
     devices: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> list[str]:
     """The command that boots ``kernel``, runs ``script`` in it (or a shell on the terminal) and ends with it.
 
-    ``devices`` are further arguments for QEMU. Raises ``LabError`` where a program is missing.
+    ``options`` are further arguments for virtme-run, ``devices`` for QEMU. Raises ``LabError`` where one is missing.
     """
     need_virtme()
     for name in ("qemu-system-x86_64", "busybox", "file", "modprobe"):
@@ -63,6 +65,7 @@ def command(
     line += [f"--kopt={option}" for option in ("net.ifnames=0", *kernel_options)]
     if accelerator is Accelerator.TCG:
         line.append("--disable-kvm")
+    line += options
     if script is not None:
         line += ["--script-sh", script, "--show-boot-console"]
     if devices:
@@ -97,6 +100,22 @@ def choose_accelerator(kernel: Kernel) -> Accelerator:
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(found)
     return found
+
+
+def interactive(kernel: Kernel, modules: Sequence[str], memory_mib: int, processors: int) -> int:
+    """Boot with a root shell on this terminal, in which ``modules`` are loaded; the exit status."""
+    shell = cache_folder() / "shell"
+    shell.parent.mkdir(parents=True, exist_ok=True)
+    shell.write_text(f"#!/bin/sh\nmodprobe --all {shlex.join(modules)}\nexec bash -i\n")
+    shell.chmod(0o755)
+    line = command(
+        kernel,
+        choose_accelerator(kernel),
+        memory_mib=memory_mib,
+        processors=processors,
+        options=["--shell", str(shell)],
+    )
+    return subprocess.run(line, env=environment(), check=False).returncode  # noqa: S603
 
 
 def _kvm_boots(kernel: Kernel) -> bool:

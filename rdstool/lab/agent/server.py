@@ -51,8 +51,9 @@ class Server:
         try:
             part, _, method = request["do"].partition(".")
             call = getattr(self._parts[part], method)
-            wants_number = getattr(call, "streams", False)
-            arguments = {"request": number, **request["with"]} if wants_number else request["with"]
+            arguments = request["with"]
+            if getattr(call, "wants_number", False):
+                arguments["request"] = number
             self.tell({"id": number, "result": call(**arguments)})
         except OSError as problem:
             code = errno.errorcode.get(problem.errno or 0, str(problem.errno))
