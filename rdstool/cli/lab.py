@@ -105,7 +105,9 @@ KernelName = Annotated[str, typer.Argument(metavar="KERNEL", help="Name or relea
 Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.")]
 Modules = Annotated[list[str] | None, typer.Option("--module", help="Load this module, too; may be repeated.")]
 Memory = Annotated[int, typer.Option(metavar="MIB", min=192, help="The guest's memory.")]
-Processors = Annotated[int, typer.Option(min=1, help="The guest's processors.")]
+Processors = Annotated[
+    int | None, typer.Option(min=1, help="The guest's processors; 2 with KVM and 1 without, by default.")
+]
 GuestName = Annotated[str | None, typer.Option("--guest", metavar="NAME", help="Which guest, where several are up.")]
 
 
@@ -115,7 +117,7 @@ def run(
     command: Command,
     module: Modules = None,
     memory: Memory = 512,
-    processors: Processors = 2,
+    processors: Processors = None,
 ) -> None:
     """Boot a kernel, run a command in it with RDS loaded, and end with its status.
 
@@ -139,7 +141,7 @@ def run(
 
 
 @app.command()
-def shell(kernel: KernelName, module: Modules = None, memory: Memory = 512, processors: Processors = 2) -> None:
+def shell(kernel: KernelName, module: Modules = None, memory: Memory = 512, processors: Processors = None) -> None:
     """Boot a kernel with RDS loaded and give a root shell in it; its end is the guest's end.
 
     \b
@@ -160,7 +162,7 @@ def up(
     name: Annotated[str | None, typer.Option(help="What to call the guest; the kernel's name by default.")] = None,
     module: Modules = None,
     memory: Memory = 512,
-    processors: Processors = 2,
+    processors: Processors = None,
 ) -> None:
     """Boot a kernel that stays up, on a network of its own, with RDS over TCP.
 

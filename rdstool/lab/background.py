@@ -1,7 +1,7 @@
 """The process of a guest that stays up: boots it, serves its socket, and ends with it.
 
-``python -m rdstool.lab.background NAME KERNEL MEMORY PROCESSORS MODULE...``: it closes stdout once the guest is up;
-what it writes there before is why it did not come up.
+``python -m rdstool.lab.background NAME KERNEL MEMORY PROCESSORS MODULE...``, with 0 for the usual number of processors:
+it closes stdout once the guest is up; what it writes there before is why it did not come up.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main(name: str, kernel: str, memory_mib: str, processors: str, *modules: str
         Network().start(),
         modules=modules,
         memory_mib=int(memory_mib),
-        processors=int(processors),
+        processors=int(processors) or None,
     )
     assert guest.network is not None
     try:

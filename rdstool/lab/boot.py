@@ -40,13 +40,18 @@ class Accelerator(StrEnum):
     """QEMU's translation: works everywhere, five to ten times slower."""
 
 
+PROCESSORS = {Accelerator.KVM: 2, Accelerator.TCG: 1}
+"""Processors of a guest where nothing else is said. Without KVM a second one costs more time than it saves: its kernel
+spins while it waits for what the other does, and that on processors that may be shared."""
+
+
 def command(
     kernel: Kernel,
     accelerator: Accelerator,
     *,
     script: str | None = None,
     memory_mib: int = 512,
-    processors: int = 2,
+    processors: int | None = None,
     kernel_options: Sequence[str] = (),
     devices: Sequence[str] = (),
     options: Sequence[str] = (),
@@ -60,7 +65,7 @@ def command(
         program(name)
     overlays = [path for path in _OVERLAYS if os.path.isdir(path) and not os.path.islink(path)]  # noqa: PTH112, PTH114
     line = [sys.executable, "-c", _VIRTME, "--kimg", str(kernel.image), "--mods", "auto", "--force-9p"]
-    line += ["--memory", f"{memory_mib}M", "--cpus", str(processors)]
+    line += ["--memory", f"{memory_mib}M", "--cpus", str(processors or PROCESSORS[accelerator])]
     line += [f"--overlay-rwdir={path}" for path in overlays]
     line += [f"--kopt={option}" for option in ("net.ifnames=0", *kernel_options)]
     if accelerator is Accelerator.TCG:
@@ -102,7 +107,7 @@ def choose_accelerator(kernel: Kernel) -> Accelerator:
     return found
 
 
-def interactive(kernel: Kernel, modules: Sequence[str], memory_mib: int, processors: int) -> int:
+def interactive(kernel: Kernel, modules: Sequence[str], memory_mib: int, processors: int | None) -> int:
     """Boot with a root shell on this terminal, in which ``modules`` are loaded; the exit status."""
     shell = cache_folder() / "shell"
     shell.parent.mkdir(parents=True, exist_ok=True)

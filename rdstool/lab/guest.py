@@ -84,7 +84,7 @@ class Guest:
     """A running kernel; a context manager. All of its methods raise ``GuestError``, a ``LabError``, where it fails.
 
     With a ``network``, it has the addresses ``network.guest`` and ``network.guest6``, and the modules of RDS over TCP;
-    further ``modules`` come on top.
+    further ``modules`` come on top. ``processors`` are 2 with KVM and 1 without where they are not given.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Guest:
         *,
         modules: Sequence[str] = ("rds_tcp",),
         memory_mib: int = 512,
-        processors: int = 2,
+        processors: int | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
         self.kernel = kernel

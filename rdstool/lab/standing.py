@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any, Self
 
 from rdstool.errors import LabError
 from rdstool.lab.places import runtime_folder
+from rdstool.lab.tools import own_environment
 
 ANSWER_TIMEOUT_S = 60.0
 """For an answer that takes no work; to shut down takes up to 20 s."""
@@ -167,13 +167,13 @@ def find_standing(name: str | None) -> Standing:
         return Standing(**talk.hear())
 
 
-def bring_up(name: str, kernel: str, modules: Sequence[str], memory_mib: int, processors: int) -> Standing:
+def bring_up(name: str, kernel: str, modules: Sequence[str], memory_mib: int, processors: int | None) -> Standing:
     """Start a process that boots a guest and keeps it. Raises ``LabError`` where it does not come up."""
     path = socket_path(name)
     if name in {each.name for each in standing()}:
         raise LabError(f"guest {name!r} is up already: rdstool lab down {name}")
     log = path.with_suffix(".log")
-    arguments = [name, kernel, str(memory_mib), str(processors), *modules]
+    arguments = [name, kernel, str(memory_mib), str(processors or 0), *modules]
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "rdstool.lab.background", *arguments],
@@ -181,7 +181,7 @@ def bring_up(name: str, kernel: str, modules: Sequence[str], memory_mib: int, pr
             stdout=subprocess.PIPE,
             stderr=out,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=own_environment(),
         )
     assert process.stdout is not None
     try:

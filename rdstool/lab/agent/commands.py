@@ -65,22 +65,21 @@ class Commands:
 
         With ``stdin`` it reads what ``feed`` brings, else nothing. ``key`` is for ``feed`` and ``hang_up``.
         """
-        process = self._start(argv, env, cwd, subprocess.PIPE if stdin else subprocess.DEVNULL)
-        self._streams[key] = process
-        assert process.stdout is not None
-        assert process.stderr is not None
-        threads = [
-            threading.Thread(target=self._copy, args=(request, number, stream))
-            for number, stream in ((1, process.stdout), (2, process.stderr))
-        ]
-        self._server.tell({"id": request, "part": None})
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        status = process.wait()
-        del self._streams[key]
-        return status
+        with self._start(argv, env, cwd, subprocess.PIPE if stdin else subprocess.DEVNULL) as process:
+            self._streams[key] = process
+            assert process.stdout is not None
+            assert process.stderr is not None
+            threads = [
+                threading.Thread(target=self._copy, args=(request, number, stream))
+                for number, stream in ((1, process.stdout), (2, process.stderr))
+            ]
+            self._server.tell({"id": request, "part": None})
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            del self._streams[key]
+        return process.returncode
 
     def feed(self, key: str, data: str | None) -> None:
         """Give a program that runs under ``stream`` more to read; None is the end. EPIPE where it reads no more."""
