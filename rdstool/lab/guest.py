@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import compileall
 import os
 import shlex
 import socket
@@ -20,7 +21,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from rdstool.errors import LabError
-from rdstool.lab.boot import Accelerator, choose_accelerator, command, environment, kill_group
+from rdstool.lab.boot import GUEST_PATH, Accelerator, choose_accelerator, command, environment, kill_group
 from rdstool.lab.channel import Channel, GuestError
 from rdstool.lab.kernels import Kernel
 from rdstool.lab.network import IPV4_PREFIX, IPV6_PREFIX, Network
@@ -325,9 +326,11 @@ class Guest:
 
     def _agent_command(self) -> str:
         source = Path(__file__).parents[2]
+        for part in ("lab/agent", "afrds"):
+            compileall.compile_dir(source / "rdstool" / part, quiet=2)  # quicker here than in the guest
         # -S: the agent needs the standard library only, and each file that Python looks for costs time.
         parts = [sys.executable, "-S", "-B", "-m", "rdstool.lab.agent", PORT]
-        return f"PYTHONPATH={shlex.quote(str(source))} exec {shlex.join(parts)}"
+        return f"PATH={GUEST_PATH} PYTHONPATH={shlex.quote(str(source))} exec {shlex.join(parts)}"
 
     def _read_console(self) -> None:
         assert self._process is not None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import threading
-import traceback
 from io import FileIO
 from typing import Any
 
@@ -61,5 +60,7 @@ class Server:
             told = f"{problem.strerror or problem}{where}"
             self.tell({"id": number, "error": {"type": "OSError", "errno": code, "message": told}})
         except Exception as problem:  # the host is told, whatever it is
+            import traceback  # noqa: PLC0415 - seldom needed, and imports are slow in a guest
+
             told = "".join(traceback.format_exception(problem))
             self.tell({"id": number, "error": {"type": type(problem).__name__, "errno": None, "message": told}})

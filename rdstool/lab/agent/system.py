@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from rdstool.afrds import info
@@ -19,8 +19,8 @@ class System:
     def setup(self, mac: str, addresses: list[str], modules: list[str]) -> dict[str, str]:
         """Load modules, then bring up the device with hardware address ``mac``, with these addresses (and prefixes)."""
         self.load(["virtio_net", *modules])
-        if shutil.which("udevadm"):
-            _call(["udevadm", "settle"])  # it may give the device another name
+        with suppress(FileNotFoundError):
+            _call(["udevadm", "settle"])  # where there is udev, it may give the device another name
         device = next((path.name for path in _NET.iterdir() if (path / "address").read_text().strip() == mac), None)
         commands = ["link set lo up"]
         if device is not None:

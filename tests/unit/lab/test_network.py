@@ -81,7 +81,7 @@ def test_a_capture_has_every_frame_of_the_device(network: Network, tmp_path: Pat
     with network.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind((TAP, 0))
         device = network.plug()  # a tap device that nobody holds passes nothing
-        with network.capture(tmp_path / "frames.pcap") as capture, open(device, "rb") as _:  # noqa: PTH123
+        with network.capture(tmp_path / "frames.pcap"), open(device, "rb") as _:  # noqa: PTH123
             for _ in range(100):
                 sender.send(frame)
     assert (tmp_path / "frames.pcap").read_bytes().count(frame) == 100
