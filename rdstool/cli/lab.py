@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -75,22 +77,155 @@ def fetch(
 
 @app.command("list")
 def list_kernels(json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
-    """List the kernels that are there.
+    """List the kernels that are there, and the guests that are up.
 
     \b
     Example:
       rdstool lab list
     """  # noqa: D301
     from rdstool.lab.kernels import kernels  # noqa: PLC0415
+    from rdstool.lab.standing import standing  # noqa: PLC0415
 
-    found = kernels()
+    found, guests = kernels(), standing()
     with Results() as results:
         for kernel in found:
+            up = [guest.name for guest in guests if guest.kernel == kernel.name]
             if json:
-                record = {"name": kernel.name, "release": kernel.release, "origin": kernel.origin}
+                record = {"name": kernel.name, "release": kernel.release, "origin": kernel.origin, "up": up}
                 results.write(json_line(record | {"image": str(kernel.image), "modules": str(kernel.modules)}))
             else:
-                results.write(f"{kernel.name:<10} {kernel.release:<28} {kernel.origin}\n")
+                told = f"  up: {', '.join(up)}" if up else ""
+                results.write(f"{kernel.name:<10} {kernel.release:<28} {kernel.origin}{told}\n")
     if not found:
         note("no kernels yet: rdstool lab fetch")
     raise typer.Exit(ExitCode.CLEAN)
+
+
+KernelName = Annotated[str, typer.Argument(metavar="KERNEL", help="Name or release of a kernel that is there.")]
+Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.")]
+Modules = Annotated[list[str] | None, typer.Option("--module", help="Load this module, too; may be repeated.")]
+Memory = Annotated[int, typer.Option(metavar="MIB", min=192, help="The guest's memory.")]
+Processors = Annotated[
+    int | None, typer.Option(min=1, help="The guest's processors; 2 with KVM and 1 without, by default.")
+]
+GuestName = Annotated[str | None, typer.Option("--guest", metavar="NAME", help="Which guest, where several are up.")]
+
+
+@app.command()
+def run(
+    kernel: KernelName,
+    command: Command,
+    module: Modules = None,
+    memory: Memory = 512,
+    processors: Processors = None,
+) -> None:
+    """Boot a kernel, run a command in it with RDS loaded, and end with its status.
+
+    The guest sees this machine's files. What it writes to them is gone with it.
+
+    \b
+    Example:
+      rdstool lab run newest -- cat /proc/version
+    """  # noqa: D301
+    from rdstool.lab.guest import Guest  # noqa: PLC0415
+    from rdstool.lab.kernels import find_kernel  # noqa: PLC0415
+    from rdstool.lab.streams import join, passed_environment, write_through  # noqa: PLC0415
+
+    environment, folder = passed_environment(), os.getcwd()  # noqa: PTH109
+    modules = ("rds_tcp", *(module or ()))
+    with Guest(find_kernel(kernel), modules=modules, memory_mib=memory, processors=processors) as guest:
+        status = join(
+            lambda reads: guest.stream(command, write_through, environment=environment, folder=folder, stdin=reads)
+        )
+    raise typer.Exit(status)
+
+
+@app.command()
+def shell(kernel: KernelName, module: Modules = None, memory: Memory = 512, processors: Processors = None) -> None:
+    """Boot a kernel with RDS loaded and give a root shell in it; its end is the guest's end.
+
+    \b
+    Example:
+      rdstool lab shell 6.1
+    """  # noqa: D301
+    from rdstool.lab.boot import interactive  # noqa: PLC0415
+    from rdstool.lab.kernels import find_kernel  # noqa: PLC0415
+
+    if not sys.stdin.isatty():
+        raise UsageError(f"a shell needs a terminal: rdstool lab run {kernel} -- COMMAND does without")
+    raise typer.Exit(interactive(find_kernel(kernel), ("rds_tcp", *(module or ())), memory, processors))
+
+
+@app.command()
+def up(
+    kernel: KernelName,
+    name: Annotated[str | None, typer.Option(help="What to call the guest; the kernel's name by default.")] = None,
+    module: Modules = None,
+    memory: Memory = 512,
+    processors: Processors = None,
+) -> None:
+    """Boot a kernel that stays up, on a network of its own, with RDS over TCP.
+
+    \b
+    Example:
+      rdstool lab up 6.12
+      rdstool lab host -- ping -c 1 192.0.2.100
+    """  # noqa: D301
+    from rdstool.lab.kernels import find_kernel  # noqa: PLC0415
+    from rdstool.lab.standing import bring_up  # noqa: PLC0415
+
+    found = find_kernel(kernel)
+    guest = bring_up(name or found.name, found.name, ("rds_tcp", *(module or ())), memory, processors)
+    with Results() as results:
+        results.write(
+            f"{guest.name}: Linux {guest.release} at {guest.address} and {guest.address6} ({guest.accelerator}); "
+            f"the host's side is {guest.smaller} and {guest.larger}\n"
+        )
+
+
+@app.command()
+def down(
+    name: Annotated[str | None, typer.Argument(metavar="[GUEST]", help="Which, where several are up.")] = None,
+) -> None:
+    """Shut down a guest that is up.
+
+    \b
+    Example:
+      rdstool lab down 6.12
+    """  # noqa: D301
+    from rdstool.lab.standing import find_standing  # noqa: PLC0415
+
+    find_standing(name).down()
+
+
+@app.command()
+def guest(command: Command, name: GuestName = None) -> None:
+    """Run a command in a guest that is up, and end with its status.
+
+    \b
+    Example:
+      rdstool lab guest -- sysctl net.rds
+    """  # noqa: D301
+    from rdstool.lab.standing import find_standing  # noqa: PLC0415
+    from rdstool.lab.streams import join, passed_environment, write_through  # noqa: PLC0415
+
+    chosen, environment, folder = find_standing(name), passed_environment(), os.getcwd()  # noqa: PTH109
+    status = join(
+        lambda reads: chosen.stream(command, write_through, environment=environment, folder=folder, stdin=reads)
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def host(command: Command, name: GuestName = None) -> None:
+    """Run a command on the host's side of the network of a guest that is up, and end with its status.
+
+    \b
+    Example:
+      rdstool lab host -- rdstool ping 192.0.2.100
+    """  # noqa: D301
+    from rdstool.lab.standing import find_standing  # noqa: PLC0415
+
+    line = [*find_standing(name).enter, *command]
+    sys.stdout.flush()
+    os.execv(line[0], line)  # noqa: S606 - what the user asks for

@@ -11,13 +11,16 @@ with Network() as network, Guest(find_kernel("6.12"), network) as guest:
 
 from __future__ import annotations
 
-from rdstool.lab.channel import GuestError
-from rdstool.lab.fetch import fetch_kernel
-from rdstool.lab.guest import Completed, Guest
-from rdstool.lab.kernels import Kernel, find_kernel, kernels
-from rdstool.lab.network import Network
-from rdstool.lab.payload import digest, payload
-from rdstool.lab.rds import Message, RdsSocket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rdstool.lab.channel import GuestError
+    from rdstool.lab.fetch import fetch_kernel
+    from rdstool.lab.guest import Completed, Guest
+    from rdstool.lab.kernels import Kernel, find_kernel
+    from rdstool.lab.network import Network
+    from rdstool.lab.payload import digest, payload
+    from rdstool.lab.rds import Message, RdsSocket
 
 __all__ = [
     "Completed",
@@ -30,6 +33,29 @@ __all__ = [
     "digest",
     "fetch_kernel",
     "find_kernel",
-    "kernels",
     "payload",
 ]
+
+_HOMES = {
+    "Completed": "guest",
+    "Guest": "guest",
+    "GuestError": "channel",
+    "Kernel": "kernels",
+    "Message": "rds",
+    "Network": "network",
+    "RdsSocket": "rds",
+    "digest": "payload",
+    "fetch_kernel": "fetch",
+    "find_kernel": "kernels",
+    "payload": "payload",
+}
+"""Where the names live. They are imported on first use: the agent in the guest, where every import is slow, is a part
+of this package and needs none of them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rdstool.lab' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f"rdstool.lab.{_HOMES[name]}"), name)

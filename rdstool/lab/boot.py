@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,6 +28,9 @@ _TRIAL_TIMEOUT_S = 20.0
 
 _VIRTME = "import sys; from virtme.commands.run import main; sys.exit(main())"
 
+GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of programs in a guest."""
+
 _OVERLAYS = ("/etc", "/home", "/opt", "/root", "/srv", "/tmp", "/usr", "/var")  # noqa: S108
 """Folders that a guest may write to; what it writes vanishes with it. ``/usr`` is there for ``/lib/modules``."""
 
@@ -39,35 +43,60 @@ class Accelerator(StrEnum):
     """QEMU's translation: works everywhere, five to ten times slower."""
 
 
+PROCESSORS = {Accelerator.KVM: 2, Accelerator.TCG: 1}
+"""Processors of a guest where nothing else is said. Without KVM a second one costs more time than it saves: its kernel
+spins while it waits for what the other does, and that on processors that may be shared."""
+
+
 def command(
     kernel: Kernel,
     accelerator: Accelerator,
     *,
     script: str | None = None,
     memory_mib: int = 512,
-    processors: int = 2,
+    processors: int | None = None,
     kernel_options: Sequence[str] = (),
     devices: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> list[str]:
     """The command that boots ``kernel``, runs ``script`` in it (or a shell on the terminal) and ends with it.
 
-    ``devices`` are further arguments for QEMU. Raises ``LabError`` where a program is missing.
+    ``options`` are further arguments for virtme-run, ``devices`` for QEMU. Raises ``LabError`` where one is missing.
     """
     need_virtme()
     for name in ("qemu-system-x86_64", "busybox", "file", "modprobe"):
         program(name)
     overlays = [path for path in _OVERLAYS if os.path.isdir(path) and not os.path.islink(path)]  # noqa: PTH112, PTH114
     line = [sys.executable, "-c", _VIRTME, "--kimg", str(kernel.image), "--mods", "auto", "--force-9p"]
-    line += ["--memory", f"{memory_mib}M", "--cpus", str(processors)]
+    line += ["--memory", f"{memory_mib}M", "--cpus", str(processors or PROCESSORS[accelerator])]
     line += [f"--overlay-rwdir={path}" for path in overlays]
-    line += [f"--kopt={option}" for option in ("net.ifnames=0", *kernel_options)]
+    # What the kernel does not know becomes init's environment.
+    path = f"PATH={_without_coldplug()}:{GUEST_PATH}"
+    line += [f"--kopt={option}" for option in ("net.ifnames=0", path, *kernel_options)]
     if accelerator is Accelerator.TCG:
         line.append("--disable-kvm")
+    line += options
     if script is not None:
         line += ["--script-sh", script, "--show-boot-console"]
     if devices:
         line += ["--qemu-opts", *devices]
     return line
+
+
+def _without_coldplug() -> Path:
+    """A folder with a ``udevadm`` that does nothing, to stand first on the path of a guest's init.
+
+    The init would let udev handle every device that there is, which takes as long as all the rest of the boot without
+    KVM; the lab needs none of it.
+    """
+    stub = cache_folder() / "guest-bin" / "udevadm"
+    if not stub.exists():
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        aside = stub.with_name(f".udevadm-{os.getpid()}")
+        aside.write_text("#!/bin/sh\n")
+        aside.chmod(0o755)
+        aside.replace(stub)
+    return stub.parent
 
 
 def environment() -> dict[str, str]:
@@ -97,6 +126,22 @@ def choose_accelerator(kernel: Kernel) -> Accelerator:
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(found)
     return found
+
+
+def interactive(kernel: Kernel, modules: Sequence[str], memory_mib: int, processors: int | None) -> int:
+    """Boot with a root shell on this terminal, in which ``modules`` are loaded; the exit status."""
+    shell = cache_folder() / "shell"
+    shell.parent.mkdir(parents=True, exist_ok=True)
+    shell.write_text(f"#!/bin/sh\nmodprobe --all {shlex.join(modules)}\nexec bash -i\n")
+    shell.chmod(0o755)
+    line = command(
+        kernel,
+        choose_accelerator(kernel),
+        memory_mib=memory_mib,
+        processors=processors,
+        options=["--shell", str(shell)],
+    )
+    return subprocess.run(line, env=environment(), check=False).returncode  # noqa: S603
 
 
 def _kvm_boots(kernel: Kernel) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import compileall
 import os
 import shlex
 import socket
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 from rdstool.errors import LabError
-from rdstool.lab.boot import Accelerator, choose_accelerator, command, environment, kill_group
+from rdstool.lab.boot import GUEST_PATH, Accelerator, choose_accelerator, command, environment, kill_group
 from rdstool.lab.channel import Channel, GuestError
 from rdstool.lab.kernels import Kernel
 from rdstool.lab.network import IPV4_PREFIX, IPV6_PREFIX, Network
@@ -35,6 +37,9 @@ MAC = "02:00:00:00:00:64"
 BOOT_TIMEOUT_S = 120.0
 """From QEMU's start until the agent answers; about 6 s without KVM on an idle processor, more on a busy one."""
 
+BOOT_ATTEMPTS = 2
+"""A boot that hangs is tried again: QEMU without KVM on a busy machine was seen to stand still once in forty boots."""
+
 CALL_TIMEOUT_S = 120.0
 """For one call to the agent, beyond what the call itself may wait."""
 
@@ -43,6 +48,9 @@ _STOP_TIMEOUT_S = 20.0
 
 _CONSOLE_LINES = 2000
 """Lines of the console that are kept."""
+
+_LOG_LEVEL = 5
+"""Kernel messages that go to the console: warnings and above. The serial line is slow."""
 
 _SHOWN_LINES = 6
 """Lines of the console that go into an error."""
@@ -77,7 +85,7 @@ class Guest:
     """A running kernel; a context manager. All of its methods raise ``GuestError``, a ``LabError``, where it fails.
 
     With a ``network``, it has the addresses ``network.guest`` and ``network.guest6``, and the modules of RDS over TCP;
-    further ``modules`` come on top.
+    further ``modules`` come on top. ``processors`` are 2 with KVM and 1 without where they are not given.
     """
 
     def __init__(
@@ -87,7 +95,7 @@ class Guest:
         *,
         modules: Sequence[str] = ("rds_tcp",),
         memory_mib: int = 512,
-        processors: int = 2,
+        processors: int | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
         self.kernel = kernel
@@ -149,6 +157,7 @@ class Guest:
             script=self._agent_command(),
             memory_mib=self._memory_mib,
             processors=self._processors,
+            kernel_options=[f"loglevel={_LOG_LEVEL}"],
             devices=_devices(theirs.fileno(), tap),
         )
         try:
@@ -171,19 +180,28 @@ class Guest:
 
     def await_agent(self) -> None:
         """The second half of ``start``: the agent answers, the network is set up, the modules are loaded."""
-        assert self._channel is not None
         addresses = [f"{self.address}/{IPV4_PREFIX}", f"{self.address6}/{IPV6_PREFIX}"] if self.network else []
         try:
-            self._channel.ready.result(BOOT_TIMEOUT_S)
+            self._await_hello()
             told = self.call("system.setup", mac=MAC, addresses=addresses, modules=list(self.modules))
-        except (LabError, TimeoutError) as problem:
+        except LabError as problem:
             self.kill()
-            reason = str(problem) or f"no answer within {BOOT_TIMEOUT_S:g} s"
             last = " / ".join(self.console.splitlines()[-_SHOWN_LINES:])
-            raise LabError(
-                f"{self.kernel.name} did not come up with {self.accelerator}: {reason}; console: {last}"
-            ) from problem
+            what = f"{self.kernel.name} did not come up with {self.accelerator}"
+            raise LabError(f"{what}: {problem}; console: {last}") from problem
         self.device = told["device"]
+
+    def _await_hello(self) -> None:
+        for attempt in range(1, BOOT_ATTEMPTS + 1):
+            assert self._channel is not None
+            try:
+                self._channel.ready.result(BOOT_TIMEOUT_S)
+                return
+            except TimeoutError:
+                if attempt == BOOT_ATTEMPTS:
+                    raise LabError(f"no answer within {BOOT_TIMEOUT_S:g} s, {attempt} times") from None
+                self.kill()
+                self.begin()
 
     def stop(self) -> None:
         """Switch it off."""
@@ -193,6 +211,11 @@ class Guest:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_TIMEOUT_S)
         self._end()
+
+    def wait(self) -> None:
+        """Wait until it ends by itself, or is ended by another thread."""
+        if (process := self._process) is not None:
+            process.wait()
 
     def kill(self) -> None:
         """End it at once, as when its power fails: nothing is sent, connections are not closed."""
@@ -258,17 +281,16 @@ class Guest:
         return GuestProcess(self, list(arguments), number)
 
     def stream(
-        self, arguments: Sequence[str], write: Callable[[int, bytes], None], *, folder: str | None = None
-    ) -> int:
-        """Run a program and pass on what it prints, with 1 or 2 for stdout or stderr, as it comes. Its exit status."""
-        future = self.submit(
-            "commands.stream",
-            lambda part: write(part[0], base64.b64decode(part[1])),
-            argv=list(arguments),
-            cwd=folder,
-        )
-        status: int = future.result()
-        return status
+        self,
+        arguments: Sequence[str],
+        write: Callable[[int, bytes], None],
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: str | None = None,
+        stdin: bool = False,
+    ) -> GuestStream:
+        """Start a program whose output goes to ``write``, with 1 or 2 for stdout or stderr, as it comes."""
+        return GuestStream(self, arguments, write, environment, folder, stdin)
 
     # ---- Its kernel
 
@@ -304,9 +326,11 @@ class Guest:
 
     def _agent_command(self) -> str:
         source = Path(__file__).parents[2]
+        for part in ("lab/agent", "afrds"):
+            compileall.compile_dir(source / "rdstool" / part, quiet=2)  # quicker here than in the guest
         # -S: the agent needs the standard library only, and each file that Python looks for costs time.
         parts = [sys.executable, "-S", "-B", "-m", "rdstool.lab.agent", PORT]
-        return f"PYTHONPATH={shlex.quote(str(source))} exec {shlex.join(parts)}"
+        return f"PATH={GUEST_PATH} PYTHONPATH={shlex.quote(str(source))} exec {shlex.join(parts)}"
 
     def _read_console(self) -> None:
         assert self._process is not None
@@ -327,6 +351,59 @@ class Guest:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process = None
+
+
+class GuestStream:
+    """A program in the guest that is read and written while it runs."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        arguments: Sequence[str],
+        write: Callable[[int, bytes], None],
+        environment: Mapping[str, str] | None,
+        folder: str | None,
+        stdin: bool,
+    ) -> None:
+        self._guest = guest
+        self._write = write
+        self._key = uuid4().hex
+        self._started: Future[None] = Future()
+        self._future = guest.submit(
+            "commands.stream",
+            self._part,
+            key=self._key,
+            argv=list(arguments),
+            env=dict(environment or {}),
+            cwd=folder,
+            stdin=stdin,
+        )
+        self._future.add_done_callback(self._end)
+
+    def feed(self, data: bytes) -> None:
+        """Give it more to read; nothing at all is the end. Raises ``GuestError`` with EPIPE where it reads no more."""
+        self._started.result()
+        self._guest.call("commands.feed", key=self._key, data=base64.b64encode(data).decode("ascii") if data else None)
+
+    def hang_up(self) -> None:
+        """Send it SIGHUP."""
+        self._started.result()
+        self._guest.call("commands.hang_up", key=self._key)
+
+    def wait(self) -> int:
+        """Wait for its end: its exit status, negative for a signal. Raises ``GuestError`` where it cannot be run."""
+        status: int = self._future.result()
+        return status
+
+    def _end(self, future: Future[Any]) -> None:
+        if not self._started.done():
+            self._started.set_result(None)
+
+    def _part(self, part: list[Any] | None) -> None:
+        if part is None:
+            self._started.set_result(None)
+        else:
+            self._write(part[0], base64.b64decode(part[1]))
 
 
 class GuestProcess:

@@ -20,7 +20,7 @@ from typing import Any, Self
 from rdstool.errors import LabError
 from rdstool.lab.capture import Capture
 from rdstool.lab.holder import REQUEST_BYTES
-from rdstool.lab.tools import call, program
+from rdstool.lab.tools import call, own_environment, program
 
 TAP = "rds0"
 """Name of the tap device on the host's side."""
@@ -71,7 +71,7 @@ class Network:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                env=own_environment(),
             )
         self._channel = ours
         ours.settimeout(_START_TIMEOUT_S)

@@ -18,7 +18,7 @@ def find_port(name: str) -> Path:
     for port in PORTS.iterdir():
         if (port / "name").read_text().strip() == name:
             return Path("/dev") / port.name
-    raise SystemExit(f"no virtio-serial port {name}")
+    raise SystemExit(f"no virtio-serial port {name}: virtio_console is not loaded")
 
 
 def main() -> None:

@@ -16,18 +16,19 @@ from rdstool.lab.agent.server import Server
 _CHUNK_BYTES = 1 << 16
 
 
-def _streams(method: Callable[..., Any]) -> Callable[..., Any]:
+def _with_number(method: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a method that wants the number of its request, to send parts of its answer."""
-    method.streams = True  # type: ignore[attr-defined]
+    method.wants_number = True  # type: ignore[attr-defined]
     return method
 
 
 class Commands:
-    """``run`` waits for the end, ``start`` does not, ``stream`` sends what is printed while it is printed."""
+    """``run`` waits for the end, ``start`` does not, ``stream`` passes on what is printed and read."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._streams: dict[str, subprocess.Popen[bytes]] = {}
         self._numbers = count(1)
 
     def run(
@@ -50,21 +51,52 @@ class Commands:
             late = True
         return {"status": None if late else process.returncode, "stdout": _encode(out), "stderr": _encode(err)}
 
-    @_streams
-    def stream(self, request: int, argv: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> int:
-        """Run a program to its end, giving its output in parts: ``[1 or 2, base64]``. Its status."""
-        process = self._start(argv, env, cwd, subprocess.DEVNULL)
-        assert process.stdout is not None
-        assert process.stderr is not None
-        threads = [
-            threading.Thread(target=self._copy, args=(request, number, stream))
-            for number, stream in ((1, process.stdout), (2, process.stderr))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return process.wait()
+    @_with_number
+    def stream(
+        self,
+        request: int,
+        key: str,
+        argv: list[str],
+        env: dict[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: bool = False,
+    ) -> int:
+        """Run a program to its end, giving its output in parts: ``[1 or 2, base64]``. Its status.
+
+        With ``stdin`` it reads what ``feed`` brings, else nothing. ``key`` is for ``feed`` and ``hang_up``.
+        """
+        with self._start(argv, env, cwd, subprocess.PIPE if stdin else subprocess.DEVNULL) as process:
+            self._streams[key] = process
+            assert process.stdout is not None
+            assert process.stderr is not None
+            threads = [
+                threading.Thread(target=self._copy, args=(request, number, stream))
+                for number, stream in ((1, process.stdout), (2, process.stderr))
+            ]
+            self._server.tell({"id": request, "part": None})
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            del self._streams[key]
+        return process.returncode
+
+    def feed(self, key: str, data: str | None) -> None:
+        """Give a program that runs under ``stream`` more to read; None is the end. EPIPE where it reads no more."""
+        process = self._streams.get(key)
+        if process is None or process.stdin is None:
+            return
+        if data is None:
+            process.stdin.close()
+        else:
+            process.stdin.write(base64.b64decode(data))
+            process.stdin.flush()
+
+    def hang_up(self, key: str) -> None:
+        """End a program that runs under ``stream``, as when its terminal goes away."""
+        process = self._streams.get(key)
+        if process is not None:
+            _kill(process, signal.SIGHUP)
 
     def start(self, argv: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> int:
         """Start a program and return a number for it."""

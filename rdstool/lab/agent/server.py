@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import threading
-import traceback
 from io import FileIO
 from typing import Any
 
@@ -51,8 +50,9 @@ class Server:
         try:
             part, _, method = request["do"].partition(".")
             call = getattr(self._parts[part], method)
-            wants_number = getattr(call, "streams", False)
-            arguments = {"request": number, **request["with"]} if wants_number else request["with"]
+            arguments = request["with"]
+            if getattr(call, "wants_number", False):
+                arguments["request"] = number
             self.tell({"id": number, "result": call(**arguments)})
         except OSError as problem:
             code = errno.errorcode.get(problem.errno or 0, str(problem.errno))
@@ -60,5 +60,7 @@ class Server:
             told = f"{problem.strerror or problem}{where}"
             self.tell({"id": number, "error": {"type": "OSError", "errno": code, "message": told}})
         except Exception as problem:  # the host is told, whatever it is
+            import traceback  # noqa: PLC0415 - seldom needed, and imports are slow in a guest
+
             told = "".join(traceback.format_exception(problem))
             self.tell({"id": number, "error": {"type": type(problem).__name__, "errno": None, "message": told}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from rdstool.afrds import info
@@ -18,6 +19,8 @@ class System:
     def setup(self, mac: str, addresses: list[str], modules: list[str]) -> dict[str, str]:
         """Load modules, then bring up the device with hardware address ``mac``, with these addresses (and prefixes)."""
         self.load(["virtio_net", *modules])
+        with suppress(FileNotFoundError):
+            _call(["udevadm", "settle"])  # where there is udev, it may give the device another name
         device = next((path.name for path in _NET.iterdir() if (path / "address").read_text().strip() == mac), None)
         commands = ["link set lo up"]
         if device is not None:

@@ -1,0 +1,150 @@
+"""The process of a guest that stays up: boots it, serves its socket, and ends with it.
+
+``python -m rdstool.lab.background NAME KERNEL MEMORY PROCESSORS MODULE...``, with 0 for the usual number of processors:
+it closes stdout once the guest is up; what it writes there before is why it did not come up.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+from rdstool.errors import LabError
+from rdstool.lab.guest import Guest
+from rdstool.lab.kernels import find_kernel
+from rdstool.lab.network import Network
+from rdstool.lab.standing import Conversation, socket_path
+
+_BACKLOG = 16
+
+
+class Keeper:
+    """Keeps one guest."""
+
+    def __init__(self, name: str, guest: Guest, network: Network) -> None:
+        self._name = name
+        self._guest = guest
+        self._network = network
+        self._path = socket_path(name)
+        self._waiting: list[Conversation] = []
+        """Those who asked for the end: they hear of it by the end of this process."""
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self._path))
+        self._listener.listen(_BACKLOG)
+
+    def serve(self) -> None:
+        """Answer until the guest is shut down, or ends by itself."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return  # closed: the guest is gone
+            threading.Thread(target=self._talk, args=(Conversation(sock),), daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more requests; ``serve`` returns."""
+        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _watch(self) -> None:
+        self._guest.wait()
+        self.close()
+
+    def _talk(self, talk: Conversation) -> None:
+        with suppress(OSError, LabError):
+            request = talk.hear()
+            if request["do"] == "down":
+                self._waiting.append(talk)
+                self.close()
+                return
+            try:
+                self._run(talk, request) if request["do"] == "run" else self._status(talk)
+            except LabError as problem:
+                talk.tell({"error": str(problem)})
+        talk.close()
+
+    def _status(self, talk: Conversation) -> None:
+        guest, network = self._guest, self._network
+        talk.tell(
+            {
+                "name": self._name,
+                "kernel": guest.kernel.name,
+                "release": guest.kernel.release,
+                "accelerator": str(guest.accelerator),
+                "address": guest.address,
+                "address6": guest.address6,
+                "smaller": network.smaller,
+                "larger": network.larger,
+                "enter": network.command([]),
+            }
+        )
+
+    def _run(self, talk: Conversation, request: dict[str, Any]) -> None:
+        stream = self._guest.stream(
+            request["argv"],
+            lambda number, data: talk.tell({"part": [number, base64.b64encode(data).decode("ascii")]}),
+            environment=request["env"],
+            folder=request["cwd"],
+            stdin=request["stdin"],
+        )
+
+        def feed() -> None:
+            try:
+                while True:
+                    told = talk.hear()
+                    stream.feed(base64.b64decode(told["feed"]) if told["feed"] else b"")
+            except LabError:  # whoever asked is gone
+                with suppress(LabError):
+                    stream.hang_up()
+
+        threading.Thread(target=feed, daemon=True).start()
+        talk.tell({"status": stream.wait()})
+
+
+def main(name: str, kernel: str, memory_mib: str, processors: str, *modules: str) -> None:
+    """Boot, serve, shut down."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    guest = Guest(
+        find_kernel(kernel),
+        Network().start(),
+        modules=modules,
+        memory_mib=int(memory_mib),
+        processors=int(processors) or None,
+    )
+    assert guest.network is not None
+    try:
+        guest.start()
+        keeper = Keeper(name, guest, guest.network)
+        _come_up()
+        try:
+            keeper.serve()
+        finally:
+            keeper.close()
+    finally:
+        guest.stop()
+        guest.network.stop()
+
+
+def _come_up() -> None:
+    """Tell the process that waits by closing stdout."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except LabError as problem:
+        sys.stdout.write(str(problem))
+        sys.exit(1)
