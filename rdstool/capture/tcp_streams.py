@@ -403,7 +403,7 @@ class TcpStreams:
                 half.coverage.missing += behind
                 half.coverage.gaps += 1
                 number = connection.stream.number
-                gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.END)
+                gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.NOT_CAPTURED)
                 out.rows.events.append(gap)
 
 
