@@ -18,7 +18,7 @@ from dissectors.wire.checksum import checksum_good
 from dissectors.wire.extensions import Rdma, parse_extensions
 from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, RDS_HEADER, Flags, RdsHeader
 from rdstool.capture.columns import ACK, ChecksumStatus, HeaderMatch, Ints
-from rdstool.capture.events import RdmaKind, Resynchronised
+from rdstool.capture.events import Gap, GapReason, RdmaKind, Resynchronised
 from rdstool.capture.ib_frames import Frame, Frames, Unfinished, header_match, lay_out
 from rdstool.capture.ib_order import Budget
 from rdstool.capture.ib_output import INT64_MAX, Finished, FragmentTuple, Output, message_rows
@@ -80,6 +80,7 @@ class Joiner:
         "_open",
         "_options",
         "_skipped",
+        "_snapped",
         "announced",
         "direction",
         "fragment_bytes",
@@ -102,6 +103,8 @@ class Joiner:
         self._open: _Open | None = None
         self._lost = False
         self._skipped = 0
+        self._snapped = False
+        """Headers were cut off since the last whole one."""
         self._acknowledged = 0
 
     @property
@@ -134,6 +137,7 @@ class Joiner:
         if len(frame.header) < HEADER_BYTES:
             self._headless(frame)
             return
+        self._snapped = False
         header = frame.header
         good = checksum_good(header)
         fields = RDS_HEADER.unpack_from(header)
@@ -253,6 +257,10 @@ class Joiner:
     def _headless(self, frame: Frame) -> None:
         """A frame too short for a header, on the wire or in the capture only."""
         if frame.length >= HEADER_BYTES:
+            if not self._snapped:
+                self._snapped = True
+                place = (self.stream, self.direction, frame.position, 1, GapReason.SNAPPED)
+                self.output.events.append(Gap(frame.frame, frame.time, *place))
             message = self._open
             if message is not None and not message.broken:
                 message.fragments += 1

@@ -104,7 +104,7 @@ def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> list[Extent
             extents.extend(offsets[low:high], sizes[low:high], places[low:high], frames[low:high], times[low:high])
             behind = offsets[high - 1] + sizes[high - 1]
             half.coverage.seen += behind - half.next
-            half.next = behind
+            half.next, half.done, half.done_time = behind, frames[high - 1], times[high - 1]
         taken.append(extents)
     return taken
 

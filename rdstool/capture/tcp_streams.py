@@ -128,7 +128,7 @@ class TcpStreams:
                     return None
                 half = connection.halves[int(grouping.backward[row]) ^ connection.flipped]
                 first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
-                if half.base is None and half.search is None:
+                if half.base is None and half.search is None and connection.stream.from_start:
                     half.base = first_payload
                 elif half.base != first_payload:
                     return None
@@ -199,7 +199,7 @@ class TcpStreams:
             connection = self.connections.get(key)
             if connection is not None:
                 half = connection.halves[int(backward[at]) ^ connection.flipped]
-                known = half.base is None or half.base == first_payload
+                known = half.base == first_payload or (half.base is None and _may_begin(connection, segments, row))
                 if begin < at and (not known or connection.over):
                     self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
                     begin = at
@@ -422,6 +422,15 @@ class TcpStreams:
                 number = connection.stream.number
                 gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.NOT_CAPTURED)
                 out.rows.events.append(gap)
+
+
+def _may_begin(connection: Connection, segments: Segments, row: int) -> bool:
+    """A SYN of a direction of which nothing was seen may be that of the connection, not of another one."""
+    stream = connection.stream
+    if stream.from_start:
+        return True
+    late = int(segments.frame[row]) - stream.first_frame
+    return late <= REORDER_FRAMES and not any(half.ended for half in connection.halves)
 
 
 def _unfinished(half: Half) -> int:

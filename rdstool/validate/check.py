@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import Stream, StreamTable
 from rdstool.validate.connections import Connections, pair_of
+from rdstool.validate.delivery_words import Words
 from rdstool.validate.flows import Continuity, Grouped, Numbered, Numbering
 from rdstool.validate.handshake import Announcement
 from rdstool.validate.reporter import Reporter
@@ -38,6 +39,11 @@ class Context:
             if len(heard) == 2:
                 return True
         return False
+
+    @property
+    def words(self) -> Words:
+        """How to tell of messages."""
+        return Words(self.streams)
 
     @property
     def streams(self) -> StreamTable:

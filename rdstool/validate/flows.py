@@ -12,6 +12,7 @@ from rdstool.capture.events import Gap, GapReason, Resynchronised
 from rdstool.capture.streams import StreamTable
 from rdstool.validate.view import Mask, PerFlow, View
 
+FOREVER = 1 << 62
 _PACKED_BITS = 40
 """Sequence numbers below 2^40 are compared as columns; no connection gets there."""
 _PACKED_MAX = (1 << _PACKED_BITS) - 1
@@ -49,6 +50,8 @@ class Continuity:
         self._known = PerFlow(np.bool_, 0)
         self._last_hole = PerFlow(np.int64, 0)
         self._heard = PerFlow(np.bool_, 0)
+        self._lost_at: dict[int, int] = {}
+        """Flow -> position from which on something was missing, and never acknowledged, when the capture ended."""
 
     def group(self, view: View, streams: StreamTable) -> Grouped:
         """Order one batch. Batches come in the order of the capture."""
@@ -73,9 +76,9 @@ class Continuity:
             joined = np.where(ib, sure, joined)
         found = np.flatnonzero(~joined)
         if len(found):
-            behind = view.frame[order[found]]
-            for key, frame in zip(flow[found].tolist(), behind.tolist(), strict=True):
-                self._last_hole.put(key, max(frame, self._last_hole.one(key)))
+            columns = flow[found], view.frame[order[found]], position[found]
+            for key, frame, behind in zip(*(column.tolist() for column in columns), strict=True):
+                self._hole(key, frame, behind)
         broken = np.cumsum(~joined)
         base = broken[at] - ~joined[at] if len(at) else broken[at]
         sizes = np.diff(np.append(at, len(order)))
@@ -91,15 +94,20 @@ class Continuity:
     def _observe(self, view: View) -> None:
         """What was seen and what is missing besides messages."""
         for event in view.decoded.events:
-            if isinstance(event, Gap | Resynchronised):
-                flow = 2 * event.stream + event.direction
-                self._last_hole.put(flow, max(event.frame, self._last_hole.one(flow)))
-            if isinstance(event, Gap):
-                self.lossy |= event.reason is not GapReason.END
+            if isinstance(event, Gap) and event.reason is GapReason.END:
+                self._lost_at.setdefault(2 * event.stream + event.direction, event.position)
+            elif isinstance(event, Gap | Resynchronised):
+                self._hole(2 * event.stream + event.direction, event.frame, event.position)
+                self.lossy |= isinstance(event, Gap)
         acks = view.decoded.acks
         if len(acks):
             # What acknowledges one direction travels in the other.
             self._heard[acks["stream"].astype(np.int64) * 2 + 1 - acks["direction"]] = True
+
+    def _hole(self, flow: int, frame: int, position: int) -> None:
+        """Something is missing before ``position``, as ``frame`` shows."""
+        if position < self._lost_at.get(flow, FOREVER):
+            self._last_hole.put(flow, max(frame, self._last_hole.one(flow)))
 
     def whole(self, flow: int, since: int = 0) -> bool:
         """Nothing is missing behind the frame ``since``, as far as was read; 0: from the flow's first byte on."""

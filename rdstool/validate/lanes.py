@@ -55,16 +55,19 @@ class Lane:
 class Binder:
     """Binds the connections of one address pair to the lanes of both ends, oldest first."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, *, sure_only: bool = False) -> None:
+        """``sure_only``: go on with a lane only where messages prove it, as other paths may have been in use before."""
         self.lanes: tuple[list[Lane], list[Lane]] = ([], [])
         """All lanes of the smaller and of the larger address."""
         self.current: tuple[list[Lane], list[Lane]] = ([], [])
         """Those that a connection may go on with."""
         self._connections = connections
+        self._sure_only = sure_only
 
     def bind(self, stream: Stream, end: int, sent: list[Sent]) -> tuple[Lane, bool]:
         """The lane of what ``end`` sent on a connection, and whether it was known before."""
-        path = stream.path if PORTS_TELL in stream.path_basis or "single path" in stream.path_basis else -1
+        single = "single path" in stream.path_basis and not self._sure_only
+        path = stream.path if PORTS_TELL in stream.path_basis or single else -1
         lane = self._of_path(end, path) if path >= 0 else None
         if lane is None:
             lane = self._by_evidence(stream, end, sent, path)
@@ -91,11 +94,13 @@ class Binder:
         if not free:
             return None
         scores = [lane.agreement(sent) for lane in free]
+        if self._sure_only:
+            scores = [(again if not against else 0, against) for again, against in scores]
         fitting = [(lane, again) for lane, (again, against) in zip(free, scores, strict=True) if again >= against]
         best = _leader([again if goes_on or not scores[free.index(lane)][1] else 0 for lane, again in fitting])
         if best is not None:
             return fitting[best][0]
-        if not goes_on:
+        if not goes_on or self._sure_only:
             return None  # The first use of a path, or a restarted kernel.
         free = [lane for lane, _ in fitting]
         ports = {one.sport for one in sent if one.sport >= LOWEST_SOCKET_PORT}

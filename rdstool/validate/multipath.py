@@ -220,8 +220,9 @@ class MultipathCheck(Check):
                 self._early_told.add(pair)
                 continue
             begins = [self._begins(2 * first.number + way) for way in (0, 1)]
-            if False in begins:
+            if False in begins or not all(self.context.streams[number].from_start for number in numbers):
                 self._early_told.add(pair)
+                continue
             if not all(begins):
                 continue
             second = self.context.streams[numbers[1]]
@@ -298,7 +299,8 @@ class MultipathCheck(Check):
             closed = connections.closed.get(flow >> 1)
             # What the pinging side sends later acknowledges what it has received: more than was seen is a hole.
             until = connections.last_time.one(flow)
-            whole = continuity.heard(flow ^ 1) and continuity.whole(flow ^ 1, ping.frame)
+            heard = connections.first_frame.one(flow ^ 1)
+            whole = heard and continuity.whole(flow ^ 1, ping.frame)
             if pair_of(self.context.streams[flow >> 1]) in self._congested:
                 continue
             if closed is not None or not whole or until - ping.time < PONG_WAIT_NS:

@@ -20,7 +20,6 @@ FAMILIES = {
     "RDS-DLV-006": "lost",
     "RDS-DLV-009": "lost",
     "RDS-DLV-001": "twice",
-    "RDS-DLV-005": "twice",
     "RDS-RTX-001": "twice",
 }
 """Rules that say the same of a message with more or less certainty."""
