@@ -57,6 +57,8 @@ class Leg:
     lane: Lane
     known: bool
     """The lane was there before."""
+    proved: bool
+    """It is this lane: its number says so, or messages that it has sent before."""
     kept: Kept
     refusal: Refusal
     ended: StreamClosed | None

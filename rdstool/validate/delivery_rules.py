@@ -117,15 +117,16 @@ MAYBE_TWICE = Rule(
 )
 NOT_RESENT = Rule(
     "RDS-DLV-006",
-    WARNING,
-    "A message was not acknowledged and not sent again",
+    NOTE,
+    "No acknowledgement of a message was seen, and it was not sent again",
     BOTH,
     "4.6",
     _SOURCE,
     "The connection was cut before the message was acknowledged. Later messages of the same path follow on the next "
     "connection, this one does not.",
     "Every unacknowledged message is put back and sent again, unless it was cancelled or its socket was closed.",
-    "If its socket was still open the message is lost, unless the first copy arrived.",
+    "If its socket was still open the message is lost, unless the first copy arrived, or only the capture lacks the "
+    "acknowledgement.",
     unbroken=True,
 )
 NEVER_SEEN = Rule(

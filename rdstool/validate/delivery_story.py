@@ -34,6 +34,8 @@ from rdstool.validate.lanes import Binder, Lane
 from rdstool.validate.rule import Rule, Severity
 from rdstool.validate.view import BIGGEST
 
+ENOUGH_MESSAGES = 4
+"""That a connection which still lives has to carry before its path is guessed by sockets and numbers."""
 _HANDSHAKE = (MessageKind.PROBE, MessageKind.PROBE_REPLY)
 
 
@@ -97,9 +99,12 @@ class Story:
                 self._leg(flow, one) for flow in (2 * number, 2 * number + 1) if (one := kept[flow]) is not None
             ]  # fmt: skip
             self._pairing(legs)
+            # Until the other end speaks on it, too, it is not known which of its paths it serves.
+            both = len(legs) == 2 or number in self._connections.closed
+            settled = both and all(self._settled(leg) for leg in legs)
             for leg in legs:
                 other = next((one.lane for one in legs if one is not leg), None)
-                self._carry(leg, other or self._partner.get(leg.lane))
+                self._carry(leg, other or self._partner.get(leg.lane), settled=settled)
         for lane in (*self._binder.lanes[0], *self._binder.lanes[1]):
             self._unsent(lane, kept)
         self._unread()
@@ -142,9 +147,9 @@ class Story:
 
     def _leg(self, flow: int, kept: Kept) -> Leg:
         stream = self._context.streams[flow >> 1]
-        lane, known = self._binder.bind(stream, self._end_of(flow), kept.sent)
+        lane, known, proved = self._binder.bind(stream, self._end_of(flow), kept.sent)
         ended, heard = self._connections.ended.get(flow ^ 1), bool(self._connections.first_frame.one(flow ^ 1))
-        return Leg(stream.number, flow, lane, known, kept, self._refusal(flow, kept, heard=heard), ended, heard)
+        return Leg(stream.number, flow, lane, known, proved, kept, self._refusal(flow, kept, heard=heard), ended, heard)
 
     def _refusal(self, flow: int, kept: Kept, *, heard: bool) -> Refusal:
         """The connection ended, and RDS had not come up on it at the receiver.
@@ -183,7 +188,11 @@ class Story:
 
     # Messages.
 
-    def _carry(self, leg: Leg, receiver: Lane | None) -> None:
+    def _settled(self, leg: Leg) -> bool:
+        """Which path it is will hardly turn out to be another when more of the connection comes."""
+        return leg.proved or leg.stream in self._connections.closed or len(leg.sent) >= ENOUGH_MESSAGES
+
+    def _carry(self, leg: Leg, receiver: Lane | None, *, settled: bool) -> None:
         """Follow the messages of a connection to the path of the receiver that it serves."""
         lane = leg.lane
         expected: Expected | None = None
@@ -211,7 +220,7 @@ class Story:
             if expected is not None and not missed:
                 verdict = expected.receive(sent.sequence, retransmitted=sent.flagged, arrived=arrived)
             copy = Copy(sent, verdict, state, arrived, missed, leg.refusal)
-            if again and not restarted:
+            if again and not restarted and settled:
                 self._copy(leg, copy, earlier)
             self._note_delivery(lane, copy)
             earlier.append(copy)

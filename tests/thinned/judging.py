@@ -17,7 +17,6 @@ LIMIT = 100_000
 FAMILIES = {
     "RDS-DLV-002": "lost",
     "RDS-DLV-004": "lost",
-    "RDS-DLV-006": "lost",
     "RDS-DLV-009": "lost",
     "RDS-DLV-001": "twice",
     "RDS-RTX-001": "twice",
