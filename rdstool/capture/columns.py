@@ -71,6 +71,7 @@ FRAGMENT = np.dtype(
         ("message", "i8"),  # index of its message in the rows of the same batch; -1: of no message
         ("index", "i4"),  # 0 for the first fragment seen of the message
         ("data", "i8"),  # bytes behind the RDS header, on the wire; below 0: too short to be a header
+        ("joined", "?"),  # no packet is missing between it and the frame before
         ("solicited", "?"),  # SE bit of the last packet
         ("opcode", "u1"),  # BTH opcode of the last packet
         ("checksum_status", "u1"),  # ChecksumStatus

@@ -55,7 +55,7 @@ class GapReason(Enum):
     NOT_CAPTURED = "not captured"
     SNAPPED = "cut short by the snapshot length"
     BUFFER_LIMIT = "given up, too much was waiting behind it"
-    END = "missing at the end of the capture"
+    END = "missing at the end, and not acknowledged: lost on the way, or not captured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class CmMessage(Event):
     private: RdsPrivateV4 | RdsPrivateV6 | None = None
     """RDS private data, where the message carries them whole."""
     problem: str | None = None
+    cut: bool = False
+    """The capture holds only part of the body; the rest is zeros here."""
 
 
 class RdmaKind(Enum):
@@ -126,6 +128,8 @@ class RdmaOperation(Event):
     """``ok``, ``unknown`` (no answer seen) or the NAK's name."""
     operands: tuple[int, ...] = field(default=())
     """Atomics: (compare, swap) or (add,), and the original value where the response was seen."""
+    cut: bool = False
+    """The capture lacks the header that names memory and length: they are 0 here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,16 @@ class ConnectionManager:
             accepted = self._accept(exchange, body)
             private, problem = _private(body.private, exchange.version, problem)
         event = CmMessage(
-            frame, time, exchange.stream, src, dst, mad.transaction_id, body, private=private, problem=problem
+            frame,
+            time,
+            exchange.stream,
+            src,
+            dst,
+            mad.transaction_id,
+            body,
+            private=private,
+            problem=problem,
+            cut=not whole,
         )
         return CmResult(exchange, event, accepted, isinstance(body, CmDreq), from_active)
 
@@ -117,6 +126,7 @@ class ConnectionManager:
         self, body: CmReq, transaction_id: int, frame: int, time: int, src: bytes, dst: bytes, problem: str | None
     ) -> CmResult:
         version = RDS_SERVICES.get(body.service_id, 0)
+        cut = problem is not None
         ip: IpCm | None = None
         private: Private | None = None
         addresses = src, dst
@@ -138,7 +148,7 @@ class ConnectionManager:
             self._remember(key, exchange)
         if not version:
             return CmResult(exchange, None)
-        event = CmMessage(frame, time, exchange.stream, src, dst, transaction_id, body, ip, private, problem)
+        event = CmMessage(frame, time, exchange.stream, src, dst, transaction_id, body, ip, private, problem, cut)
         return CmResult(exchange, event)
 
     def _remember(self, key: tuple[bytes, bytes, int], exchange: Exchange) -> None:

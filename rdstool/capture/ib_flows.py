@@ -41,6 +41,8 @@ class Direction:
     joiner: Joiner
     operations: Operations
     reader: RequestReader
+    answered: tuple[int, int, int] = (-1, 0, 0)
+    """Unwrapped number of the last packet that the other end has acknowledged, and by which frame and when."""
 
     @property
     def held_frame(self) -> int | None:
@@ -70,6 +72,9 @@ class Direction:
         here = known & with_aeth
         syndrome[here] = packets.data[packets.at[here]]
         plain = (packets.opcode == Opcode.ACKNOWLEDGE) & (syndrome < 0x20)
+        for index in np.flatnonzero(plain)[-1:].tolist():
+            psn = order.expected + order.distance(int(packets.psn[index]))
+            self.answered = max(self.answered, (psn, int(packets.frame[index]), int(packets.time[index])))
         if operations.idle and plain.all():
             last = len(packets) - 1
             psn = order.expected + order.distance(int(packets.psn[last]))
@@ -97,7 +102,7 @@ class Direction:
 
     def finish(self) -> None:
         """Nothing more will come."""
-        self.requests(self.order.finish())
+        self.requests([*self.order.finish(), *self.order.answered_beyond(*self.answered)])
         self.end()
 
     def end(self) -> None:

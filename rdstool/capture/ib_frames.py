@@ -149,7 +149,7 @@ def lay_out(frames: Frames, size: int, unfinished: Unfinished | None) -> Layout 
         return lay_out(frames.part(0, regular), size, unfinished) if regular else None
     told = np.zeros(count, FRAGMENT)
     told["frame"], told["message"], told["index"], told["data"] = frames.frame, -1, index, data
-    told["solicited"], told["opcode"] = frames.solicited, frames.opcode
+    told["joined"], told["solicited"], told["opcode"] = True, frames.solicited, frames.opcode
     told["checksum_status"] = checksum_status(header)
     told["credit"], told["ack"] = header["credit"], header["ack"]
     if differ.any():

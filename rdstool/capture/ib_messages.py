@@ -18,7 +18,7 @@ from dissectors.wire.checksum import checksum_good
 from dissectors.wire.extensions import Rdma, parse_extensions
 from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, RDS_HEADER, Flags, RdsHeader
 from rdstool.capture.columns import ACK, ChecksumStatus, HeaderMatch, Ints
-from rdstool.capture.events import RdmaKind, Resynchronised
+from rdstool.capture.events import Gap, GapReason, RdmaKind, Resynchronised
 from rdstool.capture.ib_frames import Frame, Frames, Unfinished, header_match, lay_out
 from rdstool.capture.ib_order import Budget
 from rdstool.capture.ib_output import INT64_MAX, Finished, FragmentTuple, Output, message_rows
@@ -80,6 +80,7 @@ class Joiner:
         "_open",
         "_options",
         "_skipped",
+        "_snapped",
         "announced",
         "direction",
         "fragment_bytes",
@@ -102,6 +103,8 @@ class Joiner:
         self._open: _Open | None = None
         self._lost = False
         self._skipped = 0
+        self._snapped = False
+        """Headers were cut off since the last whole one."""
         self._acknowledged = 0
 
     @property
@@ -134,6 +137,7 @@ class Joiner:
         if len(frame.header) < HEADER_BYTES:
             self._headless(frame)
             return
+        self._snapped = False
         header = frame.header
         good = checksum_good(header)
         fields = RDS_HEADER.unpack_from(header)
@@ -142,6 +146,7 @@ class Joiner:
             self._acknowledged = fields.ack
             self.output.ack(self.stream, 1 - self.direction, fields.ack, frame.frame, frame.time)
         message = self._open
+        joined = not self._lost if message is None else not message.broken
         if message is not None:
             same = header_match(header, message.header) != HeaderMatch.FOREIGN
             if not same and (message.broken or message.solicited):
@@ -154,7 +159,7 @@ class Joiner:
                 self._loose(frame, status, fields)
                 return
             message = self._begin(frame, fields)
-        self._extend(message, frame, status, fields)
+        self._extend(message, frame, status, fields, joined=joined)
         if message.total >= fields.length or (not message.sure and frame.solicited):
             self._close(message)
 
@@ -189,14 +194,14 @@ class Joiner:
         items = parse_extensions(header[_EXTENSIONS_AT:]).items
         keys = {item.rkey for item in items if isinstance(item, Rdma)}
         atomic = (RdmaKind.COMPARE_SWAP, RdmaKind.FETCH_ADD)
-        return tuple(operation for operation in announced if operation.rkey in keys or operation.kind in atomic)
+        return tuple(one for one in announced if one.rkey in keys or one.kind in atomic or one.cut)
 
-    def _extend(self, message: _Open, frame: Frame, status: int, fields: RdsHeader) -> None:
+    def _extend(self, message: _Open, frame: Frame, status: int, fields: RdsHeader, *, joined: bool) -> None:
         data = frame.length - HEADER_BYTES
         match = header_match(frame.header, message.header)
         if message.fragments < MAX_FRAGMENTS_TOLD:
             message.singles.append(
-                self._told(frame, message.fragments, data, status, match, fields),
+                self._told(frame, message.fragments, data, joined, status, match, fields),
             )
         seen = max(0, frame.captured - HEADER_BYTES)
         room = max(0, message.fields.length - message.total)
@@ -224,7 +229,7 @@ class Joiner:
         message.payload.append(bytes(piece))
 
     def _told(
-        self, frame: Frame, index: int, data: int, status: int, match: int, fields: RdsHeader | None
+        self, frame: Frame, index: int, data: int, joined: bool, status: int, match: int, fields: RdsHeader | None
     ) -> FragmentTuple:
         credit, ack = (fields.credit, fields.ack) if fields is not None else (0, 0)
         return (
@@ -234,6 +239,7 @@ class Joiner:
             -1,
             index,
             data,
+            joined,
             frame.solicited,
             frame.opcode,
             status,
@@ -246,11 +252,15 @@ class Joiner:
         self.unassigned += 1
         self._skipped += 1
         data = frame.length - HEADER_BYTES
-        self.output.loose(self._told(frame, 0, data, status, HeaderMatch.SAME, fields))
+        self.output.loose(self._told(frame, 0, data, False, status, HeaderMatch.SAME, fields))
 
     def _headless(self, frame: Frame) -> None:
         """A frame too short for a header, on the wire or in the capture only."""
         if frame.length >= HEADER_BYTES:
+            if not self._snapped:
+                self._snapped = True
+                place = (self.stream, self.direction, frame.position, 1, GapReason.SNAPPED)
+                self.output.events.append(Gap(frame.frame, frame.time, *place))
             message = self._open
             if message is not None and not message.broken:
                 message.fragments += 1

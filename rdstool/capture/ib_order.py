@@ -160,6 +160,16 @@ class PacketOrder:
             self._give_up(out, GapReason.END)
         return out.close()
 
+    def answered_beyond(self, psn: int, frame: int, time: int) -> list[Hole]:
+        """The packets at the end that the other side has acknowledged and the capture does not hold."""
+        if self.expected is None or psn < self.expected:
+            return []
+        hole = Hole(frame, time, self.expected, psn + 1 - self.expected, GapReason.NOT_CAPTURED)
+        self.coverage.gaps += 1
+        self.coverage.missing += hole.size
+        self.expected = psn + 1
+        return [hole]
+
     @property
     def held_frame(self) -> int | None:
         """The earliest frame of the packets that wait."""

@@ -19,7 +19,7 @@ from rdstool.protocol.kinds import Transport
 ANSWER_FRAMES = 1024
 """Frames that a message waits for the answers to the RDMA operations that it announces."""
 INT64_MAX = (1 << 63) - 1
-FragmentTuple = tuple[int, int, int, int, int, int, bool, int, int, int, int, int]
+FragmentTuple = tuple[int, int, int, int, int, int, bool, bool, int, int, int, int, int]
 """Values of a row of ``FRAGMENT``."""
 
 

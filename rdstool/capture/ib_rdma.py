@@ -49,6 +49,8 @@ class Pending:
     """Bytes of the responses on the wire."""
     status: str = UNKNOWN
     operands: tuple[int, ...] = ()
+    cut: bool = False
+    """Its header with memory and length was not captured."""
     settled: bool = False
     answered: int = 0
     """Frame of an answer that says that all responses were sent; 0: none yet."""
@@ -71,6 +73,7 @@ class Pending:
             self.psn,
             self.status,
             self.operands,
+            self.cut,
         )
 
 

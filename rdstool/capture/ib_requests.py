@@ -21,6 +21,10 @@ BULK_PACKETS = 48
 _STARTS, _ENDS, _PART_OF, _HEADER_OF = STARTS.tolist(), ENDS.tolist(), PART_OF.tolist(), HEADER_OF.tolist()
 
 
+_Target = tuple[int, int, int]
+"""Address, key and length of remote memory."""
+
+
 @dataclass(slots=True)
 class _Open:
     """A SEND or WRITE whose last packet is still to come."""
@@ -31,8 +35,8 @@ class _Open:
     header: bytes = b""
     length: int = 0
     captured: int = 0
-    reth: tuple[int, int, int] = (0, 0, 0)
-    """Address, key and length of a WRITE."""
+    reth: _Target | None = None
+    """What a WRITE writes to; None where that was not captured."""
     wanted: bool = False
     payload: list[bytes] = field(default_factory=list)
 
@@ -240,20 +244,22 @@ class RequestReader:
         """A READ or an atomic: one packet."""
         if opcode == Opcode.READ_REQUEST:
             reth = _reth(raw)
-            self._announce(RdmaKind.READ, reth, first_frame, psn, psn + self._span(reth[2]) - 1, frame, time, 0)
+            end = psn + self._span(reth[2] if reth is not None else 0) - 1
+            self._announce(RdmaKind.READ, reth, first_frame, psn, end, frame, time, 0)
             return
         atomic = ATOMIC_ETH.unpack_from(raw.ljust(ATOMIC_ETH.size, b"\0"))
+        whole = len(raw) >= ATOMIC_ETH.size
         swaps = opcode == Opcode.COMPARE_SWAP
         kind, operands = (
             (RdmaKind.COMPARE_SWAP, (atomic.compare, atomic.swap)) if swaps else (RdmaKind.FETCH_ADD, (atomic.swap,))
         )
-        target = (atomic.va, atomic.rkey, ATOMIC_ACK_ETH.size)
+        target = (atomic.va, atomic.rkey, ATOMIC_ACK_ETH.size) if whole else None
         self._announce(kind, target, first_frame, psn, psn, frame, time, 0, operands)
 
     def _announce(
         self,
         kind: RdmaKind,
-        target: tuple[int, int, int],
+        target: _Target | None,
         first_frame: int,
         psn: int,
         end: int,
@@ -262,9 +268,9 @@ class RequestReader:
         seen: int,
         operands: tuple[int, ...] = (),
     ) -> None:
-        """An operation on ``target`` (address, key, length): it waits for its answer, and for its message."""
+        """An operation on remote memory: it waits for its answer, and for its message."""
         joiner = self.joiner
-        va, rkey, length = target
+        va, rkey, length = target or (0, 0, 0)
         operation = Pending(
             joiner.stream,
             joiner.direction,
@@ -279,13 +285,16 @@ class RequestReader:
             time,
             seen,
             operands=operands,
+            cut=target is None,
         )
         if len(joiner.announced) < MAX_ANNOUNCED:
             joiner.announced.append(operation)
         self.operations.request(operation, joiner.output.events)
 
 
-def _reth(raw: bytes) -> tuple[int, int, int]:
-    """Address, key and length; zeros where they were not captured."""
-    reth = RETH.unpack_from(raw.ljust(RETH.size, b"\0"))
+def _reth(raw: bytes) -> _Target | None:
+    """What a request asks for; None where that was not captured."""
+    if len(raw) < RETH.size:
+        return None
+    reth = RETH.unpack_from(raw)
     return reth.va, reth.rkey, reth.dlen

@@ -7,13 +7,16 @@ segments. Directions that turn out not to be in order are left to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import ACK, Ints, Segments
+from rdstool.capture.gather import distinct
 from rdstool.capture.tcp_half import Chunk, Extents, Half, nearest
+from rdstool.capture.tcp_reuse import STRAY_BYTES
 
 _LANE = 1 << 44
 """Distance between the number ranges of two directions; stream offsets stay far below it."""
@@ -21,14 +24,22 @@ _SEQUENCE_MASK = 0xFFFFFFFF
 _ACK_FLAG = 0x10
 
 
-def take_in_order(
-    segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[Half], chunk: Chunk
-) -> list[Extents | None]:
-    """Deliver the payload of segments ``rows[bounds[i]:bounds[i + 1]]`` to ``halves[i]``, where they are in order.
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Segments with payload by the half that they belong to: ``rows[bounds[i]:bounds[i + 1]]`` go to ``halves[i]``."""
 
-    Returns None for a half whose segments are not, or were cut short, or whose numbers are not known yet; its state
-    is then as before.
-    """
+    halves: Sequence[Half]
+    rows: Ints
+    length: Ints
+    bounds: Ints
+    offset: Ints
+    """In the stream."""
+    jumps: NDArray[np.intp]
+    """Halves in which some number is far from the one before."""
+
+
+def lanes_of(segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[Half]) -> Lanes:
+    """Find the stream offsets of segments ``rows[bounds[i]:bounds[i + 1]]``, which belong to ``halves[i]``."""
     length = segments.length[rows]
     loaded = np.flatnonzero(length > 0)
     rows, length = rows[loaded], length[loaded]
@@ -37,9 +48,30 @@ def take_in_order(
     busy = np.flatnonzero(counts)
     first = bounds[busy]
     start = np.array([half.next for half in halves], np.int64)
+    known = np.array([half.base is not None for half in halves])
     base = np.array([half.base or 0 for half in halves], np.int64)
+    numbers = segments.seq[rows].astype(np.int64)
+    reference = np.where(known[busy], (base + start)[busy], numbers[first])
+    steps = _steps(numbers, first, reference)
+    total = np.cumsum(steps)
+    offset: Ints = total + np.repeat(start[busy] - total[first] + steps[first], counts[busy])
+    jumps = np.flatnonzero(np.abs(steps) > STRAY_BYTES)
+    if len(jumps):
+        jumps = distinct(np.searchsorted(bounds, jumps, side="right") - 1)
+    return Lanes(halves, rows, length, bounds, offset, jumps)
 
-    offset = _unwrapped(segments.seq[rows], first, (base + start)[busy], start[busy], counts[busy])
+
+def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> list[Extents | None]:
+    """Deliver the payload of segments to their halves, where they are in order.
+
+    Returns None for a half whose segments are not, or were cut short, or whose numbers are not known yet; its state
+    is then as before.
+    """
+    halves, rows, length, bounds, offset = lanes.halves, lanes.rows, lanes.length, lanes.bounds, lanes.offset
+    counts = np.diff(bounds)
+    busy = np.flatnonzero(counts)
+    first = bounds[busy]
+    start = np.array([half.next for half in halves], np.int64)
     end = offset + length
     lane = np.repeat(np.arange(len(halves)) * _LANE, counts)
     before = np.empty_like(end)
@@ -72,7 +104,7 @@ def take_in_order(
             extents.extend(offsets[low:high], sizes[low:high], places[low:high], frames[low:high], times[low:high])
             behind = offsets[high - 1] + sizes[high - 1]
             half.coverage.seen += behind - half.next
-            half.next = behind
+            half.next, half.done, half.done_time = behind, frames[high - 1], times[high - 1]
         taken.append(extents)
     return taken
 
@@ -111,16 +143,9 @@ def acknowledged(segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[
     return result
 
 
-def _unwrapped(seq: NDArray[np.uint32], first: Ints, reference: Ints, start: Ints, counts: Ints) -> Ints:
-    """Stream offsets of sequence numbers that stand side by side for several directions.
-
-    A direction's numbers begin at index ``first``; ``reference`` is the number that has offset ``start``.
-    """
-    numbers = seq.astype(np.int64)
+def _steps(numbers: Ints, first: Ints, reference: Ints) -> Ints:
+    """How far each sequence number is from the one before; numbers of one direction begin at each index ``first``."""
     before = np.empty_like(numbers)
     before[1:] = numbers[:-1]
     before[first] = reference & _SEQUENCE_MASK
-    steps = nearest(numbers - before)
-    total = np.cumsum(steps)
-    offset: Ints = total + np.repeat(start - total[first] + steps[first], counts)
-    return offset
+    return nearest(numbers - before)

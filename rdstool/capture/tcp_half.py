@@ -167,6 +167,7 @@ class OpenMessage:
     position: int
     end: int
     first_frame: int
+    first_time: int
     inferred: bool
     missing: int = 0
     taken: int = 0
@@ -199,6 +200,10 @@ class Half:
     """TCP sequence number of stream offset 0."""
     next: int = 0
     """Everything before was delivered."""
+    done: int = 0
+    """Frame with which it was."""
+    done_time: int = 0
+    """Of that frame, ns."""
     acked: int = 0
     """The peer has acknowledged everything before."""
     boundary: int = 0
@@ -314,6 +319,8 @@ class Half:
         self.coverage.seen += captured
         self.coverage.missing += size - captured
         self.next = start + size
+        if done > self.done:
+            self.done, self.done_time = done, time
 
     def _append(self, extents: Extents, piece: Piece, chunk: Chunk) -> None:
         """Put back carried bytes, which were counted and delivered before."""
@@ -343,6 +350,8 @@ class Half:
         position, size = self.next, first.start - self.next
         self.coverage.gaps += 1
         extents.holes.add(position)
-        self._deliver(extents, position, size, ABSENT, 0, first.frame, first.frame, first.time)
-        self._release(extents, chunk, first.frame, first.time)
+        # What waited was complete no earlier than what came before the hole.
+        done, time = max((first.frame, first.time), (self.done, self.done_time))
+        self._deliver(extents, position, size, ABSENT, 0, first.frame, done, time)
+        self._release(extents, chunk, done, time)
         return position, size, first

@@ -172,6 +172,8 @@ class Framing:
         if message is None:
             return
         message.missing += message.end - half.next
+        if message.first_frame > frame:  # It was on its way when the other side ended the connection.
+            frame, time = message.first_frame, message.first_time
         self._finish(message, frame, time)
         half.boundary = half.next
         half.open = None
@@ -244,8 +246,8 @@ class Framing:
     def _open(self, position: int, end: int, index: int, head: int) -> None:
         """Note a message whose payload goes on beyond this chunk."""
         half = self.half
-        frame, taken = self.extents.frame[index], position + HEADER_BYTES
-        half.open = OpenMessage(self._header(head), position, end, frame, half.inferred, taken=taken)
+        frame, time, taken = self.extents.frame[index], self.extents.time[index], position + HEADER_BYTES
+        half.open = OpenMessage(self._header(head), position, end, frame, time, half.inferred, taken=taken)
         half.inferred = False
         if head < 0:
             del self.out.stored[-HEADER_BYTES:]

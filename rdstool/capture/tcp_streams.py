@@ -13,18 +13,17 @@ from rdstool.capture.columns import ACK, Ints, Segments
 from rdstool.capture.events import Closing, Gap, GapReason, StreamClosed, StreamOpened
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import Endpoint, Stream, StreamTable, address_bytes
-from rdstool.capture.tcp_bulk import acknowledged, take_in_order
+from rdstool.capture.tcp_bulk import acknowledged, lanes_of, take_in_order
 from rdstool.capture.tcp_group import Grouping, Key, by_connection
 from rdstool.capture.tcp_half import MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns, nearest
 from rdstool.capture.tcp_messages import Framing, RowBuilder
+from rdstool.capture.tcp_reuse import first_jump
 from rdstool.capture.tcp_search import BoundarySearch
 from rdstool.protocol.kinds import Transport
 
 FIN, SYN, RST, ACK_FLAG = 0x01, 0x02, 0x04, 0x10
 REORDER_FRAMES = 64
 """An acknowledgement may stand this many frames before the data it covers: captures reorder a little."""
-STRAY_BYTES = 8 << 20
-"""Nothing that a closed connection repeats lies further from its end."""
 _SEQUENCE_SPACE = 1 << 32
 
 
@@ -129,32 +128,13 @@ class TcpStreams:
                     return None
                 half = connection.halves[int(grouping.backward[row]) ^ connection.flipped]
                 first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
-                if half.base is None and half.search is None:
+                if half.base is None and half.search is None and connection.stream.from_start:
                     half.base = first_payload
                 elif half.base != first_payload:
                     return None
         if connection is None or any(not half.regular for half in connection.halves):
             return None
-        if connection.over and self._is_another(connection, grouping, group, segments):
-            # Its SYN was not captured. A closed connection has nothing more to say so far from its end.
-            first = int(grouping.first[group])
-            self._end(connection, Chunk(segments.data), out, int(segments.frame[first]), int(segments.time[first]))
-            del self.connections[key]
-            return None
         return connection
-
-    def _is_another(self, connection: Connection, grouping: Grouping, group: int, segments: Segments) -> bool:
-        """Tell whether payload behind the end of a connection belongs to another one on the same ports."""
-        rows = grouping.rows(group)
-        rows = rows[segments.length[rows] > 0]
-        for half in connection.halves:
-            own = rows[(grouping.backward[rows] ^ connection.flipped) == half.direction]
-            if half.base is None or not len(own):
-                continue
-            ahead = segments.seq[own].astype(np.int64) - (half.base + half.next) % _SEQUENCE_SPACE
-            if int(np.abs(nearest(ahead)).min()) > STRAY_BYTES:
-                return True
-        return False
 
     def _feed_regular(
         self,
@@ -176,8 +156,17 @@ class TcpStreams:
         rows = rows[order]
         bounds = np.searchsorted(lane[order], np.arange(2 * len(regular) + 1))
         halves = [half for _, connection in regular for half in connection.halves]
+        lanes = lanes_of(segments, rows, bounds, halves)
+        if len(lanes.jumps):
+            odd = set((lanes.jumps // 2).tolist())
+            for index in sorted(odd):
+                self._feed_connection(grouping, regular[index][0], segments, chunk, out)
+            rest = [item for index, item in enumerate(regular) if index not in odd]
+            if rest:
+                self._feed_regular(grouping, rest, segments, chunk, out)
+            return
         numbers = np.repeat([connection.stream.number for _, connection in regular], 2)
-        taken = take_in_order(segments, rows, bounds, halves, chunk)
+        taken = take_in_order(segments, lanes, chunk)
         for index, extents in enumerate(taken):
             connection = regular[index // 2][1]
             if extents is None:
@@ -210,10 +199,11 @@ class TcpStreams:
             connection = self.connections.get(key)
             if connection is not None:
                 half = connection.halves[int(backward[at]) ^ connection.flipped]
-                known = half.base is None or half.base == first_payload
+                known = half.base == first_payload or (half.base is None and _may_begin(connection, segments, row))
                 if begin < at and (not known or connection.over):
-                    self._feed_range(connection, segments, rows[begin:at], backward[begin:at], chunk, out)
+                    self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
                     begin = at
+                    connection = self.connections[key]
                 if not known or connection.over:
                     self._end(connection, chunk, out, int(segments.frame[row]), int(segments.time[row]))
                     del self.connections[key]
@@ -230,7 +220,34 @@ class TcpStreams:
         if connection is None:
             connection = self._open_unknown(key, segments, int(rows[begin]))
         if connection is not None:
-            self._feed_range(connection, segments, rows[begin:], backward[begin:], chunk, out)
+            self._feed_split(key, connection, segments, rows[begin:], backward[begin:], chunk, out)
+
+    def _feed_split(
+        self,
+        key: Key,
+        connection: Connection,
+        segments: Segments,
+        rows: Ints,
+        backward: NDArray[np.bool_],
+        chunk: Chunk,
+        out: _Output,
+    ) -> None:
+        """Take segments without a SYN between them; where the numbers jump, another connection has begun."""
+        while len(rows):
+            directions = backward ^ connection.flipped
+            cut = first_jump(segments, rows, directions, connection.halves, over=connection.over)
+            if cut is None:
+                self._feed_range(connection, segments, rows, backward, chunk, out)
+                return
+            if cut:
+                self._feed_range(connection, segments, rows[:cut], backward[:cut], chunk, out)
+            row = int(rows[cut])
+            another = self._open_unknown(key, segments, row)
+            if another is None:
+                self.connections[key] = connection
+                return
+            self._end(connection, chunk, out, int(segments.frame[row]), int(segments.time[row]))
+            connection, rows, backward = another, rows[cut:], backward[cut:]
 
     def _open(
         self, key: Key, segments: Segments, row: int, answer: np.uint8, backward: np.bool_, out: _Output
@@ -403,8 +420,17 @@ class TcpStreams:
                 half.coverage.missing += behind
                 half.coverage.gaps += 1
                 number = connection.stream.number
-                gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.END)
+                gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.NOT_CAPTURED)
                 out.rows.events.append(gap)
+
+
+def _may_begin(connection: Connection, segments: Segments, row: int) -> bool:
+    """A SYN of a direction of which nothing was seen may be that of the connection, not of another one."""
+    stream = connection.stream
+    if stream.from_start:
+        return True
+    late = int(segments.frame[row]) - stream.first_frame
+    return late <= REORDER_FRAMES and not any(half.ended for half in connection.halves)
 
 
 def _unfinished(half: Half) -> int:

@@ -14,16 +14,18 @@ from rdstool.capture.events import CmMessage
 from rdstool.capture.gather import distinct
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
+from rdstool.validate.flows import Numbered
 from rdstool.validate.rule import ERROR, IB, NOTE, WARNING, Rule
-from rdstool.validate.view import PerFlow, View
+from rdstool.validate.view import REORDER_FRAMES, PerFlow, View
 
 _SOURCE = "net/rds/ib_recv.c, ib_send.c"
 UNACKED_PACKETS = 8
 """Messages between two that ask for an acknowledgement (``max_unacked_packets``)."""
 ACK_WAIT_NS = 2_000_000_000
-"""An acknowledgement that was asked for is late after this time on the sender's clock."""
+"""An acknowledgement that was asked for is late after this time on the sender's clock, where the peer speaks then."""
 ACK_WAIT_ROWS = 512
 """... or after so many messages of the one that owes it: more than any ring holds."""
+NOTHING: Ints = np.zeros(0, np.int64)
 MAX_PENDING = 4096
 """Acknowledgements of the future that wait for their proof, over all flows."""
 
@@ -45,8 +47,8 @@ FUTURE = Rule(
     IB,
     "7.5",
     _SOURCE,
-    "h_ack is at most the highest sequence that the peer has sent. It is concluded only where the peer's next message "
-    "proves that the capture missed nothing.",
+    "h_ack is at most the highest sequence that the peer has sent. It is concluded only where a later message of the "
+    "peer proves that the capture missed nothing, and did not just show it late.",
     "The sender drops messages up to that number from its queue as soon as they are sent: a loss cannot be repaired.",
     "Check the acknowledging side's numbering.",
     unbroken=True,
@@ -115,9 +117,10 @@ class _Waiting:
     """The oldest message of a flow that waits for its acknowledgement."""
 
     seen: _Seen
-    segment: int
     answers: int = 0
     """Messages of the other direction since."""
+    late_frame: int = 0
+    """A frame of the sender's from which on the acknowledgement is late; 0: not yet."""
 
 
 class AcknowledgementCheck(Check):
@@ -185,8 +188,8 @@ class AcknowledgementCheck(Check):
             return
         view, rows = batch.view, batch.numbered
         # The peer's proof first: its next message, without a hole before it, shows that nothing was missed.
-        for place in np.flatnonzero(np.isin(rows.flow, list(self._future))).tolist() if self._future else ():
-            self._settle(view, int(rows.flow[place]), bool(rows.joined[place]))
+        for peer in list(self._future):
+            self._settle(view, rows, peer)
         for peer in distinct(flow ^ 1).tolist():
             own = np.flatnonzero(flow == peer ^ 1)
             sent = np.flatnonzero(rows.flow == peer)
@@ -200,25 +203,43 @@ class AcknowledgementCheck(Check):
             for place in np.flatnonzero((ack[own] > high) & (high > 0)).tolist():
                 if self._future_count >= MAX_PENDING:
                     return
-                row, later = int(index[own[place]]), int(until[place])
+                row = int(index[own[place]])
                 seen = _Seen(int(ack[own[place]]), int(view.number[row]), int(view.frame[row]), int(view.time[row]))
                 self._future[peer].append(seen)
                 self._future_count += 1
-                if later < len(sent):
-                    self._settle(view, peer, bool(rows.joined[sent[later]]))
+            self._settle(view, rows, peer)
 
-    def _settle(self, view: View, peer: int, joined: bool) -> None:
-        for seen in self._future.pop(peer, ()):
-            self._future_count -= 1
-            if joined:
-                self.report.at(
-                    FUTURE,
-                    f"h_ack is {seen.value}, but {self.who(peer >> 1, peer & 1)} had not sent that number",
-                    seen.frame,
-                    seen.time,
-                    stream=peer >> 1,
-                    number=seen.number,
-                )
+    def _settle(self, view: View, rows: Numbered, peer: int) -> None:
+        """Judge the acknowledgements of what ``peer`` sends by its messages of this batch."""
+        places = np.flatnonzero(rows.flow == peer)
+        if peer not in self._future or not len(places):
+            return
+        begins, joined = view.first_frame[rows.index[places]], rows.joined[places]
+        waiting = []
+        for seen in self._future.pop(peer):
+            after = np.flatnonzero(begins > seen.frame)
+            proof = np.flatnonzero(begins >= seen.frame + REORDER_FRAMES)
+            end = int(proof[0]) + 1 if len(proof) else len(places)
+            if not joined[after[after < end]].all():
+                self._future_count -= 1
+            elif not len(proof):
+                waiting.append(seen)
+            else:
+                self._future_count -= 1
+                if seen.value > int(rows.highest[places[proof[0]]]):
+                    self._say_future(seen, peer)
+        if waiting:
+            self._future[peer] = waiting
+
+    def _say_future(self, seen: _Seen, peer: int) -> None:
+        self.report.at(
+            FUTURE,
+            f"h_ack is {seen.value}, but {self.who(peer >> 1, peer & 1)} had not sent that number",
+            seen.frame,
+            seen.time,
+            stream=peer >> 1,
+            number=seen.number,
+        )
 
     def _budget(self, batch: Batch, asks: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
         view, rows = batch.view, batch.numbered
@@ -248,11 +269,11 @@ class AcknowledgementCheck(Check):
             return
         view, grouped, rows = batch.view, batch.grouped, batch.numbered
         at = np.flatnonzero(grouped.begins)
-        sizes = np.diff(np.append(at, len(grouped.index)))
-        for flow, size in zip(grouped.flow[at].tolist(), sizes.tolist(), strict=True):
+        parts = dict(zip(grouped.flow[at].tolist(), np.split(grouped.index, at[1:]), strict=True))
+        for flow, part in parts.items():
             waiting = self._waiting.get(flow ^ 1)
             if waiting is not None:
-                waiting.answers += size
+                waiting.answers += len(part)
         acked = self._acked[rows.flow ^ 1]
         open_ones = np.flatnonzero(asks[rows.index] & view.ib[rows.index] & (rows.sequence > acked))
         for flow in [flow for flow, one in self._waiting.items() if self._acked.one(flow ^ 1) >= one.seen.value]:
@@ -263,18 +284,21 @@ class AcknowledgementCheck(Check):
                 seen = _Seen(
                     int(rows.sequence[place]), int(view.number[row]), int(view.frame[row]), int(view.time[row])
                 )
-                later = int(np.count_nonzero(view.flow[row:] == flow ^ 1))
-                self._waiting[flow] = _Waiting(seen, self.context.continuity.segment(flow ^ 1), later)
+                later = int(np.count_nonzero(parts.get(flow ^ 1, NOTHING) > row))
+                self._waiting[flow] = _Waiting(seen, later)
+        for flow, part in parts.items():
+            one = self._waiting.get(flow)
+            if one is not None and not one.late_frame:
+                late = part[view.time[part] - one.seen.time >= ACK_WAIT_NS]
+                one.late_frame = int(view.frame[late[0]]) if len(late) else 0
 
     def finish(self) -> None:
         """Whatever still waits, and has waited long enough, was not answered."""
         for flow, waiting in self._waiting.items():
-            spoke = self.context.connections.last_time.one(flow)
-            late = spoke - waiting.seen.time >= ACK_WAIT_NS or waiting.answers >= ACK_WAIT_ROWS
-            heard = self.context.connections.first_frame.one(flow ^ 1)
-            whole = heard and self.context.continuity.segment(flow ^ 1) == waiting.segment
-            closed = self.context.connections.closed.get(flow >> 1)
-            if late and whole and (closed is None or closed.time - waiting.seen.time >= ACK_WAIT_NS):
+            # The peer has to speak, and not to acknowledge, when it is late: silence may be a loss of the capture.
+            spoke = self.context.connections.last_frame.one(flow ^ 1)
+            late = 0 < waiting.late_frame < spoke or waiting.answers >= ACK_WAIT_ROWS
+            if late and self.context.continuity.whole(flow ^ 1, waiting.seen.frame):
                 self.report.at(
                     UNANSWERED,
                     f"sequence {waiting.seen.value} asks for an acknowledgement; the highest that came is "

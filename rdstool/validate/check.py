@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rdstool.capture.pipeline import Capture
-from rdstool.capture.streams import StreamTable
-from rdstool.validate.connections import Connections
+from rdstool.capture.streams import Stream, StreamTable
+from rdstool.validate.connections import Connections, pair_of
+from rdstool.validate.delivery_words import Words
 from rdstool.validate.flows import Continuity, Grouped, Numbered, Numbering
 from rdstool.validate.handshake import Announcement
 from rdstool.validate.reporter import Reporter
@@ -27,6 +28,22 @@ class Context:
     """Connections that were too many to follow messages over."""
     reread: bool = True
     """The input may be read a second time."""
+
+    def both_ends_heard(self, stream: Stream) -> bool:
+        """The capture holds something that each of the two addresses sent to the other."""
+        heard = set()
+        for number in self.connections.pairs[pair_of(stream)]:
+            for direction in (0, 1):
+                if self.continuity.heard(2 * number + direction):
+                    heard.add(self.streams[number].ends(direction)[0].address)
+            if len(heard) == 2:
+                return True
+        return False
+
+    @property
+    def words(self) -> Words:
+        """How to tell of messages."""
+        return Words(self.streams)
 
     @property
     def streams(self) -> StreamTable:

@@ -206,6 +206,8 @@ class CmCheck(Check):
         self.report.at(rule, text, event.frame, event.time, stream=stream, severity=severity)
 
     def _request(self, event: CmMessage, body: CmReq) -> None:
+        if event.cut:
+            return
         private, ip = event.private, event.ip or IP_CM.unpack_from(body.private)
         port = body.service_id & 0xFFFF
         v4 = ip.saddr[:12] in (bytes(12), V4_PREFIX) and ip.daddr[:12] in (bytes(12), V4_PREFIX)
@@ -246,10 +248,9 @@ class CmCheck(Check):
             self._say(PARAMETERS, event, ", ".join(found))
 
     def _private(self, event: CmMessage, private: Private | None, raw: bytes, offset: int, what: str) -> None:
-        """What holds for requests and replies alike. A message that the capture cut short says nothing."""
+        """What holds for requests and replies alike."""
         if private is None:
-            if event.problem is None or "captured" not in event.problem:
-                self._say(PRIVATE, event, f"{what}: {event.problem or 'no private data of RDS'}")
+            self._say(PRIVATE, event, f"{what}: {event.problem or 'no private data of RDS'}")
             return
         if not private.major:
             self._say(PRIVATE, event, f"{what}: major version is 0")
@@ -263,7 +264,7 @@ class CmCheck(Check):
             self._say(ACK_CREDIT, event, f"{what}: ack_seq {private.ack_seq}, credit {private.credit}")
 
     def _reply(self, event: CmMessage, body: CmRep) -> None:
-        if (event.transaction_id, event.dst) in self._unreadable:
+        if event.cut or (event.transaction_id, event.dst) in self._unreadable:
             return
         private = event.private
         self._private(event, private, body.private, 0, "reply")

@@ -36,9 +36,11 @@ class Connections:
         self.opened: dict[int, StreamOpened] = {}
         self.closed: dict[int, StreamClosed] = {}
         """The first end seen of a stream."""
-        self.ended: dict[int, int] = {}
-        """Flow -> frame in which its sender ended it."""
+        self.ended: dict[int, StreamClosed] = {}
+        """Flow -> how its sender ended it."""
         self.first_frame = PerFlow(np.int64, 0)
+        self.first_end = PerFlow(np.int64, 0)
+        """Frame that completed the first message of a flow; 0 without one."""
         self.last_frame = PerFlow(np.int64, 0)
         self.last_time = PerFlow(np.int64, 0)
         self.now = 0
@@ -62,7 +64,7 @@ class Connections:
             elif isinstance(event, StreamClosed):
                 self.closed.setdefault(event.stream, event)
                 self._first_end.setdefault(pair_of(streams[event.stream]), event.frame)
-                self.ended.setdefault(2 * event.stream + event.direction, event.frame)
+                self.ended.setdefault(2 * event.stream + event.direction, event)
         at = np.flatnonzero(grouped.begins)
         if not len(at):
             return
@@ -72,6 +74,7 @@ class Connections:
         first_frames, last_frames = frames[at], np.maximum.reduceat(frames, at)
         known = self.first_frame[keys]
         self.first_frame[keys] = np.where(known, known, first_frames)
+        self.first_end[keys] = np.where(known, self.first_end[keys], view.frame[grouped.index[at]])
         self.last_frame[keys] = np.maximum(self.last_frame[keys], last_frames)
         whole = view.rows["complete"][grouped.index[last]]
         self.last_time[keys[whole]] = view.time[grouped.index[last[whole]]]

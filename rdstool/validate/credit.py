@@ -102,7 +102,7 @@ class CreditCheck(Check):
     def _count(self, view: View, row: int) -> None:
         flow = int(view.flow[row])
         account, other = self._accounts[flow], self._accounts[flow ^ 1]
-        if self.context.continuity.segment(flow) or self.context.continuity.segment(flow ^ 1):
+        if not (self.context.continuity.whole(flow) and self.context.continuity.whole(flow ^ 1)):
             # Grants or frames may lie in the hole: nothing more can be said.
             del self._accounts[flow], self._accounts[flow ^ 1]
             return

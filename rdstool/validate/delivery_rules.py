@@ -67,7 +67,8 @@ LOST = Rule(
     "4.7, 13",
     _SOURCE,
     "The only copy that reached the receiver is flagged and its number is below what the receiver's path expects: it "
-    "is dropped as a duplicate, although there was no other. TCP has acknowledged it, so the sender forgets it.",
+    "is dropped as a duplicate, although there was no other. TCP has acknowledged it, so the sender forgets it. A copy "
+    "that comes by less than a round trip before the receiver's RST did not reach it in time.",
     "Happens up to 6.x when a reconnected connection joins different paths of the two ends.",
     "The message will never be delivered: the application has to notice by itself.",
     unbroken=True,
@@ -95,34 +96,37 @@ MAYBE_LOST = Rule(
     "4.7, 13",
     _SOURCE,
     "The first copy was sent, but not acknowledged before the connection was cut; the second is dropped as a duplicate "
-    "because the receiver's path expects a higher number.",
+    "because the receiver's path expects a higher number. Where the receiver had reset the connection before the first "
+    "copy can have reached it, this is RDS-DLV-002.",
     "As RDS-DLV-002, but the first copy may have arrived.",
     "Compare with what the application received; a capture at the receiver's end tells more.",
     unbroken=True,
 )
 MAYBE_TWICE = Rule(
     "RDS-DLV-005",
-    WARNING,
-    "A message may be delivered twice",
+    NOTE,
+    "A message was sent again to a path that takes it as new",
     BOTH,
     "4.7, 13",
     _SOURCE,
-    "As RDS-DLV-001, but the first copy was not acknowledged before the connection was cut: it may not have arrived.",
+    "As RDS-DLV-001, but the first copy was not acknowledged before the connection was cut. Most often it had not "
+    "arrived, and all is well; if it had, the message is delivered twice. The capture does not tell which.",
     "A flagged copy is accepted where no higher number is expected.",
     "Compare with what the application received; a capture at the receiver's end tells more.",
     unbroken=True,
 )
 NOT_RESENT = Rule(
     "RDS-DLV-006",
-    WARNING,
-    "A message was not acknowledged and not sent again",
+    NOTE,
+    "No acknowledgement of a message was seen, and it was not sent again",
     BOTH,
     "4.6",
     _SOURCE,
     "The connection was cut before the message was acknowledged. Later messages of the same path follow on the next "
     "connection, this one does not.",
     "Every unacknowledged message is put back and sent again, unless it was cancelled or its socket was closed.",
-    "If its socket was still open the message is lost, unless the first copy arrived.",
+    "If its socket was still open the message is lost, unless the first copy arrived, or only the capture lacks the "
+    "acknowledgement.",
     unbroken=True,
 )
 NEVER_SEEN = Rule(
@@ -145,7 +149,9 @@ REFUSED = Rule(
     "4.2, 4.3, 13",
     _SOURCE,
     "The connection ends without the receiver having sent even its congestion bitmap: RDS never took it up. Its TCP "
-    "has acknowledged the message all the same, so the sender forgets it, and it is not seen again.",
+    "has acknowledged the message all the same, so the sender forgets it, and it is not seen again. On paths above 0, "
+    "where a bitmap need not come first, this is a warning, given where the receiver ended the connection as soon as "
+    "it can have accepted it.",
     "Happens up to 6.x when both ends dial at the same time: TCP acknowledges what arrives until RDS closes the "
     "socket.",
     "The message will never be delivered: the application has to notice by itself.",

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Ints
+from rdstool.capture.events import Gap, GapReason, Resynchronised
 from rdstool.capture.streams import StreamTable
 from rdstool.validate.view import Mask, PerFlow, View
 
+FOREVER = 1 << 62
 _PACKED_BITS = 40
 """Sequence numbers below 2^40 are compared as columns; no connection gets there."""
 _PACKED_MAX = (1 << _PACKED_BITS) - 1
@@ -41,12 +43,19 @@ class Continuity:
     """
 
     def __init__(self) -> None:
+        self.lossy = False
+        """The capture is known to lack something that was on the wire, so it may lack what leaves no trace, too."""
         self._end = PerFlow(np.int64, -1)
         self._breaks = PerFlow(np.int64, 0)
         self._known = PerFlow(np.bool_, 0)
+        self._last_hole = PerFlow(np.int64, 0)
+        self._heard = PerFlow(np.bool_, 0)
+        self._lost_at: dict[int, int] = {}
+        """Flow -> position from which on something was missing, and never acknowledged, when the capture ended."""
 
     def group(self, view: View, streams: StreamTable) -> Grouped:
         """Order one batch. Batches come in the order of the capture."""
+        self._observe(view)
         order = view.order
         flow = view.flow[order]
         begins = np.ones(len(order), np.bool_)
@@ -58,13 +67,18 @@ class Continuity:
         before = np.empty(len(order), np.int64)
         before[1:] = end[:-1]
         before[at] = np.where(known, self._end[keys], [0 if streams[k >> 1].from_start else -1 for k in keys.tolist()])
-        joined = position == before
+        sure = ~view.rows["inferred"][order]
+        joined = sure & (position == before)
         ib = view.ib[order]
         if ib.any():
-            sure = ~view.rows["inferred"][order]
             for where, key, old in zip(at.tolist(), keys.tolist(), known.tolist(), strict=True):
                 sure[where] &= old or streams[key >> 1].from_start
             joined = np.where(ib, sure, joined)
+        found = np.flatnonzero(~joined)
+        if len(found):
+            columns = flow[found], view.frame[order[found]], position[found]
+            for key, frame, behind in zip(*(column.tolist() for column in columns), strict=True):
+                self._hole(key, frame, behind)
         broken = np.cumsum(~joined)
         base = broken[at] - ~joined[at] if len(at) else broken[at]
         sizes = np.diff(np.append(at, len(order)))
@@ -77,13 +91,35 @@ class Continuity:
         opens[at] = ~known
         return Grouped(order, flow, begins, segment, opens, before)
 
+    def _observe(self, view: View) -> None:
+        """What was seen and what is missing besides messages."""
+        for event in view.decoded.events:
+            if isinstance(event, Gap) and event.reason is GapReason.END:
+                self._lost_at.setdefault(2 * event.stream + event.direction, event.position)
+            elif isinstance(event, Gap | Resynchronised):
+                self._hole(2 * event.stream + event.direction, event.frame, event.position)
+                self.lossy |= isinstance(event, Gap)
+        acks = view.decoded.acks
+        if len(acks):
+            # What acknowledges one direction travels in the other.
+            self._heard[acks["stream"].astype(np.int64) * 2 + 1 - acks["direction"]] = True
+
+    def _hole(self, flow: int, frame: int, position: int) -> None:
+        """Something is missing before ``position``, as ``frame`` shows."""
+        if position < self._lost_at.get(flow, FOREVER):
+            self._last_hole.put(flow, max(frame, self._last_hole.one(flow)))
+
+    def whole(self, flow: int, since: int = 0) -> bool:
+        """Nothing is missing behind the frame ``since``, as far as was read; 0: from the flow's first byte on."""
+        return self._last_hole.one(flow) <= since
+
+    def heard(self, flow: int) -> bool:
+        """The capture holds something of this direction: a message, or an acknowledgement."""
+        return bool(self._known.one(flow) or self._heard.one(flow))
+
     def end(self, flow: int) -> int:
         """The end of the flow's last row; -1 without one."""
         return self._end.one(flow)
-
-    def segment(self, flow: int) -> int:
-        """The flow's present segment."""
-        return self._breaks.one(flow)
 
 
 @dataclass(slots=True)
@@ -154,6 +190,10 @@ class Numbering:
         return Numbered(
             index, flow, sequence, flagged, segment, opens, joined, previous, highest, new, np.repeat(first, sizes)
         )
+
+    def first(self, flow: int) -> int:
+        """Sequence of the flow's first numbered row; -1 without one."""
+        return self._first.one(flow)
 
     def highest(self, flow: int) -> int:
         """Highest sequence in the flow's present segment; -1 without one."""

@@ -131,10 +131,14 @@ class FragmentCheck(Check):
         match = rows["header_match"]
         self._say(FOREIGN, view, rows, match == HeaderMatch.FOREIGN, lambda row: f"fragment {int(row['index']) + 1}")
         self._say(DIFFERS, view, rows, match == HeaderMatch.OTHER, lambda row: f"fragment {int(row['index']) + 1}")
+        sizes = np.diff(np.append(at, len(rows)))
+        # Behind a packet that is missing, or a frame cut so short that it has no row, it is not known what is due.
+        lacks = np.cumsum(~rows["joined"] | (rows["index"] != np.arange(len(rows)) - np.repeat(at, sizes)))
+        follows = lacks == np.repeat(lacks[at] - ~rows["joined"][at], sizes)
         total = np.cumsum(data)
-        before = total - data - np.repeat((total - data)[at], np.diff(np.append(at, len(rows))))
+        before = total - data - np.repeat((total - data)[at], sizes)
         due = np.clip(length - before, 0, fragment)
-        wrong = ~long & (data != due) & ~view.rows["inferred"][owner] & (match != HeaderMatch.FOREIGN)
+        wrong = ~long & (data != due) & follows & ~view.rows["inferred"][owner] & (match != HeaderMatch.FOREIGN)
         wrong &= (data != 0) | (due != 0)
         wrong &= _first_only(wrong, owner)
         self._say(SIZE, view, rows, wrong, lambda row: f"fragment {int(row['index']) + 1} has {int(row['data'])} bytes")

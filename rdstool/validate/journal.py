@@ -18,6 +18,9 @@ HEAD_ROWS = 2048
 """Messages kept from the beginning of a flow: what is sent again stands there."""
 TAIL_ROWS = 4096
 """Messages, and acknowledgements, kept from the end of a flow: what was under way when it was cut stands there."""
+FEWEST_SAMPLES = 8
+"""Acknowledgements that make a round trip known: the first few are sent at once, later ones are delayed."""
+FOREVER_NS = 1 << 62
 MAX_ROWS = 1 << 18
 """Messages kept in all, and as many acknowledgements; the oldest flows are forgotten first."""
 
@@ -37,7 +40,7 @@ RECORD = np.dtype(
         ("flow", "i8"),
     ]
 )
-ACKED = np.dtype([("flow", "i8"), ("position", "i8"), ("frame", "i8")])
+ACKED = np.dtype([("flow", "i8"), ("position", "i8"), ("frame", "i8"), ("time", "i8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Sent:
     flow: int
     acked: int
     """Frame of the acknowledgement that covers it; 0: none was seen."""
+    acked_time: int
 
     @property
     def delivered_to_sockets(self) -> bool:
@@ -71,16 +75,34 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """From the place of the capture to one end and back, ns; 0 where it is not known."""
+
+    shortest: int = 0
+    samples: int = 0
+
+    def joined(self, other: RoundTrip) -> RoundTrip:
+        """Of two flows to the same end."""
+        known = [trip.shortest for trip in (self, other) if trip.samples]
+        return RoundTrip(min(known, default=0), self.samples + other.samples)
+
+    @property
+    def known(self) -> bool:
+        """Enough was seen."""
+        return self.samples >= FEWEST_SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """What is known of one flow."""
 
     sent: list[Sent]
-    whole: bool
-    """No hole in the flow."""
     all: bool
     """Every message is in ``sent``."""
     last_ack: int
     """Highest position acknowledged; 0 without one."""
+    trip: RoundTrip
+    """To the receiver and back, by its acknowledgements."""
 
 
 class Journal:
@@ -91,7 +113,6 @@ class Journal:
         self._acks: list[NDArray[Any]] = []
         self._row_count = self._ack_count = 0
         self._seen = PerFlow(np.int64, 0)
-        self._broken = PerFlow(np.bool_, 0)
         self._forgotten_below = 0
         """Flows below this may have been given up for room."""
 
@@ -104,7 +125,8 @@ class Journal:
         if len(acks):
             kept = np.empty(len(acks), ACKED)
             kept["flow"] = acks["stream"].astype(np.int64) * 2 + acks["direction"]
-            kept["position"], kept["frame"] = acks["position"], acks["frame"]
+            for name in ("position", "frame", "time"):
+                kept[name] = acks[name]
             self._acks.append(kept)
             self._ack_count += len(kept)
         if self._row_count > MAX_ROWS or self._ack_count > MAX_ROWS:
@@ -121,7 +143,6 @@ class Journal:
         at = np.flatnonzero(np.append(True, flow[1:] != flow[:-1]))
         keys = flow[at]
         self._seen[keys] = self._seen[keys] + np.diff(np.append(at, len(flow)))
-        self._broken[flow[rows.segment > 0]] = True
         return records
 
     def _shrink(self) -> None:
@@ -156,20 +177,20 @@ class Journal:
         if not len(rows):
             return None
         acks = _part(self._acks[0], flow)
-        frames = np.zeros(len(rows), np.int64)
+        frames, times = np.zeros((2, len(rows)), np.int64)
+        trip = RoundTrip()
         if len(acks):
             positions = np.maximum.accumulate(acks["position"])
             place = np.searchsorted(positions, rows["end"], side="left")
             covered = place < len(positions)
-            frames[covered] = acks["frame"][place[covered]]
-        values: Any = rows.tolist()
-        sent = [Sent(*(*row, acked)) for row, acked in zip(values, frames.tolist(), strict=True)]
+            frames[covered], times[covered] = acks["frame"][place[covered]], acks["time"][place[covered]]
+            took = (times - rows["time"])[covered & rows["complete"]]
+            took = took[took > 0]
+            trip = RoundTrip(int(took.min(initial=FOREVER_NS)), len(took))
+        values: Any = zip(rows.tolist(), frames.tolist(), times.tolist(), strict=True)
+        sent = [Sent(*(*row, frame, time)) for row, frame, time in values]
         last_ack = int(acks["position"].max()) if len(acks) else 0
-        return Kept(sent, not self._broken.one(flow), self._seen.one(flow) == len(sent), last_ack)
-
-    def whole(self, flow: int) -> bool:
-        """No hole in the flow."""
-        return not self._broken.one(flow)
+        return Kept(sent, self._seen.one(flow) == len(sent), last_ack, trip)
 
     def overtaken(self, pair: Ints, home: Mask, sender: Ints) -> set[int]:
         """Pairs in which messages of two sockets may be on several streams at one time: worth a closer look.

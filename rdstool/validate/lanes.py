@@ -55,19 +55,23 @@ class Lane:
 class Binder:
     """Binds the connections of one address pair to the lanes of both ends, oldest first."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, *, sure_only: bool = False) -> None:
+        """``sure_only``: go on with a lane only where messages prove it, as other paths may have been in use before."""
         self.lanes: tuple[list[Lane], list[Lane]] = ([], [])
         """All lanes of the smaller and of the larger address."""
         self.current: tuple[list[Lane], list[Lane]] = ([], [])
         """Those that a connection may go on with."""
         self._connections = connections
+        self._sure_only = sure_only
 
-    def bind(self, stream: Stream, end: int, sent: list[Sent]) -> tuple[Lane, bool]:
-        """The lane of what ``end`` sent on a connection, and whether it was known before."""
-        path = stream.path if PORTS_TELL in stream.path_basis or "single path" in stream.path_basis else -1
+    def bind(self, stream: Stream, end: int, sent: list[Sent]) -> tuple[Lane, bool, bool]:
+        """The lane of what ``end`` sent on a connection, whether it was known before, and whether that is proved."""
+        single = "single path" in stream.path_basis and not self._sure_only
+        path = stream.path if PORTS_TELL in stream.path_basis or single else -1
         lane = self._of_path(end, path) if path >= 0 else None
+        proved = lane is not None
         if lane is None:
-            lane = self._by_evidence(stream, end, sent, path)
+            lane, proved = self._by_evidence(stream, end, sent, path)
         known = lane is not None
         if lane is None:
             lane = Lane(end, path=path)
@@ -77,35 +81,38 @@ class Binder:
         if lane.path < 0:
             lane.path = path
         lane.streams.append(stream.number)
-        return lane, known
+        return lane, known, proved
 
     def _of_path(self, end: int, path: int) -> Lane | None:
         return next((lane for lane in self.current[end] if lane.path == path), None)
 
-    def _by_evidence(self, stream: Stream, end: int, sent: list[Sent], path: int) -> Lane | None:
+    def _by_evidence(self, stream: Stream, end: int, sent: list[Sent], path: int) -> tuple[Lane | None, bool]:
+        """The lane that fits best, None for a new one; and whether messages that were sent before prove it."""
         first = sent[0]
         goes_on = first.flagged or first.sequence > 1
         free = [lane for lane in self.current[end] if self._is_free(lane, stream, first, goes_on)]
         if path >= 0:
             free = [lane for lane in free if lane.path < 0]
         if not free:
-            return None
+            return None, not goes_on
         scores = [lane.agreement(sent) for lane in free]
+        if self._sure_only:
+            scores = [(again if not against else 0, against) for again, against in scores]
         fitting = [(lane, again) for lane, (again, against) in zip(free, scores, strict=True) if again >= against]
         best = _leader([again if goes_on or not scores[free.index(lane)][1] else 0 for lane, again in fitting])
         if best is not None:
-            return fitting[best][0]
-        if not goes_on:
-            return None  # The first use of a path, or a restarted kernel.
+            return fitting[best][0], True
+        if not goes_on or self._sure_only:
+            return None, not goes_on  # The first use of a path, or a restarted kernel.
         free = [lane for lane, _ in fitting]
         ports = {one.sport for one in sent if one.sport >= LOWEST_SOCKET_PORT}
         best = _leader([len(ports & lane.sports) for lane in free])
         if best is not None:
-            return free[best]
+            return free[best], False
         following = [lane for lane in free if lane.highest + 1 == first.sequence]
         if len(following) == 1:
-            return following[0]
-        return free[0] if len(free) == 1 else None
+            return following[0], False
+        return (free[0] if len(free) == 1 else None), False
 
     def _is_free(self, lane: Lane, stream: Stream, first: Sent, goes_on: bool) -> bool:
         """The lane's last connection was over when this one began to speak."""

@@ -18,10 +18,10 @@ from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.connections import Pair, pair_of
 from rdstool.validate.handshake import Announcement
 from rdstool.validate.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PONG, PORTS, PROBE_PATH
-from rdstool.validate.view import View
+from rdstool.validate.view import REORDER_FRAMES, View
 
 PONG_WAIT_NS = 1_000_000_000
-"""A pong is missing when its stream went on for so long without it."""
+"""A pong is missing when the pinging side went on for so long without it."""
 MAX_PINGS = 65536
 """Pings that wait for their pong at one time."""
 MAX_SOCKETS = 65536
@@ -39,8 +39,6 @@ class _Ping:
     frame: int
     time: int
     number: int
-    segment: int
-    """Of the answering flow."""
 
 
 @dataclass(slots=True)
@@ -80,14 +78,16 @@ class MultipathCheck(Check):
         super().__init__(context)
         self._pings: dict[tuple[int, int], _Ping] = {}
         """(flow of the ping, its port) -> the last one that waits."""
+        self._early_pongs: dict[tuple[int, int], int] = {}
+        """The same -> frame of a pong that no ping was waiting for."""
         self._npaths: dict[tuple[bytes, bytes], int] = {}
         """(sender, receiver) -> paths announced."""
         self._home: dict[Pair, int] = {}
         """Pair -> the stream that carries its handshake."""
         self._elsewhere: list[tuple[Announcement, int, int]] = []
         """Handshake messages on other streams, their numbers, and the stream that was the handshake's."""
-        self._shaken: dict[Pair, int] = {}
-        """Pair -> frame of the first message that announced two paths or more."""
+        self._shaken: dict[Pair, Announcement] = {}
+        """Pair -> the first message that announced two paths or more."""
         self._port_told: set[int] = set()
         self._early_told: set[Pair] = set()
         self._catch_up: dict[Sender, _CatchUp] = {}
@@ -126,7 +126,7 @@ class MultipathCheck(Check):
         elif home != stream.number and len(self._elsewhere) < MAX_ELSEWHERE:
             self._elsewhere.append((said, int(batch.view.number[said.row]), home))
         if said.npaths > 1:
-            self._shaken.setdefault(pair, said.frame)
+            self._shaken.setdefault(pair, said)
             receiver = self._sender_key(stream, said.flow ^ 1)
             if receiver not in self._catch_up and receiver not in self._caught_up_with:
                 self._hold(batch, said, receiver)
@@ -194,7 +194,7 @@ class MultipathCheck(Check):
             del self._catch_up[sender]
             self._caught_up_with.add(sender)
             began = int(view.rows["first_frame"][rows[0]])
-            modern = self.context.continuity.segment(one.flow) == 0 and self._is_modern(one.flow)
+            modern = self.context.continuity.whole(one.flow) and self._is_modern(one.flow)
             if one.target > 0 and began > one.handshake and modern and not 0 < one.acked <= began:
                 when = f"acknowledged in frame {one.acked}" if one.acked else "not acknowledged yet"
                 text = f"what path 0 had sent before the handshake in frame {one.handshake} was {when}"
@@ -219,8 +219,11 @@ class MultipathCheck(Check):
             if not first.from_start or first.number in self.context.connections.closed or not spoke:
                 self._early_told.add(pair)
                 continue
-            if any(self.context.continuity.segment(2 * first.number + way) for way in (0, 1)):
+            begins = [self._begins(2 * first.number + way) for way in (0, 1)]
+            if False in begins or not all(self.context.streams[number].from_start for number in numbers):
                 self._early_told.add(pair)
+                continue
+            if not all(begins):
                 continue
             second = self.context.streams[numbers[1]]
             other = self.context.connections.spoke(second.number)
@@ -229,8 +232,9 @@ class MultipathCheck(Check):
             self._early_told.add(pair)
             opened = self.context.connections.opened.get(second.number)
             shaken = self._shaken.get(pair)
-            if opened and second.a.address < second.b.address and (shaken is None or shaken > opened.frame):
-                when = f"announced only in frame {shaken}" if shaken else "never announced"
+            late = opened and (shaken is None or (shaken.frame > opened.frame and shaken.time > opened.time))
+            if opened and late and second.a.address < second.b.address:
+                when = f"announced only in frame {shaken.frame}" if shaken else "never announced"
                 self.report.at(
                     EARLY,
                     f"{second.a.host} opens a second connection to {second.b.host}; two paths were {when}",
@@ -238,6 +242,16 @@ class MultipathCheck(Check):
                     opened.time,
                     stream=second.number,
                 )
+
+    def _begins(self, flow: int) -> bool | None:
+        """All of a path's messages from the first one on were seen: an earlier handshake would be among them.
+
+        None where nothing was seen yet.
+        """
+        first = self.context.numbering.first(flow)
+        if not self.context.continuity.whole(flow) or first > 1:
+            return False
+        return True if first == 1 else None
 
     def _probe_paths(self) -> None:
         """Handshakes on two connections that were alive at one time."""
@@ -266,21 +280,27 @@ class MultipathCheck(Check):
         asks = np.isin(kinds[rows], (MessageKind.PING, MessageKind.PROBE)).tolist()
         for row, asked in zip(rows.tolist(), asks, strict=True):
             flow = int(view.flow[row])
+            frame = int(view.frame[row])
             if asked:
-                segment = self.context.continuity.segment(flow ^ 1)
                 key = flow, int(view.sport[row])
+                if frame - self._early_pongs.pop(key, -REORDER_FRAMES) < REORDER_FRAMES:
+                    continue
                 if key not in self._pings and len(self._pings) < MAX_PINGS:
-                    frame, time, number = int(view.frame[row]), int(view.time[row]), int(view.number[row])
-                    self._pings[key] = _Ping(frame, time, number, segment)
+                    time, number = int(view.time[row]), int(view.number[row])
+                    self._pings[key] = _Ping(frame, time, number)
             else:
-                self._pings.pop((flow ^ 1, int(view.dport[row])), None)
+                key = flow ^ 1, int(view.dport[row])
+                if self._pings.pop(key, None) is None and len(self._early_pongs) < MAX_PINGS:
+                    self._early_pongs[key] = frame
 
     def _unanswered(self) -> None:
-        connections = self.context.connections
+        connections, continuity = self.context.connections, self.context.continuity
         for (flow, port), ping in self._pings.items():
             closed = connections.closed.get(flow >> 1)
-            until = max(connections.last_time.one(flow), connections.last_time.one(flow ^ 1))
-            whole = self.context.continuity.segment(flow ^ 1) == ping.segment
+            # What the pinging side sends later acknowledges what it has received: more than was seen is a hole.
+            until = connections.last_time.one(flow)
+            heard = connections.first_frame.one(flow ^ 1)
+            whole = heard and continuity.whole(flow ^ 1, ping.frame)
             if pair_of(self.context.streams[flow >> 1]) in self._congested:
                 continue
             if closed is not None or not whole or until - ping.time < PONG_WAIT_NS:
@@ -363,7 +383,7 @@ class MultipathCheck(Check):
         flows = sorted(socket.uses, key=lambda flow: socket.uses[flow])
         for old, new in pairwise(flows):
             frame, time, number = socket.uses[new]
-            whole = not any(self.context.continuity.segment(flow) for flow in (old, new))
+            whole = all(self.context.continuity.whole(flow) for flow in (old, new))
             ended = connections.closed.get(old >> 1)
             lived = connections.last_frame.one(old) > frame and (ended is None or ended.frame > frame)
             paths = [self.context.streams[flow >> 1].path for flow in (old, new)]

@@ -105,7 +105,8 @@ class RdmaCheck(Check):
         view = batch.view
         if view.count and view.any_ib:
             flow_known = np.zeros(view.count, np.bool_)
-            flow_known[batch.numbered.index] = batch.numbered.joined | batch.numbered.opens
+            rows = batch.numbered
+            flow_known[rows.index] = rows.joined | (rows.opens & (rows.segment == 0))
             for row in np.flatnonzero(view.extended & view.ib).tolist():
                 self._message(view, row, joined=bool(flow_known[row]))
         for event in view.decoded.events:
@@ -118,11 +119,12 @@ class RdmaCheck(Check):
         keys = [item.rkey for item in items if isinstance(item, Rdma)]
         if keys and not work and joined:
             self.report.row(NO_WORK, view, row, f"R_Key 0x{keys[0]:08x}, but no operation came before it")
+        joined = joined and not any(operation.cut for operation in work)
         total = sum(operation.length for operation in work)
         if work and total > MAX_MESSAGE_BYTES:
             self.report.row(TOO_LONG, view, row, f"{total} bytes in {len(work)} operations")
         for item in items:
-            if isinstance(item, RdmaBytes) and work and keys:
+            if isinstance(item, RdmaBytes) and work and keys and joined:
                 if item.length != total:
                     text = f"RDMA_BYTES is {item.length}, the operations moved {total} bytes"
                     self.report.row(AMOUNT, view, row, text)
@@ -146,9 +148,9 @@ class RdmaCheck(Check):
     def _operation(self, event: RdmaOperation) -> None:
         offers = 2 * event.stream + 1 - event.direction
         stream = self.context.streams[event.stream]
-        whole = stream.from_start and not self.context.continuity.segment(offers)
+        whole = stream.from_start and self.context.continuity.whole(offers)
         fresh = self.context.connections.is_first(stream)
-        if whole and fresh and event.rkey not in self._offered.get(offers, {}):
+        if whole and fresh and not event.cut and event.rkey not in self._offered.get(offers, {}):
             self.report.at(
                 UNKNOWN_KEY,
                 f"{event.kind.value} with R_Key 0x{event.rkey:08x}",

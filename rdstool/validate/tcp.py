@@ -5,8 +5,10 @@ from __future__ import annotations
 from dissectors.wire.extensions import SportIdx
 from dissectors.wire.rds import MAX_PATHS, TCP_PORT
 from rdstool.capture.events import Closing, StreamClosed
+from rdstool.capture.streams import Stream
 from rdstool.protocol.kinds import Transport
 from rdstool.validate.check import Batch, Check, Context
+from rdstool.validate.connections import pair_of
 from rdstool.validate.rule import NOTE, TCP, WARNING, Rule
 
 _SOURCE = "net/rds/tcp_connect.c, tcp_listen.c"
@@ -103,12 +105,23 @@ class TcpCheck(Check):
                 if spoke is not None:
                     text = f"{stream.a.host} opened it, and messages follow from frame {spoke[0]} on"
                     self.report.at(LARGER, text, opened.frame, opened.time, stream=stream.number)
-                elif stream.number not in connections.closed and connections.now - opened.time >= DUEL_NS:
+                elif connections.now - opened.time >= DUEL_NS and self._stays(stream):
                     text = f"{stream.a.host}, the larger address, opened it and it stays open"
                     self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
         for pair, numbers in connections.tcp_pairs():
             if pair[0] in self._ports_tell:
                 self._one_path_one_connection(numbers)
+
+    def _stays(self, stream: Stream) -> bool:
+        """The connection has no end that the capture shows, or would have shown, and none took its place."""
+        connections = self.context.connections
+        younger = connections.pairs[pair_of(stream)]
+        return (
+            stream.number not in connections.closed
+            and not self.context.continuity.lossy
+            and self.context.both_ends_heard(stream)
+            and not any(connections.spoke(number) for number in younger if number > stream.number)
+        )
 
     def _one_path_one_connection(self, numbers: list[int]) -> None:
         connections, streams = self.context.connections, self.context.streams

@@ -17,6 +17,8 @@ from rdstool.capture.pipeline import Decoded
 from rdstool.protocol.kinds import MessageKind, Transport
 
 Mask = NDArray[np.bool_]
+REORDER_FRAMES = 64
+"""Frames by which a capture may show what came first behind what followed it: adapters have several queues."""
 BIGGEST = 1 << 62
 """Sequence numbers and acknowledgements above this are taken as this."""
 _UNNUMBERED = (MessageKind.CONGESTION, MessageKind.ACK, MessageKind.HEARTBEAT)

@@ -30,7 +30,6 @@ CERTAIN = {"RDS-DLV-001", "RDS-DLV-002", "RDS-DLV-003", "RDS-DLV-009"}
 NOT_TOLD = {
     ("tcp-cut-61", "lost"): 1,
     ("tcp-reorder-61", "lost"): 2,
-    ("tcp-cutlossy-61", "lost"): 20,
     ("tcp-cutlossy-61", "twice"): 2,
 }
 """Messages that the capture gives no proof of: for the rest of a message's life one end's path is not known."""

@@ -240,3 +240,46 @@ def test_a_port_used_again_after_the_end_is_another_stream_even_without_its_syn(
     result = decode([*first.segments, *second.segments], len(first.segments))
     assert result.sequences == SEQUENCES * 2
     assert result.streams[0].coverage[0].missing == 0
+
+
+def both_ways(isn: tuple[int, int], *, syn: bool) -> Conversation:
+    """A conversation whose both ends speak and acknowledge, and that nobody ends."""
+    talk = Conversation(isn=isn)
+    if syn:
+        talk.syn()
+    for at in range(0, len(STREAM), 400):
+        talk.send(at, STREAM[at : at + 400]).ack(min(at + 400, len(STREAM)))
+        talk.send(at, STREAM[at : at + 400], backward=True)
+    return talk.ack(len(STREAM), of_backward=True)
+
+
+@pytest.mark.parametrize("chunk", [None, 60, 5])
+@pytest.mark.parametrize("syn", [True, False])
+def test_a_connection_whose_beginning_and_the_end_before_it_were_not_captured_is_another_stream(
+    syn: bool, chunk: int | None
+) -> None:
+    first, second = both_ways((1000, 2_000_000), syn=syn), both_ways((2_000_000_000, 3_000_000_000), syn=False)
+    result = decode([*first.segments, *second.segments, *both_ways((77, 88), syn=False).segments], chunk)
+    assert len(result.streams) == 3
+    if chunk == 5:
+        return  # A segment that was alone in its chunk waited in vain behind a hole of the old connection.
+    assert [result.sequences.count(sequence) for sequence in SEQUENCES] == [6] * len(SEQUENCES)
+    assert sum(side.missing for stream in result.streams.streams for side in stream.coverage) == 0
+
+
+def test_a_large_hole_in_one_direction_is_no_new_connection() -> None:
+    talk = Conversation().syn().send(0, STREAM).ack(len(STREAM))
+    again = 100 << 20
+    talk.send(again, STREAM).ack(again + len(STREAM)).send(again + len(STREAM), STREAM)
+    result = decode(talk.segments)
+    assert len(result.streams) == 1
+    assert result.streams[0].coverage[0].missing == again - len(STREAM)
+
+
+def test_a_single_segment_with_odd_numbers_is_no_new_connection() -> None:
+    talk = Conversation().syn().send(0, STREAM[:500])
+    odd = Conversation(isn=(3_000_000_000, 1_500_000_000)).send(0, b"odd")
+    rest = Conversation().send(500, STREAM[500:]).ack(len(STREAM))
+    result = decode([*talk.segments, *odd.segments, *rest.segments])
+    assert len(result.streams) == 1
+    assert result.sequences == SEQUENCES

@@ -10,6 +10,7 @@ from dissectors.wire.cm import SERVICE_ID_TCP, Attribute, CmRej, RejectReason
 from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, RdmaDirection, build_extensions
 from dissectors.wire.infiniband import Opcode
 from dissectors.wire.rds import RDS_HEADER, TCP_PORT
+from rdstool.validate.view import REORDER_FRAMES
 from tests.kit.ib import ACK, EXTENDED, FLAGGED, RKEY, Cm, Fragment, Script, Send, Side, Write, conversation, reconnect
 from tests.kit.rds import header, text
 
@@ -109,6 +110,7 @@ MUTATIONS["RDS-ACK-001"] = lambda: changed("a5", ack=2)
 def future_ack() -> Script:
     script = changed("b3", ack=9)
     script.change("b4", ack=9)
+    script.after("b3", *(Side(0).ack_only("a.ack", 3) for _ in range(REORDER_FRAMES // 2)))
     return script
 
 

@@ -132,7 +132,7 @@ def numbering_starts_again() -> Script:
 def resent_without_flag() -> Script:
     script = again()
     last = script["a2.4"]
-    script.steps += [Send("p2b", 0, last.header, last.payload)]
+    script.steps += [Send("p2b", 0, last.header, last.payload), End("p2b", 0), End("p2b", 1)]
     return script
 
 
@@ -142,6 +142,7 @@ def resent_with_other_payload() -> Script:
     last = script["a2.4"]
     last.acked = False
     script.steps += [Send("p2b", 0, replace(last.header, flags=4), bytes(len(last.payload)))]
+    script.steps += [End("p2b", 0), End("p2b", 1)]
     return script
 
 
@@ -337,7 +338,7 @@ def dropped(*, copy_seen: bool) -> Script:
     cut(script)
     script.steps += [b2.data("y1", "b2.2", 5002, 7000, 51)]
     script.steps += [Send("y1", 0, replace(last.header, flags=4), last.payload)]
-    script.steps += [a1.data("y1", "a1.4", 4001, 7000, 104)]
+    script.steps += [a1.data("y1", "a1.4", 4001, 7000, 104), End("y1", 0), End("y1", 1)]
     return script
 
 
