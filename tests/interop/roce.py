@@ -5,15 +5,18 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from random import Random
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from dissectors.wire.cm import SERVICE_ID_TCP, RejectReason
 from rdstool.lab import Guest, Network
-from rdstool.lab.network import TAP
+from rdstool.lab.guest import Completed as GuestCompleted
 from rdstool.transport.ib.provider import (
     Access,
     Broken,
@@ -34,6 +37,8 @@ from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.numbers import gid_of
 from rdstool.transport.ib.roce_udp import RoceProvider
 
+FAULTS = 0.02
+"""Part of the datagrams that something happens to."""
 TIMEOUT_S = 120.0
 """For a step that takes a second on an idle machine."""
 RPING = SERVICE_ID_TCP | 7174
@@ -41,14 +46,68 @@ ADVERT = struct.Struct(">QII")
 """What rping's ends tell each other: address, key and size of their memory."""
 ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 PINGPONG_PORT = 18515
-OPTIONS = ConnectionOptions(ack_timeout=15)
+OPTIONS = ConnectionOptions(ack_timeout=17)
+"""A busy machine holds a guest up for more than a second: 8 times 0.5 s."""
+
+
+class FaultySocket(socket.socket):
+    """Loses, doubles, reorders or damages one datagram in fifty of those that it sends."""
+
+    fault = ""
+    random: Random
+    late: bytes | None = None
+    """Held back until after the next one."""
+
+    @classmethod
+    def make(cls, network: Network, fault: str, family: int, kind: int) -> Self:
+        """One on the host's side of the network."""
+        made = cls(family, kind, fileno=network.socket(family, kind).detach())
+        made.fault, made.random = fault, Random(family)
+        return made
+
+    def sendto(self, data: bytes, address: Any) -> int:  # type: ignore[override]
+        """Send, or not."""
+        if self.fault and self.random.random() < FAULTS:
+            if self.fault == "loss":
+                return len(data)
+            if self.fault == "duplicate":
+                super().sendto(data, address)
+            elif self.fault == "corrupt":
+                place = self.random.randrange(len(data))
+                data = data[:place] + bytes([data[place] ^ 1 << self.random.randrange(8)]) + data[place + 1 :]
+            elif self.late is None:
+                self.late = data
+                return len(data)
+        sent = super().sendto(data, address)
+        if self.late is not None:
+            late, self.late = self.late, None
+            super().sendto(late, address)
+        return sent
+
+
+class Program:
+    """A program in the guest that does not outlive its test."""
+
+    def __init__(self, guest: Guest, arguments: list[str]) -> None:
+        self._process = guest.popen(arguments)
+        self._done: GuestCompleted | None = None
+
+    def wait(self, *, check: bool = True) -> GuestCompleted:
+        """Wait for its end."""
+        self._done = self._process.wait(TIMEOUT_S, check=check)
+        return self._done
+
+    def end(self) -> None:
+        """End it, if it has not ended."""
+        if self._done is None:
+            self._done = self._process.kill("SIGKILL")
 
 
 class Peer:
     """The provider at one address of the host's side; a context manager. ``on`` is called with each event."""
 
-    def __init__(self, network: Network, address: str) -> None:
-        self.provider = RoceProvider(address, make_socket=network.socket)
+    def __init__(self, network: Network, address: str, fault: str = "") -> None:
+        self.provider = RoceProvider(address, make_socket=partial(FaultySocket.make, network, fault))
         self.on: Callable[[Event], None] = self.seen
         self.events: list[Event] = []
 
@@ -71,8 +130,12 @@ class Peer:
         """Go on until ``done``."""
         deadline = monotonic() + TIMEOUT_S
         while not done():
-            assert monotonic() < deadline, f"nothing more after {self.events[-5:]}, {self.provider.device.counters}"
+            assert monotonic() < deadline, f"nothing more after {self.events[-3:]}, {self.counted()}"
             self.turn()
+
+    def counted(self) -> dict[str, int]:
+        """What is not 0."""
+        return {name: count for name, count in self.provider.device.counters.as_dict().items() if count}
 
     def __enter__(self) -> Self:
         return self
@@ -105,16 +168,6 @@ def gid_index(guest: Guest) -> str:
         if gid.replace(":", "") == wanted:
             return path.rpartition("/")[2]
     raise AssertionError(f"rxe0 has no GID {wanted}: {found}")
-
-
-@contextmanager
-def netem(network: Network, fault: list[str]) -> Iterator[None]:
-    """The same faults for what the host sends."""
-    network.run(["tc", "qdisc", "replace", "dev", TAP, "root", "netem", *fault], check=True)
-    try:
-        yield
-    finally:
-        network.run(["tc", "qdisc", "del", "dev", TAP, "root"], check=True)
 
 
 class Rping:
@@ -248,7 +301,7 @@ class PingPong:
 
     def __init__(self, peer: Peer, other: str, size: int, rounds: int, mtu: int) -> None:
         self.peer, self.size, self.rounds = peer, size, rounds
-        options = ConnectionOptions(path_mtu=mtu, ack_timeout=15)
+        options = replace(OPTIONS, path_mtu=mtu)
         self.connection: RoceConnection = peer.provider.device.queue_pair(other, options)
         self.got = 0
         self.sent = 0

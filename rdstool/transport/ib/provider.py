@@ -129,8 +129,8 @@ class Connection(Protocol):
     """One reliable connection. Work can be posted as soon as it exists; it starts when the connection is there.
 
     ``wr_id`` is the caller's own number and comes back in :class:`Completed`. What ``data`` shows must not change
-    until then. Work requests start, and complete, in the order in which they were posted. Each post raises
-    ``TransportError`` where the queue is full, a size is impossible or the connection has ended.
+    until then. Work requests start, and complete, in the order in which they were posted. What is posted after the
+    connection has ended is flushed. Each post raises ``TransportError`` where the queue is full or a size impossible.
     """
 
     @property

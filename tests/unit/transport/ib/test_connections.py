@@ -24,11 +24,11 @@ from rdstool.transport.ib.provider import (
 )
 from rdstool.transport.ib.roce import mads, manager
 from rdstool.transport.ib.roce.connection import TRANSITIONS, CmInput, CmState, RoceConnection
-from rdstool.transport.ib.roce.device import Device, Outgoing
+from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.mads import ManagementMessage, unpack
 from rdstool.transport.ib.roce.numbers import gid_of
-from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, QUICK, SERVICE, Filter, Pair, of_kind, one
+from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, QUICK, SERVICE, Datagram, Filter, Pair, of_kind, one, sent
 
 PLAIN_SERVICE = 0x1234_5678_9ABC_DEF0
 
@@ -61,7 +61,7 @@ def names(pair: Pair) -> list[str]:
     return [name for _, name, _ in pair.wire]
 
 
-def message(outgoing: Outgoing) -> ManagementMessage:
+def message(outgoing: Datagram) -> ManagementMessage:
     found = unpack(outgoing.data)
     assert found is not None
     return found
@@ -72,7 +72,7 @@ def tell(device: Device, attribute: Attribute, body: Any, peer: str = ACTIVE) ->
     flow = Flow(peer, 49152, device.address)
     datagram = flow.seal(mads.head(0), mads.pack(ManagementMessage(attribute, 99, body)), 0)
     device.receive([(datagram, peer, 49152)], device.now)
-    return [message(outgoing).body for outgoing in device.transmit(device.now)]
+    return [message(outgoing).body for outgoing in sent(device, device.now)]
 
 
 def request(**fields: Any) -> CmReq:
@@ -98,7 +98,7 @@ def test_three_messages_make_a_connection(pair: Pair) -> None:
 
 def test_the_request_says_who_asks_for_what(pair: Pair) -> None:
     pair.active.connect(PASSIVE, SERVICE, b"private")
-    (outgoing,) = pair.active.transmit(0.0)
+    (outgoing,) = sent(pair.active, 0.0)
     body = message(outgoing).body
     assert body.primary_local_gid == gid_of(ACTIVE)
     assert body.service_id == SERVICE
@@ -296,13 +296,13 @@ def test_a_late_request_of_an_ended_connection_begins_nothing(pair: Pair) -> Non
     flow = Flow(ACTIVE, 4791, PASSIVE)
     pair.passive.receive([(flow.seal(mads.head(1), repeated, 0), ACTIVE, 4791)], pair.now)
     assert pair.passive.take_events() == []
-    assert pair.passive.transmit(pair.now) == []
+    assert sent(pair.passive, pair.now) == []
 
 
 def test_an_answer_to_no_request_is_refused(pair: Pair) -> None:
     active, passive = asked(pair)
     passive.accept()
-    reply = message(pair.passive.transmit(0.0)[0]).body
+    reply = message(sent(pair.passive, 0.0)[0]).body
     reply.remote_comm_id ^= 1
     (answer,) = tell(pair.active, Attribute.REP, reply, PASSIVE)
     assert (answer.reason, answer.message) == (RejectReason.INVALID_COMMUNICATION_ID, 1)
@@ -312,7 +312,7 @@ def test_an_answer_to_no_request_is_refused(pair: Pair) -> None:
 def test_a_stranger_cannot_end_a_connection(pair: Pair) -> None:
     active, passive = pair.connect()
     active.disconnect()
-    (outgoing,) = pair.active.transmit(0.0)
+    (outgoing,) = sent(pair.active, 0.0)
     tell(pair.passive, Attribute.DREQ, message(outgoing).body, "192.0.2.66")
     tell(pair.passive, Attribute.DREQ, replace(message(outgoing).body, local_comm_id=77))
     tell(pair.passive, Attribute.DREQ, replace(message(outgoing).body, remote_qpn=77))
