@@ -288,10 +288,10 @@ def test_a_peer_that_uses_its_queue_pair_anew_has_forgotten_the_old_connection(p
 
 
 def test_a_late_request_of_an_ended_connection_begins_nothing(pair: Pair) -> None:
-    active, _ = asked(pair)
+    active, passive = asked(pair)
     repeated = active.repeated
     assert repeated is not None
-    pair.passive.manager.reject(next(iter(pair.passive.manager._by_local.values())), b"")
+    passive.reject()
     pair.settle()
     flow = Flow(ACTIVE, 4791, PASSIVE)
     pair.passive.receive([(flow.seal(mads.head(1), repeated, 0), ACTIVE, 4791)], pair.now)
@@ -340,7 +340,7 @@ def test_either_side_ends_it(pair: Pair, who: int) -> None:
         assert isinstance(ended, Disconnected)
         assert ended.by_peer == (number != who)
     assert [end.cm_state for end in ends] == [CmState.TIMEWAIT] * 2
-    assert [device.manager._by_local for device in devices] == [{}, {}]
+    assert [len(device.manager._directory) for device in devices] == [0, 0]
     assert [device.next_timer() for device in devices] == [None, None]
 
 
