@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import select
 import socket
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from dissectors.wire.cm import RejectReason
 from rdstool.lab import Guest, Network
-from rdstool.transport.ib.provider import Refused, Status
+from rdstool.transport.ib.provider import Completed, Refused, Status
 from tests.interop.roce import (
+    ALL,
+    OPTIONS,
     PINGPONG_PORT,
     TIMEOUT_S,
     Peer,
@@ -24,6 +30,8 @@ from tests.interop.roce import (
     remove_rxe,
 )
 
+VERBS_PROGRAM = Path(__file__).with_name("verbs_program.py")
+VERBS_PORT = 7175
 Starter = Callable[..., Program]
 SIZES = pytest.mark.parametrize("size", [64, 4096, 65_535])
 FAMILIES = pytest.mark.parametrize("suffix", ["", "6"], ids=["ipv4", "ipv6"])
@@ -171,6 +179,39 @@ def test_a_service_that_nobody_offers_is_refused_by_the_kernel(start: Starter, n
     (refused,) = peer.events
     assert isinstance(refused, Refused)
     assert refused.reason == RejectReason.INVALID_SERVICE_ID
+
+
+def test_atomic_operations_both_ways(start: Starter, guest: Guest, network: Network, peer: Peer) -> None:
+    program = start("/usr/bin/python3", str(VERBS_PROGRAM), gid_index(guest))
+    memory = bytearray(64)
+    memory[:8] = (40).to_bytes(8, sys.byteorder)
+    region = peer.provider.register(memory, ALL)
+    connection = peer.provider.device.queue_pair(network.guest, OPTIONS)
+    with dial(network, network.guest, VERBS_PORT) as wire, wire.makefile("rw") as lines:
+
+        def tell(**what: object) -> None:
+            lines.write(json.dumps(what) + "\n")
+            lines.flush()
+
+        other = json.loads(lines.readline())
+        psn = connection.receive_psn
+        tell(number=connection.number, psn=psn, key=region.rkey, address=region.address,
+             gid=f"::ffff:{network.smaller}")  # fmt: skip
+        peer.provider.device.join(connection, other["number"], psn, other["psn"])
+        assert json.loads(lines.readline()) == {"ready": True}
+        tell(go=True)
+        peer.until(lambda: select.select([wire], [], [], 0)[0])
+        assert json.loads(lines.readline()) == {"found": [40, 47, 1 << 40]}
+        assert int.from_bytes(memory[:8], sys.byteorder) == 1 << 40
+        connection.post_fetch_add(1, other["address"], other["key"], 5)
+        connection.post_compare_swap(2, other["address"], other["key"], 105, 1 << 50)
+        connection.post_compare_swap(3, other["address"], other["key"], 105, 1)
+        peer.until(lambda: len(peer.events) == 3)
+        done = [(each.status, each.original) for each in peer.events if isinstance(each, Completed)]
+        assert done == [(Status.SUCCESS, 100), (Status.SUCCESS, 105), (Status.SUCCESS, 1 << 50)]
+        tell(done=True)
+        assert json.loads(lines.readline()) == {"value": 1 << 50}
+    program.wait()
 
 
 @pytest.mark.parametrize(
