@@ -303,6 +303,7 @@ class PingPong:
         self.peer, self.size, self.rounds = peer, size, rounds
         options = replace(OPTIONS, path_mtu=mtu)
         self.connection: RoceConnection = peer.provider.device.queue_pair(other, options)
+        self.psn = self.connection.receive_psn
         self.got = 0
         self.sent = 0
         peer.on = self.on
@@ -312,14 +313,13 @@ class PingPong:
     def line(self) -> bytes:
         """Our own numbers."""
         gid = gid_of(self.peer.provider.address).hex()
-        text = f"0000:{self.connection.number:06x}:{self.connection.receive_psn:06x}:{gid}"
+        text = f"0000:{self.connection.number:06x}:{self.psn:06x}:{gid}"
         return text.encode() + b"\0"
 
     def join(self, line: bytes) -> None:
         """Begin to talk to the other end: both use the number of their own for what they send."""
         _, number, psn, _ = line.rstrip(b"\0").split(b":")
-        own = self.connection.receive_psn
-        self.peer.provider.device.join(self.connection, int(number, 16), own, int(psn, 16))
+        self.peer.provider.device.join(self.connection, int(number, 16), self.psn, int(psn, 16))
 
     def send(self) -> None:
         """The next ping or pong."""
