@@ -3,7 +3,8 @@
     python -m benchmarks.roce --messages 64 4096 65536 1048576 --mtu 1024 4096
 
 The bare program does nothing but ``sendto`` in one process and ``recvfrom`` in the other, without any order, check or
-answer; what counts is what arrives. Both take turns, and the ratio is that of medians.
+answer; what counts is what arrives. Both take turns, and ratios are those of medians: of packets a second by the clock,
+and of what the busier one of the two processes spends on a packet, which other load on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, process_time
 
 from rdstool.transport.ib.provider import (
     Completed,
@@ -37,6 +38,10 @@ HEADERS_BYTES = 16
 """BTH and ICRC: what a bare datagram is longer than its payload, to be as long as a RoCE one."""
 PING_PONGS = 2_000
 FIN = b"end"
+COLUMNS = (
+    "message", "path MTU", "messages/s", "MB/s", "packets/s", "bare UDP", "ratio", "us/packet", "bare UDP", "ratio",
+    "round trip, us",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,19 @@ class Rate:
 
     seconds: float
     packets: int
-    bytes: int
-    messages: int = 0
+    messages: int
+    processor: float
+    """Seconds of processor of the busier one of the two processes: what other load on the machine hardly changes."""
 
     @property
     def packet_rate(self) -> float:
         """Packets a second."""
         return self.packets / self.seconds
+
+    @property
+    def cost(self) -> float:
+        """Microseconds of processor for a packet."""
+        return self.processor / self.packets * 1e6
 
 
 def address(number: int) -> str:
@@ -84,11 +95,12 @@ def bare(size: int, seconds: float) -> Rate:
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         data = bytes(size + HEADERS_BYTES)
         pipe.recv()
+        began = process_time()
         end = perf_counter() + seconds
         while perf_counter() < end:
             for _ in range(IN_FLIGHT):
                 sender.sendto(data, (target, 4791))
-        pipe.send(FIN)
+        pipe.send(process_time() - began)
 
     def receive(pipe: Pipe, _peer: str, here: str) -> Rate:
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -97,7 +109,7 @@ def bare(size: int, seconds: float) -> Rate:
         receiver.setblocking(False)
         pipe.send(FIN)
         count = 0
-        start = perf_counter()
+        start, began = perf_counter(), process_time()
         while True:
             try:
                 while True:
@@ -107,9 +119,9 @@ def bare(size: int, seconds: float) -> Rate:
                 if pipe.poll():
                     break
                 select.select([receiver.fileno(), pipe.fileno()], [], [])
-        took = perf_counter() - start
+        took, used = perf_counter() - start, process_time() - began
         receiver.close()
-        return Rate(took, count, count * size)
+        return Rate(took, count, count, max(used, pipe.recv()))
 
     return in_two_processes(send, receive, address(1), address(2))
 
@@ -134,6 +146,7 @@ def receive_all(size: int) -> Callable[[Pipe, str, str], None]:
         provider = RoceProvider(here)
         provider.listen(SERVICE)
         pipe.send(FIN)
+        began = process_time()
         while not pipe.poll():
             for event in turn(provider, pipe):
                 if isinstance(event, ConnectRequested):
@@ -144,7 +157,7 @@ def receive_all(size: int) -> Callable[[Pipe, str, str], None]:
                     event.connection.post_receive(0, size)
                     if event.solicited:
                         event.connection.post_send(0, event.data, solicited=True)
-        pipe.send(provider.device.counters.as_dict())
+        pipe.send(process_time() - began)
         provider.close()
 
     return run
@@ -161,7 +174,7 @@ def roce(size: int, mtu: int, seconds: float, *, latency: bool = False) -> Rate:
         while not any(isinstance(event, Established) for event in turn(provider, pipe)):
             pass
         done = posted = 0
-        start = perf_counter()
+        start, began = perf_counter(), process_time()
         if latency:
             for _ in range(4):
                 connection.post_receive(0, size)
@@ -178,14 +191,14 @@ def roce(size: int, mtu: int, seconds: float, *, latency: bool = False) -> Rate:
                 done += event.operation is wanted
                 if event.operation is Operation.RECEIVE:
                     connection.post_receive(0, size)
-        took = perf_counter() - start
+        took, used = perf_counter() - start, process_time() - began
         packets = done * -(-size // mtu or -1)
         connection.disconnect()
         provider.process(monotonic())
         pipe.send(FIN)
-        pipe.recv()
+        used = max(used, pipe.recv())
         provider.close()
-        return Rate(took, packets, done * size, done)
+        return Rate(took, packets, done, used)
 
     return in_two_processes(receive_all(size), send, address(1), address(2))
 
@@ -203,21 +216,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    print("| message | path MTU | messages/s | MB/s | packets/s | bare UDP packets/s | ratio | round trip, us |")
-    print("| ------: | -------: | ---------: | ---: | --------: | -----------------: | ----: | -------------: |")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print(f"| {' | '.join('-' * (len(column) - 1) + ':' for column in COLUMNS)} |")
     for mtu in options.mtu:
         for size in options.messages:
             ours, bares, trips = [], [], []
             for _ in range(options.runs):
-                bares.append(bare(min(size, mtu), options.seconds).packet_rate)
+                bares.append(bare(min(size, mtu), options.seconds))
                 ours.append(roce(size, mtu, options.seconds))
                 trip = roce(size, mtu, options.seconds, latency=True)
                 trips.append(trip.seconds / trip.messages * 1e6)
-            packets = median([one.packet_rate for one in ours])
+            packets, bare_packets = (median([one.packet_rate for one in several]) for several in (ours, bares))
+            cost, bare_cost = (median([one.cost for one in several]) for several in (ours, bares))
             messages = median([one.messages / one.seconds for one in ours])
             print(
                 f"| {size:,} | {mtu} | {messages:,.0f} | {messages * size / 1e6:,.1f} | {packets:,.0f} "
-                f"| {median(bares):,.0f} | {packets / median(bares):.2f} | {median(trips):,.0f} |",
+                f"| {bare_packets:,.0f} | {packets / bare_packets:.2f} | {cost:.1f} | {bare_cost:.1f} "
+                f"| {bare_cost / cost:.2f} | {median(trips):,.0f} |",
                 flush=True,
             )
 
