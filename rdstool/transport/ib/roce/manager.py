@@ -38,7 +38,7 @@ from rdstool.transport.ib.roce.letters import (
     RTU_ROOM,
 )
 from rdstool.transport.ib.roce.mads import ManagementMessage, filled, ip_header, is_ip_service, pack, with_ip_header
-from rdstool.transport.ib.roce.numbers import MTU_BYTES, MTU_CODES, coded_time_s, gid_of
+from rdstool.transport.ib.roce.numbers import MTU_BYTES, coded_time_s, gid_of
 
 if TYPE_CHECKING:
     from rdstool.transport.ib.roce.device import Device
@@ -83,8 +83,6 @@ class Manager:
 
     def connect(self, peer: str, service_id: int, private_data: bytes, options: ConnectionOptions) -> RoceConnection:
         """Send REQ."""
-        if options.path_mtu not in MTU_CODES:
-            raise TransportError(f"the path MTU is one of {', '.join(map(str, MTU_CODES))}, not {options.path_mtu}")
         if is_ip_service(service_id):
             filled(private_data, REQ_ROOM - len(with_ip_header(b"", self._device.address, 0, peer)))
             port = _FIRST_EPHEMERAL_PORT + self._random.randrange(_EPHEMERAL_PORTS)

@@ -413,8 +413,6 @@ def test_wrong_calls_are_told(pair: Pair) -> None:
     for peer in ("2001:db8::1", "0.0.0.0", "224.0.0.1"):  # noqa: S104
         with pytest.raises(TransportError, match="no host that"):
             pair.active.connect(peer, SERVICE)
-    with pytest.raises(TransportError, match="path MTU"):
-        pair.active.connect(PASSIVE, SERVICE, options=ConnectionOptions(path_mtu=1500))
     with pytest.raises(TransportError, match="private data"):
         pair.active.connect(PASSIVE, SERVICE, bytes(57))
     active, passive = asked(pair)
@@ -425,6 +423,15 @@ def test_wrong_calls_are_told(pair: Pair) -> None:
     passive.accept()
     with pytest.raises(LocalProtocolError, match="does not wait"):
         passive.accept()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("path_mtu", 1500), ("ack_timeout", 0), ("ack_timeout", 32), ("retry_count", 8), ("initiator_depth", 256)],
+)
+def test_options_that_cannot_be_are_told(name: str, value: int) -> None:
+    with pytest.raises(TransportError, match=f"{name} is {value}: give"):
+        ConnectionOptions(**{name: value})
 
 
 def test_a_service_that_is_listened_for_no_more_is_refused(pair: Pair) -> None:
