@@ -304,8 +304,7 @@ class PingPong:
         options = replace(OPTIONS, path_mtu=mtu)
         self.connection: RoceConnection = peer.provider.device.queue_pair(other, options)
         self.psn = self.connection.receive_psn
-        self.got = 0
-        self.sent = 0
+        self.got = self.sent = self.confirmed = 0
         peer.on = self.on
         for number in range(rounds):
             self.connection.post_receive(number, size)
@@ -331,11 +330,18 @@ class PingPong:
         self.peer.seen(event)
         assert isinstance(event, Completed), event
         assert event.status is Status.SUCCESS, event
-        if event.operation is Operation.RECEIVE:
+        if event.operation is Operation.SEND:
+            self.confirmed += 1
+        elif event.operation is Operation.RECEIVE:
             assert len(event.data) == self.size
             self.got += 1
             if self.sent < self.rounds:
                 self.send()
+
+    @property
+    def done(self) -> bool:
+        """Everything has gone both ways."""
+        return self.got == self.confirmed == self.rounds
 
     def exchange(self, wire: socket.socket, *, first: bool) -> None:
         """Exchange lines as client (first) or server."""

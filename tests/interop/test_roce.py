@@ -14,6 +14,7 @@ import pytest
 from dissectors.wire.cm import RejectReason
 from rdstool.lab import Guest, Network
 from rdstool.transport.ib.provider import Completed, Refused, Status
+from rdstool.transport.ib.roce.numbers import gid_of
 from tests.interop.roce import (
     ALL,
     OPTIONS,
@@ -121,7 +122,7 @@ def test_ibv_rc_pingpong_with_the_guest_as_server(
         pingpong.exchange(wire, first=True)
         wire.sendall(b"done\0")
         pingpong.send()
-        peer.until(lambda: pingpong.got == 50)
+        peer.until(lambda: pingpong.done)
         done = program.wait()
     assert "50 iters" in done.stdout
     assert odd(peer) == {}
@@ -139,7 +140,7 @@ def test_ibv_rc_pingpong_with_the_guest_as_client(start: Starter, guest: Guest, 
         with wire:
             wire.settimeout(TIMEOUT_S)
             pingpong.exchange(wire, first=False)
-            peer.until(lambda: pingpong.got == 50)
+            peer.until(lambda: pingpong.done)
             done = program.wait()
     assert "50 iters" in done.stdout
     assert odd(peer) == {}
@@ -194,9 +195,9 @@ def test_atomic_operations_both_ways(start: Starter, guest: Guest, network: Netw
             lines.flush()
 
         other = json.loads(lines.readline())
-        psn = connection.receive_psn
+        psn, gid = connection.receive_psn, gid_of(network.smaller).hex()
         tell(number=connection.number, psn=psn, key=region.rkey, address=region.address,
-             gid=f"::ffff:{network.smaller}")  # fmt: skip
+             gid=":".join(gid[at : at + 4] for at in range(0, 32, 4)))  # fmt: skip
         peer.provider.device.join(connection, other["number"], psn, other["psn"])
         assert json.loads(lines.readline()) == {"ready": True}
         tell(go=True)
