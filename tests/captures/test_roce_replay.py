@@ -35,6 +35,7 @@ from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.mads import ManagementMessage, unpack
 from rdstool.transport.ib.roce.packets import KINDS, Part
+from tests.unit.transport.ib.driving import sent
 from tests.unit.transport.ib.test_wire import roce_frames
 
 RECEIVE_BYTES = 4144
@@ -168,7 +169,7 @@ class Replay:
                 self.compare(packet)
 
     def collect(self) -> None:
-        for outgoing in self.device.transmit(0.0):
+        for outgoing in sent(self.device, 0.0):
             kind = KINDS[outgoing.data[0]]
             sort = "message" if kind is None else "response" if kind.response else "request"
             self.sent[sort].append(outgoing.data)

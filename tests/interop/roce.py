@@ -5,15 +5,18 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from random import Random
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from dissectors.wire.cm import SERVICE_ID_TCP, RejectReason
 from rdstool.lab import Guest, Network
-from rdstool.lab.network import TAP
+from rdstool.lab.guest import Completed as GuestCompleted
 from rdstool.transport.ib.provider import (
     Access,
     Broken,
@@ -34,6 +37,8 @@ from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.numbers import gid_of
 from rdstool.transport.ib.roce_udp import RoceProvider
 
+FAULTS = 0.02
+"""Part of the datagrams that something happens to."""
 TIMEOUT_S = 120.0
 """For a step that takes a second on an idle machine."""
 RPING = SERVICE_ID_TCP | 7174
@@ -41,14 +46,68 @@ ADVERT = struct.Struct(">QII")
 """What rping's ends tell each other: address, key and size of their memory."""
 ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 PINGPONG_PORT = 18515
-OPTIONS = ConnectionOptions(ack_timeout=15)
+OPTIONS = ConnectionOptions(ack_timeout=17)
+"""A busy machine holds a guest up for more than a second: 8 times 0.5 s."""
+
+
+class FaultySocket(socket.socket):
+    """Loses, doubles, reorders or damages one datagram in fifty of those that it sends."""
+
+    fault = ""
+    random: Random
+    late: bytes | None = None
+    """Held back until after the next one."""
+
+    @classmethod
+    def make(cls, network: Network, fault: str, family: int, kind: int) -> Self:
+        """One on the host's side of the network."""
+        made = cls(family, kind, fileno=network.socket(family, kind).detach())
+        made.fault, made.random = fault, Random(family)
+        return made
+
+    def sendto(self, data: bytes, address: Any) -> int:  # type: ignore[override]
+        """Send, or not."""
+        if self.fault and self.random.random() < FAULTS:
+            if self.fault == "loss":
+                return len(data)
+            if self.fault == "duplicate":
+                super().sendto(data, address)
+            elif self.fault == "corrupt":
+                place = self.random.randrange(len(data))
+                data = data[:place] + bytes([data[place] ^ 1 << self.random.randrange(8)]) + data[place + 1 :]
+            elif self.late is None:
+                self.late = data
+                return len(data)
+        sent = super().sendto(data, address)
+        if self.late is not None:
+            late, self.late = self.late, None
+            super().sendto(late, address)
+        return sent
+
+
+class Program:
+    """A program in the guest that does not outlive its test."""
+
+    def __init__(self, guest: Guest, arguments: list[str]) -> None:
+        self._process = guest.popen(arguments)
+        self._done: GuestCompleted | None = None
+
+    def wait(self, *, check: bool = True) -> GuestCompleted:
+        """Wait for its end."""
+        self._done = self._process.wait(TIMEOUT_S, check=check)
+        return self._done
+
+    def end(self) -> None:
+        """End it, if it has not ended."""
+        if self._done is None:
+            self._done = self._process.kill("SIGKILL")
 
 
 class Peer:
     """The provider at one address of the host's side; a context manager. ``on`` is called with each event."""
 
-    def __init__(self, network: Network, address: str) -> None:
-        self.provider = RoceProvider(address, make_socket=network.socket)
+    def __init__(self, network: Network, address: str, fault: str = "") -> None:
+        self.provider = RoceProvider(address, make_socket=partial(FaultySocket.make, network, fault))
         self.on: Callable[[Event], None] = self.seen
         self.events: list[Event] = []
 
@@ -71,8 +130,12 @@ class Peer:
         """Go on until ``done``."""
         deadline = monotonic() + TIMEOUT_S
         while not done():
-            assert monotonic() < deadline, f"nothing more after {self.events[-5:]}, {self.provider.device.counters}"
+            assert monotonic() < deadline, f"nothing more after {self.events[-3:]}, {self.counted()}"
             self.turn()
+
+    def counted(self) -> dict[str, int]:
+        """What is not 0."""
+        return {name: count for name, count in self.provider.device.counters.as_dict().items() if count}
 
     def __enter__(self) -> Self:
         return self
@@ -105,16 +168,6 @@ def gid_index(guest: Guest) -> str:
         if gid.replace(":", "") == wanted:
             return path.rpartition("/")[2]
     raise AssertionError(f"rxe0 has no GID {wanted}: {found}")
-
-
-@contextmanager
-def netem(network: Network, fault: list[str]) -> Iterator[None]:
-    """The same faults for what the host sends."""
-    network.run(["tc", "qdisc", "replace", "dev", TAP, "root", "netem", *fault], check=True)
-    try:
-        yield
-    finally:
-        network.run(["tc", "qdisc", "del", "dev", TAP, "root"], check=True)
 
 
 class Rping:
@@ -248,10 +301,10 @@ class PingPong:
 
     def __init__(self, peer: Peer, other: str, size: int, rounds: int, mtu: int) -> None:
         self.peer, self.size, self.rounds = peer, size, rounds
-        options = ConnectionOptions(path_mtu=mtu, ack_timeout=15)
+        options = replace(OPTIONS, path_mtu=mtu)
         self.connection: RoceConnection = peer.provider.device.queue_pair(other, options)
-        self.got = 0
-        self.sent = 0
+        self.psn = self.connection.receive_psn
+        self.got = self.sent = self.confirmed = 0
         peer.on = self.on
         for number in range(rounds):
             self.connection.post_receive(number, size)
@@ -259,14 +312,13 @@ class PingPong:
     def line(self) -> bytes:
         """Our own numbers."""
         gid = gid_of(self.peer.provider.address).hex()
-        text = f"0000:{self.connection.number:06x}:{self.connection.receive_psn:06x}:{gid}"
+        text = f"0000:{self.connection.number:06x}:{self.psn:06x}:{gid}"
         return text.encode() + b"\0"
 
     def join(self, line: bytes) -> None:
         """Begin to talk to the other end: both use the number of their own for what they send."""
         _, number, psn, _ = line.rstrip(b"\0").split(b":")
-        own = self.connection.receive_psn
-        self.peer.provider.device.join(self.connection, int(number, 16), own, int(psn, 16))
+        self.peer.provider.device.join(self.connection, int(number, 16), self.psn, int(psn, 16))
 
     def send(self) -> None:
         """The next ping or pong."""
@@ -278,11 +330,18 @@ class PingPong:
         self.peer.seen(event)
         assert isinstance(event, Completed), event
         assert event.status is Status.SUCCESS, event
-        if event.operation is Operation.RECEIVE:
+        if event.operation is Operation.SEND:
+            self.confirmed += 1
+        elif event.operation is Operation.RECEIVE:
             assert len(event.data) == self.size
             self.got += 1
             if self.sent < self.rounds:
                 self.send()
+
+    @property
+    def done(self) -> bool:
+        """Everything has gone both ways."""
+        return self.got == self.confirmed == self.rounds
 
     def exchange(self, wire: socket.socket, *, first: bool) -> None:
         """Exchange lines as client (first) or server."""

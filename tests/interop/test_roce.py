@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import select
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from dissectors.wire.cm import RejectReason
 from rdstool.lab import Guest, Network
 from rdstool.transport.ib.provider import Completed, Refused, Status
+from rdstool.transport.ib.roce.numbers import gid_of
 from tests.interop.roce import (
+    ALL,
+    OPTIONS,
     PINGPONG_PORT,
     TIMEOUT_S,
     Peer,
     PingPong,
+    Program,
     RpingClient,
     RpingServer,
     add_rxe,
     dial,
     gid_index,
-    netem,
     remove_rxe,
 )
 
-_ENDS = {Status.SUCCESS, Status.FLUSHED}
+VERBS_PROGRAM = Path(__file__).with_name("verbs_program.py")
+VERBS_PORT = 7175
+Starter = Callable[..., Program]
 SIZES = pytest.mark.parametrize("size", [64, 4096, 65_535])
 FAMILIES = pytest.mark.parametrize("suffix", ["", "6"], ids=["ipv4", "ipv6"])
 
@@ -49,109 +58,123 @@ def rxe(guest: Guest, with_rxe: dict[str, Guest]) -> Guest:
 
 
 @pytest.fixture
+def start(rxe: Guest) -> Iterator[Callable[..., Program]]:
+    """Starts programs in the guest."""
+    started: list[Program] = []
+
+    def begin(*arguments: str) -> Program:
+        started.append(Program(rxe, list(arguments)))
+        return started[-1]
+
+    yield begin
+    for program in started:
+        program.end()
+
+
+@pytest.fixture
 def peer(network: Network) -> Iterator[Peer]:
     with Peer(network, network.smaller) as made:
         yield made
 
 
-def clean(peer: Peer) -> bool:
-    """Every ICRC was good, and nothing was odd."""
-    counted = peer.provider.device.counters
-    return not (counted.bad_icrc or counted.malformed or counted.no_queue_pair or peer.provider.send_errors)
+def odd(peer: Peer) -> dict[str, int]:
+    """What should not have been: every ICRC was good, and everything was for us."""
+    counted = peer.counted()
+    names = ("bad_icrc", "malformed", "no_queue_pair", "wrong_peer", "bad_pkey")
+    return {name: counted[name] for name in names if name in counted} | peer.provider.send_errors
 
 
 @FAMILIES
-def test_rping_in_the_guest_reads_and_writes_our_memory(rxe: Guest, network: Network, suffix: str) -> None:
+def test_rping_in_the_guest_reads_and_writes_our_memory(start: Starter, network: Network, suffix: str) -> None:
     here, there = getattr(network, "larger" + suffix), getattr(network, "guest" + suffix)
-    program = rxe.popen(["rping", "-s", "-a", there, "-S", "4000", "-v"])
+    program = start("rping", "-s", "-a", there, "-S", "4000", "-v")
     with Peer(network, here) as peer:
         client = RpingClient(peer, there, 4000, rounds=5)
         peer.until(lambda: client.ended)
-        done = program.wait(TIMEOUT_S, check=False)
+        done = program.wait(check=False)
         assert client.equal == 5
-        assert clean(peer)
+        assert odd(peer) == {}
     assert "ping data: rdma-ping-4" in done.stdout
 
 
 @FAMILIES
 @SIZES
-def test_we_read_and_write_the_memory_of_rping(rxe: Guest, network: Network, size: int, suffix: str) -> None:
+def test_we_read_and_write_the_memory_of_rping(start: Starter, network: Network, size: int, suffix: str) -> None:
     here, there = getattr(network, "smaller" + suffix), getattr(network, "guest" + suffix)
     with Peer(network, here) as peer:
         server = RpingServer(peer, size)
-        program = rxe.popen(["rping", "-c", "-a", here, "-I", there, "-S", str(size), "-C", "5", "-V", "-v"])
+        program = start("rping", "-c", "-a", here, "-I", there, "-S", str(size), "-C", "5", "-V")
         peer.until(lambda: server.ended)
-        done = program.wait(TIMEOUT_S)
+        done = program.wait()
         assert server.rounds == 10
-        assert clean(peer)
-    assert "ping data: rdma-ping-4" in done.stdout
+        assert odd(peer) == {}
     assert "mismatch" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("size", [1, 4096, 100_000])
 @pytest.mark.parametrize("mtu", [256, 1024])
 def test_ibv_rc_pingpong_with_the_guest_as_server(
-    rxe: Guest, network: Network, peer: Peer, size: int, mtu: int
+    start: Starter, guest: Guest, network: Network, peer: Peer, size: int, mtu: int
 ) -> None:
-    program = rxe.popen(["ibv_rc_pingpong", "-g", gid_index(rxe), "-s", str(size), "-n", "50", "-m", str(mtu)])
+    program = start("ibv_rc_pingpong", "-g", gid_index(guest), "-s", str(size), "-n", "50", "-m", str(mtu))
     pingpong = PingPong(peer, network.guest, size, 50, mtu)
     with dial(network, network.guest, PINGPONG_PORT) as wire:
         pingpong.exchange(wire, first=True)
         wire.sendall(b"done\0")
         pingpong.send()
-        peer.until(lambda: pingpong.got == 50)
-        done = program.wait(TIMEOUT_S)
+        peer.until(lambda: pingpong.done)
+        done = program.wait()
     assert "50 iters" in done.stdout
-    assert clean(peer)
+    assert odd(peer) == {}
 
 
-def test_ibv_rc_pingpong_with_the_guest_as_client(rxe: Guest, network: Network, peer: Peer) -> None:
+def test_ibv_rc_pingpong_with_the_guest_as_client(start: Starter, guest: Guest, network: Network, peer: Peer) -> None:
     pingpong = PingPong(peer, network.guest, 4096, 50, 1024)
     with network.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.settimeout(TIMEOUT_S)
         listener.bind((network.smaller, PINGPONG_PORT))
         listener.listen()
-        index = gid_index(rxe)
-        program = rxe.popen(["ibv_rc_pingpong", "-g", index, "-s", "4096", "-n", "50", "-m", "1024", network.smaller])
+        index = gid_index(guest)
+        program = start("ibv_rc_pingpong", "-g", index, "-s", "4096", "-n", "50", "-m", "1024", network.smaller)
         wire, _ = listener.accept()
         with wire:
             wire.settimeout(TIMEOUT_S)
             pingpong.exchange(wire, first=False)
-            peer.until(lambda: pingpong.got == 50)
-            done = program.wait(TIMEOUT_S)
+            peer.until(lambda: pingpong.done)
+            done = program.wait()
     assert "50 iters" in done.stdout
-    assert clean(peer)
+    assert odd(peer) == {}
 
 
-def test_a_wrong_key_is_refused_by_us(rxe: Guest, network: Network, peer: Peer) -> None:
-    program = rxe.popen(["rping", "-s", "-a", network.guest, "-S", "100"])
+def test_a_wrong_key_is_refused_by_us(start: Starter, network: Network, peer: Peer) -> None:
+    program = start("rping", "-s", "-a", network.guest, "-S", "100")
     client = RpingClient(peer, network.guest, 100, rounds=1, wrong_key=0x10)
     peer.until(lambda: client.broken)
-    done = program.wait(TIMEOUT_S, check=False)
+    done = program.wait(check=False)
     assert client.broken is not None
     assert "allows no read of 100 bytes" in client.broken
     assert "status 10" in done.stdout + done.stderr
 
 
 def test_a_wrong_key_is_refused_by_the_kernel_and_the_next_connection_works(
-    rxe: Guest, network: Network, peer: Peer
+    start: Starter, network: Network, peer: Peer
 ) -> None:
     command = ["rping", "-c", "-a", network.smaller, "-I", network.guest, "-S", "100", "-C", "1", "-V"]
     server = RpingServer(peer, 100, wrong_key=0x10)
-    program = rxe.popen(command)
+    program = start(*command)
     peer.until(lambda: server.broken)
     assert server.failed[0] is Status.REMOTE_ACCESS_ERROR
     assert server.connection is not None
     server.connection.disconnect()
     peer.until(lambda: server.ended)
-    program.kill()
+    program.end()
     server.wrong_key, server.rounds, server.ended = 0, 0, False
-    program = rxe.popen(command)
+    program = start(*command)
     peer.until(lambda: server.rounds == 2 and server.ended)
-    program.wait(TIMEOUT_S)
+    program.wait()
 
 
-def test_a_service_that_nobody_offers_is_refused_by_the_kernel(rxe: Guest, network: Network, peer: Peer) -> None:
+def test_a_service_that_nobody_offers_is_refused_by_the_kernel(start: Starter, network: Network, peer: Peer) -> None:
     peer.provider.connect(network.guest, 0x0106_0007)
     peer.until(lambda: peer.events)
     (refused,) = peer.events
@@ -159,18 +182,56 @@ def test_a_service_that_nobody_offers_is_refused_by_the_kernel(rxe: Guest, netwo
     assert refused.reason == RejectReason.INVALID_SERVICE_ID
 
 
+def test_atomic_operations_both_ways(start: Starter, guest: Guest, network: Network, peer: Peer) -> None:
+    program = start("/usr/bin/python3", str(VERBS_PROGRAM), gid_index(guest))
+    memory = bytearray(64)
+    memory[:8] = (40).to_bytes(8, sys.byteorder)
+    region = peer.provider.register(memory, ALL)
+    connection = peer.provider.device.queue_pair(network.guest, OPTIONS)
+    with dial(network, network.guest, VERBS_PORT) as wire, wire.makefile("rw") as lines:
+
+        def tell(**what: object) -> None:
+            lines.write(json.dumps(what) + "\n")
+            lines.flush()
+
+        other = json.loads(lines.readline())
+        psn, gid = connection.receive_psn, gid_of(network.smaller).hex()
+        tell(number=connection.number, psn=psn, key=region.rkey, address=region.address,
+             gid=":".join(gid[at : at + 4] for at in range(0, 32, 4)))  # fmt: skip
+        peer.provider.device.join(connection, other["number"], psn, other["psn"])
+        assert json.loads(lines.readline()) == {"ready": True}
+        tell(go=True)
+        peer.until(lambda: select.select([wire], [], [], 0)[0])
+        assert json.loads(lines.readline()) == {"found": [40, 47, 1 << 40]}
+        assert int.from_bytes(memory[:8], sys.byteorder) == 1 << 40
+        connection.post_fetch_add(1, other["address"], other["key"], 5)
+        connection.post_compare_swap(2, other["address"], other["key"], 105, 1 << 50)
+        connection.post_compare_swap(3, other["address"], other["key"], 105, 1)
+        peer.until(lambda: len(peer.events) == 3)
+        done = [(each.status, each.original) for each in peer.events if isinstance(each, Completed)]
+        assert done == [(Status.SUCCESS, 100), (Status.SUCCESS, 105), (Status.SUCCESS, 1 << 50)]
+        tell(done=True)
+        assert json.loads(lines.readline()) == {"value": 1 << 50}
+    program.wait()
+
+
 @pytest.mark.parametrize(
-    "fault",
-    [["loss", "2%"], ["delay", "2ms", "1ms", "reorder", "25%", "50%"], ["duplicate", "5%"], ["corrupt", "2%"]],
-    ids=lambda fault: fault[0] if "reorder" not in fault else "reorder",
+    ("fault", "arguments"),
+    [
+        ("loss", ["loss", "2%"]),
+        ("reorder", ["delay", "2ms", "1ms", "reorder", "25%", "50%"]),
+        ("duplicate", ["duplicate", "5%"]),
+        ("corrupt", ["corrupt", "2%"]),
+    ],
 )
-def test_faults_of_the_network_are_made_good(rxe: Guest, network: Network, peer: Peer, fault: list[str]) -> None:
-    server = RpingServer(peer, 30_000)
-    with rxe.wire.netem(*fault), netem(network, fault):
-        program = rxe.popen(
-            ["rping", "-c", "-a", network.smaller, "-I", network.guest, "-S", "30000", "-C", "20", "-V"]
-        )
-        peer.until(lambda: server.ended)
-        program.wait(TIMEOUT_S)
-    assert server.rounds == 40
-    assert not [event for event in peer.events if isinstance(event, Completed) and event.status not in _ENDS]
+def test_faults_of_the_network_are_made_good(
+    start: Starter, guest: Guest, network: Network, fault: str, arguments: list[str]
+) -> None:
+    with Peer(network, network.smaller, fault) as peer:
+        server = RpingServer(peer, 30_000)
+        with guest.wire.netem(*arguments):
+            program = start("rping", "-c", "-a", network.smaller, "-I", network.guest, "-S", "30000", "-C", "10", "-V")
+            peer.until(lambda: server.ended)
+            program.wait()
+        assert server.rounds == 20
+        assert set(server.failed) <= {Status.FLUSHED}

@@ -27,9 +27,10 @@ from rdstool.transport.ib.provider import (
     Status,
 )
 from rdstool.transport.ib.roce.connection import RoceConnection
-from rdstool.transport.ib.roce.device import Device, Outgoing
+from rdstool.transport.ib.roce.device import Device
 from tests.sim.clock import Clock
 from tests.sim.model import Violation
+from tests.unit.transport.ib.driving import Datagram, sent
 
 SERVICE = 0x0106_48CA
 QUIET_S = 60.0
@@ -184,7 +185,7 @@ class Host:
         while True:
             for event in self.device.take_events():
                 self._event(event)
-            outgoing = self.device.transmit(clock.now)
+            outgoing = sent(self.device, clock.now)
             for datagram in outgoing:
                 self.network.carry(self, datagram)
             if not outgoing and not self.device.events:
@@ -272,7 +273,7 @@ class Network:
         passive.feed()
         self._busy(passive)
 
-    def carry(self, host: Host, datagram: Outgoing) -> None:
+    def carry(self, host: Host, datagram: Datagram) -> None:
         """Deliver a datagram: not at all, once or twice, whole or damaged, sooner or later."""
         self.digest.update(datagram.data)
         target = self.by_address[datagram.destination]

@@ -15,10 +15,25 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
 from typing import NamedTuple, Protocol
 
+from rdstool.errors import TransportError
+
 Buffer = bytes | bytearray | memoryview
 
 MAX_MESSAGE_BYTES = 1 << 31
 """Bytes that one SEND, WRITE or READ moves at most (InfiniBand Architecture vol. 1, §9.4)."""
+PATH_MTUS = (256, 512, 1024, 2048, 4096)
+"""Bytes of payload that packets may be limited to."""
+_LIMITS = (
+    ("responder_resources", 0, 255),
+    ("initiator_depth", 0, 255),
+    ("retry_count", 0, 7),
+    ("rnr_retry", 0, 7),
+    ("min_rnr_timer", 0, 31),
+    ("ack_timeout", 1, 31),
+    ("traffic_class", 0, 255),
+    ("service_level", 0, 15),
+)
+"""Options that are numbers: least and greatest value."""
 ATOMIC_BYTES = 8
 """Size and alignment of what atomic operations work on."""
 
@@ -116,7 +131,7 @@ class ConnectionOptions:
     min_rnr_timer: int = 10
     """Code of the time that the peer is to wait after receiver-not-ready; 10 = 0.32 ms, as RDS."""
     path_mtu: int = 1024
-    """Bytes of payload of a packet at most: 256, 512, 1024, 2048 or 4096. The active side decides."""
+    """Bytes of payload of a packet at most, one of ``PATH_MTUS``. The active side decides."""
     ack_timeout: int = 17
     """Time to wait for an acknowledgement: 4.096 us * 2^n, n = 1..31. 17 = 0.54 s, as Linux 7.3 asks for."""
     traffic_class: int = 0
@@ -124,13 +139,21 @@ class ConnectionOptions:
     service_level: int = 0
     """0..15; RDS has the type of service here (§7.7)."""
 
+    def __post_init__(self) -> None:
+        """Raises ``TransportError`` where a value is not possible."""
+        for name, least, most in _LIMITS:
+            if not least <= getattr(self, name) <= most:
+                raise TransportError(f"{name} is {getattr(self, name)}: give {least} to {most}")
+        if self.path_mtu not in PATH_MTUS:
+            raise TransportError(f"path_mtu is {self.path_mtu}: give one of {', '.join(map(str, PATH_MTUS))}")
+
 
 class Connection(Protocol):
     """One reliable connection. Work can be posted as soon as it exists; it starts when the connection is there.
 
     ``wr_id`` is the caller's own number and comes back in :class:`Completed`. What ``data`` shows must not change
-    until then. Work requests start, and complete, in the order in which they were posted. Each post raises
-    ``TransportError`` where the queue is full, a size is impossible or the connection has ended.
+    until then. Work requests start, and complete, in the order in which they were posted. What is posted after the
+    connection has ended is flushed. Each post raises ``TransportError`` where the queue is full or a size impossible.
     """
 
     @property

@@ -203,15 +203,23 @@ class RoceProvider:
 
     def _send_batch(self) -> bool:
         """Send ``_unsent``; False where the send buffer is full."""
-        senders, unsent = self._senders, self._unsent
+        unsent = self._unsent
         while unsent:
-            port, destination, data = unsent[0]
+            port, destination, datagrams = unsent[0]
+            sendto = self._senders[port].sendto
+            target = (destination, ROCE_UDP_PORT)
+            sent = 0
             try:
-                senders[port].sendto(data, (destination, ROCE_UDP_PORT))
+                for data in datagrams:
+                    sendto(data, target)
+                    sent += 1
             except BlockingIOError:
+                del datagrams[:sent]
                 return False
             except OSError as error:
                 self._note(error)
+                del datagrams[: sent + 1]
+                continue
             unsent.popleft()
         return True
 

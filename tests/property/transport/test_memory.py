@@ -12,6 +12,7 @@ from rdstool.transport.ib.provider import Access, Segment
 from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
+from tests.unit.transport.ib.driving import sent
 
 ACTIVE, PASSIVE = "192.0.2.1", "192.0.2.2"
 SECRET = b"\xa5"
@@ -75,7 +76,7 @@ def test_nothing_outside_an_offered_region_is_read_or_written(
         for _ in range(1 + repeat):
             device.receive([(datagram, ACTIVE, 49152)], 0.0)
         psn = connection.responder._expected
-        for outgoing in device.transmit(0.0):
+        for outgoing in sent(device, 0.0):
             name = Opcode(outgoing.data[0]).name
             if name.startswith("READ_RESPONSE"):
                 start = BTH.size + (0 if name.endswith("MIDDLE") else 4)

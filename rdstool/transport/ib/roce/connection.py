@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.timers import Timer
-from rdstool.transport.ib.provider import Completed, ConnectionOptions
+from rdstool.transport.ib.provider import Completed, ConnectionOptions, Operation, Status
 from rdstool.transport.ib.roce.queue_pair import QueuePair
-from rdstool.transport.ib.roce.work import Done
 
 if TYPE_CHECKING:
     from rdstool.transport.ib.roce.device import Device
@@ -112,8 +111,17 @@ class RoceConnection(QueuePair):
         """End the connection, or the attempt. Once more does no harm."""
         self._device.manager.disconnect(self, private_data)
 
-    def _done(self, done: Done) -> None:
-        self._device.events.append(Completed(self, *done))
+    def _done(
+        self,
+        wr_id: int,
+        operation: Operation,
+        status: Status,
+        data: bytes = b"",
+        original: int = 0,
+        solicited: bool = False,
+        /,
+    ) -> None:
+        self._device.events.append(Completed(self, wr_id, operation, status, data, original, solicited))
 
     def _failed(self, detail: str) -> None:
         self._device.broke(self, detail)

@@ -48,12 +48,12 @@ Tap = Callable[[float, bytes], None]
 
 
 class Outgoing(NamedTuple):
-    """A datagram to send to port 4791 of an address."""
+    """Datagrams to send to port 4791 of an address."""
 
     source_port: int
     """One of the device's source ports: the ICRC covers it."""
     destination: str
-    data: bytes
+    datagrams: list[bytes]
 
 
 class Device:
@@ -204,8 +204,6 @@ class Device:
                 if pair.state is QueuePairState.RTR:
                     self.manager.heard_packet(pair)
                 pair.packet(kind, opcode, flags, word, datagram, now)
-                if pair.timer is None:
-                    self._arm(pair)
 
     def _inflow(self, host: str, port: int) -> Flow:
         if len(self._inflows) >= MAX_FLOWS:
@@ -226,36 +224,38 @@ class Device:
         self._ready[pair] = None
 
     def transmit(self, now: float) -> list[Outgoing]:
-        """What to send next, ``BATCH`` packets or a few more; an empty list where there is nothing."""
+        """What to send next, ``BATCH`` packets or a few more; an empty list where there is nothing.
+
+        Timers that packets start are set here: ask for :meth:`next_timer` afterwards.
+        """
         self.advance(now)
         batch: list[Outgoing] = []
-        while len(batch) < BATCH and (entry := self.manager.next_message(now)) is not None:
+        count = 0
+        while count < BATCH and (entry := self.manager.next_message(now)) is not None:
             peer, message = entry
             flow = self._outflow(self.source_ports[0], peer)
             self._management_psn = (self._management_psn + 1) & PSN_MASK
             data = flow.seal(mads.head(self._management_psn), message, 0)
-            batch.append(Outgoing(flow.source_port, peer, data))
-            self._count(now, flow, data)
-        while self._ready and len(batch) < BATCH:
+            count += self._add(now, batch, flow, [data])
+        while self._ready and count < BATCH:
             pair = next(iter(self._ready))
             del self._ready[pair]
             packets: list[bytes] = []
             if pair.emit(now, TURN, packets) >= TURN:
                 self._ready[pair] = None
             self._arm(pair)
-            flow_of_pair = pair.flow
-            if packets and flow_of_pair is not None:
-                port, peer = flow_of_pair.source_port, flow_of_pair.destination
-                for data in packets:
-                    batch.append(Outgoing(port, peer, data))
-                    self._count(now, flow_of_pair, data)
+            if packets and pair.flow is not None:
+                count += self._add(now, batch, pair.flow, packets)
         return batch
 
-    def _count(self, now: float, flow: Flow, data: bytes) -> None:
-        self.counters.datagrams_sent += 1
-        self.counters.bytes_sent += len(data)
+    def _add(self, now: float, batch: list[Outgoing], flow: Flow, datagrams: list[bytes]) -> int:
+        batch.append(Outgoing(flow.source_port, flow.destination, datagrams))
+        self.counters.datagrams_sent += len(datagrams)
+        self.counters.bytes_sent += sum(map(len, datagrams))
         if self.tap is not None:
-            self.tap(now, ethernet_frame(flow, data, 0))
+            for data in datagrams:
+                self.tap(now, ethernet_frame(flow, data, 0))
+        return len(datagrams)
 
     def _outflow(self, port: int, peer: str) -> Flow:
         flow = self._outflows.get((port, peer))

@@ -40,6 +40,7 @@ _PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
 _IPV4 = struct.Struct(">BBHHBBBBH4s4s")
 _IPV6 = struct.Struct(">IHBB16s16s")
 _UDP = struct.Struct(">HHHH")
+_ICRC = struct.Struct("<I")
 
 
 class Flow:
@@ -59,22 +60,22 @@ class Flow:
 
     def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int) -> bytes:
         """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC."""
-        padding = _PADDING[pad]
         length = len(head) + len(payload) + pad + ICRC_BYTES
         crc = self._crcs.get(length)
         if crc is None:
             crc = self._crcs[length] = self._crc_of_headers(length)
-        crc = crc32(head[:4] + _RESERVED + head[5:], crc)
-        if length > MIN_DATAGRAM_BYTES:
-            crc = crc32(padding, crc32(payload, crc))
-        return b"".join((head, payload, padding, crc.to_bytes(ICRC_BYTES, "little")))
+        crc = crc32(payload, crc32(head[:4] + _RESERVED + head[5:], crc))
+        if not pad:
+            return b"".join((head, payload, _ICRC.pack(crc)))
+        padding = _PADDING[pad]
+        return b"".join((head, payload, padding, _ICRC.pack(crc32(padding, crc))))
 
     def identification(self, datagram: bytes) -> int | None:
         """Verify the ICRC of what has come on this flow: the IPv4 identification, or None where it is not good.
 
         Where the identification is unknown, seventeen bits of the ICRC are needed to find it and the don't-fragment
-        flag, and fifteen are left to check. So a flow that is seen to have 0 there, which this package sends, has to
-        keep to it, and is checked in full: one other value is taken for damage, many in a row for a change.
+        flag, and fifteen are left to check. So a flow that is seen to have 0 there again and again, as this package
+        sends it, has to keep to it, and is checked in full: one other value is taken for damage, many for a change.
         With IPv6 nothing is unknown.
         """
         length = len(datagram)
@@ -93,9 +94,10 @@ class Flow:
         word = unknown_word(difference, length - ICRC_BYTES + _ID_DISTANCE)
         if word & _LATER_FRAGMENT:
             return None
-        if self._zeros:
+        if self._zeros > 1:
             self._zeros -= 1
             return None
+        self._zeros = 0  # a sender that counts passes 0, too, but once
         return (word & 0xFF) << 8 | (word >> 8 & 0xFF)
 
     def _crc_of_headers(self, length: int) -> int:

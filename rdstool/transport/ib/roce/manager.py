@@ -7,14 +7,13 @@ one message goes out for each that came in.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
 from dissectors.wire.cm import Attribute, CmDrep, CmDreq, CmMra, CmRej, CmRep, CmReq, CmRtu, RejectReason
 from rdstool.errors import TransportError
-from rdstool.protocol.addresses import parsed
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.transport.ib.provider import (
     ConnectFailed,
@@ -24,40 +23,34 @@ from rdstool.transport.ib.provider import (
     Established,
     Refused,
 )
+from rdstool.transport.ib.roce import letters
 from rdstool.transport.ib.roce.connection import CmInput, CmState, RoceConnection
+from rdstool.transport.ib.roce.directory import Directory
+from rdstool.transport.ib.roce.letters import (
+    ABOUT_REP,
+    ABOUT_REQ,
+    DREQ_ROOM,
+    REJ_ROOM,
+    REP_ROOM,
+    REQ_ROOM,
+    RESPONSE_TIME,
+    RETRIES,
+    RTU_ROOM,
+)
 from rdstool.transport.ib.roce.mads import ManagementMessage, filled, ip_header, is_ip_service, pack, with_ip_header
-from rdstool.transport.ib.roce.numbers import MTU_BYTES, MTU_CODES, coded_time_s, gid_of
+from rdstool.transport.ib.roce.numbers import MTU_BYTES, coded_time_s, gid_of
 
 if TYPE_CHECKING:
     from rdstool.transport.ib.roce.device import Device
 
-MAX_CONNECTIONS = 4_096
-"""Connections of a device, those that are being made or ended included."""
 MAX_REQUESTS = 128
 """Requests that wait for ``accept`` or ``reject``; RDS in the kernel listens with the same backlog."""
 MAX_QUEUED = 1_024
 """Messages that wait to be sent."""
-MAX_FORGOTTEN = 1_024
-"""Ended connections that are remembered, so that a late REQ of theirs begins nothing."""
-FORGET_AFTER_S = 10.0
-RESPONSE_TIME = 18
-"""Time to wait for an answer, and that we take to give one: 4.096 us * 2^18 = 1.07 s."""
-RETRIES = 15
-"""Times that REQ, REP and DREQ are sent again; what Linux's RDMA-CM does (``CMA_MAX_CM_RETRIES``)."""
 ANSWER_WITHIN_S = 60.0
 """Time that the owner has to ``accept`` or ``reject``."""
-_LID = 0xFFFF
-"""RoCE has no LIDs: Linux puts the permissive one."""
-_HOPS = 64
-_TARGET_ACK_DELAY = 15
-_ABOUT_REQ, _ABOUT_REP, _ABOUT_NONE = 0, 1, 2
-"""Which message an MRA or REJ is about."""
 _FIRST_EPHEMERAL_PORT, _EPHEMERAL_PORTS = 32_768, 28_232
 
-_REQ_ROOM, _REP_ROOM, _REJ_ROOM, _RTU_ROOM, _DREQ_ROOM = 92, 196, 148, 224, 220
-"""Bytes of private data."""
-_INFO_ROOM = 72
-"""Bytes of additional information of REJ."""
 _WAIT_S = coded_time_s(RESPONSE_TIME)
 _LEAST_ACK_TIMEOUT, _MOST_ACK_TIMEOUT = 14, 21
 """Limits to what a peer can have us wait: 67 ms and 8.6 s."""
@@ -70,18 +63,11 @@ class Manager:
         self._device = device
         self._random = random
         self._services: set[int] = set()
-        self._by_local: dict[int, RoceConnection] = {}
-        self._by_remote: dict[tuple[str, int], RoceConnection] = {}
-        """(peer, its communication ID)"""
-        self._by_queue_pair: dict[tuple[str, int], RoceConnection] = {}
-        """(peer, its queue pair), of those that can send."""
+        self._directory = Directory(random)
         self._unanswered = 0
         """Requests that wait for the owner."""
-        self._forgotten: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._outgoing: deque[tuple[str, bytes, RoceConnection | None]] = deque()
         """(peer, message, who waits for an answer to it)"""
-        packed = parsed(device.address).packed
-        self._guid = int.from_bytes(b"\x02\x00" + packed[-4:-3] + b"\xff\xfe" + packed[-3:])
 
     # ---- What the owner does
 
@@ -97,49 +83,22 @@ class Manager:
 
     def connect(self, peer: str, service_id: int, private_data: bytes, options: ConnectionOptions) -> RoceConnection:
         """Send REQ."""
-        if options.path_mtu not in MTU_CODES:
-            raise TransportError(f"the path MTU is one of {', '.join(map(str, MTU_CODES))}, not {options.path_mtu}")
         if is_ip_service(service_id):
-            filled(private_data, _REQ_ROOM - len(with_ip_header(b"", self._device.address, 0, peer)))
+            filled(private_data, REQ_ROOM - len(with_ip_header(b"", self._device.address, 0, peer)))
             port = _FIRST_EPHEMERAL_PORT + self._random.randrange(_EPHEMERAL_PORTS)
             private_data = with_ip_header(private_data, self._device.address, port, peer)
-        data = filled(private_data, _REQ_ROOM)
+        filled(private_data, REQ_ROOM)
         connection = self._new(peer, options)
         connection.service_id = service_id
         connection.transaction = self._random.getrandbits(64)
-        local, remote = gid_of(self._device.address), gid_of(peer)
-        body = CmReq(
-            local_comm_id=connection.local_id,
-            service_id=service_id,
-            local_ca_guid=self._guid,
-            local_qpn=connection.number,
-            responder_resources=options.responder_resources,
-            initiator_depth=options.initiator_depth,
-            remote_cm_timeout=RESPONSE_TIME,
-            local_cm_timeout=RESPONSE_TIME,
-            starting_psn=connection.receive_psn,
-            retry_count=options.retry_count,
-            path_mtu=MTU_CODES[options.path_mtu],
-            rnr_retry=options.rnr_retry,
-            max_cm_retries=RETRIES,
-            primary_local_lid=_LID,
-            primary_remote_lid=_LID,
-            primary_local_gid=local,
-            primary_remote_gid=remote,
-            primary_flow_label=self._random.getrandbits(20),
-            primary_traffic_class=options.traffic_class,
-            primary_hop_limit=_HOPS,
-            primary_sl=options.service_level,
-            primary_ack_timeout=options.ack_timeout,
-            private=data,
-        )
+        body = letters.request(connection, self._device.address, self._random.getrandbits(20), private_data)
         connection.move(CmInput.CONNECT)
         self._say(connection, Attribute.REQ, body, repeat=True)
         return connection
 
     def accept(self, connection: RoceConnection, private_data: bytes, options: ConnectionOptions) -> None:
         """Send REP."""
-        data = filled(private_data, _REP_ROOM)
+        data = filled(private_data, REP_ROOM)
         request = self._pending(connection, "accept").body
         resources = min(options.responder_resources, request.initiator_depth)
         timeout = min(max(request.primary_ack_timeout, _LEAST_ACK_TIMEOUT), _MOST_ACK_TIMEOUT)
@@ -150,30 +109,20 @@ class Manager:
         self._unanswered -= 1
         mtu = MTU_BYTES[request.path_mtu]
         self._receive_from(connection, request.local_qpn, request.starting_psn, mtu, request.responder_resources)
-        body = CmRep(
-            local_comm_id=connection.local_id,
-            remote_comm_id=connection.remote_id,
-            local_qpn=connection.number,
-            starting_psn=connection.receive_psn,
-            responder_resources=resources,
-            initiator_depth=min(options.initiator_depth, request.responder_resources),
-            target_ack_delay=_TARGET_ACK_DELAY,
-            rnr_retry=options.rnr_retry,
-            local_ca_guid=self._guid,
-            private=data,
-        )
+        depth = min(options.initiator_depth, request.responder_resources)
+        body = letters.reply(connection, self._device.address, depth, options.rnr_retry, data)
         self._say(connection, Attribute.REP, body, repeat=True)
 
     def reject(self, connection: RoceConnection, private_data: bytes) -> None:
         """Send REJ with the reason 28."""
-        data = filled(private_data, _REJ_ROOM)
+        data = filled(private_data, REJ_ROOM)
         self._pending(connection, "reject")
-        self._refuse(connection, RejectReason.CONSUMER, _ABOUT_REQ, data)
+        self._refuse(connection, RejectReason.CONSUMER, ABOUT_REQ, data)
         self._end(connection)
 
     def disconnect(self, connection: RoceConnection, private_data: bytes) -> None:
         """End a connection or an attempt: DREQ, or REJ where it is not established."""
-        data = filled(private_data, _DREQ_ROOM)
+        data = filled(private_data, DREQ_ROOM)
         state = connection.cm_state
         if state in {CmState.TIMEWAIT, CmState.DREQ_SENT}:
             return
@@ -187,11 +136,11 @@ class Manager:
             self._device.forget(connection)
         else:
             if state is CmState.REQ_SENT:
-                self._refuse(connection, RejectReason.TIMEOUT, _ABOUT_REQ)
+                self._refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ)
             elif state is CmState.REQ_RCVD:
-                self._refuse(connection, RejectReason.CONSUMER, _ABOUT_REQ)
+                self._refuse(connection, RejectReason.CONSUMER, ABOUT_REQ)
             elif state is CmState.REP_SENT:
-                self._refuse(connection, RejectReason.CONSUMER, _ABOUT_REP)
+                self._refuse(connection, RejectReason.CONSUMER, ABOUT_REP)
             self._end(connection)
         self._device.events.append(Disconnected(connection, False, b""))
 
@@ -207,9 +156,7 @@ class Manager:
         """A message has come; False where it makes no sense."""
         if message.attribute is Attribute.REQ:
             return self._request(peer, message, now)
-        connection = self._by_local.get(message.body.remote_comm_id)
-        if connection is not None and connection.peer != peer:
-            connection = None
+        connection = self._directory.ours(peer, message.body.remote_comm_id)
         if message.attribute is Attribute.DREQ:
             return self._disconnect_request(peer, connection, message)
         if message.attribute is Attribute.REP:
@@ -234,26 +181,26 @@ class Manager:
 
     def _request(self, peer: str, message: ManagementMessage, now: float) -> bool:
         body = message.body
-        known = self._by_remote.get((peer, body.local_comm_id))
+        known = self._directory.theirs(peer, body.local_comm_id)
         if known is not None:
             return self._request_again(known)
-        if self._is_forgotten((peer, body.local_comm_id), now):
+        if self._directory.has_ended(peer, body.local_comm_id, now):
             return False
         reason = self._objection(peer, body)
         if reason is not None:
             self._turn_away(peer, message, reason)
             return True
-        stale = self._by_queue_pair.get((peer, body.local_qpn))
+        stale = self._directory.with_queue_pair(peer, body.local_qpn)
         if stale is not None:
             # The peer uses a queue pair anew that it has here already: it has forgotten the connection of before.
             self._turn_away(peer, message, RejectReason.STALE_CONNECTION)
             self._gone(stale, b"")
             return True
         connection = self._new(peer, ConnectionOptions())
-        connection.service_id, connection.remote_id = body.service_id, body.local_comm_id
+        connection.service_id = body.service_id
+        self._directory.learn_id(connection, body.local_comm_id)
         connection.transaction, connection.request = message.transaction, message
         connection.move(CmInput.REQUEST)
-        self._by_remote[peer, body.local_comm_id] = connection
         self._unanswered += 1
         connection.answer_timer = self._device.timers.at(
             now + ANSWER_WITHIN_S, lambda _: self._not_answered_here(connection)
@@ -276,20 +223,14 @@ class Manager:
         if body.primary_local_gid != gid_of(peer) or body.primary_remote_gid != gid_of(self._device.address):
             # Packets would go to another address than the one that asks.
             return RejectReason.INVALID_GID
-        if self._unanswered >= MAX_REQUESTS or len(self._by_local) >= MAX_CONNECTIONS:
+        if self._unanswered >= MAX_REQUESTS or self._directory.full:
             return RejectReason.NO_RESOURCES
         return None
 
     def _request_again(self, connection: RoceConnection) -> bool:
         """The peer has not seen what we answered."""
         if connection.cm_state is CmState.REQ_RCVD:
-            body = CmMra(
-                local_comm_id=connection.local_id,
-                remote_comm_id=connection.remote_id,
-                message=_ABOUT_REQ,
-                service_timeout=RESPONSE_TIME + 2,
-            )
-            self._say(connection, Attribute.MRA, body)
+            self._say(connection, Attribute.MRA, letters.patience(connection))
         elif connection.cm_state is CmState.REP_SENT and connection.repeated is not None:
             self._queue(connection.peer, connection.repeated)
         return True
@@ -301,12 +242,11 @@ class Manager:
                 self._queue(peer, connection.repeated)  # RTU was lost
             return True
         if connection is None or connection.cm_state is not CmState.REQ_SENT:
-            unknown = CmRej(body.remote_comm_id, body.local_comm_id, message=_ABOUT_REP)
+            unknown = CmRej(body.remote_comm_id, body.local_comm_id, message=ABOUT_REP)
             unknown.reason = RejectReason.INVALID_COMMUNICATION_ID
             self._send(peer, message, Attribute.REJ, unknown)
             return True
-        connection.remote_id = body.local_comm_id
-        self._by_remote[peer, body.local_comm_id] = connection
+        self._directory.learn_id(connection, body.local_comm_id)
         options = connection.options
         connection.options = replace(options, rnr_retry=body.rnr_retry)
         self._receive_from(connection, body.local_qpn, body.starting_psn, options.path_mtu, body.responder_resources)
@@ -333,7 +273,7 @@ class Manager:
     def heard_packet(self, connection: RoceConnection) -> None:
         """A packet for a queue pair that can receive has come: as good as RTU."""
         if connection.cm_state is CmState.REP_SENT:
-            self._ready(connection, bytes(_RTU_ROOM))
+            self._ready(connection, bytes(RTU_ROOM))
 
     def _wait_longer(self, connection: RoceConnection, body: CmMra, now: float) -> bool:
         if connection.cm_state not in {CmState.REQ_SENT, CmState.REP_SENT}:
@@ -343,7 +283,7 @@ class Manager:
 
     def _rejected(self, peer: str, connection: RoceConnection | None, body: CmRej) -> bool:
         if connection is None and not body.remote_comm_id:
-            connection = self._by_remote.get((peer, body.local_comm_id))
+            connection = self._directory.theirs(peer, body.local_comm_id)
         if connection is None or connection.cm_state is CmState.TIMEWAIT:
             return False
         if connection.remote_id and body.local_comm_id not in {0, connection.remote_id}:
@@ -393,7 +333,7 @@ class Manager:
         if state is CmState.DREQ_SENT:
             self._end(connection)
             return
-        self._refuse(connection, RejectReason.TIMEOUT, _ABOUT_REQ if state is CmState.REQ_SENT else _ABOUT_REP)
+        self._refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ if state is CmState.REQ_SENT else ABOUT_REP)
         connection.fail()
         self._end(connection)
         what = "REQ" if state is CmState.REQ_SENT else "REP"
@@ -402,7 +342,7 @@ class Manager:
 
     def _not_answered_here(self, connection: RoceConnection) -> None:
         """The owner let a request lie."""
-        self._refuse(connection, RejectReason.TIMEOUT, _ABOUT_REQ)
+        self._refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ)
         connection.fail()
         self._end(connection)
         detail = f"the request of {connection.peer} was not accepted within {ANSWER_WITHIN_S:.0f} s"
@@ -421,18 +361,14 @@ class Manager:
     # ---- Tables
 
     def _new(self, peer: str, options: ConnectionOptions) -> RoceConnection:
-        if len(self._by_local) >= MAX_CONNECTIONS:
-            raise TransportError(f"{MAX_CONNECTIONS} connections are open: disconnect some first")
+        if self._directory.full:
+            raise TransportError(f"{len(self._directory)} connections are open: disconnect some first")
         connection = self._device.make(peer, options)
-        while not (local_id := self._random.getrandbits(32)) or local_id in self._by_local:
-            pass
-        connection.local_id = local_id
-        self._by_local[local_id] = connection
+        self._directory.add(connection)
         return connection
 
     def _receive_from(self, connection: RoceConnection, number: int, psn: int, mtu: int, depth: int) -> None:
-        connection.remote_number = number
-        self._by_queue_pair[connection.peer, number] = connection
+        self._directory.learn_queue_pair(connection, number)
         connection.receive_from(self._device.flow_of(connection), number, psn, mtu, depth, connection.options)
 
     def _end(self, connection: RoceConnection) -> None:
@@ -443,21 +379,8 @@ class Manager:
         connection.fail()
         connection.move(CmInput.END)
         connection.repeated = connection.request = None
-        self._by_local.pop(connection.local_id, None)
-        remote = (connection.peer, connection.remote_id)
-        if self._by_remote.get(remote) is connection:
-            del self._by_remote[remote]
-            self._forgotten[remote] = self._device.now + FORGET_AFTER_S
-            if len(self._forgotten) > MAX_FORGOTTEN:
-                self._forgotten.popitem(last=False)
-        pair = (connection.peer, connection.remote_number)
-        if self._by_queue_pair.get(pair) is connection:
-            del self._by_queue_pair[pair]
+        self._directory.remove(connection, self._device.now)
         self._device.forget(connection)
-
-    def _is_forgotten(self, remote: tuple[str, int], now: float) -> bool:
-        until = self._forgotten.get(remote)
-        return until is not None and now < until
 
     # ---- Sending
 
@@ -469,24 +392,15 @@ class Manager:
         self._queue(connection.peer, message, connection if repeat else None)
 
     def _refuse(
-        self, connection: RoceConnection, reason: RejectReason, about: int, private_data: bytes = bytes(_REJ_ROOM)
+        self, connection: RoceConnection, reason: RejectReason, about: int, private_data: bytes = bytes(REJ_ROOM)
     ) -> None:
-        info = self._guid.to_bytes(8) if reason is RejectReason.TIMEOUT else b""
-        body = CmRej(
-            local_comm_id=connection.local_id,
-            remote_comm_id=connection.remote_id,
-            message=about,
-            info_length=len(info),
-            reason=reason,
-            info=filled(info, _INFO_ROOM),
-            private=private_data,
-        )
+        body = letters.refusal(connection, self._device.address, reason, about, private_data)
         self._say(connection, Attribute.REJ, body)
 
     def _turn_away(self, peer: str, message: ManagementMessage, reason: RejectReason) -> None:
         """Refuse a request for which nothing is kept."""
         self._device.counters.requests_refused += 1
-        body = CmRej(remote_comm_id=message.body.local_comm_id, message=_ABOUT_REQ, reason=reason)
+        body = CmRej(remote_comm_id=message.body.local_comm_id, message=ABOUT_REQ, reason=reason)
         self._send(peer, message, Attribute.REJ, body)
 
     def _send(self, peer: str, heard: ManagementMessage, attribute: Attribute, body: object) -> None:

@@ -70,13 +70,10 @@ class PacketKind(NamedTuple):
     """The last packet of its message, or the only one."""
     header: int
     """Bytes of BTH and extended headers."""
+    response: bool = False
+    """Sent by the responder."""
     supported: bool = True
     """False for what RDS never sends: immediate data and SEND with invalidate."""
-
-    @property
-    def response(self) -> bool:
-        """Sent by the responder."""
-        return self.part.value >= Part.ACKNOWLEDGE.value
 
 
 def _kind(opcode: Opcode) -> PacketKind | None:
@@ -92,15 +89,15 @@ def _kind(opcode: Opcode) -> PacketKind | None:
     }
     if name in words:
         part, extended = words[name]
-        return PacketKind(part, True, True, BTH.size + extended)
+        return PacketKind(part, True, True, BTH.size + extended, part in {Part.ACKNOWLEDGE, Part.ATOMIC_RESPONSE})
     starts, ends = "FIRST" in name or "ONLY" in name, "LAST" in name or "ONLY" in name
     if name.startswith("READ_RESPONSE"):
-        return PacketKind(Part.READ_RESPONSE, starts, ends, BTH.size + (AETH.size if starts or ends else 0))
+        return PacketKind(Part.READ_RESPONSE, starts, ends, BTH.size + (AETH.size if starts or ends else 0), True)
     part = Part.SEND if name.startswith("SEND") else Part.WRITE
     extended = RETH.size if part is Part.WRITE and starts else 0
     odd = name.endswith(("IMMEDIATE", "INVALIDATE"))
     extended += IMM_DT.size * name.endswith("IMMEDIATE") + IETH.size * name.endswith("INVALIDATE")
-    return PacketKind(part, starts, ends, BTH.size + extended, not odd)
+    return PacketKind(part, starts, ends, BTH.size + extended, supported=not odd)
 
 
 KINDS: list[PacketKind | None] = [None] * 256

@@ -16,6 +16,7 @@ from rdstool.transport.ib.provider import (
     ConnectionOptions,
     Operation,
     Segment,
+    Status,
 )
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
@@ -64,6 +65,7 @@ class QueuePair:
         """For the device's use."""
         self._memory = memory
         self._counters = counters
+        self._report = report
         self._broken = broken
         self._wake = wake
 
@@ -98,8 +100,8 @@ class QueuePair:
 
     def post_receive(self, wr_id: int, size: int) -> None:
         """Take one SEND of at most ``size`` bytes."""
-        self._check_open(len(self.responder.receives))
-        self.responder.receives.append(Receive(wr_id, size))
+        if self._takes(wr_id, Operation.RECEIVE, len(self.responder.receives)):
+            self.responder.receives.append(Receive(wr_id, size))
 
     def post_send(self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False) -> None:
         """SEND."""
@@ -115,7 +117,8 @@ class QueuePair:
         if view is None:
             where = f"{into.length} bytes at {into.address:#x}"
             raise TransportError(f"no region with local key {into.lkey:#x} can be written for {where}: register it")
-        work = WorkRequest(wr_id, Operation.READ, view, into.length, *_remote(address, rkey), fence=fence)
+        remote = _remote(address, rkey)
+        work = WorkRequest(wr_id, Operation.READ, b"", into.length, *remote, fence=fence, into=view)
         work.responds = True
         self._post(work)
 
@@ -135,23 +138,26 @@ class QueuePair:
         if address % ATOMIC_BYTES:
             raise TransportError(f"an atomic operation needs an address that {ATOMIC_BYTES} divides, not {address:#x}")
         remote = _remote(address, rkey)
-        work = WorkRequest(wr_id, operation, memoryview(b""), 0, *remote, value % _U64, compare % _U64, fence=fence)
+        work = WorkRequest(wr_id, operation, b"", 0, *remote, value % _U64, compare % _U64, fence=fence)
         work.responds = True
         self._post(work)
 
     def _post(self, work: WorkRequest) -> None:
-        self._check_open(len(self.requester))
         if work.length > MAX_MESSAGE_BYTES:
             raise TransportError(f"{work.length} bytes are more than the {MAX_MESSAGE_BYTES} of one message")
-        self.requester.post(work)
-        if self.state is QueuePairState.RTS:
-            self._wake(self)
+        if self._takes(work.wr_id, work.operation, len(self.requester)):
+            self.requester.post(work)
+            if self.state is QueuePairState.RTS:
+                self._wake(self)
 
-    def _check_open(self, posted: int) -> None:
+    def _takes(self, wr_id: int, operation: Operation, posted: int) -> bool:
+        """Whether there is room for a request. One that comes after the end is flushed at once, as with verbs."""
         if self.state is QueuePairState.ERROR:
-            raise TransportError("the connection has ended: make a new one")
+            self._report(wr_id, operation, Status.FLUSHED)
+            return False
         if posted >= MAX_WORK_REQUESTS:
             raise TransportError(f"{posted} work requests are posted: wait until some are done")
+        return True
 
     # ---- Packets
 
@@ -216,10 +222,11 @@ class QueuePair:
         self._broken(detail)
 
 
-def _viewed(data: Buffer) -> tuple[memoryview, int]:
-    view = memoryview(data)
-    if view.format != "B" or view.ndim != 1:
-        view = view.cast("B")
+def _viewed(data: Buffer) -> tuple[bytes | memoryview, int]:
+    """Data as bytes one by one, and how many."""
+    if type(data) is bytes:
+        return data, len(data)
+    view = memoryview(data).cast("B")
     return view, len(view)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 
 from dissectors.wire.infiniband import AckKind, NakCode, Opcode
-from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
+from rdstool.transport.ib.provider import Buffer, ConnectionOptions, Operation, Status
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
@@ -35,7 +35,7 @@ from rdstool.transport.ib.roce.packets import (
     SOLICITED,
     WRITE_OPCODES,
 )
-from rdstool.transport.ib.roce.work import Done, Report, WorkRequest
+from rdstool.transport.ib.roce.work import Report, WorkRequest
 
 FIRST_WINDOW = 32
 """Packets in flight at first."""
@@ -149,8 +149,9 @@ class Requester:
         if not self._waiting or (self._waiting[0].fence and self._in_flight):
             return False
         work = self._waiting.popleft()
-        work.first = self._next
-        work.last = work.first + packets_of(work.length, self._mtu) - 1
+        work.first = work.last = self._next
+        if work.length > self._mtu:
+            work.last += packets_of(work.length, self._mtu) - 1
         self._started.append(work)
         return True
 
@@ -173,8 +174,10 @@ class Requester:
     def _data(self, work: WorkRequest, psn: int, room: int) -> bytes:
         """The packet of a SEND or WRITE."""
         first, last = psn == work.first, psn == work.last
-        start = (psn - work.first) * self._mtu
-        payload = work.data[start : start + self._mtu]
+        payload: Buffer = work.data
+        if not (first and last):
+            start = (psn - work.first) * self._mtu
+            payload = work.data[start : start + self._mtu]
         pad = -len(payload) & 3
         flags = pad << PAD_SHIFT
         word = psn & NUMBER_MASK
@@ -244,7 +247,8 @@ class Requester:
         if len(payload) != min(self._mtu, work.length - start):
             self.fail(Status.BAD_RESPONSE, self._oldest)
             return
-        work.data[start : start + len(payload)] = payload
+        assert work.into is not None
+        work.into[start : start + len(payload)] = payload
         self._one_confirmed(work, 0, now)
 
     def atomic_response(self, psn: int, original: int, now: float) -> None:
@@ -301,7 +305,7 @@ class Requester:
         work = self._started.popleft()
         if self._index:
             self._index -= 1
-        self._report(Done(work.wr_id, work.operation, Status.SUCCESS, b"", original))
+        self._report(work.wr_id, work.operation, Status.SUCCESS, b"", original)
 
     def _progress(self, packets: int, now: float) -> None:
         """``_oldest`` has moved."""
@@ -374,14 +378,14 @@ class Requester:
         self.failed = status
         for work in self._started:
             ended = status if work.first <= number <= work.last else Status.FLUSHED
-            self._report(Done(work.wr_id, work.operation, ended))
+            self._report(work.wr_id, work.operation, ended)
         self._started.clear()
         self.flush()
 
     def flush(self) -> None:
         """End everything that is posted with ``FLUSHED``, and send no more."""
         for work in (*self._started, *self._waiting):
-            self._report(Done(work.wr_id, work.operation, Status.FLUSHED))
+            self._report(work.wr_id, work.operation, Status.FLUSHED)
         self._started.clear()
         self._waiting.clear()
         self._in_flight.clear()

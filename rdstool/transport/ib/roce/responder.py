@@ -37,7 +37,7 @@ from rdstool.transport.ib.roce.packets import (
     nak,
     rnr_nak,
 )
-from rdstool.transport.ib.roce.work import Done, Receive, Report
+from rdstool.transport.ib.roce.work import Receive, Report
 
 _ACKNOWLEDGE = int(Opcode.ACKNOWLEDGE)
 _ATOMIC_ACKNOWLEDGE = int(Opcode.ATOMIC_ACKNOWLEDGE)
@@ -167,7 +167,7 @@ class Responder:
         size = self._received + len(data)
         if size > self.receives[0].size:
             receive = self.receives.popleft()
-            self._report(Done(receive.wr_id, Operation.RECEIVE, Status.LOCAL_LENGTH_ERROR))
+            self._report(receive.wr_id, Operation.RECEIVE, Status.LOCAL_LENGTH_ERROR)
             self._fail(NakCode.INVALID_REQUEST, f"a message of {size} bytes or more for a receive of {receive.size}")
             return
         self._done()
@@ -183,7 +183,7 @@ class Responder:
             self._pieces.clear()
             self._part, self._received = None, 0
         self._msn += 1
-        self._report(Done(self.receives.popleft().wr_id, Operation.RECEIVE, Status.SUCCESS, data, 0, solicited))
+        self._report(self.receives.popleft().wr_id, Operation.RECEIVE, Status.SUCCESS, data, 0, solicited)
         self._acknowledge()
 
     def _write(self, kind: PacketKind, datagram: bytes, pad: int) -> None:
@@ -369,7 +369,7 @@ class Responder:
     def flush(self) -> None:
         """End all receives with ``FLUSHED``. What is left to answer, a NAK above all, still goes out."""
         for receive in self.receives:
-            self._report(Done(receive.wr_id, Operation.RECEIVE, Status.FLUSHED))
+            self._report(receive.wr_id, Operation.RECEIVE, Status.FLUSHED)
         self.receives.clear()
         self._pieces.clear()
         self._remembered.clear()

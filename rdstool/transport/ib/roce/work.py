@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from rdstool.transport.ib.provider import Operation, Status
 
@@ -18,8 +17,10 @@ class WorkRequest:
 
     wr_id: int
     operation: Operation
-    data: memoryview
-    """What to send or write, or where to put what is read."""
+    data: bytes | memoryview
+    """What to send or write."""
+    into: memoryview | None = field(default=None, kw_only=True)
+    """Where to put what is read."""
     length: int
     """Bytes of ``data``."""
     address: int = 0
@@ -45,15 +46,17 @@ class Receive(NamedTuple):
     size: int
 
 
-class Done(NamedTuple):
-    """A finished request, before it is told to whom it belongs."""
+class Report(Protocol):
+    """Told of each finished request: its ``wr_id`` and the rest of ``provider.Completed``."""
 
-    wr_id: int
-    operation: Operation
-    status: Status
-    data: bytes = b""
-    original: int = 0
-    solicited: bool = False
-
-
-Report = Callable[[Done], None]
+    def __call__(
+        self,
+        wr_id: int,
+        operation: Operation,
+        status: Status,
+        data: bytes = b"",
+        original: int = 0,
+        solicited: bool = False,
+        /,
+    ) -> None:
+        """Tell."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dissectors.wire.infiniband import BTH, Bth, Opcode
 from rdstool.transport.ib.provider import Completed, ConnectionOptions, ConnectRequested, Event, Status
 from rdstool.transport.ib.roce.connection import RoceConnection
-from rdstool.transport.ib.roce.device import Device, Outgoing
+from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.mads import unpack
 
 ACTIVE, PASSIVE = "192.0.2.1", "192.0.2.2"
@@ -18,6 +18,19 @@ QUICK = ConnectionOptions(ack_timeout=14)
 E = TypeVar("E")
 Filter = Callable[[str, Bth, bytes], list[bytes]]
 """(source address, BTH, datagram) -> what arrives in its place"""
+
+
+class Datagram(NamedTuple):
+    """One of what a device sends."""
+
+    source_port: int
+    destination: str
+    data: bytes
+
+
+def sent(device: Device, now: float) -> list[Datagram]:
+    """What a device sends next, one by one."""
+    return [Datagram(port, peer, data) for port, peer, several in device.transmit(now) for data in several]
 
 
 def everything(_: str, __: Bth, datagram: bytes) -> list[bytes]:
@@ -57,11 +70,11 @@ class Pair:
         self.settle()
 
     def _carry(self, source: Device, target: Device) -> int:
-        batch = source.transmit(self.now)
+        batch = sent(source, self.now)
         self.deliver(source, target, batch)
         return len(batch)
 
-    def deliver(self, source: Device, target: Device, batch: list[Outgoing]) -> None:
+    def deliver(self, source: Device, target: Device, batch: list[Datagram]) -> None:
         """Hand datagrams over, through the filter."""
         for outgoing in batch:
             bth = BTH.unpack_from(outgoing.data)

@@ -24,11 +24,11 @@ from rdstool.transport.ib.provider import (
 )
 from rdstool.transport.ib.roce import mads, manager
 from rdstool.transport.ib.roce.connection import TRANSITIONS, CmInput, CmState, RoceConnection
-from rdstool.transport.ib.roce.device import Device, Outgoing
+from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.mads import ManagementMessage, unpack
 from rdstool.transport.ib.roce.numbers import gid_of
-from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, QUICK, SERVICE, Filter, Pair, of_kind, one
+from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, QUICK, SERVICE, Datagram, Filter, Pair, of_kind, one, sent
 
 PLAIN_SERVICE = 0x1234_5678_9ABC_DEF0
 
@@ -61,7 +61,7 @@ def names(pair: Pair) -> list[str]:
     return [name for _, name, _ in pair.wire]
 
 
-def message(outgoing: Outgoing) -> ManagementMessage:
+def message(outgoing: Datagram) -> ManagementMessage:
     found = unpack(outgoing.data)
     assert found is not None
     return found
@@ -72,7 +72,7 @@ def tell(device: Device, attribute: Attribute, body: Any, peer: str = ACTIVE) ->
     flow = Flow(peer, 49152, device.address)
     datagram = flow.seal(mads.head(0), mads.pack(ManagementMessage(attribute, 99, body)), 0)
     device.receive([(datagram, peer, 49152)], device.now)
-    return [message(outgoing).body for outgoing in device.transmit(device.now)]
+    return [message(outgoing).body for outgoing in sent(device, device.now)]
 
 
 def request(**fields: Any) -> CmReq:
@@ -98,7 +98,7 @@ def test_three_messages_make_a_connection(pair: Pair) -> None:
 
 def test_the_request_says_who_asks_for_what(pair: Pair) -> None:
     pair.active.connect(PASSIVE, SERVICE, b"private")
-    (outgoing,) = pair.active.transmit(0.0)
+    (outgoing,) = sent(pair.active, 0.0)
     body = message(outgoing).body
     assert body.primary_local_gid == gid_of(ACTIVE)
     assert body.service_id == SERVICE
@@ -288,21 +288,21 @@ def test_a_peer_that_uses_its_queue_pair_anew_has_forgotten_the_old_connection(p
 
 
 def test_a_late_request_of_an_ended_connection_begins_nothing(pair: Pair) -> None:
-    active, _ = asked(pair)
+    active, passive = asked(pair)
     repeated = active.repeated
     assert repeated is not None
-    pair.passive.manager.reject(next(iter(pair.passive.manager._by_local.values())), b"")
+    passive.reject()
     pair.settle()
     flow = Flow(ACTIVE, 4791, PASSIVE)
     pair.passive.receive([(flow.seal(mads.head(1), repeated, 0), ACTIVE, 4791)], pair.now)
     assert pair.passive.take_events() == []
-    assert pair.passive.transmit(pair.now) == []
+    assert sent(pair.passive, pair.now) == []
 
 
 def test_an_answer_to_no_request_is_refused(pair: Pair) -> None:
     active, passive = asked(pair)
     passive.accept()
-    reply = message(pair.passive.transmit(0.0)[0]).body
+    reply = message(sent(pair.passive, 0.0)[0]).body
     reply.remote_comm_id ^= 1
     (answer,) = tell(pair.active, Attribute.REP, reply, PASSIVE)
     assert (answer.reason, answer.message) == (RejectReason.INVALID_COMMUNICATION_ID, 1)
@@ -312,7 +312,7 @@ def test_an_answer_to_no_request_is_refused(pair: Pair) -> None:
 def test_a_stranger_cannot_end_a_connection(pair: Pair) -> None:
     active, passive = pair.connect()
     active.disconnect()
-    (outgoing,) = pair.active.transmit(0.0)
+    (outgoing,) = sent(pair.active, 0.0)
     tell(pair.passive, Attribute.DREQ, message(outgoing).body, "192.0.2.66")
     tell(pair.passive, Attribute.DREQ, replace(message(outgoing).body, local_comm_id=77))
     tell(pair.passive, Attribute.DREQ, replace(message(outgoing).body, remote_qpn=77))
@@ -340,7 +340,7 @@ def test_either_side_ends_it(pair: Pair, who: int) -> None:
         assert isinstance(ended, Disconnected)
         assert ended.by_peer == (number != who)
     assert [end.cm_state for end in ends] == [CmState.TIMEWAIT] * 2
-    assert [device.manager._by_local for device in devices] == [{}, {}]
+    assert [len(device.manager._directory) for device in devices] == [0, 0]
     assert [device.next_timer() for device in devices] == [None, None]
 
 
@@ -413,8 +413,6 @@ def test_wrong_calls_are_told(pair: Pair) -> None:
     for peer in ("2001:db8::1", "0.0.0.0", "224.0.0.1"):  # noqa: S104
         with pytest.raises(TransportError, match="no host that"):
             pair.active.connect(peer, SERVICE)
-    with pytest.raises(TransportError, match="path MTU"):
-        pair.active.connect(PASSIVE, SERVICE, options=ConnectionOptions(path_mtu=1500))
     with pytest.raises(TransportError, match="private data"):
         pair.active.connect(PASSIVE, SERVICE, bytes(57))
     active, passive = asked(pair)
@@ -425,6 +423,15 @@ def test_wrong_calls_are_told(pair: Pair) -> None:
     passive.accept()
     with pytest.raises(LocalProtocolError, match="does not wait"):
         passive.accept()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("path_mtu", 1500), ("ack_timeout", 0), ("ack_timeout", 32), ("retry_count", 8), ("initiator_depth", 256)],
+)
+def test_options_that_cannot_be_are_told(name: str, value: int) -> None:
+    with pytest.raises(TransportError, match=f"{name} is {value}: give"):
+        ConnectionOptions(**{name: value})
 
 
 def test_a_service_that_is_listened_for_no_more_is_refused(pair: Pair) -> None:

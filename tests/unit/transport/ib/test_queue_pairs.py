@@ -12,7 +12,8 @@ from rdstool.protocol.errors import LocalProtocolError
 from rdstool.transport.ib.provider import Access, Broken, Completed, ConnectRequested, Operation, Segment, Status
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.states import TRANSITIONS, QueuePairInput, QueuePairState, step
-from tests.unit.transport.ib.driving import PASSIVE, QUICK, Filter, Pair, messages, of_kind, one, statuses
+from rdstool.transport.ib.roce.work import MAX_WORK_REQUESTS
+from tests.unit.transport.ib.driving import PASSIVE, QUICK, Filter, Pair, messages, of_kind, one, sent, statuses
 
 ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 TEXT = bytes(index * 7 & 0xFF for index in range(10_000))
@@ -196,7 +197,7 @@ def test_no_more_reads_are_in_flight_than_both_ends_agreed(pair: Pair) -> None:
     region = pair.passive.register(bytearray(64), ALL)
     for number in range(8):
         active.post_fetch_add(number, 0, region.rkey, 1)
-    assert len(pair.active.transmit(pair.now)) == 2
+    assert len(sent(pair.active, pair.now)) == 2
 
 
 def test_a_peer_that_answers_no_reads_is_not_asked(pair: Pair) -> None:
@@ -212,7 +213,7 @@ def test_a_fence_waits_for_reads(pair: Pair) -> None:
     region = pair.passive.register(bytearray(64), ALL)
     active.post_fetch_add(1, 0, region.rkey, 1)
     active.post_send(2, b"after", fence=True)
-    first = pair.active.transmit(pair.now)
+    first = sent(pair.active, pair.now)
     assert len(first) == 1
     pair.deliver(pair.active, pair.passive, first)
     pair.settle()
@@ -275,7 +276,7 @@ def test_a_region_that_goes_while_it_is_written_is_written_no_further(pair: Pair
     memory = bytearray(10_000)
     region = pair.passive.register(memory, ALL)
     active.post_write(1, TEXT, 0, region.rkey)
-    batch = pair.active.transmit(pair.now)
+    batch = sent(pair.active, pair.now)
     pair.deliver(pair.active, pair.passive, batch[:2])
     pair.passive.deregister(region)
     pair.deliver(pair.active, pair.passive, batch[2:])
@@ -289,7 +290,7 @@ def test_a_region_that_goes_while_it_is_read_is_an_error_of_the_peer(pair: Pair)
     region = pair.passive.register(bytearray(16_384), ALL)
     local = pair.active.register(bytearray(16_384), Access.LOCAL_WRITE)
     active.post_read(1, Segment(0, 16_384, local.lkey), 0, region.rkey)
-    pair.deliver(pair.active, pair.passive, pair.active.transmit(pair.now))
+    pair.deliver(pair.active, pair.passive, sent(pair.active, pair.now))
     pair.passive.deregister(region)
     pair.settle()
     assert statuses(pair.active) == [(1, Status.REMOTE_OPERATION_ERROR)]
@@ -439,12 +440,22 @@ def test_state_and_input(state: QueuePairState, given: QueuePairInput) -> None:
         assert (after is QueuePairState.ERROR) == (given is QueuePairInput.FAIL)
 
 
-def test_an_ended_connection_takes_no_work(pair: Pair) -> None:
+def test_what_is_posted_after_the_end_is_flushed(pair: Pair) -> None:
     active, _ = pair.connect()
     active.disconnect()
-    with pytest.raises(TransportError, match="has ended"):
+    active.post_send(1, b"")
+    active.post_receive(2, 1)
+    assert statuses(pair.active) == [(1, Status.FLUSHED), (2, Status.FLUSHED)]
+
+
+def test_queues_are_bounded(pair: Pair) -> None:
+    active, _ = pair.connect()
+    for _ in range(MAX_WORK_REQUESTS):
         active.post_send(1, b"")
-    with pytest.raises(TransportError, match="has ended"):
+        active.post_receive(1, 1)
+    with pytest.raises(TransportError, match="wait until"):
+        active.post_send(1, b"")
+    with pytest.raises(TransportError, match="wait until"):
         active.post_receive(1, 1)
 
 
