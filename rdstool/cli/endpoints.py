@@ -104,16 +104,36 @@ def resolve(host: str) -> str:
 
 
 def source_for(destination: str) -> str:
-    """The address from which this machine reaches another one. Nothing is sent. Raises ``UsageError``."""
+    """The address from which this machine reaches another one. Nothing is sent. Raises ``UsageError``.
+
+    For a loopback address it is one that no other node has: any of 127.0.0.0/8 reaches any other.
+    """
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((destination, 1))
-            return str(probe.getsockname()[0])
+            source = str(probe.getsockname()[0])
     except OSError as problem:
         raise UsageError(
             f"this machine has no way to {destination} ({problem.strerror}): name the address to send from"
         ) from None
+    if not source.startswith("127."):
+        return source
+    others = (f"127.0.0.{number}" for number in range(1, 255))
+    return next((each for each in (source, *others) if each != destination and _is_free(each)), source)
+
+
+def _is_free(address: str) -> bool:
+    """No node listens on an address of this machine."""
+    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, TCP_PORT))
+        except OSError:
+            return False
+    return True
 
 
 def settings(

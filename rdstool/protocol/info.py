@@ -83,7 +83,7 @@ class TcpInfo:
 
     local: str
     local_port: int
-    """0 where the transport chose it."""
+    """0 while it is being connected."""
     peer: str
     peer_port: int
     path: int
@@ -174,7 +174,7 @@ def tcp_connections(node: Node) -> Iterator[TcpInfo]:
             continue
         # The header counts as missing whole while no message has begun, as the kernel's counter does.
         header, data = link.deframer.remaining
-        ports = (TCP_PORT, link.peer_port or 0) if link.incoming else (0, TCP_PORT)
+        ports = (TCP_PORT, link.peer_port or 0) if link.incoming else (link.local_port, TCP_PORT)
         yield TcpInfo(
             connection.local, ports[0], connection.peer, ports[1], path.index, header, data, link.sent, link.acked
         )

@@ -24,6 +24,7 @@ class Link:
         "grace",
         "handle",
         "incoming",
+        "local_port",
         "map_seen",
         "number",
         "path",
@@ -40,6 +41,8 @@ class Link:
         self.incoming = peer_port is not None
         self.peer_port = peer_port
         """TCP source port of an incoming connection."""
+        self.local_port = 0
+        """TCP source port of an outgoing connection, once the transport has told it."""
         self.path: Path | None = None
         """The path that it serves; None while it waits for one, and when it is gone."""
         self.reading = True

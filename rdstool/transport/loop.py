@@ -92,6 +92,7 @@ class LoopTransport:
             if there is None:
                 self._engine.connect_failed(link, "nobody has this address", self._driver.now())
             else:
+                link.local_port = port
                 here = self._add(link, (wanted.local, port), (wanted.peer, _PORT))
                 here.other, there.other = there, here
                 self._engine.connected(link, self._driver.now())

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rdstool.afrds import info
+from rdstool.afrds.records import Record
 from rdstool.afrds.sockets import open_socket
 
 _NET = Path("/sys/class/net")
@@ -53,7 +54,7 @@ class System:
         with open_socket() as sock:
             return info.counters(sock)
 
-    def table(self, name: str, ipv6: bool = False) -> list[info.Record]:
+    def table(self, name: str, ipv6: bool = False) -> list[Record]:
         """A table of ``rds-info``."""
         with open_socket() as sock:
             return info.table(sock, name, ipv6=ipv6)

@@ -149,6 +149,7 @@ class TcpTransport:
                 self._engine.connect_failed(wanted.link, problem.strerror or str(problem), self._driver.now())
             else:
                 stream.connecting = False
+                wanted.link.local_port = local[1]
                 self._opened(stream, (wanted.local, local[1]), (wanted.peer, peer[1]))
                 self._engine.connected(wanted.link, self._driver.now())
             self._driver.act()
