@@ -93,7 +93,7 @@ class Match:
     seed: int
     """Of the generation number, and of source ports: every run is to be one of a freshly started host."""
     patience: float = 1.0
-    """Factor for all durations that the peer is given."""
+    """Factor for the time that the peer is given to act; silence is as long as the scenario says."""
 
 
 class _Differs(Exception):  # noqa: N818 - no error of ours
@@ -332,7 +332,8 @@ class _Player:
 
     async def _expect(self, step: Expect) -> str:
         """What happened, where it is allowed. Raises ``_Differs``."""
-        deadline = self._loop.time() + step.within_s * self._match.patience
+        patience = 1.0 if SILENCE in step.outcomes else self._match.patience
+        deadline = self._loop.time() + step.within_s * patience
         if step.outcomes == (CONNECTION,):
             return await self._incoming_connection(step, deadline)
         if CROWD in step.outcomes:

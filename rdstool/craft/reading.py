@@ -33,6 +33,8 @@ MAX_COUNT = 10_000_000
 MAX_SECONDS = 3600.0
 WITHIN_S = 5.0
 """How long the peer may take where a step does not say."""
+SILENCE_S = 1.0
+"""How long silence lasts where a step does not say."""
 COMPARED = HEADER_FIELDS - {"padding", "exthdr"} | EXTENSION_FIELDS
 """What a message can be expected to have in it."""
 
@@ -170,7 +172,7 @@ class Reader:
             line=self._line,
             outcomes=outcomes,
             path=path,
-            within_s=self._seconds(step, "within", 1.0 if outcomes == (SILENCE,) else WITHIN_S),
+            within_s=self._seconds(step, "within", SILENCE_S if SILENCE in outcomes else WITHIN_S),
             fields=fields,
             count=self._count(step, "count", 1, MAX_COUNT),
             at_most=self._count(step, "at_most", 0, MAX_COUNT) if "at_most" in step else None,
