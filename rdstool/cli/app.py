@@ -47,6 +47,7 @@ COMMANDS = {
     "lua": Command("rdstool.cli.lua", "lua", "Write or install the Wireshark plugin."),
     "crosscheck": Command("rdstool.cli.crosscheck", "crosscheck", "Compare with what tshark and the plugin decode."),
     "stress": Command("rdstool.cli.stress", "stress", "Load and check an RDS path, with rds-stress or rdstool there."),
+    "craft": Command("rdstool.cli.craft", "craft", "Play traffic that misbehaves, and judge what the peer does."),
     "fields": Command("rdstool.cli.fields", "fields", "List the fields that filters and --fields know."),
     "lab": Command("rdstool.cli.lab", "app", "Run real kernels with RDS under QEMU."),
 }

@@ -22,7 +22,8 @@ EPHEMERAL_PORTS = (32_768, 60_999)
 DIAL_TRIES = 64
 """Source ports that are tried before an attempt counts as failed."""
 
-_LINGER_0 = struct.pack("@ii", 1, 0)
+LINGER_0 = struct.pack("@ii", 1, 0)
+"""Value of SO_LINGER that makes a close a reset."""
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -95,7 +96,7 @@ def tune(sock: socket.socket) -> None:
 def abort(sock: socket.socket) -> None:
     """Close at once, with a reset and no TIME_WAIT (linger 0)."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
     except OSError:
         pass  # the connection is gone already
     finally:

@@ -1,0 +1,246 @@
+"""``rdstool craft``: plays scenarios of traffic that misbehaves, and tells what the peer makes of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rdstool.cli.endpoints import Pcap, resolve, run_job, source_for
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.output import Results, json_line, note
+from rdstool.errors import UsageError
+
+if TYPE_CHECKING:
+    from rdstool.craft.play import Line, Match, Verdict
+    from rdstool.craft.scenario import Scenario
+    from rdstool.transport.base import Tap
+
+
+def _complete_names(incomplete: str) -> list[str]:
+    from rdstool.craft.library import names  # noqa: PLC0415
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def craft(
+    scenarios: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCENARIO]...",
+            help="Names of scenarios that come with rdstool, or files (.toml); all: every one that fits the addresses.",
+            autocompletion=_complete_names,
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="ADDR", help="Whom to play against.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="ADDR", help="Own address; the one that routes there if not given.")
+    ] = None,
+    port: Annotated[
+        list[str] | None,
+        typer.Option("--port", metavar="NAME=PORT", help="Another number for a named port (repeatable)."),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(metavar="FACTOR", min=0.01, max=1000, help="Give the peer so many times as long.")
+    ] = 1.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Take what a peer should do for what it must do.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Same seed, same generation number and source ports.")
+    ] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the scenarios that come with rdstool.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print scenarios instead of playing them.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show verdicts only.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object for each thing that happens.")] = False,
+    pcap: Pcap = None,
+) -> None:
+    """Play traffic that misbehaves on purpose, and judge what the peer does.
+
+    Each scenario says what is sent, byte by byte where it matters, and what a peer may answer; its form is described in
+    docs/scenarios.md. Exit status 1: a peer does otherwise. Play against nobody who has not agreed to it.
+
+    \b
+    Examples:
+      rdstool craft --list
+      rdstool craft length-4gib garbage --to 10.0.0.2
+      rdstool craft mine.toml --to 127.0.0.2 --from 127.0.0.1 --json
+    """  # noqa: D301
+    from rdstool.craft import library  # noqa: PLC0415
+
+    with Results(at_once=True) as results:
+        if listing:
+            _list(results, json=json)
+            raise typer.Exit
+        if not scenarios:
+            raise UsageError("name a scenario, or see --list")
+        if show:
+            for name in scenarios:
+                results.write(library.text_of(name)[1])
+            raise typer.Exit
+        if to is None:
+            raise UsageError("--to is missing: whom to play against")
+        peer = resolve(to)
+        own = resolve(source) if source is not None else source_for(peer)
+        from rdstool.craft.play import Match  # noqa: PLC0415
+
+        match = Match(own, peer, secrets.randbits(32) if seed is None else seed, patience)
+        chosen = [_with_ports(each, port or ()) for each in _chosen(scenarios, match)]
+        job = _Job(
+            chosen, match, pcap, _JsonTeller(results) if json else _TextTeller(results, quiet=quiet), strict=strict
+        )
+        code = run_job(job.run)
+    raise typer.Exit(code)
+
+
+def _list(results: Results, *, json: bool) -> None:
+    from rdstool.craft import library  # noqa: PLC0415
+
+    known = [library.scenario(name) for name in library.names()]
+    width = max(len(each.id) for each in known)
+    for each in known:
+        told = {"id": each.id, "title": each.title, "requirement": each.requirement, "source": each.source}
+        more = {"strictness": each.strictness.value, "role": each.role.value}
+        results.write(json_line({**told, **more}) if json else f"{each.id:<{width}}  {each.title}\n")
+
+
+def _chosen(wanted: Sequence[str], match: Match) -> list[Scenario]:
+    from rdstool.craft import library  # noqa: PLC0415
+    from rdstool.craft.play import check  # noqa: PLC0415
+
+    if list(wanted) != ["all"]:
+        found = [library.scenario(name) for name in wanted]
+        for each in found:
+            check(each, match)
+        return found
+    fitting = []
+    for name in library.names():
+        each = library.scenario(name)
+        try:
+            check(each, match)
+        except UsageError:
+            continue  # for the other role
+        fitting.append(each)
+    if not fitting:
+        check(library.scenario(library.names()[0]), match)
+    return fitting
+
+
+def _with_ports(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
+    ports = dict(scenario.ports)
+    for assignment in assignments:
+        name, _, number = assignment.partition("=")
+        if name not in ports:
+            raise UsageError(
+                f"--port {assignment}: {scenario.id} has no port of that name ({', '.join(ports) or 'none'})"
+            )
+        if not number.isascii() or not number.isdigit() or int(number) > 0xFFFF:
+            raise UsageError(f"--port {assignment}: write NAME=PORT, 0 to 65535")
+        ports[name] = int(number)
+    return replace(scenario, ports=ports)
+
+
+class _TextTeller:
+    """For people."""
+
+    def __init__(self, results: Results, *, quiet: bool) -> None:
+        self._results = results
+        self._quiet = quiet
+
+    def begin(self, scenario: Scenario) -> None:
+        """The scenario's heading."""
+        if not self._quiet:
+            self._results.write(f"{scenario.id}: {scenario.title}\n")
+
+    def line(self, _scenario: Scenario, line: Line) -> None:
+        """Something happened."""
+        if not self._quiet:
+            verdict = f"  {line.verdict}" if line.verdict else ""
+            self._results.write(f"{line.time_s:9.3f}  {line.arrow:2}  {line.path:<8}  {line.text}{verdict}\n")
+
+    def end(self, verdict: Verdict, *, passed: bool) -> None:
+        """How it ended."""
+        scenario = verdict.scenario
+        if not verdict.difference:
+            self._results.write(f"{scenario.id}: passed\n")
+            return
+        self._results.write(
+            f"{scenario.id}: {'differs' if passed else 'failed'}: {scenario.file}:{verdict.line}: "
+            f"{verdict.difference}. {scenario.requirement} ({scenario.source})\n"
+        )
+
+
+class _JsonTeller:
+    """For programs."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    def begin(self, scenario: Scenario) -> None:
+        """Nothing: each line names its scenario."""
+
+    def line(self, scenario: Scenario, line: Line) -> None:
+        """Something happened."""
+        event = {"->": "sent", "<-": "received"}.get(line.arrow, "expected")
+        told: dict[str, Any] = {"event": event, "scenario": scenario.id, "time": round(line.time_s, 6)}
+        more = {"path": line.path, "line": line.line, "text": line.text, "verdict": line.verdict or None}
+        self._results.write(json_line({**told, **more}))
+
+    def end(self, verdict: Verdict, *, passed: bool) -> None:
+        """How it ended."""
+        scenario = verdict.scenario
+        told: dict[str, Any] = {"event": "verdict", "scenario": scenario.id, "strictness": scenario.strictness.value}
+        outcome = "passed" if not verdict.difference else "differs" if passed else "failed"
+        more = {"verdict": outcome, "line": verdict.line or None, "difference": verdict.difference or None}
+        self._results.write(json_line({**told, **more}))
+
+
+class _Job:
+    """Scenarios one after the other."""
+
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        match: Match,
+        pcap: Path | None,
+        teller: _TextTeller | _JsonTeller,
+        *,
+        strict: bool,
+    ) -> None:
+        self._scenarios, self._match, self._pcap = scenarios, match, pcap
+        self._teller, self._strict = teller, strict
+
+    async def run(self) -> ExitCode:
+        """All of them, whatever becomes of each."""
+        from rdstool.endpoint.recorder import Recorder, open_file  # noqa: PLC0415
+
+        recorder = Recorder()
+        file = open_file(self._pcap) if self._pcap is not None else None
+        if file is not None:
+            recorder.takers.append(file.frame)
+        try:
+            tap = recorder if file is not None else None
+            verdicts = [await self._one(each, number, tap) for number, each in enumerate(self._scenarios)]
+        finally:
+            if file is not None:
+                file.close()
+        failed = sum(not each for each in verdicts)
+        if len(verdicts) > 1:
+            note(f"{len(verdicts)} scenarios, {failed} failed")
+        return ExitCode.PROBLEMS if failed else ExitCode.CLEAN
+
+    async def _one(self, scenario: Scenario, number: int, tap: Tap | None) -> bool:
+        from rdstool.craft.play import play  # noqa: PLC0415
+
+        teller = self._teller
+        teller.begin(scenario)
+        # A generation number of its own: the peer is to forget the scenario before.
+        match = replace(self._match, seed=self._match.seed + number)
+        tell: Callable[[Line], None] = lambda line: teller.line(scenario, line)  # noqa: E731
+        verdict = await play(scenario, match, tap=tap, tell=tell)
+        passed = verdict.passed and not (self._strict and verdict.difference)
+        teller.end(verdict, passed=passed)
+        return passed

@@ -1,0 +1,204 @@
+"""One TCP connection of a scenario: bytes out as they are told, messages in as they come. No protocol engine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import cast
+
+from dissectors.wire.extensions import parse_extensions
+from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, RdsHeader
+from rdstool.craft.scenario import CLOSED, EXTENSION_FIELDS, RESET
+from rdstool.protocol.kinds import MessageKind, Transport, classify
+from rdstool.transport.base import Tap
+from rdstool.transport.tcp.sockets import LINGER_0
+
+KEPT_MESSAGES = 10_000
+"""Messages of the peer that wait to be looked at; further ones are counted only."""
+SHOWN_MESSAGE_BYTES = 1 << 21
+"""A header of the peer that announces more ends the decoding."""
+
+_KEYS = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """Something that the peer did: a message, or the end of the connection."""
+
+    what: str
+    """Kind of message, ``closed`` or ``reset``."""
+    time: float
+    header: RdsHeader | None = None
+
+    def field(self, name: str) -> int | None:
+        """A number in the header, or in one of a handshake's extension headers; None where there is none."""
+        if self.header is None:
+            return None
+        if name not in EXTENSION_FIELDS:
+            return int(getattr(self.header, name))
+        items = parse_extensions(self.header.exthdr).items
+        return next((int(getattr(item, name)) for item in items if hasattr(item, name)), None)
+
+    def words(self) -> str:
+        """For people."""
+        header = self.header
+        if header is None:
+            return self.what
+        handshake = "".join(
+            f" {name} {self.field(name)}" for name in ("npaths", "gen_num") if self.field(name) is not None
+        )
+        return (
+            f"{self.what} seq {header.sequence} {header.sport} > {header.dport} len {header.length}"
+            f"{f' flags {header.flags:#04x}' if header.flags else ''}{handshake}"
+        )
+
+
+class Wire(asyncio.Protocol):
+    """One connection. ``news`` is called with each thing that comes."""
+
+    def __init__(self, name: str, news: Callable[[Wire, Came], None], tap: Tap | None, *, incoming: bool) -> None:
+        self.name = name
+        self.inbox: deque[Came] = deque(maxlen=KEPT_MESSAGES)
+        """What has come and was not asked for yet."""
+        self.ended: str | None = None
+        """``closed`` or ``reset``, once the peer has ended it."""
+        self.sent_bytes = 0
+        self._news = news
+        self._tap = tap
+        self._incoming = incoming
+        self._key = next(_KEYS)
+        self._transport: asyncio.Transport | None = None
+        self._held = bytearray()
+        self._undecodable = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._gone = asyncio.Event()
+
+    # ---- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Established."""
+        self._transport = cast(asyncio.Transport, transport)
+        sock: socket.socket = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tap is not None:
+            self._tap.opened(self._key, self._end("sockname"), self._end("peername"), incoming=self._incoming)
+
+    def _end(self, which: str) -> tuple[str, int]:
+        assert self._transport is not None
+        found = self._transport.get_extra_info(which)
+        return found[0], found[1]
+
+    def data_received(self, data: bytes) -> None:
+        """Cut into messages; none is kept with its payload."""
+        if self._tap is not None:
+            self._tap.received(self._key, data)
+        if self._undecodable:
+            return
+        self._held += data
+        at = 0
+        while len(self._held) - at >= HEADER_BYTES:
+            header = RDS_HEADER.unpack_from(self._held, at)
+            if header.length > SHOWN_MESSAGE_BYTES:
+                self._undecodable = True
+                self._held.clear()
+                return
+            following = at + HEADER_BYTES + header.length
+            if following > len(self._held):
+                break
+            at = following
+            self._tell(MessageKind(classify(header, Transport.TCP)).label, header)
+        del self._held[:at]
+
+    def eof_received(self) -> bool:
+        """FIN."""
+        self._end_with(CLOSED)
+        return True  # we close when the scenario does
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """RST, or the end that we made ourselves."""
+        self._room.set()
+        self._gone.set()
+        if exc is not None:
+            self._end_with(RESET)
+
+    def pause_writing(self) -> None:
+        """The peer does not read."""
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._room.set()
+
+    def _tell(self, what: str, header: RdsHeader | None = None) -> None:
+        came = Came(what, asyncio.get_running_loop().time(), header)
+        self.inbox.append(came)
+        self._news(self, came)
+
+    def _end_with(self, how: str) -> None:
+        if self.ended is None:
+            self.ended = how
+            if self._tap is not None:
+                self._tap.closed(self._key, reset=how == RESET, by_peer=True)
+            self._tell(how)
+
+    # ---- The scenario
+
+    def describe(self) -> str:
+        """Both ends."""
+        if self._transport is None:
+            return "and was reset at once"
+        (own, own_port), (peer, peer_port) = self._end("sockname"), self._end("peername")
+        return f"{own}:{own_port} > {peer}:{peer_port}"
+
+    @property
+    def usable(self) -> bool:
+        """It can be written to."""
+        return self._transport is not None and not self._transport.is_closing() and self.ended != RESET
+
+    def stop_reading(self) -> None:
+        """Leave everything that comes in the system's buffers."""
+        assert self._transport is not None
+        self._transport.pause_reading()
+
+    async def write(self, data: bytes, patience_s: float) -> bool:
+        """Send, waiting for room; False where there was none for so long, or the connection has ended."""
+        if not self.usable:
+            return False
+        assert self._transport is not None
+        if self._tap is not None:
+            self._tap.sent(self._key, data)
+        self._transport.write(data)
+        self.sent_bytes += len(data)
+        if not self._room.is_set():
+            try:
+                await asyncio.wait_for(self._room.wait(), patience_s)
+            except TimeoutError:
+                return False
+        return self.usable
+
+    def finish(self) -> None:
+        """FIN."""
+        if self.usable and self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+            if self._tap is not None:
+                self._tap.closed(self._key, reset=False, by_peer=False)
+
+    async def gone(self) -> None:
+        """After ``reset``: wait until nothing is left of it."""
+        if self._transport is not None:
+            await self._gone.wait()
+
+    def reset(self) -> None:
+        """RST, without sending what waits."""
+        if self._transport is None:
+            return
+        if not self._transport.is_closing():
+            if self._tap is not None and self.ended is None:
+                self._tap.closed(self._key, reset=True, by_peer=False)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+        self._transport.abort()

@@ -1,0 +1,102 @@
+"""``rdstool craft`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.kit.loopback import own_addresses
+from tests.unit.cli.background import background
+from tests.unit.cli.running import lines, rdstool, rdstool_here
+
+ODD = """\
+id = "odd"
+title = "A ping that is expected to stay unanswered"
+requirement = "Nobody requires it."
+source = "protocol.md §6"
+strictness = "{strictness}"
+
+[ports]
+ours = 5000
+
+[[step]]
+"->" = "connect"
+
+[[step]]
+"->" = "probe"
+
+[[step]]
+"->" = "ping"
+
+[[step]]
+"<-" = "silence"
+"""
+
+
+def test_a_peer_that_does_as_it_may_is_clean_and_what_was_exchanged_is_recorded(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    pcap = tmp_path / "crafted.pcapng"
+    with background("listen", f"{large}:4000", "-q") as peer:
+        peer.wait_for("listening")
+        done = rdstool("craft", "ping", "checksum-bad", "--to", large, "--from", small, "--pcap", pcap)
+    assert (done.returncode, done.stderr) == (0, "2 scenarios, 0 failed\n")
+    assert "ping: passed\n" in done.stdout
+    assert "expected pong dport 5000: pong seq " in done.stdout
+    found = rdstool_here("validate", pcap, "--json").stdout
+    assert '"RDS-HDR-005"' in found
+
+
+@pytest.mark.parametrize(
+    ("strictness", "options", "status", "outcome"),
+    [("must", [], 1, "failed"), ("should", [], 0, "differs"), ("should", ["--strict"], 1, "failed")],
+)
+def test_a_peer_that_does_otherwise_is_told_with_file_and_line(
+    tmp_path: Path, strictness: str, options: list[str], status: int, outcome: str
+) -> None:
+    small, large = own_addresses(2)
+    file = tmp_path / "odd.toml"
+    file.write_text(ODD.format(strictness=strictness))
+    with background("listen", f"{large}:4000", "-q") as peer:
+        peer.wait_for("listening")
+        done = rdstool("craft", file, "--to", large, "--from", small, "-q", *options)
+        told = rdstool("craft", file, "--to", large, "--from", small, "--json", "--seed", "5", *options)
+    assert done.returncode == status
+    assert done.stdout.startswith(f"odd: {outcome}: {file}:19: ")
+    assert done.stdout.endswith("came. Nobody requires it. (protocol.md §6)\n")
+    last = json.loads(told.stdout.splitlines()[-1])
+    assert (last["event"], last["verdict"], last["line"]) == ("verdict", outcome, 19)
+
+
+def test_scenarios_are_listed_and_shown() -> None:
+    listed = lines("craft", "--list")
+    assert "length-4gib                  A header that announces 4 GiB" in listed
+    shown = "\n".join(lines("craft", "--show", "length-4gib"))
+    assert 'id = "length-4gib"' in shown
+    assert {json.loads(line)["role"] for line in lines("craft", "--list", "--json")} == {"smaller", "larger"}
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["pign", "--to", "127.0.0.9"], "there is no scenario 'pign', did you mean ping?"),
+        (["nowhere.toml", "--to", "127.0.0.9"], "nowhere.toml: cannot be read: No such file"),
+        (["ping"], "--to is missing"),
+        ([], "name a scenario, or see --list"),
+        (["ping", "--to", "127.0.0.1", "--from", "127.0.0.9"], "ping needs an own address that is smaller than"),
+        (["ping", "--to", "127.0.0.9", "--from", "127.0.0.9"], "cannot be the two ends of a connection"),
+        (
+            ["ping", "--to", "127.0.0.9", "--from", "127.0.0.1", "--port", "x=1"],
+            "has no port of that name (ours, theirs)",
+        ),
+        (
+            ["ping", "--to", "127.0.0.9", "--from", "127.0.0.1"],
+            "takes no connection on TCP port 16385 (Connection refused)",
+        ),
+    ],
+)
+def test_wrong_use_is_told(options: list[str], complaint: str) -> None:
+    done = rdstool_here("craft", *options)
+    assert done.returncode == 2
+    assert complaint in done.stderr
