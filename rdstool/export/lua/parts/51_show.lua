@@ -243,8 +243,12 @@ do
    -- What is no message by itself: segments and fragments on their way, and the ends of a stream.
    local function show_part(part, root, nothing)
       local tree = root:add(rds_part, nothing)
-      tree:set_generated()
       local stream = part.stream
+      if not (part.event or part.findings) then
+         -- Most frames are such: one line has to do.
+         generated(tree, "rds.stream", stream.number)
+         return
+      end
       add_stream_fields(tree, stream, part.direction)
       if part.event then
          tree:append_text(", " .. part.event)
@@ -252,17 +256,12 @@ do
          generated(tree, "rds.stream.a", stream.a.host .. "/" .. stream.a.port)
          generated(tree, "rds.stream.b", stream.b.host .. "/" .. stream.b.port)
          generated(tree, "rds.stream.from_start", stream.from_start)
-      elseif part.message then
-         tree:append_text(format(", fragment %d", part.message.fragments))
       end
       add_findings(tree, part)
    end
 
    local function show_acknowledgement(ack, frame, root, nothing)
       local tree = root:add(rds_part, nothing)
-      tree:set_generated()
-      tree:append_text(format(", acknowledges %s up to sequence %.0f", plural(ack.count, "message"), ack.last.sequence))
-      generated(tree, "rds.stream", ack.last.stream.number)
       generated(tree, "rds.acknowledges", ack.last.frame.number)
       generated(tree, "rds.acknowledges.count", ack.count)
       generated(tree, "rds.ack_time", span_of_time(frame.time - ack.last.frame.time))
