@@ -1,5 +1,5 @@
 -- What Wireshark gives to Lua, and what of Lua is to be taken for granted: only what 5.2 and 5.4 share.
-std = "min"
+std = "lua52+min"
 max_line_length = false
 read_globals = {
    "ByteArray", "Dissector", "DissectorTable", "Listener", "NSTime", "Pref", "Proto", "ProtoExpert", "ProtoField",

@@ -15,7 +15,7 @@ set_plugin_info({
 
 local rds = Proto("rds", "Reliable Datagram Sockets")
 -- What belongs to RDS and is no message: apart, so that the filter `rds` finds messages.
-local rds_part = Proto("rds_part", "Reliable Datagram Sockets, in between")
+local rds_part = Proto("rds_part", "Reliable Datagram Sockets, part of a message, acknowledgement, or connection")
 local rds_cm = Proto("rds_cm", "Reliable Datagram Sockets, connection set-up")
 local rds_rdma = Proto("rds_rdma", "Reliable Datagram Sockets, RDMA operation")
 
@@ -393,6 +393,7 @@ rds.prefs.check_rdm = Pref.bool("Check: RDMA operations", true, "Show what break
 local byte, sub, rep, find, format = string.byte, string.sub, string.rep, string.find, string.format
 local floor, huge, min, max = math.floor, math.huge, math.min, math.max
 local insert, remove, concat = table.insert, table.remove, table.concat
+local unpack = table.unpack
 
 local TWO32 = 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
@@ -493,7 +494,10 @@ end
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.
 local function host_text(address)
    local text = tostring(address)
-   return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
+   if byte(text, 1) == 58 then -- a colon
+      return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
+   end
+   return text
 end
 
 -- The message header (protocol.md 1) and its extension headers (2).
@@ -627,7 +631,8 @@ end
 
 -- What is known of the capture, filled while frames come by for the first time (`pinfo.visited` is false).
 
--- Frame number -> what is shown in that frame: { messages, parts, acknowledgements, CM messages, operations }.
+-- Frame number -> the frame: `number`, `time`, and lists of what is shown in it: `messages`, `parts`, `acks`, `cm`,
+-- `operations`.
 local shown
 local at_end -- All frames were seen: what is still open is shown where it belongs.
 local streams, message_count
@@ -638,13 +643,9 @@ local function start_capture()
    shown, streams, message_count, pairs_of_addresses, at_end = {}, {}, 0, {}, false
 end
 
--- The list `kind` of what frame `number` shows.
-local function shows(number, kind)
-   local frame = shown[number]
-   if not frame then
-      frame = {}
-      shown[number] = frame
-   end
+-- The list `kind` of what a frame shows.
+local function shows(frame, kind)
+   shown[frame.number] = frame
    local list = frame[kind]
    if not list then
       list = {}
@@ -666,11 +667,16 @@ local function add_stream(transport, a, b, from_start)
       pairs_of_addresses[name] = pair
    end
    local stream = { number = #streams, transport = transport, a = a, b = b, pair = pair, from_start = from_start }
-   -- Of each direction: what its messages have to go on from.
-   stream.lanes = {
-      [0] = { sent = {}, waiting = {}, acked = 0, pings = {} },
-      [1] = { sent = {}, waiting = {}, acked = 0, pings = {} },
-   }
+   stream.tcp = transport == "tcp"
+   stream.lanes = {}
+   for direction = 0, 1 do
+      -- What is known of one direction: its messages, and what the next one has to go on from.
+      local lane = { stream = stream, direction = direction, messages = {}, count = 0, unacked = 1, acked = 0 }
+      lane.pings, lane.ack_positions, lane.ack_frames = {}, {}, {}
+      lane.part = { stream = stream, direction = direction }
+      lane.parts = { lane.part }
+      stream.lanes[direction] = lane
+   end
    insert(streams, stream)
    insert(pair.streams, stream)
    return stream
@@ -678,7 +684,18 @@ end
 
 -- A stream begins or ends in this frame.
 local function tell(stream, direction, event, now)
-   insert(shows(now.number, "parts"), { stream = stream, direction = direction, event = event })
+   if now.parts then
+      now.parts = { unpack(now.parts) }
+   end
+   insert(shows(now, "parts"), { stream = stream, direction = direction, event = event })
+end
+
+-- Part of a message, and no more to say, in this frame. Such frames share one list.
+local function tell_part(lane, now)
+   if not now.parts then
+      now.parts = lane.parts
+      shown[now.number] = now
+   end
 end
 
 -- Source and destination of what travels in a direction of a stream.
@@ -689,27 +706,116 @@ local function ends_of(stream, direction)
    return stream.b, stream.a
 end
 
-local analyse -- Compares a message with those before it; in 40_analysis.lua.
+-- A message keeps little: its lane, the 48 bytes of its header in `raw`, the `frame` that completed it, `position`,
+-- `number`, and what is not as usual. All else comes from these when it is asked for.
+local usual = { complete = true, fragments = 1 }
+local from_bytes = {}
+local MESSAGE = {
+   __index = function(message, name)
+      local get = from_bytes[name]
+      if get then
+         return get(message)
+      end
+      return usual[name]
+   end,
+}
+
+function from_bytes.stream(message)
+   return message.lane.stream
+end
+
+function from_bytes.direction(message)
+   return message.lane.direction
+end
+
+function from_bytes.tcp(message)
+   return message.lane.stream.tcp
+end
+
+function from_bytes.first(message)
+   return message.frame
+end
+
+function from_bytes.sequence(message)
+   return u64(message.raw, 1)
+end
+
+function from_bytes.ack(message)
+   return u64(message.raw, 9)
+end
+
+function from_bytes.length(message)
+   return u32(message.raw, 17)
+end
+
+from_bytes.seen = from_bytes.length
+
+function from_bytes.payload(message)
+   return message.parts and concat(message.parts)
+end
+
+function from_bytes.sport(message)
+   return u16(message.raw, 21)
+end
+
+function from_bytes.dport(message)
+   return u16(message.raw, 23)
+end
+
+function from_bytes.flags(message)
+   return byte(message.raw, 25)
+end
+
+function from_bytes.finish(message)
+   return message.position + HEADER_BYTES + u32(message.raw, 17)
+end
+
+function from_bytes.kind(message)
+   local raw = message.raw
+   return kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
+end
+
+function from_bytes.status(message)
+   return checksum_status(message.raw)
+end
 
 -- Whether there is nothing to say about a message but its ports, number and length.
-local function is_regular(message)
-   return message.complete
+function from_bytes.regular(message)
+   local raw, flags = message.raw, byte(message.raw, 25)
+   return (flags == 0 or flags == ACK_REQUIRED)
+      and message.kind == "data"
+      and message.complete
       and not message.inferred
       and not message.late
-      and (message.flags == 0 or message.flags == ACK_REQUIRED)
+      and byte(raw, 26) == 0
+      and sub(raw, 33, 48) == NO_EXTENSIONS
       and message.status ~= "bad"
-      and byte(message.raw, 26) == 0
-      and sub(message.raw, 33, 48) == NO_EXTENSIONS
+end
+
+local analyse -- Compares a message with those before it; in 40_analysis.lua.
+
+-- Enter a message into the frame that shows it.
+local function enter(message, lane, now)
+   message_count = message_count + 1
+   message.number = message_count
+   lane.count = lane.count + 1
+   lane.messages[lane.count] = message
+   local list = now.messages
+   if list then
+      list[#list + 1] = message
+   else
+      now.messages = { message }
+      shown[now.number] = now
+   end
 end
 
 -- Enter a message that is complete, or known not to become so. `now` is the frame that tells it.
 local function add_message(message, now)
-   message_count = message_count + 1
-   message.number = message_count
-   message.late = not at_end and message.frame.number ~= now.number
-   message.regular = is_regular(message)
+   if not at_end and message.frame.number ~= now.number then
+      message.late = true
+   end
+   enter(message, message.lane, at_end and message.frame or now)
    analyse(message)
-   insert(shows(at_end and message.frame.number or now.number, "messages"), message)
 end
 
 -- Find message boundaries again in a TCP stream whose framing was lost, or was never seen. One plausible header proves
@@ -822,6 +928,7 @@ end
 -- Stream offsets count payload bytes from the first one. The first copy of a byte wins, as in Linux.
 
 local new_half, offset_in, flush, settle, take
+local is_next -- Whether an ordinary message is just what was expected; in 40_analysis.lua.
 do
    local MAX_PENDING_BYTES = 4194304 -- that may wait behind a hole
    local MAX_PENDING_SEGMENTS = 4096
@@ -832,6 +939,7 @@ do
    function new_half(connection, direction)
       return {
          connection = connection,
+         lane = connection.stream.lanes[direction],
          direction = direction,
          base = nil, -- TCP sequence number of stream offset 0
          next = 0, -- everything before was delivered
@@ -931,31 +1039,14 @@ do
    end
 
    local function make_message(half, raw, position, first_frame, done)
-      local length, sport, dport, flags = u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25)
       local sequence = u64(raw, 1)
       if sequence > 0 then
          half.last_sequence = sequence
       end
-      local message = {
-         stream = half.connection.stream,
-         direction = half.direction,
-         tcp = true,
-         raw = raw,
-         sequence = sequence,
-         length = length,
-         sport = sport,
-         dport = dport,
-         flags = flags,
-         kind = kind_of(true, length, sport, dport, flags),
-         frame = done,
-         first = first_frame,
-         position = position,
-         finish = position + HEADER_BYTES + length,
-         fragments = 1,
-         seen = length,
-         complete = true,
-         status = checksum_status(raw),
-      }
+      local message = setmetatable({ lane = half.lane, raw = raw, frame = done, position = position }, MESSAGE)
+      if first_frame ~= done then
+         message.first = first_frame
+      end
       if half.inferred then
          message.inferred = true
          half.inferred = false
@@ -963,15 +1054,29 @@ do
       return message
    end
 
-   -- Enter a message whose bytes lie in the pieces.
+   -- Enter a message whose bytes lie in the pieces. Its payload stays in pieces until somebody looks at it.
    local function emit(half, raw, position, stop, first_frame, done, now)
       local message = make_message(half, raw, position, first_frame, done)
-      local payload, missing = read(half, position + HEADER_BYTES, min(stop, half.next))
-      missing = missing + max(0, stop - half.next)
-      message.payload = payload
-      if missing > 0 then
-         message.seen = max(0, message.length - missing)
-         message.complete = false
+      local parts, start, seen = {}, position + HEADER_BYTES, 0
+      local upto = min(stop, half.next)
+      local index = piece_at(half, start)
+      while start < upto do
+         local piece = half.pieces[index]
+         local from, size = piece.start, piece.size
+         local data = piece.data
+         if data then
+            if from < start or from + size > upto then
+               data = sub(data, start - from + 1, upto - from)
+            end
+            seen = seen + #data
+            parts[#parts + 1] = data
+         end
+         start = from + size
+         index = index + 1
+      end
+      message.parts = parts
+      if seen < stop - position - HEADER_BYTES then
+         message.seen, message.complete = seen, false
       end
       add_message(message, now)
    end
@@ -1012,7 +1117,7 @@ do
                local behind = position + HEADER_BYTES
                local last = half.pieces[piece_at(half, behind - 1)]
                local message = make_message(half, raw, position, piece.frame, last.done)
-               message.payload, message.seen, message.complete = "", 0, false
+               message.parts, message.seen, message.complete = {}, 0, false
                message.finish = behind
                add_message(message, now)
                lose(half, behind, behind)
@@ -1184,26 +1289,39 @@ do
       read_messages(half, now, final)
    end
 
+   local ONLY_FLAG_BYTES = "\0\0\0\0\0\0\0" -- credit, padding and checksum
+
    -- The common case: a segment in order, with nothing waiting. Messages that lie whole in it are not copied.
    -- Returns how many bytes were taken.
    local function take_whole_messages(half, data, frame)
-      local at, count = 1, #data
+      local at, count, lane = 1, #data, half.lane
       while at + HEADER_BYTES - 1 <= count do
          local stop = at + HEADER_BYTES + u32(data, at + 16)
          if
             stop > count + 1
             or sub(data, at + 8, at + 15) ~= ZERO8
-            or sub(data, at + 25, at + 31) ~= "\0\0\0\0\0\0\0"
+            or sub(data, at + 25, at + 31) ~= ONLY_FLAG_BYTES
          then
             break
          end
          local position = half.next + at - 1
-         local message = make_message(half, sub(data, at, at + HEADER_BYTES - 1), position, frame, frame)
-         message.at = at - 1
-         if message.flags == CONG_BITMAP then
-            message.payload = sub(data, at + HEADER_BYTES, stop - 1)
+         local raw = sub(data, at, at + HEADER_BYTES - 1)
+         local message
+         if is_next(lane, raw, position) then
+            local sequence = lane.highest + 1
+            half.last_sequence, half.inferred = sequence, false
+            message = { lane = lane, raw = raw, frame = frame, position = position, at = at - 1, expected = sequence }
+            lane.finish, lane.expected = half.next + stop - 1, sequence + 1
+            lane.highest, lane.previous, lane.new = sequence, sequence, true
+            enter(setmetatable(message, MESSAGE), lane, frame)
+         else
+            message = make_message(half, raw, position, frame, frame)
+            message.at = at - 1
+            if byte(raw, 25) == CONG_BITMAP then
+               message.payload = sub(data, at + HEADER_BYTES, stop - 1)
+            end
+            add_message(message, frame)
          end
-         add_message(message, frame)
          at = stop
       end
       return at - 1
@@ -1237,19 +1355,47 @@ end
 
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local start_tcp, feed_tcp, finish_tcp, read_segment
-local connections, connection_count -- by the sender's end and the receiver's: the half that the sender fills
+local start_tcp, feed_tcp, finish_tcp, read_segment, half_of, advances, take_acknowledgement, seen_segment
+local connections, connection_count -- by both ports: the half that the sender fills, others of these ports `chained`
 local acknowledged -- Tells what a peer has received; in 40_analysis.lua.
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072
    local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
 
-   local closed, last_frame -- halves whose connection was reset, oldest first: half, closing frame
+   local closed -- halves whose connection was reset, oldest first: half, closing frame
+   local last_number, last_time -- of the last frame with a segment
 
    function start_tcp()
       connections, connection_count = {}, 0
-      closed, last_frame = { first = 1, last = 0 }, nil
+      closed, last_number = { first = 1, last = 0 }, nil
+   end
+
+   -- The half that a segment's sender fills, nil where its connection is not known.
+   function half_of(segment)
+      local half = connections[segment.sport * 65536 + segment.dport]
+      while half and not (half.src == segment.src and half.dst == segment.dst) do
+         half = half.chained
+      end
+      return half
+   end
+
+   local function chain(half, sport, dport, src, dst)
+      half.ports, half.src, half.dst = sport * 65536 + dport, src, dst
+      half.chained = connections[half.ports]
+      connections[half.ports] = half
+   end
+
+   local function unchain(half)
+      local before = connections[half.ports]
+      if before == half then
+         connections[half.ports] = half.chained
+         return
+      end
+      while before.chained ~= half do
+         before = before.chained
+      end
+      before.chained = half.chained
    end
 
    -- Enter a connection that `segment` belongs to; `backward` where its sender was dialled.
@@ -1268,21 +1414,22 @@ do
          connection.halves[direction] = new_half(connection, direction)
       end
       local own = backward and 1 or 0
-      connections[segment.key] = connection.halves[own]
-      connections[segment.back] = connection.halves[1 - own]
+      chain(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
+      chain(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
       connection_count = connection_count + 1
       tell(connection.stream, own, "opened", now)
       return connection.halves[own]
    end
 
    -- Report what is left of a connection that `now` shows to be over, and forget it.
-   local function end_connection(half, segment, now)
+   local function end_connection(half, now)
       for direction = 0, 1 do
          local other = half.connection.halves[direction]
          settle(other, now, true)
          flush(other, other.closing or now, now)
       end
-      connections[segment.key], connections[segment.back] = nil, nil
+      unchain(half.connection.halves[0])
+      unchain(half.connection.halves[1])
       connection_count = connection_count - 1
    end
 
@@ -1295,7 +1442,7 @@ do
       if half then
          local known = half.base == nil or half.base == first_payload
          if not known or is_over(half.connection) then
-            end_connection(half, segment, now)
+            end_connection(half, now)
             half = nil
          end
       end
@@ -1353,14 +1500,17 @@ do
 
    -- The capture has ended: give up all holes and searches, and report what is incomplete.
    function finish_tcp()
-      local now = last_frame
-      if not now then
+      if not last_number then
          return
       end
+      local now = { number = last_number, time = last_time }
       flush_closed(now, true)
       local done = {}
       for _, half in pairs(connections) do
-         done[half.connection.stream.number] = half.connection
+         while half do
+            done[half.connection.stream.number] = half.connection
+            half = half.chained
+         end
       end
       for number = 0, #streams - 1 do
          local connection = done[number]
@@ -1372,17 +1522,37 @@ do
       end
    end
 
+   -- Whether a segment acknowledges more than was acknowledged before.
+   function advances(half, segment)
+      local other = half.connection.halves[1 - half.direction]
+      return other.base ~= nil and offset_in(other, segment.ack) > other.acked
+   end
+
+   function seen_segment(number, time)
+      last_number, last_time = number, time
+   end
+
+   function take_acknowledgement(half, segment, now)
+      flush_closed(now)
+      local other = half.connection.halves[1 - half.direction]
+      other.acked = offset_in(other, segment.ack)
+      acknowledged(other.connection.stream, other.direction, other.acked, now)
+      if other.pending[1] then
+         settle(other, now)
+      end
+   end
+
    -- Take a segment of a connection that carries RDS. `sure`: a message begins with the first byte of its payload.
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
-      last_frame = now
+      last_number, last_time = now.number, now.time
       flush_closed(now)
-      local half = connections[segment.key]
+      local half = half_of(segment)
       if segment.syn then
          half = opened_by_syn(half, segment, now)
       else
          if half and is_another(half, segment) then
-            end_connection(half, segment, now)
+            end_connection(half, now)
             half = nil
          end
          half = half or open_connection(segment, now, rds_port(segment.sport) and not rds_port(segment.dport), false)
@@ -1401,55 +1571,41 @@ do
          local offset = offset_in(half, seq)
          take(half, offset, segment.size, segment.data, now)
          if half.open or half.search or half.pending[1] then
-            insert(shows(now.number, "parts"), { stream = half.connection.stream, direction = half.direction, tcp = true })
+            tell_part(half.lane, now)
          end
       end
-      local other = half.connection.halves[1 - half.direction]
-      if segment.ack_flag and other.base ~= nil then
-         local offset = offset_in(other, segment.ack)
-         if offset > other.acked then
-            other.acked = offset
-            acknowledged(other.connection.stream, other.direction, offset, now)
-            if other.pending[1] then
-               settle(other, now)
-            end
-         end
+      if segment.ack_flag and advances(half, segment) then
+         take_acknowledgement(half, segment, now)
       end
       if segment.fin or segment.rst then
          close(half, segment, now)
       end
    end
 
-   -- Read the header of a TCP segment. Addresses come from `pinfo`, all else from the bytes.
-   function read_segment(tvb, pinfo)
-      local raw = tvb:raw(0, 20)
-      local sport, dport = u16(raw, 1), u16(raw, 3)
-      local bits = byte(raw, 14)
-      local header = floor(byte(raw, 13) / 16) * 4
+   local segment = {} -- the same for all: it is looked at once
+
+   -- Read a TCP segment whose header begins with the bytes `raw`. Addresses come from `pinfo`, all else from the bytes.
+   function read_segment(raw, tvb, pinfo)
+      local sport, sport_low, dport, dport_low = byte(raw, 1, 4)
+      local header, bits = byte(raw, 13, 14)
+      header = floor(header / 16) * 4
       local total = tvb:reported_len()
       if header < 20 or header > total then
          return nil
       end
-      local src, dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
-      local captured = max(0, tvb:len() - header)
-      local from, to = src .. "/" .. sport, dst .. "/" .. dport
-      return {
-         src = src,
-         dst = dst,
-         sport = sport,
-         dport = dport,
-         key = from .. ">" .. to,
-         back = to .. ">" .. from,
-         seq = u32(raw, 5),
-         ack = u32(raw, 9),
-         fin = bits % 2 == 1,
-         syn = has(bits, 0x02),
-         rst = has(bits, 0x04),
-         ack_flag = has(bits, 0x10),
-         header = header,
-         size = total - header,
-         data = captured > 0 and tvb:raw(header, captured) or "",
-      }
+      local captured = tvb:len() - header
+      segment.src, segment.dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
+      segment.sport, segment.dport = sport * 256 + sport_low, dport * 256 + dport_low
+      segment.seq, segment.ack = u32(raw, 5), u32(raw, 9)
+      if bits ~= segment.bits then
+         segment.bits = bits
+         segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
+         segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
+      end
+      segment.size = total - header
+      segment.data = captured > 0 and tvb:raw(header, captured) or ""
+      segment.used = false
+      return segment
    end
 end
 
@@ -1691,7 +1847,7 @@ do
    function close_message(flow, message, now)
       flow.open = nil
       message.complete = message.seen == message.length and message.total >= message.length
-      message.payload = concat(message.parts)
+      message.key = nil
       if message.fragments > 1 or message.packets > 1 or message.first.number ~= now.number then
          message.at = nil
       end
@@ -1734,19 +1890,11 @@ do
 
    local function begin_message(flow, unit, now)
       local raw = unit.header
-      local length, sport, dport, flags = u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25)
-      local message = {
-         stream = flow.stream,
-         direction = flow.direction,
+      local length = u32(raw, 17)
+      local message = setmetatable({
+         lane = flow.lane,
          raw = raw,
          key = key_of(raw),
-         sequence = u64(raw, 1),
-         ack = u64(raw, 9),
-         length = length,
-         sport = sport,
-         dport = dport,
-         flags = flags,
-         kind = kind_of(false, length, sport, dport, flags),
          first = unit.first,
          frame = now,
          position = unit.position,
@@ -1761,7 +1909,7 @@ do
          kept = 0,
          at = 0,
          status = "good",
-      }
+      }, MESSAGE)
       local data = unit.length - HEADER_BYTES
       if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
          flow.fragment_bytes = data
@@ -1839,7 +1987,7 @@ do
       if message.total >= message.length or (not message.sure and unit.solicited) then
          close_message(flow, message, now)
       else
-         insert(shows(now.number, "parts"), { stream = flow.stream, direction = flow.direction, message = message })
+         tell_part(flow.lane, now)
       end
    end
 
@@ -1888,7 +2036,7 @@ do
             announce_write(flow, unit, position, frame, now)
          end
       elseif what.part == SEND then
-         insert(shows(now.number, "parts"), { stream = flow.stream, direction = flow.direction })
+         tell_part(flow.lane, now)
       end
    end
 end
@@ -1919,7 +2067,7 @@ do
       operation.numbers = nil
       operation.late = operation.frame.number ~= now.number
       operation.stream, operation.direction = flow.stream, flow.direction
-      insert(shows(at_end and operation.frame.number or now.number, "operations"), operation)
+      insert(shows(at_end and operation.frame or now, "operations"), operation)
    end
 
    local function answer_operation(flow, response, now)
@@ -2127,6 +2275,7 @@ do
    -- Make a flow a direction of a stream. `lost`: its first frame may be in mid-message.
    function direct(flow, stream, direction, expected, lost)
       flow.stream, flow.direction, flow.lost = stream, direction, lost
+      flow.lane = stream.lanes[direction]
       local mtu = flow.order and flow.order.mtu or flow.mtu
       flow.order = new_order(expected)
       flow.order.mtu = mtu
@@ -2239,6 +2388,7 @@ do
       end
       flow.renewed = stream
       flow.stream, flow.lost, flow.unit, flow.pending, flow.early = stream, true, nil, {}, {}
+      flow.lane = stream.lanes[flow.direction]
    end
 
    function follow(flow, packet, now)
@@ -2585,18 +2735,17 @@ do
       end
       message.version, message.exchange, message.stream = exchange.version, exchange, exchange.stream
       check_cm(message)
-      insert(shows(now.number, "cm"), message)
+      insert(shows(now, "cm"), message)
       return true
    end
 end
 
 -- What a message means after those before it: path, expected number, repetition, ping and pong, acknowledgement.
 
-local MAX_PATHS
+local MAX_PATHS, acknowledging_frame, path_at
 local check_message -- In 41_rules.lua.
 do
-   local MAX_WAITING_MESSAGES = 65536 -- of one direction that wait for their acknowledgement
-   local MAX_SENT = 65536 -- of one direction that a repetition may refer to
+   local MAX_LOOKED_AT = 65536 -- messages of one direction among which the first copy of a repeated one is looked for
    local MAX_PINGS = 1024
    MAX_PATHS = 8
 
@@ -2608,32 +2757,38 @@ do
       local parsed = parse_extensions(sub(message.raw, 33, 48))
       local npaths = extension_of(parsed, EXT_NPATHS)
       local source = ends_of(stream, message.direction)
-      stream.pair.announced[source.host] = {
+      local before = stream.pair.announced[source.host]
+      local said = {
+         since = message.number,
          npaths = npaths and max(1, u16(npaths, 1)) or 1,
          sport_idx = extension_of(parsed, EXT_SPORT_IDX) ~= nil,
       }
-      stream.probed = true
+      -- What is repeated holds from when it was said first.
+      if not (before and before.npaths == said.npaths and before.sport_idx == said.sport_idx) then
+         stream.pair.announced[source.host] = said
+      end
+      stream.probed = stream.probed or message.number
    end
 
-   -- The path, where the protocol itself tells it; an inference is left to `rdstool decode`.
-   local function path_of(stream)
-      if stream.transport ~= "tcp" then
+   -- The path, where the protocol itself tells it up to message `number`; an inference is left to `rdstool decode`.
+   local function path_of(stream, number)
+      if not stream.tcp then
          return nil
-      elseif stream.probed then
+      elseif stream.probed and stream.probed <= number then
          return 0
       end
       local announced = stream.pair.announced
       local dialled = announced[stream.a.host]
-      if dialled and dialled.sport_idx then
-         local npaths = MAX_PATHS
-         for _, said in pairs(announced) do
+      if not (dialled and dialled.sport_idx and dialled.since <= number) then
+         return nil
+      end
+      local npaths = MAX_PATHS
+      for _, said in pairs(announced) do
+         if said.since <= number then
             npaths = min(npaths, said.npaths)
          end
-         if MAX_PATHS % npaths == 0 then
-            return stream.a.port % npaths
-         end
       end
-      return nil
+      return MAX_PATHS % npaths == 0 and stream.a.port % npaths or nil
    end
 
    -- The first copy of a repeated message: on this stream, or on an earlier one between the same addresses.
@@ -2641,17 +2796,15 @@ do
       local source = ends_of(message.stream, message.direction)
       local list = message.stream.pair.streams
       for index = #list, 1, -1 do
-         local stream = list[index]
          for direction = 0, 1 do
-            local copy = ends_of(stream, direction).host == source.host and stream.lanes[direction].sent[message.sequence]
-            if
-               copy
-               and copy ~= message
-               and copy.sport == message.sport
-               and copy.dport == message.dport
-               and copy.length == message.length
-            then
-               return copy
+            if ends_of(list[index], direction).host == source.host then
+               local lane = list[index].lanes[direction]
+               for at = lane.count, max(1, lane.count - MAX_LOOKED_AT), -1 do
+                  local copy = lane.messages[at]
+                  if copy ~= message and key_of(copy.raw) == key_of(message.raw) then
+                     return copy
+                  end
+               end
             end
          end
       end
@@ -2713,61 +2866,41 @@ do
       maps[name] = { raw = message.payload, ports = message.ports }
    end
 
-   -- Let go of what was sent long ago.
-   local function remember_sent(lane, message)
-      lane.sent[message.sequence] = message
-      lane.sent_order = lane.sent_order or { first = 1, last = 0 }
-      local order = lane.sent_order
-      order.last = order.last + 1
-      order[order.last] = message
-      if order.last - order.first >= MAX_SENT then
-         local old = order[order.first]
-         order[order.first] = nil
-         order.first = order.first + 1
-         if lane.sent[old.sequence] == old then
-            lane.sent[old.sequence] = nil
-         end
-      end
-   end
-
-   local function await_acknowledgement(lane, message)
-      local queue = lane.waiting
-      queue.first, queue.last = queue.first or 1, (queue.last or 0) + 1
-      queue[queue.last] = message
-      if queue.last - queue.first >= MAX_WAITING_MESSAGES then
-         queue[queue.first] = nil
-         queue.first = queue.first + 1
-      end
-   end
-
    function analyse(message)
-      local stream = message.stream
-      local lane, other = stream.lanes[message.direction], stream.lanes[1 - message.direction]
-      if message.kind == "probe" or message.kind == "probe-reply" then
+      local lane = message.lane
+      local stream, kind = lane.stream, message.kind
+      local other = stream.lanes[1 - lane.direction]
+      if kind == "probe" or kind == "probe-reply" then
          hear_probe(message)
       end
-      message.path = path_of(stream)
-      message.numbered = IS_NUMBERED[message.kind] and not has(message.flags, CONG_BITMAP)
+      message.numbered = IS_NUMBERED[kind] and not has(message.flags, CONG_BITMAP) or nil
       message.expected = lane.expected
-      if message.kind == "congestion" then
+      if kind == "congestion" then
          note_bitmap(message)
-      elseif message.kind ~= "data" then
+      elseif kind ~= "data" then
          note_ping(message, lane, other)
       end
-      if message.numbered then
-         if has(message.flags, RETRANSMITTED) then
-            local original = original_of(message)
-            message.original = original and original.frame
-         end
-         remember_sent(lane, message)
+      if message.numbered and has(message.flags, RETRANSMITTED) then
+         local original = original_of(message)
+         message.original = original and original.frame
       end
       check_message(message, lane)
       if message.numbered then
          lane.expected = message.sequence + 1
       end
-      if message.tcp or message.numbered then
-         await_acknowledgement(lane, message)
-      end
+   end
+
+   -- The first ordinary data message of a lane after those before it needs no more checks: `raw` is its header.
+   function is_next(lane, raw, position)
+      return position == lane.finish
+         and lane.new
+         and lane.numbered_segment == (lane.segment or 0)
+         and byte(raw, 25) == 0
+         and u64(raw, 1) == lane.highest + 1
+         and u16(raw, 21) > PROBE_PORT
+         and u16(raw, 23) > 0
+         and sub(raw, 33, 48) == NO_EXTENSIONS
+         and u32(raw, 17) <= MAX_MESSAGE_BYTES
    end
 
    -- The peer has taken everything before `position`: a stream offset over TCP, a sequence over InfiniBand.
@@ -2777,29 +2910,48 @@ do
          return
       end
       lane.acked = position
-      local queue = lane.waiting
-      local tcp = stream.transport == "tcp"
-      local first, last, count = nil, nil, 0
-      while queue.first and queue.first <= queue.last do
-         local message = queue[queue.first]
+      local messages, index, tcp = lane.messages, lane.unacked, stream.tcp
+      local last, count = nil, 0
+      while index <= lane.count do
+         local message = messages[index]
          if (tcp and message.finish or message.sequence) > position then
             break
          end
-         queue[queue.first] = nil
-         queue.first = queue.first + 1
-         message.acked = now
-         first, last, count = first or message, message, count + 1
+         if tcp or message.numbered ~= false then
+            last, count = message, count + 1
+         end
+         index = index + 1
       end
+      lane.unacked = index
+      insert(lane.ack_positions, position)
+      insert(lane.ack_frames, now)
       if last then
-         insert(shows(now.number, "acks"), {
-            stream = stream,
-            direction = direction,
-            first = first,
-            last = last,
-            count = count,
-            time = now.time - last.frame.time,
-         })
+         insert(shows(now, "acks"), { last = last, count = count })
       end
+   end
+
+   -- The frame that acknowledged a message, nil where none has.
+   function acknowledging_frame(message)
+      local lane = message.lane
+      local wanted = message.tcp and message.finish or message.sequence
+      if not message.tcp and wanted == 0 then
+         return nil
+      end
+      local low, high = 1, #lane.ack_positions + 1
+      while low < high do
+         local middle = floor((low + high) / 2)
+         if lane.ack_positions[middle] >= wanted then
+            high = middle
+         else
+            low = middle + 1
+         end
+      end
+      return lane.ack_frames[low]
+   end
+
+   -- The path of a message, as it was known when the message came.
+   function path_at(message)
+      return path_of(message.stream, message.number)
    end
 end
 
@@ -3111,7 +3263,10 @@ do
    local function say_in_frame(flow, rule, text, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      insert(shows(now.number, "parts"), part)
+      if now.parts then
+         now.parts = { unpack(now.parts) }
+      end
+      insert(shows(now, "parts"), part)
    end
 
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.
@@ -3598,8 +3753,9 @@ do
       if message.response then
          generated(tree, "rds.response_in", message.response.number)
       end
-      if message.acked then
-         generated(tree, "rds.acked_in", message.acked.number)
+      local acked = acknowledging_frame(message)
+      if acked and acked.number >= message.frame.number then
+         generated(tree, "rds.acked_in", acked.number)
       end
       for _, operation in ipairs(message.operations or {}) do
          generated(tree, "rds.rdma.announced", operation.id)
@@ -3642,8 +3798,9 @@ do
       generated(tree, "rds.number", message.number)
       generated(tree, "rds.kind", message.kind)
       add_stream_fields(tree, message.stream, message.direction)
-      if message.path then
-         generated(tree, "rds.path", message.path)
+      local path = path_at(message)
+      if path then
+         generated(tree, "rds.path", path)
       end
       add_header(tree, message, range(0, HEADER_BYTES))
       generated(tree, "rds.fragments", message.fragments)
@@ -3685,8 +3842,12 @@ do
    -- What is no message by itself: segments and fragments on their way, and the ends of a stream.
    local function show_part(part, root, nothing)
       local tree = root:add(rds_part, nothing)
-      tree:set_generated()
       local stream = part.stream
+      if not (part.event or part.findings) then
+         -- Most frames are such: one line has to do.
+         generated(tree, "rds.stream", stream.number)
+         return
+      end
       add_stream_fields(tree, stream, part.direction)
       if part.event then
          tree:append_text(", " .. part.event)
@@ -3694,20 +3855,15 @@ do
          generated(tree, "rds.stream.a", stream.a.host .. "/" .. stream.a.port)
          generated(tree, "rds.stream.b", stream.b.host .. "/" .. stream.b.port)
          generated(tree, "rds.stream.from_start", stream.from_start)
-      elseif part.message then
-         tree:append_text(format(", fragment %d", part.message.fragments))
       end
       add_findings(tree, part)
    end
 
-   local function show_acknowledgement(ack, root, nothing)
+   local function show_acknowledgement(ack, frame, root, nothing)
       local tree = root:add(rds_part, nothing)
-      tree:set_generated()
-      tree:append_text(format(", acknowledges %s up to sequence %.0f", plural(ack.count, "message"), ack.last.sequence))
-      generated(tree, "rds.stream", ack.stream.number)
       generated(tree, "rds.acknowledges", ack.last.frame.number)
       generated(tree, "rds.acknowledges.count", ack.count)
-      generated(tree, "rds.ack_time", span_of_time(ack.time))
+      generated(tree, "rds.ack_time", span_of_time(frame.time - ack.last.frame.time))
    end
 
    local function show_operation(operation, root, nothing)
@@ -3819,7 +3975,7 @@ do
       end
       if wanted or is_wanted(root, "rds_rdma") then
          for _, ack in ipairs(frame.acks or {}) do
-            show_acknowledgement(ack, root, nothing)
+            show_acknowledgement(ack, frame, root, nothing)
          end
          for _, operation in ipairs(frame.operations or {}) do
             show_operation(operation, root, nothing)
@@ -3833,22 +3989,21 @@ end
 -- InfiniBand transport: it notes what passes, and then lets them do their work.
 
 do
-   local watched = {} -- the dissectors behind the watcher
-   local current -- the frame that is dissected: what the watcher read of it
-
    local tcp_ports = {}
+   -- The frame that is dissected: the tvb and pinfo that the watcher got, what it read of it, and whether it is shown.
+   local outer_tvb, outer_pinfo, segment, done
 
    local function rds_tcp_port(port)
       return tcp_ports[port] or false
    end
 
    local function now_of(pinfo)
-      return { number = pinfo.number, time = pinfo.abs_ts }
+      return { number = pinfo.number, time = pinfo.abs_ts, messages = nil, parts = nil }
    end
 
    -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
-   local function settle_at_end(pinfo)
-      if pinfo.visited and not at_end and rds.prefs.settle then
+   local function settle_at_end()
+      if not at_end and rds.prefs.settle then
          at_end = true
          finish_tcp()
          finish_infiniband()
@@ -3857,58 +4012,59 @@ do
 
    local function show_once(tvb, pinfo, root)
       local frame = shown[pinfo.number]
-      if not frame or (current and current.done) then
-         return
+      if frame and not done then
+         done = true
+         show_frame(frame, tvb, (tvb or outer_tvb)(0, 0), pinfo, root)
       end
-      if current then
-         current.done = true
-      end
-      show_frame(frame, tvb, (tvb or current.tvb)(0, 0), pinfo, root)
    end
 
    -- TCP.
 
-   local function watch_tcp(tvb, pinfo, tree)
-      local outer = current
-      settle_at_end(pinfo)
-      current = { tcp = true, tvb = tvb, pinfo = pinfo }
-      if tvb:len() >= 20 then
-         local sport, dport = tvb(0, 2):uint(), tvb(2, 2):uint()
-         current.port = rds_tcp_port(sport) or rds_tcp_port(dport)
-         if not pinfo.visited then
-            if current.port or connection_count > 0 then
-               current.segment = read_segment(tvb, pinfo)
-               local segment = current.segment
-               if segment and (current.port or connections[segment.key]) then
-                  feed_tcp(segment, now_of(pinfo), rds_tcp_port)
+   local function watch_tcp(tvb, pinfo, tree, original)
+      local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
+      outer_tvb, outer_pinfo, segment, done = tvb, pinfo, nil, false
+      if pinfo.visited then
+         settle_at_end()
+      elseif tvb:len() >= 20 then
+         local raw = tvb:raw(0, 20)
+         local rds_port = tcp_ports[u16(raw, 1)] or tcp_ports[u16(raw, 3)]
+         if rds_port or connection_count > 0 then
+            segment = read_segment(raw, tvb, pinfo)
+            local half = segment and half_of(segment)
+            if half and segment.size == 0 and segment.only_ack then
+               segment.used = true
+               seen_segment(pinfo.number, pinfo.abs_ts)
+               if advances(half, segment) then
+                  take_acknowledgement(half, segment, now_of(pinfo))
                end
+            elseif segment and (rds_port or half) then
+               feed_tcp(segment, now_of(pinfo), rds_tcp_port)
             end
          end
       end
-      local used = watched.tcp:call(tvb, pinfo, tree)
-      if not current.done and shown[pinfo.number] then
-         local header = tvb:len() >= 20 and floor(tvb(12, 1):uint() / 16) * 4 or 0
+      local used = original:call(tvb, pinfo, tree)
+      if not done and shown[pinfo.number] then
+         local header = tvb:len() >= 20 and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
          show_once(header > 0 and header < tvb:len() and tvb(header):tvb() or nil, pinfo, tree)
       end
-      current = outer
+      outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
       return used
    end
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      if current and current.tcp and not current.segment then
-         current.segment = read_segment(current.tvb, current.pinfo)
+      if not segment and outer_tvb and outer_tvb:len() >= 20 then
+         segment = read_segment(outer_tvb:raw(0, 20), outer_tvb, outer_pinfo)
       end
-      local segment = current and current.segment
       return segment and not segment.used and segment or nil
    end
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
       if not pinfo.visited then
-         local segment = unused_segment()
-         if segment then
-            feed_tcp(segment, now_of(pinfo), rds_tcp_port)
+         local unused = unused_segment()
+         if unused then
+            feed_tcp(unused, now_of(pinfo), rds_tcp_port)
          end
       end
       show_once(tvb, pinfo, tree)
@@ -3939,11 +4095,11 @@ do
             return false
          end
       else
-         local segment = unused_segment()
-         if not segment or segment.size ~= #segment.data or not looks_like_rds(segment.data) then
+         local unused = unused_segment()
+         if not unused or unused.size ~= #unused.data or not looks_like_rds(unused.data) then
             return false
          end
-         feed_tcp(segment, now_of(pinfo), rds_tcp_port, true)
+         feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
       end
       show_once(tvb, pinfo, tree)
       return true
@@ -3952,10 +4108,11 @@ do
    -- InfiniBand and RoCE.
 
    local function watch_packet(tvb, pinfo, tree, original, read)
-      local outer = current
-      settle_at_end(pinfo)
-      current = { tvb = tvb }
-      if not pinfo.visited then
+      local saved_tvb, saved_done = outer_tvb, done
+      outer_tvb, done = tvb, false
+      if pinfo.visited then
+         settle_at_end()
+      else
          local now = now_of(pinfo)
          local packet = read(tvb, pinfo, now)
          if packet then
@@ -3964,7 +4121,7 @@ do
       end
       local used = original:call(tvb, pinfo, tree)
       show_once(nil, pinfo, tree)
-      current = outer
+      outer_tvb, done = saved_tvb, saved_done
       return used
    end
 
@@ -4038,7 +4195,6 @@ do
          return watch(tvb, pinfo, tree, original)
       end
       dissectors:add(pattern, proto)
-      return original
    end
 
    local function watch_with(read)
@@ -4047,7 +4203,7 @@ do
       end
    end
 
-   watched.tcp = watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", 6, watch_tcp)
+   watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", 6, watch_tcp)
    watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", 4791, watch_with(read_roce_v2))
    watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_with(read_roce_v1))
    watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_with(read_native))
@@ -4057,7 +4213,6 @@ do
       start_tcp()
       start_infiniband()
       start_cm()
-      current = nil
    end
 
    -- Ports as a preference: "16385, 20000-20010".

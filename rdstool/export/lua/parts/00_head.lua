@@ -15,7 +15,7 @@ set_plugin_info({
 
 local rds = Proto("rds", "Reliable Datagram Sockets")
 -- What belongs to RDS and is no message: apart, so that the filter `rds` finds messages.
-local rds_part = Proto("rds_part", "Reliable Datagram Sockets, in between")
+local rds_part = Proto("rds_part", "Reliable Datagram Sockets, part of a message, acknowledgement, or connection")
 local rds_cm = Proto("rds_cm", "Reliable Datagram Sockets, connection set-up")
 local rds_rdma = Proto("rds_rdma", "Reliable Datagram Sockets, RDMA operation")
 

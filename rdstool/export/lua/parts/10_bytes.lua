@@ -4,6 +4,7 @@
 local byte, sub, rep, find, format = string.byte, string.sub, string.rep, string.find, string.format
 local floor, huge, min, max = math.floor, math.huge, math.min, math.max
 local insert, remove, concat = table.insert, table.remove, table.concat
+local unpack = table.unpack
 
 local TWO32 = 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
@@ -104,5 +105,8 @@ end
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.
 local function host_text(address)
    local text = tostring(address)
-   return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
+   if byte(text, 1) == 58 then -- a colon
+      return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
+   end
+   return text
 end

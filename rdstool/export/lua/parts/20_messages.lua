@@ -1,6 +1,7 @@
 -- What is known of the capture, filled while frames come by for the first time (`pinfo.visited` is false).
 
--- Frame number -> what is shown in that frame: { messages, parts, acknowledgements, CM messages, operations }.
+-- Frame number -> the frame: `number`, `time`, and lists of what is shown in it: `messages`, `parts`, `acks`, `cm`,
+-- `operations`.
 local shown
 local at_end -- All frames were seen: what is still open is shown where it belongs.
 local streams, message_count
@@ -11,13 +12,9 @@ local function start_capture()
    shown, streams, message_count, pairs_of_addresses, at_end = {}, {}, 0, {}, false
 end
 
--- The list `kind` of what frame `number` shows.
-local function shows(number, kind)
-   local frame = shown[number]
-   if not frame then
-      frame = {}
-      shown[number] = frame
-   end
+-- The list `kind` of what a frame shows.
+local function shows(frame, kind)
+   shown[frame.number] = frame
    local list = frame[kind]
    if not list then
       list = {}
@@ -39,11 +36,16 @@ local function add_stream(transport, a, b, from_start)
       pairs_of_addresses[name] = pair
    end
    local stream = { number = #streams, transport = transport, a = a, b = b, pair = pair, from_start = from_start }
-   -- Of each direction: what its messages have to go on from.
-   stream.lanes = {
-      [0] = { sent = {}, waiting = {}, acked = 0, pings = {} },
-      [1] = { sent = {}, waiting = {}, acked = 0, pings = {} },
-   }
+   stream.tcp = transport == "tcp"
+   stream.lanes = {}
+   for direction = 0, 1 do
+      -- What is known of one direction: its messages, and what the next one has to go on from.
+      local lane = { stream = stream, direction = direction, messages = {}, count = 0, unacked = 1, acked = 0 }
+      lane.pings, lane.ack_positions, lane.ack_frames = {}, {}, {}
+      lane.part = { stream = stream, direction = direction }
+      lane.parts = { lane.part }
+      stream.lanes[direction] = lane
+   end
    insert(streams, stream)
    insert(pair.streams, stream)
    return stream
@@ -51,7 +53,18 @@ end
 
 -- A stream begins or ends in this frame.
 local function tell(stream, direction, event, now)
-   insert(shows(now.number, "parts"), { stream = stream, direction = direction, event = event })
+   if now.parts then
+      now.parts = { unpack(now.parts) }
+   end
+   insert(shows(now, "parts"), { stream = stream, direction = direction, event = event })
+end
+
+-- Part of a message, and no more to say, in this frame. Such frames share one list.
+local function tell_part(lane, now)
+   if not now.parts then
+      now.parts = lane.parts
+      shown[now.number] = now
+   end
 end
 
 -- Source and destination of what travels in a direction of a stream.
@@ -62,25 +75,114 @@ local function ends_of(stream, direction)
    return stream.b, stream.a
 end
 
-local analyse -- Compares a message with those before it; in 40_analysis.lua.
+-- A message keeps little: its lane, the 48 bytes of its header in `raw`, the `frame` that completed it, `position`,
+-- `number`, and what is not as usual. All else comes from these when it is asked for.
+local usual = { complete = true, fragments = 1 }
+local from_bytes = {}
+local MESSAGE = {
+   __index = function(message, name)
+      local get = from_bytes[name]
+      if get then
+         return get(message)
+      end
+      return usual[name]
+   end,
+}
+
+function from_bytes.stream(message)
+   return message.lane.stream
+end
+
+function from_bytes.direction(message)
+   return message.lane.direction
+end
+
+function from_bytes.tcp(message)
+   return message.lane.stream.tcp
+end
+
+function from_bytes.first(message)
+   return message.frame
+end
+
+function from_bytes.sequence(message)
+   return u64(message.raw, 1)
+end
+
+function from_bytes.ack(message)
+   return u64(message.raw, 9)
+end
+
+function from_bytes.length(message)
+   return u32(message.raw, 17)
+end
+
+from_bytes.seen = from_bytes.length
+
+function from_bytes.payload(message)
+   return message.parts and concat(message.parts)
+end
+
+function from_bytes.sport(message)
+   return u16(message.raw, 21)
+end
+
+function from_bytes.dport(message)
+   return u16(message.raw, 23)
+end
+
+function from_bytes.flags(message)
+   return byte(message.raw, 25)
+end
+
+function from_bytes.finish(message)
+   return message.position + HEADER_BYTES + u32(message.raw, 17)
+end
+
+function from_bytes.kind(message)
+   local raw = message.raw
+   return kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
+end
+
+function from_bytes.status(message)
+   return checksum_status(message.raw)
+end
 
 -- Whether there is nothing to say about a message but its ports, number and length.
-local function is_regular(message)
-   return message.complete
+function from_bytes.regular(message)
+   local raw, flags = message.raw, byte(message.raw, 25)
+   return (flags == 0 or flags == ACK_REQUIRED)
+      and message.kind == "data"
+      and message.complete
       and not message.inferred
       and not message.late
-      and (message.flags == 0 or message.flags == ACK_REQUIRED)
+      and byte(raw, 26) == 0
+      and sub(raw, 33, 48) == NO_EXTENSIONS
       and message.status ~= "bad"
-      and byte(message.raw, 26) == 0
-      and sub(message.raw, 33, 48) == NO_EXTENSIONS
+end
+
+local analyse -- Compares a message with those before it; in 40_analysis.lua.
+
+-- Enter a message into the frame that shows it.
+local function enter(message, lane, now)
+   message_count = message_count + 1
+   message.number = message_count
+   lane.count = lane.count + 1
+   lane.messages[lane.count] = message
+   local list = now.messages
+   if list then
+      list[#list + 1] = message
+   else
+      now.messages = { message }
+      shown[now.number] = now
+   end
 end
 
 -- Enter a message that is complete, or known not to become so. `now` is the frame that tells it.
 local function add_message(message, now)
-   message_count = message_count + 1
-   message.number = message_count
-   message.late = not at_end and message.frame.number ~= now.number
-   message.regular = is_regular(message)
+   if not at_end and message.frame.number ~= now.number then
+      message.late = true
+   end
+   enter(message, message.lane, at_end and message.frame or now)
    analyse(message)
-   insert(shows(at_end and message.frame.number or now.number, "messages"), message)
 end

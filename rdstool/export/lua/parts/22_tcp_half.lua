@@ -4,6 +4,7 @@
 -- Stream offsets count payload bytes from the first one. The first copy of a byte wins, as in Linux.
 
 local new_half, offset_in, flush, settle, take
+local is_next -- Whether an ordinary message is just what was expected; in 40_analysis.lua.
 do
    local MAX_PENDING_BYTES = 4194304 -- that may wait behind a hole
    local MAX_PENDING_SEGMENTS = 4096
@@ -14,6 +15,7 @@ do
    function new_half(connection, direction)
       return {
          connection = connection,
+         lane = connection.stream.lanes[direction],
          direction = direction,
          base = nil, -- TCP sequence number of stream offset 0
          next = 0, -- everything before was delivered
@@ -113,31 +115,14 @@ do
    end
 
    local function make_message(half, raw, position, first_frame, done)
-      local length, sport, dport, flags = u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25)
       local sequence = u64(raw, 1)
       if sequence > 0 then
          half.last_sequence = sequence
       end
-      local message = {
-         stream = half.connection.stream,
-         direction = half.direction,
-         tcp = true,
-         raw = raw,
-         sequence = sequence,
-         length = length,
-         sport = sport,
-         dport = dport,
-         flags = flags,
-         kind = kind_of(true, length, sport, dport, flags),
-         frame = done,
-         first = first_frame,
-         position = position,
-         finish = position + HEADER_BYTES + length,
-         fragments = 1,
-         seen = length,
-         complete = true,
-         status = checksum_status(raw),
-      }
+      local message = setmetatable({ lane = half.lane, raw = raw, frame = done, position = position }, MESSAGE)
+      if first_frame ~= done then
+         message.first = first_frame
+      end
       if half.inferred then
          message.inferred = true
          half.inferred = false
@@ -145,15 +130,29 @@ do
       return message
    end
 
-   -- Enter a message whose bytes lie in the pieces.
+   -- Enter a message whose bytes lie in the pieces. Its payload stays in pieces until somebody looks at it.
    local function emit(half, raw, position, stop, first_frame, done, now)
       local message = make_message(half, raw, position, first_frame, done)
-      local payload, missing = read(half, position + HEADER_BYTES, min(stop, half.next))
-      missing = missing + max(0, stop - half.next)
-      message.payload = payload
-      if missing > 0 then
-         message.seen = max(0, message.length - missing)
-         message.complete = false
+      local parts, start, seen = {}, position + HEADER_BYTES, 0
+      local upto = min(stop, half.next)
+      local index = piece_at(half, start)
+      while start < upto do
+         local piece = half.pieces[index]
+         local from, size = piece.start, piece.size
+         local data = piece.data
+         if data then
+            if from < start or from + size > upto then
+               data = sub(data, start - from + 1, upto - from)
+            end
+            seen = seen + #data
+            parts[#parts + 1] = data
+         end
+         start = from + size
+         index = index + 1
+      end
+      message.parts = parts
+      if seen < stop - position - HEADER_BYTES then
+         message.seen, message.complete = seen, false
       end
       add_message(message, now)
    end
@@ -194,7 +193,7 @@ do
                local behind = position + HEADER_BYTES
                local last = half.pieces[piece_at(half, behind - 1)]
                local message = make_message(half, raw, position, piece.frame, last.done)
-               message.payload, message.seen, message.complete = "", 0, false
+               message.parts, message.seen, message.complete = {}, 0, false
                message.finish = behind
                add_message(message, now)
                lose(half, behind, behind)
@@ -366,26 +365,39 @@ do
       read_messages(half, now, final)
    end
 
+   local ONLY_FLAG_BYTES = "\0\0\0\0\0\0\0" -- credit, padding and checksum
+
    -- The common case: a segment in order, with nothing waiting. Messages that lie whole in it are not copied.
    -- Returns how many bytes were taken.
    local function take_whole_messages(half, data, frame)
-      local at, count = 1, #data
+      local at, count, lane = 1, #data, half.lane
       while at + HEADER_BYTES - 1 <= count do
          local stop = at + HEADER_BYTES + u32(data, at + 16)
          if
             stop > count + 1
             or sub(data, at + 8, at + 15) ~= ZERO8
-            or sub(data, at + 25, at + 31) ~= "\0\0\0\0\0\0\0"
+            or sub(data, at + 25, at + 31) ~= ONLY_FLAG_BYTES
          then
             break
          end
          local position = half.next + at - 1
-         local message = make_message(half, sub(data, at, at + HEADER_BYTES - 1), position, frame, frame)
-         message.at = at - 1
-         if message.flags == CONG_BITMAP then
-            message.payload = sub(data, at + HEADER_BYTES, stop - 1)
+         local raw = sub(data, at, at + HEADER_BYTES - 1)
+         local message
+         if is_next(lane, raw, position) then
+            local sequence = lane.highest + 1
+            half.last_sequence, half.inferred = sequence, false
+            message = { lane = lane, raw = raw, frame = frame, position = position, at = at - 1, expected = sequence }
+            lane.finish, lane.expected = half.next + stop - 1, sequence + 1
+            lane.highest, lane.previous, lane.new = sequence, sequence, true
+            enter(setmetatable(message, MESSAGE), lane, frame)
+         else
+            message = make_message(half, raw, position, frame, frame)
+            message.at = at - 1
+            if byte(raw, 25) == CONG_BITMAP then
+               message.payload = sub(data, at + HEADER_BYTES, stop - 1)
+            end
+            add_message(message, frame)
          end
-         add_message(message, frame)
          at = stop
       end
       return at - 1

@@ -1,18 +1,46 @@
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local start_tcp, feed_tcp, finish_tcp, read_segment
-local connections, connection_count -- by the sender's end and the receiver's: the half that the sender fills
+local start_tcp, feed_tcp, finish_tcp, read_segment, half_of, advances, take_acknowledgement, seen_segment
+local connections, connection_count -- by both ports: the half that the sender fills, others of these ports `chained`
 local acknowledged -- Tells what a peer has received; in 40_analysis.lua.
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072
    local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
 
-   local closed, last_frame -- halves whose connection was reset, oldest first: half, closing frame
+   local closed -- halves whose connection was reset, oldest first: half, closing frame
+   local last_number, last_time -- of the last frame with a segment
 
    function start_tcp()
       connections, connection_count = {}, 0
-      closed, last_frame = { first = 1, last = 0 }, nil
+      closed, last_number = { first = 1, last = 0 }, nil
+   end
+
+   -- The half that a segment's sender fills, nil where its connection is not known.
+   function half_of(segment)
+      local half = connections[segment.sport * 65536 + segment.dport]
+      while half and not (half.src == segment.src and half.dst == segment.dst) do
+         half = half.chained
+      end
+      return half
+   end
+
+   local function chain(half, sport, dport, src, dst)
+      half.ports, half.src, half.dst = sport * 65536 + dport, src, dst
+      half.chained = connections[half.ports]
+      connections[half.ports] = half
+   end
+
+   local function unchain(half)
+      local before = connections[half.ports]
+      if before == half then
+         connections[half.ports] = half.chained
+         return
+      end
+      while before.chained ~= half do
+         before = before.chained
+      end
+      before.chained = half.chained
    end
 
    -- Enter a connection that `segment` belongs to; `backward` where its sender was dialled.
@@ -31,21 +59,22 @@ do
          connection.halves[direction] = new_half(connection, direction)
       end
       local own = backward and 1 or 0
-      connections[segment.key] = connection.halves[own]
-      connections[segment.back] = connection.halves[1 - own]
+      chain(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
+      chain(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
       connection_count = connection_count + 1
       tell(connection.stream, own, "opened", now)
       return connection.halves[own]
    end
 
    -- Report what is left of a connection that `now` shows to be over, and forget it.
-   local function end_connection(half, segment, now)
+   local function end_connection(half, now)
       for direction = 0, 1 do
          local other = half.connection.halves[direction]
          settle(other, now, true)
          flush(other, other.closing or now, now)
       end
-      connections[segment.key], connections[segment.back] = nil, nil
+      unchain(half.connection.halves[0])
+      unchain(half.connection.halves[1])
       connection_count = connection_count - 1
    end
 
@@ -58,7 +87,7 @@ do
       if half then
          local known = half.base == nil or half.base == first_payload
          if not known or is_over(half.connection) then
-            end_connection(half, segment, now)
+            end_connection(half, now)
             half = nil
          end
       end
@@ -116,14 +145,17 @@ do
 
    -- The capture has ended: give up all holes and searches, and report what is incomplete.
    function finish_tcp()
-      local now = last_frame
-      if not now then
+      if not last_number then
          return
       end
+      local now = { number = last_number, time = last_time }
       flush_closed(now, true)
       local done = {}
       for _, half in pairs(connections) do
-         done[half.connection.stream.number] = half.connection
+         while half do
+            done[half.connection.stream.number] = half.connection
+            half = half.chained
+         end
       end
       for number = 0, #streams - 1 do
          local connection = done[number]
@@ -135,17 +167,37 @@ do
       end
    end
 
+   -- Whether a segment acknowledges more than was acknowledged before.
+   function advances(half, segment)
+      local other = half.connection.halves[1 - half.direction]
+      return other.base ~= nil and offset_in(other, segment.ack) > other.acked
+   end
+
+   function seen_segment(number, time)
+      last_number, last_time = number, time
+   end
+
+   function take_acknowledgement(half, segment, now)
+      flush_closed(now)
+      local other = half.connection.halves[1 - half.direction]
+      other.acked = offset_in(other, segment.ack)
+      acknowledged(other.connection.stream, other.direction, other.acked, now)
+      if other.pending[1] then
+         settle(other, now)
+      end
+   end
+
    -- Take a segment of a connection that carries RDS. `sure`: a message begins with the first byte of its payload.
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
-      last_frame = now
+      last_number, last_time = now.number, now.time
       flush_closed(now)
-      local half = connections[segment.key]
+      local half = half_of(segment)
       if segment.syn then
          half = opened_by_syn(half, segment, now)
       else
          if half and is_another(half, segment) then
-            end_connection(half, segment, now)
+            end_connection(half, now)
             half = nil
          end
          half = half or open_connection(segment, now, rds_port(segment.sport) and not rds_port(segment.dport), false)
@@ -164,54 +216,40 @@ do
          local offset = offset_in(half, seq)
          take(half, offset, segment.size, segment.data, now)
          if half.open or half.search or half.pending[1] then
-            insert(shows(now.number, "parts"), { stream = half.connection.stream, direction = half.direction, tcp = true })
+            tell_part(half.lane, now)
          end
       end
-      local other = half.connection.halves[1 - half.direction]
-      if segment.ack_flag and other.base ~= nil then
-         local offset = offset_in(other, segment.ack)
-         if offset > other.acked then
-            other.acked = offset
-            acknowledged(other.connection.stream, other.direction, offset, now)
-            if other.pending[1] then
-               settle(other, now)
-            end
-         end
+      if segment.ack_flag and advances(half, segment) then
+         take_acknowledgement(half, segment, now)
       end
       if segment.fin or segment.rst then
          close(half, segment, now)
       end
    end
 
-   -- Read the header of a TCP segment. Addresses come from `pinfo`, all else from the bytes.
-   function read_segment(tvb, pinfo)
-      local raw = tvb:raw(0, 20)
-      local sport, dport = u16(raw, 1), u16(raw, 3)
-      local bits = byte(raw, 14)
-      local header = floor(byte(raw, 13) / 16) * 4
+   local segment = {} -- the same for all: it is looked at once
+
+   -- Read a TCP segment whose header begins with the bytes `raw`. Addresses come from `pinfo`, all else from the bytes.
+   function read_segment(raw, tvb, pinfo)
+      local sport, sport_low, dport, dport_low = byte(raw, 1, 4)
+      local header, bits = byte(raw, 13, 14)
+      header = floor(header / 16) * 4
       local total = tvb:reported_len()
       if header < 20 or header > total then
          return nil
       end
-      local src, dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
-      local captured = max(0, tvb:len() - header)
-      local from, to = src .. "/" .. sport, dst .. "/" .. dport
-      return {
-         src = src,
-         dst = dst,
-         sport = sport,
-         dport = dport,
-         key = from .. ">" .. to,
-         back = to .. ">" .. from,
-         seq = u32(raw, 5),
-         ack = u32(raw, 9),
-         fin = bits % 2 == 1,
-         syn = has(bits, 0x02),
-         rst = has(bits, 0x04),
-         ack_flag = has(bits, 0x10),
-         header = header,
-         size = total - header,
-         data = captured > 0 and tvb:raw(header, captured) or "",
-      }
+      local captured = tvb:len() - header
+      segment.src, segment.dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
+      segment.sport, segment.dport = sport * 256 + sport_low, dport * 256 + dport_low
+      segment.seq, segment.ack = u32(raw, 5), u32(raw, 9)
+      if bits ~= segment.bits then
+         segment.bits = bits
+         segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
+         segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
+      end
+      segment.size = total - header
+      segment.data = captured > 0 and tvb:raw(header, captured) or ""
+      segment.used = false
+      return segment
    end
 end

@@ -20,7 +20,7 @@ do
    function close_message(flow, message, now)
       flow.open = nil
       message.complete = message.seen == message.length and message.total >= message.length
-      message.payload = concat(message.parts)
+      message.key = nil
       if message.fragments > 1 or message.packets > 1 or message.first.number ~= now.number then
          message.at = nil
       end
@@ -63,19 +63,11 @@ do
 
    local function begin_message(flow, unit, now)
       local raw = unit.header
-      local length, sport, dport, flags = u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25)
-      local message = {
-         stream = flow.stream,
-         direction = flow.direction,
+      local length = u32(raw, 17)
+      local message = setmetatable({
+         lane = flow.lane,
          raw = raw,
          key = key_of(raw),
-         sequence = u64(raw, 1),
-         ack = u64(raw, 9),
-         length = length,
-         sport = sport,
-         dport = dport,
-         flags = flags,
-         kind = kind_of(false, length, sport, dport, flags),
          first = unit.first,
          frame = now,
          position = unit.position,
@@ -90,7 +82,7 @@ do
          kept = 0,
          at = 0,
          status = "good",
-      }
+      }, MESSAGE)
       local data = unit.length - HEADER_BYTES
       if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
          flow.fragment_bytes = data
@@ -168,7 +160,7 @@ do
       if message.total >= message.length or (not message.sure and unit.solicited) then
          close_message(flow, message, now)
       else
-         insert(shows(now.number, "parts"), { stream = flow.stream, direction = flow.direction, message = message })
+         tell_part(flow.lane, now)
       end
    end
 
@@ -217,7 +209,7 @@ do
             announce_write(flow, unit, position, frame, now)
          end
       elseif what.part == SEND then
-         insert(shows(now.number, "parts"), { stream = flow.stream, direction = flow.direction })
+         tell_part(flow.lane, now)
       end
    end
 end

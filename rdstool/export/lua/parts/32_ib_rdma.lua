@@ -24,7 +24,7 @@ do
       operation.numbers = nil
       operation.late = operation.frame.number ~= now.number
       operation.stream, operation.direction = flow.stream, flow.direction
-      insert(shows(at_end and operation.frame.number or now.number, "operations"), operation)
+      insert(shows(at_end and operation.frame or now, "operations"), operation)
    end
 
    local function answer_operation(flow, response, now)

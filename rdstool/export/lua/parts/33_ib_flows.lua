@@ -40,6 +40,7 @@ do
    -- Make a flow a direction of a stream. `lost`: its first frame may be in mid-message.
    function direct(flow, stream, direction, expected, lost)
       flow.stream, flow.direction, flow.lost = stream, direction, lost
+      flow.lane = stream.lanes[direction]
       local mtu = flow.order and flow.order.mtu or flow.mtu
       flow.order = new_order(expected)
       flow.order.mtu = mtu
@@ -152,6 +153,7 @@ do
       end
       flow.renewed = stream
       flow.stream, flow.lost, flow.unit, flow.pending, flow.early = stream, true, nil, {}, {}
+      flow.lane = stream.lanes[flow.direction]
    end
 
    function follow(flow, packet, now)

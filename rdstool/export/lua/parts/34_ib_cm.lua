@@ -226,7 +226,7 @@ do
       end
       message.version, message.exchange, message.stream = exchange.version, exchange, exchange.stream
       check_cm(message)
-      insert(shows(now.number, "cm"), message)
+      insert(shows(now, "cm"), message)
       return true
    end
 end

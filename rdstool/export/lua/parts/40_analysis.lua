@@ -1,10 +1,9 @@
 -- What a message means after those before it: path, expected number, repetition, ping and pong, acknowledgement.
 
-local MAX_PATHS
+local MAX_PATHS, acknowledging_frame, path_at
 local check_message -- In 41_rules.lua.
 do
-   local MAX_WAITING_MESSAGES = 65536 -- of one direction that wait for their acknowledgement
-   local MAX_SENT = 65536 -- of one direction that a repetition may refer to
+   local MAX_LOOKED_AT = 65536 -- messages of one direction among which the first copy of a repeated one is looked for
    local MAX_PINGS = 1024
    MAX_PATHS = 8
 
@@ -16,32 +15,38 @@ do
       local parsed = parse_extensions(sub(message.raw, 33, 48))
       local npaths = extension_of(parsed, EXT_NPATHS)
       local source = ends_of(stream, message.direction)
-      stream.pair.announced[source.host] = {
+      local before = stream.pair.announced[source.host]
+      local said = {
+         since = message.number,
          npaths = npaths and max(1, u16(npaths, 1)) or 1,
          sport_idx = extension_of(parsed, EXT_SPORT_IDX) ~= nil,
       }
-      stream.probed = true
+      -- What is repeated holds from when it was said first.
+      if not (before and before.npaths == said.npaths and before.sport_idx == said.sport_idx) then
+         stream.pair.announced[source.host] = said
+      end
+      stream.probed = stream.probed or message.number
    end
 
-   -- The path, where the protocol itself tells it; an inference is left to `rdstool decode`.
-   local function path_of(stream)
-      if stream.transport ~= "tcp" then
+   -- The path, where the protocol itself tells it up to message `number`; an inference is left to `rdstool decode`.
+   local function path_of(stream, number)
+      if not stream.tcp then
          return nil
-      elseif stream.probed then
+      elseif stream.probed and stream.probed <= number then
          return 0
       end
       local announced = stream.pair.announced
       local dialled = announced[stream.a.host]
-      if dialled and dialled.sport_idx then
-         local npaths = MAX_PATHS
-         for _, said in pairs(announced) do
+      if not (dialled and dialled.sport_idx and dialled.since <= number) then
+         return nil
+      end
+      local npaths = MAX_PATHS
+      for _, said in pairs(announced) do
+         if said.since <= number then
             npaths = min(npaths, said.npaths)
          end
-         if MAX_PATHS % npaths == 0 then
-            return stream.a.port % npaths
-         end
       end
-      return nil
+      return MAX_PATHS % npaths == 0 and stream.a.port % npaths or nil
    end
 
    -- The first copy of a repeated message: on this stream, or on an earlier one between the same addresses.
@@ -49,17 +54,15 @@ do
       local source = ends_of(message.stream, message.direction)
       local list = message.stream.pair.streams
       for index = #list, 1, -1 do
-         local stream = list[index]
          for direction = 0, 1 do
-            local copy = ends_of(stream, direction).host == source.host and stream.lanes[direction].sent[message.sequence]
-            if
-               copy
-               and copy ~= message
-               and copy.sport == message.sport
-               and copy.dport == message.dport
-               and copy.length == message.length
-            then
-               return copy
+            if ends_of(list[index], direction).host == source.host then
+               local lane = list[index].lanes[direction]
+               for at = lane.count, max(1, lane.count - MAX_LOOKED_AT), -1 do
+                  local copy = lane.messages[at]
+                  if copy ~= message and key_of(copy.raw) == key_of(message.raw) then
+                     return copy
+                  end
+               end
             end
          end
       end
@@ -121,61 +124,41 @@ do
       maps[name] = { raw = message.payload, ports = message.ports }
    end
 
-   -- Let go of what was sent long ago.
-   local function remember_sent(lane, message)
-      lane.sent[message.sequence] = message
-      lane.sent_order = lane.sent_order or { first = 1, last = 0 }
-      local order = lane.sent_order
-      order.last = order.last + 1
-      order[order.last] = message
-      if order.last - order.first >= MAX_SENT then
-         local old = order[order.first]
-         order[order.first] = nil
-         order.first = order.first + 1
-         if lane.sent[old.sequence] == old then
-            lane.sent[old.sequence] = nil
-         end
-      end
-   end
-
-   local function await_acknowledgement(lane, message)
-      local queue = lane.waiting
-      queue.first, queue.last = queue.first or 1, (queue.last or 0) + 1
-      queue[queue.last] = message
-      if queue.last - queue.first >= MAX_WAITING_MESSAGES then
-         queue[queue.first] = nil
-         queue.first = queue.first + 1
-      end
-   end
-
    function analyse(message)
-      local stream = message.stream
-      local lane, other = stream.lanes[message.direction], stream.lanes[1 - message.direction]
-      if message.kind == "probe" or message.kind == "probe-reply" then
+      local lane = message.lane
+      local stream, kind = lane.stream, message.kind
+      local other = stream.lanes[1 - lane.direction]
+      if kind == "probe" or kind == "probe-reply" then
          hear_probe(message)
       end
-      message.path = path_of(stream)
-      message.numbered = IS_NUMBERED[message.kind] and not has(message.flags, CONG_BITMAP)
+      message.numbered = IS_NUMBERED[kind] and not has(message.flags, CONG_BITMAP) or nil
       message.expected = lane.expected
-      if message.kind == "congestion" then
+      if kind == "congestion" then
          note_bitmap(message)
-      elseif message.kind ~= "data" then
+      elseif kind ~= "data" then
          note_ping(message, lane, other)
       end
-      if message.numbered then
-         if has(message.flags, RETRANSMITTED) then
-            local original = original_of(message)
-            message.original = original and original.frame
-         end
-         remember_sent(lane, message)
+      if message.numbered and has(message.flags, RETRANSMITTED) then
+         local original = original_of(message)
+         message.original = original and original.frame
       end
       check_message(message, lane)
       if message.numbered then
          lane.expected = message.sequence + 1
       end
-      if message.tcp or message.numbered then
-         await_acknowledgement(lane, message)
-      end
+   end
+
+   -- The first ordinary data message of a lane after those before it needs no more checks: `raw` is its header.
+   function is_next(lane, raw, position)
+      return position == lane.finish
+         and lane.new
+         and lane.numbered_segment == (lane.segment or 0)
+         and byte(raw, 25) == 0
+         and u64(raw, 1) == lane.highest + 1
+         and u16(raw, 21) > PROBE_PORT
+         and u16(raw, 23) > 0
+         and sub(raw, 33, 48) == NO_EXTENSIONS
+         and u32(raw, 17) <= MAX_MESSAGE_BYTES
    end
 
    -- The peer has taken everything before `position`: a stream offset over TCP, a sequence over InfiniBand.
@@ -185,28 +168,47 @@ do
          return
       end
       lane.acked = position
-      local queue = lane.waiting
-      local tcp = stream.transport == "tcp"
-      local first, last, count = nil, nil, 0
-      while queue.first and queue.first <= queue.last do
-         local message = queue[queue.first]
+      local messages, index, tcp = lane.messages, lane.unacked, stream.tcp
+      local last, count = nil, 0
+      while index <= lane.count do
+         local message = messages[index]
          if (tcp and message.finish or message.sequence) > position then
             break
          end
-         queue[queue.first] = nil
-         queue.first = queue.first + 1
-         message.acked = now
-         first, last, count = first or message, message, count + 1
+         if tcp or message.numbered ~= false then
+            last, count = message, count + 1
+         end
+         index = index + 1
       end
+      lane.unacked = index
+      insert(lane.ack_positions, position)
+      insert(lane.ack_frames, now)
       if last then
-         insert(shows(now.number, "acks"), {
-            stream = stream,
-            direction = direction,
-            first = first,
-            last = last,
-            count = count,
-            time = now.time - last.frame.time,
-         })
+         insert(shows(now, "acks"), { last = last, count = count })
       end
+   end
+
+   -- The frame that acknowledged a message, nil where none has.
+   function acknowledging_frame(message)
+      local lane = message.lane
+      local wanted = message.tcp and message.finish or message.sequence
+      if not message.tcp and wanted == 0 then
+         return nil
+      end
+      local low, high = 1, #lane.ack_positions + 1
+      while low < high do
+         local middle = floor((low + high) / 2)
+         if lane.ack_positions[middle] >= wanted then
+            high = middle
+         else
+            low = middle + 1
+         end
+      end
+      return lane.ack_frames[low]
+   end
+
+   -- The path of a message, as it was known when the message came.
+   function path_at(message)
+      return path_of(message.stream, message.number)
    end
 end

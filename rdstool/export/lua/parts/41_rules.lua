@@ -306,7 +306,10 @@ do
    local function say_in_frame(flow, rule, text, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      insert(shows(now.number, "parts"), part)
+      if now.parts then
+         now.parts = { unpack(now.parts) }
+      end
+      insert(shows(now, "parts"), part)
    end
 
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.

@@ -154,8 +154,9 @@ do
       if message.response then
          generated(tree, "rds.response_in", message.response.number)
       end
-      if message.acked then
-         generated(tree, "rds.acked_in", message.acked.number)
+      local acked = acknowledging_frame(message)
+      if acked and acked.number >= message.frame.number then
+         generated(tree, "rds.acked_in", acked.number)
       end
       for _, operation in ipairs(message.operations or {}) do
          generated(tree, "rds.rdma.announced", operation.id)
@@ -198,8 +199,9 @@ do
       generated(tree, "rds.number", message.number)
       generated(tree, "rds.kind", message.kind)
       add_stream_fields(tree, message.stream, message.direction)
-      if message.path then
-         generated(tree, "rds.path", message.path)
+      local path = path_at(message)
+      if path then
+         generated(tree, "rds.path", path)
       end
       add_header(tree, message, range(0, HEADER_BYTES))
       generated(tree, "rds.fragments", message.fragments)
@@ -241,8 +243,12 @@ do
    -- What is no message by itself: segments and fragments on their way, and the ends of a stream.
    local function show_part(part, root, nothing)
       local tree = root:add(rds_part, nothing)
-      tree:set_generated()
       local stream = part.stream
+      if not (part.event or part.findings) then
+         -- Most frames are such: one line has to do.
+         generated(tree, "rds.stream", stream.number)
+         return
+      end
       add_stream_fields(tree, stream, part.direction)
       if part.event then
          tree:append_text(", " .. part.event)
@@ -250,20 +256,15 @@ do
          generated(tree, "rds.stream.a", stream.a.host .. "/" .. stream.a.port)
          generated(tree, "rds.stream.b", stream.b.host .. "/" .. stream.b.port)
          generated(tree, "rds.stream.from_start", stream.from_start)
-      elseif part.message then
-         tree:append_text(format(", fragment %d", part.message.fragments))
       end
       add_findings(tree, part)
    end
 
-   local function show_acknowledgement(ack, root, nothing)
+   local function show_acknowledgement(ack, frame, root, nothing)
       local tree = root:add(rds_part, nothing)
-      tree:set_generated()
-      tree:append_text(format(", acknowledges %s up to sequence %.0f", plural(ack.count, "message"), ack.last.sequence))
-      generated(tree, "rds.stream", ack.stream.number)
       generated(tree, "rds.acknowledges", ack.last.frame.number)
       generated(tree, "rds.acknowledges.count", ack.count)
-      generated(tree, "rds.ack_time", span_of_time(ack.time))
+      generated(tree, "rds.ack_time", span_of_time(frame.time - ack.last.frame.time))
    end
 
    local function show_operation(operation, root, nothing)
@@ -375,7 +376,7 @@ do
       end
       if wanted or is_wanted(root, "rds_rdma") then
          for _, ack in ipairs(frame.acks or {}) do
-            show_acknowledgement(ack, root, nothing)
+            show_acknowledgement(ack, frame, root, nothing)
          end
          for _, operation in ipairs(frame.operations or {}) do
             show_operation(operation, root, nothing)

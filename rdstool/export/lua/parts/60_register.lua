@@ -3,22 +3,21 @@
 -- InfiniBand transport: it notes what passes, and then lets them do their work.
 
 do
-   local watched = {} -- the dissectors behind the watcher
-   local current -- the frame that is dissected: what the watcher read of it
-
    local tcp_ports = {}
+   -- The frame that is dissected: the tvb and pinfo that the watcher got, what it read of it, and whether it is shown.
+   local outer_tvb, outer_pinfo, segment, done
 
    local function rds_tcp_port(port)
       return tcp_ports[port] or false
    end
 
    local function now_of(pinfo)
-      return { number = pinfo.number, time = pinfo.abs_ts }
+      return { number = pinfo.number, time = pinfo.abs_ts, messages = nil, parts = nil }
    end
 
    -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
-   local function settle_at_end(pinfo)
-      if pinfo.visited and not at_end and rds.prefs.settle then
+   local function settle_at_end()
+      if not at_end and rds.prefs.settle then
          at_end = true
          finish_tcp()
          finish_infiniband()
@@ -27,58 +26,59 @@ do
 
    local function show_once(tvb, pinfo, root)
       local frame = shown[pinfo.number]
-      if not frame or (current and current.done) then
-         return
+      if frame and not done then
+         done = true
+         show_frame(frame, tvb, (tvb or outer_tvb)(0, 0), pinfo, root)
       end
-      if current then
-         current.done = true
-      end
-      show_frame(frame, tvb, (tvb or current.tvb)(0, 0), pinfo, root)
    end
 
    -- TCP.
 
-   local function watch_tcp(tvb, pinfo, tree)
-      local outer = current
-      settle_at_end(pinfo)
-      current = { tcp = true, tvb = tvb, pinfo = pinfo }
-      if tvb:len() >= 20 then
-         local sport, dport = tvb(0, 2):uint(), tvb(2, 2):uint()
-         current.port = rds_tcp_port(sport) or rds_tcp_port(dport)
-         if not pinfo.visited then
-            if current.port or connection_count > 0 then
-               current.segment = read_segment(tvb, pinfo)
-               local segment = current.segment
-               if segment and (current.port or connections[segment.key]) then
-                  feed_tcp(segment, now_of(pinfo), rds_tcp_port)
+   local function watch_tcp(tvb, pinfo, tree, original)
+      local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
+      outer_tvb, outer_pinfo, segment, done = tvb, pinfo, nil, false
+      if pinfo.visited then
+         settle_at_end()
+      elseif tvb:len() >= 20 then
+         local raw = tvb:raw(0, 20)
+         local rds_port = tcp_ports[u16(raw, 1)] or tcp_ports[u16(raw, 3)]
+         if rds_port or connection_count > 0 then
+            segment = read_segment(raw, tvb, pinfo)
+            local half = segment and half_of(segment)
+            if half and segment.size == 0 and segment.only_ack then
+               segment.used = true
+               seen_segment(pinfo.number, pinfo.abs_ts)
+               if advances(half, segment) then
+                  take_acknowledgement(half, segment, now_of(pinfo))
                end
+            elseif segment and (rds_port or half) then
+               feed_tcp(segment, now_of(pinfo), rds_tcp_port)
             end
          end
       end
-      local used = watched.tcp:call(tvb, pinfo, tree)
-      if not current.done and shown[pinfo.number] then
-         local header = tvb:len() >= 20 and floor(tvb(12, 1):uint() / 16) * 4 or 0
+      local used = original:call(tvb, pinfo, tree)
+      if not done and shown[pinfo.number] then
+         local header = tvb:len() >= 20 and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
          show_once(header > 0 and header < tvb:len() and tvb(header):tvb() or nil, pinfo, tree)
       end
-      current = outer
+      outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
       return used
    end
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      if current and current.tcp and not current.segment then
-         current.segment = read_segment(current.tvb, current.pinfo)
+      if not segment and outer_tvb and outer_tvb:len() >= 20 then
+         segment = read_segment(outer_tvb:raw(0, 20), outer_tvb, outer_pinfo)
       end
-      local segment = current and current.segment
       return segment and not segment.used and segment or nil
    end
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
       if not pinfo.visited then
-         local segment = unused_segment()
-         if segment then
-            feed_tcp(segment, now_of(pinfo), rds_tcp_port)
+         local unused = unused_segment()
+         if unused then
+            feed_tcp(unused, now_of(pinfo), rds_tcp_port)
          end
       end
       show_once(tvb, pinfo, tree)
@@ -109,11 +109,11 @@ do
             return false
          end
       else
-         local segment = unused_segment()
-         if not segment or segment.size ~= #segment.data or not looks_like_rds(segment.data) then
+         local unused = unused_segment()
+         if not unused or unused.size ~= #unused.data or not looks_like_rds(unused.data) then
             return false
          end
-         feed_tcp(segment, now_of(pinfo), rds_tcp_port, true)
+         feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
       end
       show_once(tvb, pinfo, tree)
       return true
@@ -122,10 +122,11 @@ do
    -- InfiniBand and RoCE.
 
    local function watch_packet(tvb, pinfo, tree, original, read)
-      local outer = current
-      settle_at_end(pinfo)
-      current = { tvb = tvb }
-      if not pinfo.visited then
+      local saved_tvb, saved_done = outer_tvb, done
+      outer_tvb, done = tvb, false
+      if pinfo.visited then
+         settle_at_end()
+      else
          local now = now_of(pinfo)
          local packet = read(tvb, pinfo, now)
          if packet then
@@ -134,7 +135,7 @@ do
       end
       local used = original:call(tvb, pinfo, tree)
       show_once(nil, pinfo, tree)
-      current = outer
+      outer_tvb, done = saved_tvb, saved_done
       return used
    end
 
@@ -208,7 +209,6 @@ do
          return watch(tvb, pinfo, tree, original)
       end
       dissectors:add(pattern, proto)
-      return original
    end
 
    local function watch_with(read)
@@ -217,7 +217,7 @@ do
       end
    end
 
-   watched.tcp = watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", 6, watch_tcp)
+   watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", 6, watch_tcp)
    watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", 4791, watch_with(read_roce_v2))
    watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_with(read_roce_v1))
    watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_with(read_native))
@@ -227,7 +227,6 @@ do
       start_tcp()
       start_infiniband()
       start_cm()
-      current = nil
    end
 
    -- Ports as a preference: "16385, 20000-20010".
