@@ -124,6 +124,17 @@ class Meeting:
         """Sockets of the kernel."""
         return await self.ask(self.guest.rds.open_many, number, self.kernel, sndbuf=BUFFER, rcvbuf=BUFFER)
 
+    async def agree_on_paths(self, paths: int = 8) -> None:
+        """Talk until all paths are up on both sides: kernels before 7.0 reorder what they send before they know."""
+        here, there = self.node.socket(0), await self.open()
+        await here.sendto(b"", (self.kernel, 0))
+        assert await here.recvfrom() == (b"", (self.kernel, 0))
+        await self.ask(self.guest.rds.send, there, here.getsockname())
+        await here.recvfrom()
+        await self.until(lambda: self.paths_up() == paths)
+        here.close()
+        await self.ask(self.guest.rds.close, there)
+
     async def connected(self) -> dict[str, Any]:
         """The kernel's record of its connection with the node."""
         (record,) = [

@@ -21,6 +21,7 @@ MESSAGES = 60
 async def test_messages_arrive_as_they_were_sent(ground: Ground, role: str) -> None:
     guest = ground.guest
     async with ground.meeting(role) as meeting:  # type: ignore[arg-type]
+        await meeting.agree_on_paths()
         for number, fault in enumerate(FAULTS.values()):
             here, there = [meeting.node.socket(0) for _ in range(4)], await meeting.open_many(4)
             texts = [(seed, 300 * (seed % 20)) for seed in range(1000 * number, 1000 * number + MESSAGES)]
@@ -32,7 +33,7 @@ async def test_messages_arrive_as_they_were_sent(ground: Ground, role: str) -> N
             context = guest.wire.netem(*fault)
             await meeting.ask(context.__enter__)
             _, came, *got = await asyncio.gather(
-                meeting.ask(guest.rds.send_many, plan),
+                meeting.ask(guest.rds.send_many, plan, nonblocking=True),
                 meeting.ask(guest.rds.receive_many, there, 4 * MESSAGES, timeout_s=80),
                 *(read(sock, MESSAGES) for sock in here),
                 *(send(sock, to, texts) for sock, to in zip(here, there, strict=True)),
