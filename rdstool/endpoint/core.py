@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.transport.driver import Driver
 from rdstool.transport.loop import LoopNetwork, LoopTransport
 from rdstool.transport.tcp import unacked
+from rdstool.transport.tcp.sockets import MakeSocket
 from rdstool.transport.tcp.transport import TcpTransport
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class NodeOptions:
     control: bool = False
     """Show the state to ``rdstool info`` of the same user, and frames to whom that user lets have them
     (docs/control.md). Where the system has no place for it, the node runs without."""
+    make_socket: MakeSocket = socket.socket
+    """Makes the TCP sockets; another one than the usual makes them in another network namespace."""
 
 
 class Core:
@@ -70,7 +74,7 @@ class Core:
         if options.network is not None:
             driver.transport = LoopTransport(driver, options.network)
         else:
-            driver.transport = TcpTransport(driver)
+            driver.transport = TcpTransport(driver, make_socket=options.make_socket)
             if not unacked.KNOWN:
                 LOGGER.warning(unacked.LIMITATION)
         if options.pcap is not None:

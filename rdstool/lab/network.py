@@ -141,6 +141,10 @@ class Network:
         else:
             self.ip("address", "add", f"{address}/{IPV4_PREFIX}", "dev", TAP)
 
+    def remove_address(self, address: str) -> None:
+        """Take an address from the host's side."""
+        self.ip("address", "del", f"{address}/{IPV6_PREFIX if ':' in address else IPV4_PREFIX}", "dev", TAP)
+
     def capture(self, path: Path) -> Capture:
         """Record all frames that pass the tap device from now on; a context manager. It fails rather than lose one."""
         return Capture(path, self.socket(socket.AF_PACKET, socket.SOCK_RAW, 0), TAP)

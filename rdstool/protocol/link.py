@@ -23,6 +23,7 @@ class Link:
         "deframer",
         "grace",
         "handle",
+        "heard",
         "incoming",
         "local_port",
         "map_seen",
@@ -55,6 +56,8 @@ class Link:
         """Bytes handed to the transport."""
         self.acked = 0
         """Bytes that the peer's TCP has acknowledged."""
+        self.heard = False
+        """The peer has sent something: it has taken this connection up, and not only its system."""
         self.carries_map = False
         """A congestion map was sent on it, so that later ones must follow here too."""
         self.map_seen = False
@@ -64,6 +67,15 @@ class Link:
         """Ends the wait for the peer's FIN."""
         self.handle: Any = None
         """For the transport's own use."""
+
+    @property
+    def doubtful(self) -> bool:
+        """The peer's system acknowledges, but perhaps for nobody: path 0 was dialled, and the peer has not spoken.
+
+        A kernel before 7.0 that dials at the same time closes our connection unread (§4.2, §13, RDS-DLV-009). One
+        that takes it up sends its congestion map, or answers the probe.
+        """
+        return not self.heard and not self.incoming and self.path is not None and self.path.index == 0
 
     def __repr__(self) -> str:
         where = f"path {self.path.index}" if self.path is not None else "no path"

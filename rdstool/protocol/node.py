@@ -175,7 +175,7 @@ class Node:
             raise LocalProtocolError(f"{total} bytes acknowledged, {link.sent} were given to the transport")
         if total > link.acked:
             link.acked = total
-            if link.path is not None and link.path.link is link:
+            if link.path is not None and link.path.link is link and not link.doubtful:
                 link.path.bytes_acked(total)
 
     def connection_lost(self, link: Link, detail: str, now: float) -> None:

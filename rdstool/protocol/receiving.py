@@ -29,6 +29,10 @@ def receive(link: Link, data: bytes, now: float) -> None:
     connection, deframer = link.connection, link.deframer
     counters = connection.node.counters
     counters.tcp_data_ready_calls += 1
+    if not link.heard:
+        link.heard = True
+        if link.acked and path.link is link:
+            path.bytes_acked(link.acked)
     began = deframer.began or now
     frames = deframer.feed(data, now)
     judged = _put_by(link, path, frames, began, now) if path.hold is not None else frames

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 from dissectors.wire.rds import TCP_PORT
@@ -27,6 +28,8 @@ LINGER_0 = struct.pack("@ii", 1, 0)
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+MakeSocket = Callable[[int, int], socket.socket]
+"""Makes a socket of a family and type: ``socket.socket``, or one that makes it in another network namespace."""
 
 
 def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, SocketAddress]:
@@ -35,13 +38,13 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, SocketAd
     return socket.AddressFamily(found[0]), found[4]  # type: ignore[return-value]
 
 
-def listener(address: str, port: int, settings: Settings) -> socket.socket:
+def listener(address: str, port: int, settings: Settings, make_socket: MakeSocket = socket.socket) -> socket.socket:
     """A socket that takes connections for one address, and for no other.
 
     Raises ``TransportError`` where the address is not this machine's, or something else has the port.
     """
     family, where = socket_address(address, port)
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = make_socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -115,8 +118,17 @@ def ephemeral_ports() -> tuple[int, int]:
 class Dialler:
     """Begins TCP connections from source ports that tell the path."""
 
-    def __init__(self, settings: Settings, first: int, *, port: int = TCP_PORT, by_path: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        first: int,
+        *,
+        port: int = TCP_PORT,
+        by_path: bool = True,
+        make_socket: MakeSocket = socket.socket,
+    ) -> None:
         self._settings = settings
+        self._make_socket = make_socket
         self._port = port
         self._by_path = by_path
         """False for a profile without SPORT_IDX: the system chooses the source port."""
@@ -131,7 +143,7 @@ class Dialler:
             self._attempts += 1
             port = source_port(path, self._attempts, *self._range) if self._by_path else 0
             _, here = socket_address(local, port)
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock = self._make_socket(family, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

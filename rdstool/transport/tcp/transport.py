@@ -15,7 +15,7 @@ from rdstool.protocol import events
 from rdstool.protocol.link import Link
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
-from rdstool.transport.tcp.sockets import Dialler, abort, listener, tune
+from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 
 READ_BYTES = 1 << 18
@@ -37,15 +37,16 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class TcpTransport:
     """All TCP connections of one node."""
 
-    def __init__(self, driver: Driver, *, port: int = TCP_PORT) -> None:
+    def __init__(self, driver: Driver, *, port: int = TCP_PORT, make_socket: MakeSocket = socket.socket) -> None:
         self._driver = driver
         self._loop = driver.loop
         self._engine = driver.engine
         self._tap: Tap | None = None
         self._port = port
+        self._make_socket = make_socket
         first = int(self._engine.random.random() * (1 << 16))
         by_path = self._engine.profile.announces_sport_idx
-        self._dialler = Dialler(self._engine.settings, first, port=port, by_path=by_path)
+        self._dialler = Dialler(self._engine.settings, first, port=port, by_path=by_path, make_socket=make_socket)
         self._listeners: list[tuple[str, socket.socket]] = []
         self._streams: dict[int, Stream] = {}
         self._keys = count(1)
@@ -59,7 +60,7 @@ class TcpTransport:
 
     def listen(self, address: str) -> None:
         """Take connections on the port. Raises ``TransportError``."""
-        sock = listener(address, self._port, self._engine.settings)
+        sock = listener(address, self._port, self._engine.settings, self._make_socket)
         self._listeners.append((address, sock))
         self._loop.add_reader(sock, self._accept, address, sock)
 

@@ -112,6 +112,28 @@ def test_what_was_not_acknowledged_is_sent_again_in_order_and_flagged() -> None:
     assert received(receiver) == [b"zero", b"one", b"two"]
 
 
+def test_what_only_the_system_of_a_silent_peer_acknowledged_is_sent_again() -> None:
+    """Kernels before 7.0 that dial at the same time drop our connection unread, and TCP has acknowledged it all."""
+    small = make_node(SMALL)
+    sender = bound(small)
+    sender.sendmsg(b"hello", LARGE, 4000, now=0.0)
+    sent = []
+    for _ in range(2):
+        (wanted,) = of_kind(small.take_events(), events.ConnectWanted)
+        assert isinstance(wanted, events.ConnectWanted)
+        link = wanted.link
+        small.connected(link, small.now)
+        sent.append([(item.sequence, item.flags) for item, payload in sent_by(small, link) if payload == b"hello"])
+        small.bytes_acked(link, link.sent, small.now)
+        assert sender.outstanding == 1
+        if len(sent) == 1:
+            small.connection_lost(link, "closed by the peer", small.now)
+            small.timer_expired(small.now)
+    assert sent == [[(2, 0)], [(2, 4)]]
+    small.bytes_received(link, header(0, 8192, 0, 0, 1) + bytes(8192), small.now)
+    assert sender.outstanding == 0
+
+
 def test_a_cut_loses_and_doubles_nothing() -> None:
     small, large, wire = pair(paths=1)
     sender, receiver = bound(small), bound(large)

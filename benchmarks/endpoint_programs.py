@@ -1,0 +1,237 @@
+"""The programs that benchmarks/endpoint.py lets run against each other: each one sends or receives, and tells what it took.
+
+``python -m benchmarks.endpoint_programs KIND ROLE SIZE COUNT TRIPS PATHS`` with KIND one of
+
+``bare``      a TCP connection, blocking sockets, a 48-byte header before each payload, no protocol
+``socket``    ``rdstool.Socket``
+``node``      ``rdstool.Node``, asyncio
+
+The receiver prints a line when it listens. Both print a JSON object at their end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+import rdstool
+from rdstool.endpoint.stack import Stack
+
+SENDER, RECEIVER = "127.77.0.1", "127.77.0.2"
+PORT = 4000
+BUFFER = 8 << 20
+"""Send and receive buffer of rdstool's sockets, in bytes: room for eight of the longest messages."""
+HEADER = struct.Struct(">QQIIHHBB2x16x")
+"""What the bare program sends before each payload: as long as the header of RDS."""
+RECV_BYTES = 1 << 18
+LAST = b"last"
+"""What the receiver answers when it has everything."""
+
+
+def report(seconds: float, trips: list[float]) -> None:
+    """Tell the benchmark what this process took."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    peak = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    told = {
+        "seconds": seconds,
+        "cpu": usage.ru_utime + usage.ru_stime - STARTED_CPU,
+        "peak": int(peak) * 1024,
+        "trips": sorted(trips),
+    }
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+def listening() -> None:
+    """Tell the benchmark that the sender may start."""
+    sys.stdout.write("listening\n")
+    sys.stdout.flush()
+
+
+# ---- Without protocol
+
+
+def bare_messages(sock: socket.socket) -> Iterator[bytes]:
+    """The payloads that come on a connection."""
+    kept = b""
+    while data := sock.recv(RECV_BYTES):
+        kept = kept + data if kept else data
+        at, size = 0, len(kept)
+        while size - at >= HEADER.size:
+            length = HEADER.unpack_from(kept, at)[2]
+            end = at + HEADER.size + length
+            if end > size:
+                missing = end - size
+                parts = [kept[at:]]
+                while missing:
+                    part = sock.recv(min(missing, RECV_BYTES))
+                    if not part:
+                        return
+                    parts.append(part)
+                    missing -= len(part)
+                yield b"".join(parts)[HEADER.size :]
+                at = size
+                break
+            yield kept[at + HEADER.size : end]
+            at = end
+        kept = kept[at:]
+
+
+def bare_send(sock: socket.socket, sequence: int, payload: bytes) -> None:
+    """One message."""
+    sock.sendall(HEADER.pack(sequence, 0, len(payload), 0, PORT, PORT, 0, 0) + payload)
+
+
+def bare_sender(size: int, count: int, trips: int, _paths: int) -> None:
+    """Send, wait for the end, then go to and fro."""
+    sock = socket.create_connection((RECEIVER, PORT), source_address=(SENDER, 0))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    answers = bare_messages(sock)
+    payload = bytes(size)
+    start = perf_counter()
+    for sequence in range(count):
+        bare_send(sock, sequence, payload)
+    assert next(answers) == LAST
+    seconds = perf_counter() - start
+    times = []
+    for sequence in range(trips):
+        began = perf_counter()
+        bare_send(sock, sequence, payload)
+        next(answers)
+        times.append(perf_counter() - began)
+    report(seconds, times)
+
+
+def bare_receiver(_size: int, count: int, trips: int, _paths: int) -> None:
+    """Take everything, say so, then answer."""
+    with socket.create_server((RECEIVER, PORT)) as server:
+        listening()
+        sock, _ = server.accept()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    messages = bare_messages(sock)
+    for _ in range(count):
+        next(messages)
+    bare_send(sock, 0, LAST)
+    for sequence in range(trips):
+        bare_send(sock, sequence, next(messages))
+    report(0.0, [])
+
+
+# ---- rdstool's sockets
+
+
+def options(paths: int) -> rdstool.NodeOptions:
+    """The number of paths, and buffers for long messages."""
+    return rdstool.NodeOptions(rdstool.Settings(paths=paths, sndbuf=BUFFER, rcvbuf=BUFFER))
+
+
+def socket_sender(size: int, count: int, trips: int, paths: int) -> None:
+    """The same with ``rdstool.Socket``, one for each path."""
+    to = RECEIVER, PORT
+    with Stack(options(paths)) as stack:
+        sockets = [rdstool.Socket(stack) for _ in range(paths)]
+        for sock in sockets:
+            sock.bind((SENDER, 0))
+        first = sockets[0]
+        first.sendto(b"", to)
+        first.recv()
+        payload = bytes(size)
+        start = perf_counter()
+        for number in range(count):
+            sockets[number % paths].sendto(payload, to)
+        assert first.recv() == LAST
+        seconds = perf_counter() - start
+        times = []
+        for _ in range(trips):
+            began = perf_counter()
+            first.sendto(payload, to)
+            first.recv()
+            times.append(perf_counter() - began)
+        report(seconds, times)
+        first.drain()
+
+
+def socket_receiver(_size: int, count: int, trips: int, paths: int) -> None:
+    """The same with ``rdstool.Socket``."""
+    with Stack(options(paths)) as stack, rdstool.Socket(stack) as sock:
+        sock.bind((RECEIVER, PORT))
+        listening()
+        _, sender = sock.recvfrom()
+        sock.sendto(b"", sender)
+        for _ in range(count):
+            sock.recv()
+        sock.sendto(LAST, sender)
+        for _ in range(trips):
+            data, sender = sock.recvfrom()
+            sock.sendto(data, sender)
+        sock.drain()
+        report(0.0, [])
+
+
+# ---- rdstool's nodes
+
+
+async def node_sender(size: int, count: int, trips: int, paths: int) -> None:
+    """The same with ``rdstool.Node``, one socket for each path."""
+    to = RECEIVER, PORT
+    async with rdstool.Node(SENDER, options=options(paths)) as node:
+        sockets = [node.socket(0) for _ in range(paths)]
+        first = sockets[0]
+        await first.sendto(b"", to)
+        await first.recv()
+        payload = bytes(size)
+        start = perf_counter()
+        for number in range(count):
+            await sockets[number % paths].sendto(payload, to)
+        assert await first.recv() == LAST
+        seconds = perf_counter() - start
+        times = []
+        for _ in range(trips):
+            began = perf_counter()
+            await first.sendto(payload, to)
+            await first.recv()
+            times.append(perf_counter() - began)
+        report(seconds, times)
+        await first.drain()
+
+
+async def node_receiver(_size: int, count: int, trips: int, paths: int) -> None:
+    """The same with ``rdstool.Node``."""
+    async with rdstool.Node(RECEIVER, options=options(paths)) as node:
+        sock = node.socket(PORT)
+        listening()
+        _, sender = await sock.recvfrom()
+        await sock.sendto(b"", sender)
+        for _ in range(count):
+            await sock.recv()
+        await sock.sendto(LAST, sender)
+        for _ in range(trips):
+            data, sender = await sock.recvfrom()
+            await sock.sendto(data, sender)
+        await sock.drain()
+        report(0.0, [])
+
+
+STARTED_CPU = 0.0
+
+
+def main() -> None:
+    """Run one program."""
+    global STARTED_CPU  # noqa: PLW0603 - what the imports took is not the program's
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    STARTED_CPU = usage.ru_utime + usage.ru_stime
+    kind, role, *numbers = sys.argv[1:]
+    program = globals()[f"{kind}_{role}"]
+    done = program(*map(int, numbers))
+    if kind == "node":
+        asyncio.run(done)
+
+
+if __name__ == "__main__":
+    main()

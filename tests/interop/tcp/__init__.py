@@ -1,0 +1,1 @@
+"""rdstool and real kernels speak RDS over TCP with each other."""

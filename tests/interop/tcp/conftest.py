@@ -1,0 +1,32 @@
+"""What these tests get on top of what the folder above gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rdstool
+from rdstool.lab import Guest, Network
+from rdstool.lab.capture import Capture
+from rdstool.validate.validator import validate
+from tests.interop.tcp.meeting import BUFFER, Ground
+
+
+def errors_in(path: Path) -> list[str]:
+    """What rdstool validate calls an error in a capture."""
+    with rdstool.open_capture(str(path)) as frames:
+        return [str(each) for each in validate(frames) if each.severity.name == "ERROR"]
+
+
+@pytest.fixture
+def ground(guest: Guest, network: Network, judged: Capture, tmp_path: Path) -> Iterator[Ground]:
+    """A kernel to meet. At the end, neither the capture of all frames nor what nodes recorded has an error in it."""
+    for name in ("net.core.wmem_max", "net.core.rmem_max"):
+        guest.sysctl(name, 2 * BUFFER)
+    meeting_place = Ground(guest, network, tmp_path)
+    yield meeting_place
+    meeting_place.give_up_addresses()
+    for recording in meeting_place.recorded:
+        assert errors_in(recording) == []

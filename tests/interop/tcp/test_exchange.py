@@ -1,0 +1,95 @@
+"""Messages between rdstool and a kernel arrive whole, once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.interop.tcp.meeting import MIB, Ground, Meeting, Role, expected, read, send, told
+
+SIZES = [0, 1, 47, 48, 4096, 65_536, MIB]
+TO_KERNEL = list(enumerate(SIZES, start=1))
+TO_RDSTOOL = list(enumerate(SIZES, start=100))
+ROLES: tuple[Role, ...] = ("smaller", "larger")
+
+
+@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+async def test_messages_of_all_sizes_whoever_connects_and_whoever_speaks_first(ground: Ground, ipv6: bool) -> None:
+    for role in ROLES:
+        for kernel_first in (False, True):
+            async with ground.meeting(role, ipv6=ipv6) as meeting:
+                here, there = meeting.node.socket(4000), await meeting.open()
+                plan = [(there, here.getsockname(), size, seed) for seed, size in TO_RDSTOOL]
+
+                async def kernel_speaks() -> None:
+                    results = await meeting.ask(ground.guest.rds.send_many, plan)  # noqa: B023
+                    assert results == [None] * len(SIZES)
+                    assert await read(here, len(SIZES)) == expected(TO_RDSTOOL)  # noqa: B023
+
+                async def rdstool_speaks() -> None:
+                    await send(here, there, TO_KERNEL)  # noqa: B023
+                    came = await meeting.ask(ground.guest.rds.receive_many, [there], len(SIZES))  # noqa: B023
+                    assert told(came) == expected(TO_KERNEL)
+
+                turns = [rdstool_speaks, kernel_speaks]
+                for speak in reversed(turns) if kernel_first else turns:
+                    await speak()
+                await here.drain()
+                await both_sides_count_alike(meeting)
+                await meeting.ask(ground.guest.rds.close, there)
+
+
+async def both_sides_count_alike(meeting: Meeting) -> None:
+    """What one side has sent on path 0 is what the other one expects next."""
+    record = await meeting.connected()
+    path = meeting.connection.paths[0]
+    assert (record["next_rx"], record["next_tx"]) == (path.next_tx, path.next_rx)
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_ten_thousand_messages_over_32_sockets_both_ways(ground: Ground, role: Role) -> None:
+    number, each = 32, 10_000 // 32 + 1
+    async with ground.meeting(role) as meeting:
+        await meeting.agree_on_paths()
+        here = [meeting.node.socket(0) for _ in range(number)]
+        there = await meeting.open_many(number)
+        known = {name: meeting.counter(name) for name in ("recv_delivered", "recv_queued")}
+        before = await meeting.ask(ground.guest.rds.counters)
+        texts = [[(1 + 1000 * index + turn, 1 + 37 * turn % 700) for turn in range(each)] for index in range(number)]
+        plan = [
+            (there[index], here[index].getsockname(), texts[index][turn][1], texts[index][turn][0])
+            for turn in range(each)
+            for index in range(number)
+        ]
+        _, came, *got = await asyncio.gather(
+            meeting.ask(ground.guest.rds.send_many, plan, nonblocking=True),
+            meeting.ask(ground.guest.rds.receive_many, there, number * each, timeout_s=60),
+            *(read(sock, each) for sock in here),
+            *(send(sock, to, texts[index]) for index, (sock, to) in enumerate(zip(here, there, strict=True))),
+        )
+        wanted = [expected(own) for own in texts]
+        assert got[:number] == wanted
+        assert [told([one for one in came if one.socket == sock.number]) for sock in there] == wanted
+        for sock in here:
+            await sock.drain()
+        after = await meeting.ask(ground.guest.rds.counters)
+        grown = {name: after[name] - before[name] for name in after}
+        assert grown["recv_delivered"] == grown["recv_queued"] == number * each
+        told_of = {name: meeting.counter(name) - known[name] for name in known}
+        assert told_of["recv_delivered"] == told_of["recv_queued"] == number * each
+        assert grown["conn_reset"] == meeting.counter("conn_reset") == 0
+        assert after["recv_ping"] == meeting.counter("send_pong") - meeting.counter("recv_ping")
+        assert meeting.paths_up() == 8
+
+
+async def test_pings_are_answered_both_ways(ground: Ground) -> None:
+    for role in ROLES:
+        async with ground.meeting(role) as meeting:
+            here, there = meeting.node.socket(0), await meeting.open()
+            for _ in range(20):
+                await here.sendto(b"", (meeting.kernel, 0))
+                assert await here.recvfrom() == (b"", (meeting.kernel, 0))
+                await meeting.ask(ground.guest.rds.send, there, (meeting.local, 0))
+                pong = await meeting.ask(ground.guest.rds.receive, there)
+                assert (pong.source, pong.length) == ((meeting.local, 0), 0)
