@@ -42,7 +42,7 @@ COMMANDS = {
     "send": Command("rdstool.cli.send", "send", "Send datagrams over RDS, and wait for acknowledgement."),
     "listen": Command("rdstool.cli.listen", "listen", "Receive datagrams over RDS."),
     "ping": Command("rdstool.cli.ping", "ping", "Ask whether a host answers over RDS, and how fast."),
-    "info": Command("rdstool.cli.info", "info", "Show the state of running nodes, or of the kernel, as rds-info."),
+    "info": Command("rdstool.cli.info", "info", "Show the state of running nodes or the kernel, as rds-info."),
     "capture": Command("rdstool.cli.capture", "capture", "Capture live, and show RDS messages as they come."),
     "lua": Command("rdstool.cli.lua", "lua", "Write or install the Wireshark plugin."),
     "crosscheck": Command("rdstool.cli.crosscheck", "crosscheck", "Compare with what tshark and the plugin decode."),
