@@ -217,6 +217,31 @@ def guest(command: Command, name: GuestName = None) -> None:
 
 
 @app.command()
+def say(
+    to: Annotated[str, typer.Argument(metavar="ADDR[:PORT]", help="Where to; port 4000 by default.")],
+    text: Annotated[str, typer.Argument(help="What to send.")],
+    name: GuestName = None,
+) -> None:
+    """Let the kernel of a guest that is up send a datagram; wait a minute for its acknowledgement.
+
+    \b
+    Example:
+      rdstool lab host -- rdstool listen 192.0.2.1:4000 &
+      rdstool lab say 192.0.2.1:4000 hello
+    """  # noqa: D301
+    from rdstool.cli.endpoints import place  # noqa: PLC0415
+    from rdstool.lab.standing import find_standing  # noqa: PLC0415
+    from rdstool.lab.streams import write_through  # noqa: PLC0415
+    from rdstool.lab.tools import own_environment  # noqa: PLC0415
+
+    peer = place(to)
+    line = [sys.executable, "-m", "rdstool.afrds", "say", *map(str, peer), text]
+    paths = {"PYTHONPATH": own_environment()["PYTHONPATH"]}
+    stream = find_standing(name).stream(line, write_through, environment=paths, folder="/", stdin=False)
+    raise typer.Exit(stream.wait())
+
+
+@app.command()
 def host(command: Command, name: GuestName = None) -> None:
     """Run a command on the host's side of the network of a guest that is up, and end with its status.
 

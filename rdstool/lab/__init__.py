@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdstool.lab.channel import GuestError
+    from rdstool.lab.content import digest, payload
     from rdstool.lab.fetch import fetch_kernel
     from rdstool.lab.guest import Completed, Guest
     from rdstool.lab.kernels import Kernel, find_kernel
     from rdstool.lab.network import Network
-    from rdstool.lab.payload import digest, payload
     from rdstool.lab.rds import Message, RdsSocket
 
 __all__ = [
@@ -44,10 +44,10 @@ _HOMES = {
     "Message": "rds",
     "Network": "network",
     "RdsSocket": "rds",
-    "digest": "payload",
+    "digest": "content",
     "fetch_kernel": "fetch",
     "find_kernel": "kernels",
-    "payload": "payload",
+    "payload": "content",
 }
 """Where the names live. They are imported on first use: the agent in the guest, where every import is slow, is a part
 of this package and needs none of them."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from rdstool.afrds.numbers import SOL_RDS, Option, Transport
 from rdstool.afrds.sockets import cancel_sent_to, family_of, open_socket
-from rdstool.lab.payload import digest, payload
+from rdstool.lab.content import digest, payload
 
 _MESSAGE_BYTES = 1 << 20
 """The longest message that RDS takes."""
