@@ -55,7 +55,7 @@ _LOG_LEVEL = 5
 _SHOWN_LINES = 6
 """Lines of the console that go into an error."""
 
-RDS_MODULES = ("rds_tcp", "rds")
+RDS_MODULES = ("rds_rdma", "rds_tcp", "rds")
 """In the order in which they can be unloaded."""
 
 

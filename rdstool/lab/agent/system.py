@@ -36,11 +36,10 @@ class System:
             _call(["modprobe", "--all", *modules])
 
     def unload(self, modules: list[str]) -> None:
-        """Unload modules, in this order, and what nobody needs then. Modules that are not loaded are no error."""
+        """Unload modules, in this order. Modules that are not loaded are no error."""
         loaded = {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
-        for module in modules:
-            if module in loaded:
-                _call(["modprobe", "--remove", module])
+        if present := [module for module in modules if module in loaded]:
+            _call(["rmmod", *present])
 
     def sysctl(self, name: str, value: str | None = None) -> str:
         """Set a sysctl where ``value`` is given; what it is then. Fields with several words have them apart by tabs."""
