@@ -65,3 +65,23 @@ def table(sock: socket.socket, name: str, *, ipv6: bool = False) -> list[Record]
     old, new, decode = _DECODERS[name]
     size = 16 if ipv6 else 4
     return [decode(raw, size) for raw in read_table(sock, new if ipv6 else old)]
+
+
+def both_families(sock: socket.socket, name: str) -> list[Record]:
+    """A table's records of IPv4, which alone all have the type of service, then those of IPv6 but ``sock`` itself.
+
+    Raises as ``table`` does. Kernels before 4.18 have no tables with IPv6.
+    """
+    found = table(sock, name)
+    try:
+        longer = table(sock, name, ipv6=True)
+    except OSError as problem:
+        if problem.errno != errno.ENOPROTOOPT:
+            raise
+        return found
+    own = os.fstat(sock.fileno()).st_ino
+    return found + [each for each in longer if not _is_mapped(each) and each.get("inode") != own]
+
+
+def _is_mapped(record: Record) -> bool:
+    return str(record.get("local") or record.get("address")).startswith("::ffff:")

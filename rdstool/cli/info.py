@@ -160,17 +160,14 @@ def _kernel(sections: Sequence[str]) -> Source:
         raise UsageError(f"this kernel has no RDS ({problem.strerror}): load it with 'modprobe rds_tcp'") from None
     with sock:
         for section in sections:
-            for ipv6 in (True, False):
-                # Tables with IPv6 came with Linux 4.18; a table of a transport is there when its module is loaded.
-                try:
-                    source.sections[section] = (
-                        kernel.counters(sock) if section == COUNTERS else kernel.table(sock, section, ipv6=ipv6)
-                    )
-                except OSError as problem:
-                    if problem.errno != errno.ENOPROTOOPT:
-                        raise
-                else:
-                    break
+            try:
+                source.sections[section] = (
+                    kernel.counters(sock) if section == COUNTERS else kernel.both_families(sock, section)
+                )
+            except OSError as problem:
+                # The table of a transport is there while its module is loaded.
+                if problem.errno != errno.ENOPROTOOPT:
+                    raise
     return source
 
 

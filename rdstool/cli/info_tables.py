@@ -52,9 +52,11 @@ def _address(heading: str, key: str) -> Column:
 
 
 def _host(text: object) -> str:
-    """As rds-info shows it: IPv4-mapped addresses as IPv4, and 0.0.0.0 where there is none."""
+    """IPv4-mapped addresses as IPv4, and 0.0.0.0 where there is none, as rds-info has it."""
+    if text in {None, "", "::"}:
+        return "0.0.0.0"  # noqa: S104 - shown, not bound
     try:
-        return canonical(str(text or "0.0.0.0"))  # noqa: S104 - shown, not bound
+        return canonical(str(text))
     except ValueError:
         return str(text)
 
