@@ -60,6 +60,7 @@ system-packages:
 	@tools/need $(LAB_PACKAGES) $(ROCE_PACKAGES)
 
 test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
+	@$(if $(filter tests tests/interop%,$(TESTS)),$(BIN)/rdstool lab fetch >/dev/null)
 	@$(BIN)/python -m pytest -q $(TESTS)
 
 test-oldest: $(VENV)/.created ## Run all tests with the oldest dependencies that pyproject.toml allows

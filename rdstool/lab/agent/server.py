@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+from contextlib import suppress
 from io import FileIO
 from typing import Any
 
@@ -46,21 +47,25 @@ class Server:
                 threading.Thread(target=self._serve, args=(json.loads(line),), daemon=True).start()
 
     def _serve(self, request: dict[str, Any]) -> None:
-        number = request["id"]
+        answer = self._answer(request)
+        with suppress(OSError):  # the host is gone, and with it whoever wanted to know
+            self.tell({"id": request["id"], **answer})
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             part, _, method = request["do"].partition(".")
             call = getattr(self._parts[part], method)
             arguments = request["with"]
             if getattr(call, "wants_number", False):
-                arguments["request"] = number
-            self.tell({"id": number, "result": call(**arguments)})
+                arguments["request"] = request["id"]
+            return {"result": call(**arguments)}
         except OSError as problem:
             code = errno.errorcode.get(problem.errno or 0, str(problem.errno))
             where = f": {problem.filename}" if problem.filename else ""
             told = f"{problem.strerror or problem}{where}"
-            self.tell({"id": number, "error": {"type": "OSError", "errno": code, "message": told}})
+            return {"error": {"type": "OSError", "errno": code, "message": told}}
         except Exception as problem:  # the host is told, whatever it is
             import traceback  # noqa: PLC0415 - seldom needed, and imports are slow in a guest
 
             told = "".join(traceback.format_exception(problem))
-            self.tell({"id": number, "error": {"type": type(problem).__name__, "errno": None, "message": told}})
+            return {"error": {"type": type(problem).__name__, "errno": None, "message": told}}

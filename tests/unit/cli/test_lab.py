@@ -1,0 +1,42 @@
+"""``rdstool lab`` where nothing is there yet: one line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rdstool.lab.places import CACHE
+from tests.unit.cli.running import rdstool_here
+
+
+@pytest.fixture(autouse=True)
+def nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "6.12", "--", "true"], "no kernel '6.12' here (there: none yet): rdstool lab fetch 6.12"),
+        (["up", "6.12"], "no kernel '6.12' here (there: none yet): rdstool lab fetch 6.12"),
+        (["down"], "no guest is up: rdstool lab up KERNEL"),
+        (["down", "6.1"], "no guest '6.1' is up: rdstool lab up KERNEL"),
+        (["guest", "--", "true"], "no guest is up: rdstool lab up KERNEL"),
+        (["host", "--", "true"], "no guest is up: rdstool lab up KERNEL"),
+        (["say", "192.0.2.1", "hello"], "no guest is up: rdstool lab up KERNEL"),
+        (["fetch", "4.9"], "no kernel '4.9' to fetch: choose from 6.1, 6.12, newest, or name a suite of Debian"),
+        (["fetch", "--modules", "/lib/modules"], "--modules belongs to --image"),
+        (["fetch", "mine", "--image", "/no/such"], "a kernel of your own needs one name, --image and --modules"),
+        (["fetch", "mine", "--image", "/no/such", "--modules", "/"], "/no/such: no such kernel image"),
+    ],
+)
+def test_the_error_says_what_to_do(arguments: list[str], told: str) -> None:
+    done = rdstool_here("lab", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rdstool: error: {told}\n")
+
+
+def test_an_empty_list_says_how_to_fill_it() -> None:
+    done = rdstool_here("lab", "list")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no kernels yet: rdstool lab fetch\n")
