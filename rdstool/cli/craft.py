@@ -16,7 +16,7 @@ from rdstool.cli.output import Results, json_line, note
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
-    from rdstool.craft.play import Line, Match, Verdict
+    from rdstool.craft.judge import Line, Match, Verdict
     from rdstool.craft.scenario import Scenario
     from rdstool.transport.base import Tap
 
@@ -85,7 +85,7 @@ def craft(
             raise UsageError("--to is missing: whom to play against")
         peer = resolve(to)
         own = resolve(source) if source is not None else source_for(peer)
-        from rdstool.craft.play import Match  # noqa: PLC0415
+        from rdstool.craft.judge import Match  # noqa: PLC0415
 
         match = Match(own, peer, secrets.randbits(32) if seed is None else seed, patience)
         chosen = [_with_ports(each, port or ()) for each in _chosen(scenarios, match)]

@@ -9,24 +9,22 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import repeat
 
 from dissectors.wire.rds import TCP_PORT
 from rdstool.craft.build import Builder, raw_bytes
+from rdstool.craft.judge import Differs, Line, Match, Seen, Verdict, meets, words
 from rdstool.craft.scenario import (
-    CLOSED,
     CONNECTION,
     CROWD,
     MESSAGES,
-    RESET,
     SILENCE,
     Action,
     Expect,
     Role,
     Scenario,
     Send,
-    Strictness,
 )
 from rdstool.craft.wire import Came, Wire
 from rdstool.errors import TransportError, UsageError
@@ -45,59 +43,7 @@ KEPT_LINES = 1000
 """Of one scenario; floods would be endless."""
 SPARE_FILES = 64
 """File descriptors that are for other things than connections."""
-_ENDS = {CLOSED, RESET}
-_UNASKED = {"congestion", "probe"}
-"""What every peer sends by itself: no answer to anything."""
 _SEQUENCE_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Something that happened."""
-
-    time_s: float
-    """Since the beginning."""
-    arrow: str
-    """``->`` we did it, ``<-`` the peer did, or nothing: a judgement."""
-    text: str
-    path: str = ""
-    line: int | None = None
-    """Of the scenario's file."""
-    verdict: str = ""
-    """``ok`` or ``differs``, behind an expectation."""
-
-
-@dataclass(slots=True)
-class Verdict:
-    """How a scenario ended."""
-
-    scenario: Scenario
-    difference: str = ""
-    """What the peer did otherwise; nothing where it did as it may."""
-    line: int = 0
-    """The step that showed it."""
-    lines: list[Line] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Nothing that has to be otherwise."""
-        return not self.difference or self.scenario.strictness is Strictness.SHOULD
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Who plays against whom."""
-
-    own: str
-    peer: str
-    seed: int
-    """Of the generation number, and of source ports: every run is to be one of a freshly started host."""
-    patience: float = 1.0
-    """Factor for the time that the peer is given to act; silence is as long as the scenario says."""
-
-
-class _Differs(Exception):  # noqa: N818 - no error of ours
-    """The peer did otherwise."""
 
 
 async def play(
@@ -161,6 +107,8 @@ class _Player:
                 await asyncio.gather(accepting, return_exceptions=True)
                 sock.close()
             for wire in (*self._all, *self._crowd):
+                # FIN first, which acknowledges what has come: otherwise the peer sends it again next time.
+                wire.finish()
                 wire.reset()
             for wire in (*self._all, *self._crowd):
                 await wire.gone()
@@ -182,11 +130,11 @@ class _Player:
                 continue
             try:
                 done = await self._expect(step)
-            except _Differs as difference:
+            except Differs as difference:
                 self.verdict.difference, self.verdict.line = str(difference), step.line
-                self._say("", f"expected {_words(step)}: {difference}", step.path, step.line, "differs")
+                self._say("", f"expected {words(step)}: {difference}", step.path, step.line, "differs")
                 return
-            self._say("", f"expected {_words(step)}: {done}", step.path, step.line, "ok")
+            self._say("", f"expected {words(step)}: {done}", step.path, step.line, "ok")
 
     # ---- What we do
 
@@ -212,8 +160,8 @@ class _Player:
         path = self._scenario.paths[step.path] if step.source_path is None else step.source_path
         try:
             await self._dial(wire, path)
-        except ConnectionResetError as problem:
-            # It was established, or the answer would be a refusal.
+        except (ConnectionResetError, BrokenPipeError) as problem:
+            # It was established and ended at once, or the answer would be a refusal.
             wire.connection_lost(problem)
         except OSError as problem:
             why = os.strerror(problem.errno) if problem.errno else str(problem)
@@ -331,7 +279,7 @@ class _Player:
         self._news.set()
 
     async def _expect(self, step: Expect) -> str:
-        """What happened, where it is allowed. Raises ``_Differs``."""
+        """What happened, where it is allowed. Raises ``Differs``."""
         patience = 1.0 if SILENCE in step.outcomes else self._match.patience
         deadline = self._loop.time() + step.within_s * patience
         if step.outcomes == (CONNECTION,):
@@ -339,22 +287,22 @@ class _Player:
         if CROWD in step.outcomes:
             return await self._thinned(step, deadline)
         wire = self._wire(step)
-        seen = _Seen()
+        seen = Seen()
         while True:
             self._news.clear()
             while wire.inbox:
-                if _meets(wire.inbox.popleft(), step, seen):
+                if meets(wire.inbox.popleft(), step, seen):
                     return seen.last
             if wire.ended is not None:
                 if wire.ended in step.outcomes:
                     return wire.ended
-                raise _Differs(f"the connection was {wire.ended}")
+                raise Differs(f"the connection was {wire.ended}")
             if not await self._anything_until(deadline):
                 break
         if SILENCE in step.outcomes:
             return f"silence for {step.within_s:g} s"
         count = f"{seen.count} came" if step.count > 1 else "nothing of that came"
-        raise _Differs(f"{count} within {step.within_s:g} s{seen.near}")
+        raise Differs(f"{count} within {step.within_s:g} s{seen.near}")
 
     async def _anything_until(self, deadline: float) -> bool:
         try:
@@ -369,7 +317,7 @@ class _Player:
             async with asyncio.timeout_at(deadline):
                 wire = await self._come.get()
         except TimeoutError:
-            raise _Differs(f"no connection came within {step.within_s:g} s") from None
+            raise Differs(f"no connection came within {step.within_s:g} s") from None
         wire.name = step.path
         self._wires[step.path] = wire
         return f"connection {wire.describe()}"
@@ -383,7 +331,7 @@ class _Player:
             if len(open_still) <= step.at_most:
                 return f"{len(open_still)} of {len(self._crowd) + self._refused} connections are open"
             if not await self._anything_until(deadline):
-                raise _Differs(f"{len(open_still)} connections are open after {step.within_s:g} s")
+                raise Differs(f"{len(open_still)} connections are open after {step.within_s:g} s")
 
     # ---- Telling
 
@@ -409,53 +357,9 @@ def _numbered(message: bytes, first: int, step: Send) -> Iterator[bytes]:
         yield (sequence.to_bytes(_SEQUENCE_BYTES, "big") + rest)[: step.cut_bytes]
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What an expectation has met so far."""
-
-    count: int = 0
-    last: str = ""
-    near: str = ""
-    """What was wrong with messages of the right kind."""
-
-
-def _meets(came: Came, step: Expect, seen: _Seen) -> bool:
-    """True where the expectation is met now. Raises ``_Differs`` where it cannot be any more."""
-    if came.what in step.outcomes:
-        wrong = _mismatch(came, step)
-        seen.near = wrong or seen.near
-        seen.count += not wrong
-        seen.last = came.words()
-        return came.what in _ENDS or (not wrong and seen.count >= step.count)
-    if came.what in _ENDS:
-        raise _Differs(f"the connection was {came.what}")
-    if SILENCE in step.outcomes and came.what not in _UNASKED:
-        raise _Differs(f"{came.words()} came")
-    return False
-
-
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _mismatch(came: Came, step: Expect) -> str:
-    """What is otherwise in a message; nothing where it is as expected."""
-    wrong = [
-        f"{name} {came.field(name)} instead of {value}"
-        for name, value in step.fields.items()
-        if came.what not in _ENDS and came.field(name) != value
-    ]
-    return f"; a {came.what} had {', '.join(wrong)}" if wrong else ""
-
-
-def _words(step: Expect) -> str:
-    """An expectation for people."""
-    what = " or ".join(step.outcomes)
-    fields = "".join(f" {name} {value}" for name, value in step.fields.items())
-    times = f" {step.count} times" if step.count > 1 else ""
-    limit = f" of {step.at_most} at most" if step.at_most is not None else ""
-    return f"{what}{fields}{times}{limit}"
 
 
 def _short(value: object) -> str:

@@ -184,7 +184,10 @@ class Wire(asyncio.Protocol):
     def finish(self) -> None:
         """FIN."""
         if self.usable and self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:
+                return  # the peer's reset has come, and is still to be told
             if self._tap is not None:
                 self._tap.closed(self._key, reset=False, by_peer=False)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 _PARTS = 8
 """Buckets for each doubling of a time: a percentile is off by a sixteenth at most."""
+_COUNTS = 9
+"""Numbers that ``Watch`` looks at, beside the clocks."""
 _PROC_STAT = Path("/proc/stat")
 
 
@@ -90,13 +92,13 @@ class Summary:
 
 
 class Watch:
-    """Takes looks at counters."""
+    """Takes looks at counters. What they counted before is part of the first interval."""
 
     def __init__(self, counters: Counters, tasks: int, *, whole_machine: bool = False) -> None:
         self._counters = counters
         self._tasks = tasks
         self._cpu = _machine_cpu if whole_machine else time.process_time
-        self._begin = self._last = self._look()
+        self._begin = self._last = (time.monotonic(), self._cpu(), *[0.0] * _COUNTS)
 
     def interval(self) -> Interval:
         """What has happened since the last call."""

@@ -53,9 +53,7 @@ def test_rdstool_asks_and_the_kernel_answers(
         timeout=LIMIT_S,
     )
     assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
-    whole = summary(done.stdout)
-    assert whole["acks_received"] > 0
-    assert whole["requests_received"] > 0
+    assert summary(done.stdout)["acks_received"] > 0
     ended = passive.wait(LIMIT_S)
     assert ended.status == 0, ended.stderr
 
@@ -77,9 +75,7 @@ def test_the_kernel_asks_and_rdstool_answers(
         passive.wait()
     assert active.status == 0
     assert passive.returncode == 0, complaints
-    whole = summary(output)
-    assert whole["acks_received"] > 0
-    assert whole["requests_received"] > 0
+    assert summary(output)["requests_received"] > 0
 
 
 def test_one_way_only_the_active_side_asks(guest: Guest, network: Network, judged: Capture) -> None:

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 import rdstool
+from rdstool.craft.judge import Match, Verdict
 from rdstool.craft.library import names, scenario
-from rdstool.craft.play import Match, Verdict, play
+from rdstool.craft.play import play
 from rdstool.craft.scenario import Role
 from rdstool.protocol.connection import Connection
 from rdstool.protocol.counters import Counters

@@ -1,0 +1,108 @@
+"""What of a peer's doing meets an expectation, and how that is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dissectors.wire.rds import Flags
+from rdstool.craft.scenario import CLOSED, RESET, SILENCE, Expect, Scenario, Strictness
+from rdstool.craft.wire import Came
+
+ENDS = frozenset({CLOSED, RESET})
+_UNASKED = frozenset({"congestion", "probe"})
+"""What every peer sends by itself: no answer to anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Something that happened."""
+
+    time_s: float
+    """Since the beginning."""
+    arrow: str
+    """``->`` we did it, ``<-`` the peer did, or nothing: a judgement."""
+    text: str
+    path: str = ""
+    line: int | None = None
+    """Of the scenario's file."""
+    verdict: str = ""
+    """``ok`` or ``differs``, behind an expectation."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """How a scenario ended."""
+
+    scenario: Scenario
+    difference: str = ""
+    """What the peer did otherwise; nothing where it did as it may."""
+    line: int = 0
+    """The step that showed it."""
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Nothing that has to be otherwise."""
+        return not self.difference or self.scenario.strictness is Strictness.SHOULD
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Who plays against whom."""
+
+    own: str
+    peer: str
+    seed: int
+    """Of the generation number, and of source ports: every run is to be one of a freshly started host."""
+    patience: float = 1.0
+    """Factor for the time that the peer is given to act; silence is as long as the scenario says."""
+
+
+class Differs(Exception):  # noqa: N818 - no error of ours
+    """The peer did otherwise."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What an expectation has met so far."""
+
+    count: int = 0
+    last: str = ""
+    near: str = ""
+    """What was wrong with messages of the right kind."""
+
+
+def meets(came: Came, step: Expect, seen: Seen) -> bool:
+    """True where the expectation is met now. Raises ``Differs`` where it cannot be any more."""
+    if "flags" not in step.fields and (came.field("flags") or 0) & Flags.RETRANSMITTED:
+        return False  # was sent on an earlier connection first, perhaps in another run
+    if came.what in step.outcomes:
+        wrong = _mismatch(came, step)
+        seen.near = wrong or seen.near
+        seen.count += not wrong
+        seen.last = came.words()
+        return came.what in ENDS or (not wrong and seen.count >= step.count)
+    if came.what in ENDS:
+        raise Differs(f"the connection was {came.what}")
+    if SILENCE in step.outcomes and came.what not in _UNASKED:
+        raise Differs(f"{came.words()} came")
+    return False
+
+
+def _mismatch(came: Came, step: Expect) -> str:
+    """What is otherwise in a message; nothing where it is as expected."""
+    wrong = [
+        f"{name} {came.field(name)} instead of {value}"
+        for name, value in step.fields.items()
+        if came.what not in ENDS and came.field(name) != value
+    ]
+    return f"; a {came.what} had {', '.join(wrong)}" if wrong else ""
+
+
+def words(step: Expect) -> str:
+    """An expectation for people."""
+    what = " or ".join(step.outcomes)
+    fields = "".join(f" {name} {value}" for name, value in step.fields.items())
+    times = f" {step.count} times" if step.count > 1 else ""
+    limit = f" of {step.at_most} at most" if step.at_most is not None else ""
+    return f"{what}{fields}{times}{limit}"

@@ -1,0 +1,38 @@
+"""What real kernels make of traffic that misbehaves. ``DIFFERENCES`` records where they do not as rdstool expects."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from rdstool.craft.library import names, scenario
+from rdstool.craft.scenario import Role
+from rdstool.lab import Guest, Network
+
+LIMIT_S = 280
+HARMFUL = {"ping-flood", "connections-10000"}
+"""Not for a guest with little memory: kernels have no limit for answers to pings."""
+WAITS = {"length-4gib": "nothing of that came within 5 s"}
+"""No kernel has a limit for h_len: it waits for 4 GiB."""
+DIFFERENCES: dict[str, dict[str, str]] = {"6.1": WAITS, "6.12": WAITS, "newest": WAITS}
+"""By kernel and scenario: what was seen otherwise."""
+
+
+@pytest.mark.parametrize("role", Role)
+def test_kernels_do_what_scenarios_say(guest: Guest, network: Network, kernel: str, role: Role) -> None:
+    chosen = [name for name in names() if scenario(name).role is role and name not in HARMFUL]
+    ends = "--to", network.guest, "--from", getattr(network, role.value)
+    done = network.run(
+        [sys.executable, "-m", "rdstool", "craft", *chosen, *ends, "--json", "--patience", "4"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    verdicts = [told for told in map(json.loads, done.stdout.splitlines()) if told["event"] == "verdict"]
+    assert [told["scenario"] for told in verdicts] == chosen, done.stderr
+    found = {told["scenario"]: told["difference"] for told in verdicts if told["difference"]}
+    expected = {name: text for name, text in DIFFERENCES[kernel].items() if name in chosen}
+    assert found == expected
+    assert guest.alive
