@@ -16,6 +16,8 @@ class Counters:
     bytes_received: int = 0
     sent_again: int = 0
     """Request packets that had been sent before."""
+    probes: int = 0
+    """Times that the last packet was sent once more, because there was no news of it."""
     timeouts: int = 0
     """Times that nothing was acknowledged for too long."""
     sequence_naks_sent: int = 0

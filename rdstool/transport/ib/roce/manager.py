@@ -191,7 +191,9 @@ class Manager:
             self._turn_away(peer, message, reason)
             return True
         stale = self._directory.with_queue_pair(peer, body.local_qpn)
-        if stale is not None:
+        if stale is not None and stale.cm_state is CmState.DREQ_SENT:
+            self._end(stale)  # the peer has ended it, too, and is done with it
+        elif stale is not None:
             # The peer uses a queue pair anew that it has here already: it has forgotten the connection of before.
             self._turn_away(peer, message, RejectReason.STALE_CONNECTION)
             self._gone(stale, b"")

@@ -9,6 +9,9 @@ skips one, or when nothing is heard for the time of ``ack_timeout``. Numbers are
     next      the packet to send next; set back to ``oldest`` when packets have to be sent again
     reached   one behind the last packet that was ever sent
 
+Where the last packets of all are lost, no gap shows. So after a while the last one is sent once more: as a duplicate it
+does no harm, and the answer to it tells what is missing, long before the timeout.
+
 How many packets may be in flight is found out: the window grows while all goes well and is halved at each loss,
 because what the peer's socket, or ours, cannot hold is lost. A long READ is asked for in pieces for the same reason.
 """
@@ -46,6 +49,8 @@ READ_PIECE = 16
 """Packets of response that one READ request asks for at most."""
 ASK_EVERY = 16
 """Packets after which an acknowledgement is asked for, though more follow."""
+PROBE_PART = 16
+"""After this part of the acknowledgement timeout without news, the last packet is sent once more."""
 NO_END = 7
 """``rnr_retry`` that never runs out."""
 
@@ -84,6 +89,9 @@ class Requester:
         self._quiet_until: float | None = None
         """After receiver-not-ready."""
         self._ack_by: float | None = None
+        self._probe_by: float | None = None
+        self._probing = False
+        """The last packet is to be sent once more."""
         self.failed: Status | None = None
 
     def start(self, flow: Flow, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
@@ -91,6 +99,7 @@ class Requester:
         self._flow, self._queue_pair, self._mtu, self._depth = flow, queue_pair, mtu, depth
         self._oldest = self._next = self._reached = self._asked = psn
         self._timeout_s = coded_time_s(options.ack_timeout)
+        self._probe_s = self._timeout_s / PROBE_PART
         self._retry_count, self._rnr_retry = options.retry_count, options.rnr_retry
         self._retries, self._rnr_retries = self._retry_count, self._rnr_retry
 
@@ -101,7 +110,9 @@ class Requester:
     @property
     def due(self) -> float | None:
         """When ``timer_expired`` is to be called; None = never."""
-        return self._ack_by if self._quiet_until is None else self._quiet_until
+        if self._quiet_until is not None:
+            return self._quiet_until
+        return self._ack_by if self._probe_by is None else self._probe_by
 
     def post(self, work: WorkRequest) -> None:
         """Queue a request."""
@@ -113,7 +124,7 @@ class Requester:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         if self._quiet_until is not None:
             return 0
-        sent = 0
+        sent = fresh = self._probe(out) if self._probing else 0
         while sent < budget:
             if self._index == len(self._started) and not self._begin():
                 break
@@ -140,8 +151,10 @@ class Requester:
             self._next = psn
             if psn > work.last:
                 self._index += 1
-        if sent and self._ack_by is None:
-            self._ack_by = now + self._timeout_s
+        if sent > fresh:
+            self._probe_by = now + self._probe_s
+            if self._ack_by is None:
+                self._ack_by = now + self._timeout_s
         return sent
 
     def _begin(self) -> bool:
@@ -154,6 +167,25 @@ class Requester:
             work.last += packets_of(work.length, self._mtu) - 1
         self._started.append(work)
         return True
+
+    def _probe(self, out: list[bytes]) -> int:
+        """Send the last packet once more, unless it has been acknowledged meanwhile; tells how many packets."""
+        self._probing = False
+        if self._next == self._oldest:
+            return 0
+        self._counters.probes += 1
+        out.append(self._last_again())
+        return 1
+
+    def _last_again(self) -> bytes:
+        """The packet that was sent last: of a READ, what is left of the piece that was asked for last."""
+        psn = self._next - 1
+        work = next(one for one in self._started if psn <= one.last)
+        if not work.responds:
+            return self._data(work, psn, 1)
+        begun = psn - (psn - work.first) % READ_PIECE
+        psn = max(begun, self._oldest)
+        return self._response_request(work, psn, self._next - psn)
 
     def _responses(self, work: WorkRequest, psn: int, room: int) -> int:
         """Packets of response that can be asked for now, from ``psn`` on; 0 = none yet.
@@ -312,8 +344,9 @@ class Requester:
         if self._next < self._oldest:
             self._next, self._index = self._oldest, 0
         self._retries, self._rnr_retries = self._retry_count, self._rnr_retry
-        self._ack_by = now + self._timeout_s if self._next > self._oldest else None
-        self._quiet_until = None
+        self._ack_by = self._probe_by = self._quiet_until = None
+        if self._next > self._oldest:
+            self._ack_by, self._probe_by = now + self._timeout_s, now + self._probe_s
         self._grown += packets
         if self._grown >= self._window:
             self._grown = 0
@@ -354,12 +387,16 @@ class Requester:
         if self._rnr_retry != NO_END:
             self._rnr_retries -= 1
         self._back()
-        self._quiet_until, self._ack_by = now + wait_s, None
+        self._quiet_until = now + wait_s
+        self._ack_by = self._probe_by = None
 
     def timer_expired(self, now: float) -> None:
         """``due`` is reached: go on after receiver-not-ready, or send again what was not acknowledged."""
         if self._quiet_until is not None:
             self._quiet_until = None
+            return
+        if self._probe_by is not None:
+            self._probe_by, self._probing = None, True
             return
         self._ack_by = None
         if self._oldest < self._reached and self._started:
@@ -390,4 +427,4 @@ class Requester:
         self._waiting.clear()
         self._in_flight.clear()
         self._index, self._next, self._oldest = 0, self._reached, self._reached
-        self._ack_by = self._quiet_until = None
+        self._ack_by = self._probe_by = self._quiet_until = None

@@ -287,6 +287,16 @@ def test_a_peer_that_uses_its_queue_pair_anew_has_forgotten_the_old_connection(p
     assert one(pair.passive, Disconnected) == Disconnected(passive, True, b"")
 
 
+def test_a_peer_that_is_done_with_a_queue_pair_may_use_it_anew(pair: Pair) -> None:
+    active, passive = pair.connect()
+    pair.filter = lambda *_: []
+    passive.disconnect()
+    pair.settle()
+    pair.passive.take_events()
+    assert tell(pair.passive, Attribute.REQ, request(local_qpn=active.number)) == []
+    assert one(pair.passive, ConnectRequested).connection is not passive
+
+
 def test_a_late_request_of_an_ended_connection_begins_nothing(pair: Pair) -> None:
     active, passive = asked(pair)
     repeated = active.repeated

@@ -381,6 +381,31 @@ def test_a_read_is_continued_where_it_was_cut(pair: Pair) -> None:
     assert landing == TEXT
 
 
+@pytest.mark.parametrize("lost", ["SEND_ONLY", "ACKNOWLEDGE"])
+def test_the_loss_of_the_last_packet_is_found_before_the_timeout(pair: Pair, lost: str) -> None:
+    active, passive = pair.connect()
+    receives(passive)
+    pair.filter = lose((lost, 1))
+    active.post_send(1, b"x")
+    pair.wait(0.005)
+    assert statuses(pair.active) == [(1, Status.SUCCESS)]
+    assert messages(pair.passive) == [b"x"]
+    assert (pair.active.counters.probes, pair.active.counters.timeouts) == (1, 0)
+
+
+def test_the_end_of_a_read_is_asked_for_again_before_the_timeout(pair: Pair) -> None:
+    active, _ = pair.connect()
+    memory, landing = bytearray(TEXT * 3), bytearray(30_000)
+    remote, local = pair.passive.register(memory, ALL), pair.active.register(landing, Access.LOCAL_WRITE)
+    pair.filter = lose(("READ_RESPONSE_LAST", 2))
+    active.post_read(1, Segment(0, 30_000, local.lkey), 0, remote.rkey)
+    pair.wait(0.01)
+    asked = [psn for _, name, psn in pair.wire if name == "READ_REQUEST"]
+    assert [psn - asked[0] for psn in asked] == [0, 16, 29]
+    assert landing == memory
+    assert pair.active.counters.timeouts == 0
+
+
 def test_a_peer_that_is_gone_is_given_up_after_the_retries(pair: Pair) -> None:
     active, passive = pair.connect()
     receives(active)
@@ -390,7 +415,7 @@ def test_a_peer_that_is_gone_is_given_up_after_the_retries(pair: Pair) -> None:
     pair.wait(0.4)
     assert statuses(pair.active) == []
     pair.wait(0.2)
-    assert opcodes(pair, active._device.address) == ["SEND_ONLY"] * 16
+    assert opcodes(pair, active._device.address) == ["SEND_ONLY"] * (8 * 2 + 8)  # and a probe each time
     assert statuses(pair.active) == [(1, Status.RETRIES_EXCEEDED), (2, Status.FLUSHED), (0, Status.FLUSHED)]
     assert passive.state is QueuePairState.RTS
 
