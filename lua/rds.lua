@@ -1566,6 +1566,9 @@ do
             half.base = seq
             if not sure then
                half.search = { since = 0, last_sequence = 0 }
+            elseif byte(segment.data, 25) == CONG_BITMAP then
+               -- A connection begins with a bitmap in both directions: the other one's begins where it is awaited.
+               half.connection.halves[1 - half.direction].base = segment.ack
             end
          end
          local offset = offset_in(half, seq)
@@ -2435,6 +2438,10 @@ do
          local order = flow.order
          order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
          follow(flow, packet, now)
+         if packet.length > what.header and not now.messages then
+            -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
+            tell_part(flow.lane, now)
+         end
          return true
       end
       insert(flow.kept, packet)
@@ -4001,6 +4008,17 @@ do
       return { number = pinfo.number, time = pinfo.abs_ts, messages = nil, parts = nil }
    end
 
+   -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
+   local function pass_on(original, tvb, pinfo, tree)
+      local fine, used = pcall(original.call, original, tvb, pinfo, tree)
+      if fine then
+         return used
+      elseif not find(tostring(used), "Malformed frame", 1, true) then
+         error(used, 0)
+      end
+      return tvb:len()
+   end
+
    -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
    local function settle_at_end()
       if not at_end and rds.prefs.settle then
@@ -4042,7 +4060,7 @@ do
             end
          end
       end
-      local used = original:call(tvb, pinfo, tree)
+      local used = pass_on(original, tvb, pinfo, tree)
       if not done and shown[pinfo.number] then
          local header = tvb:len() >= 20 and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
          show_once(header > 0 and header < tvb:len() and tvb(header):tvb() or nil, pinfo, tree)
@@ -4090,16 +4108,15 @@ do
    end
 
    local function odd_tcp_port(tvb, pinfo, tree)
-      if pinfo.visited then
-         if not shown[pinfo.number] then
-            return false
-         end
-      else
+      if not (shown[pinfo.number] or pinfo.visited) then
          local unused = unused_segment()
          if not unused or unused.size ~= #unused.data or not looks_like_rds(unused.data) then
             return false
          end
          feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
+      end
+      if not shown[pinfo.number] then
+         return false
       end
       show_once(tvb, pinfo, tree)
       return true
@@ -4119,7 +4136,7 @@ do
             feed_packet(packet, now)
          end
       end
-      local used = original:call(tvb, pinfo, tree)
+      local used = pass_on(original, tvb, pinfo, tree)
       show_once(nil, pinfo, tree)
       outer_tvb, done = saved_tvb, saved_done
       return used
@@ -4250,4 +4267,78 @@ do
    rds:register_heuristic("infiniband.payload", infiniband_payload)
    rds:register_heuristic("infiniband.mad.cm.private", infiniband_private)
    DissectorTable.get("tcp.port"):add_for_decode_as(rds)
+end
+
+-- What a capture adds up to: `tshark -q -z rds`, or Statistics > RDS in Wireshark.
+
+do
+   local ROW = "%-12s %-42s %10d %14.0f %8d %8d\n"
+
+   local function new_sums()
+      return { order = {}, rows = {} }
+   end
+
+   local function count(sums, message)
+      local name = message.kind .. "\n" .. message.stream.pair.name
+      local row = sums.rows[name]
+      if not row then
+         row = { kind = message.kind, connection = message.stream.pair.name, messages = 0, bytes = 0, resent = 0 }
+         row.incomplete = 0
+         sums.rows[name] = row
+         insert(sums.order, name)
+      end
+      row.messages = row.messages + 1
+      row.bytes = row.bytes + message.length
+      row.resent = row.resent + (has(message.flags, RETRANSMITTED) and 1 or 0)
+      row.incomplete = row.incomplete + (message.complete and 0 or 1)
+   end
+
+   local function sums_text(sums)
+      table.sort(sums.order)
+      local lines = {
+         "RDS messages by kind and connection\n",
+         format("%-12s %-42s %10s %14s %8s %8s\n", "kind", "connection", "messages", "bytes", "resent", "not whole"),
+      }
+      for _, name in ipairs(sums.order) do
+         local row = sums.rows[name]
+         insert(lines, format(ROW, row.kind, row.connection, row.messages, row.bytes, row.resent, row.incomplete))
+      end
+      return concat(lines)
+   end
+
+   -- A tap that shows its sums through `show(text)` whenever Wireshark asks for them.
+   local function start(show)
+      local sums = new_sums()
+      local tap = Listener.new("frame")
+      function tap.packet(pinfo)
+         local frame = shown[pinfo.number]
+         for _, message in ipairs(frame and frame.messages or {}) do
+            count(sums, message)
+         end
+      end
+      function tap.draw()
+         show(sums_text(sums))
+      end
+      function tap.reset()
+         sums = new_sums()
+      end
+      return tap
+   end
+
+   register_stat_cmd_arg("rds", function()
+      start(print)
+   end)
+
+   if gui_enabled() then
+      register_menu("RDS", function()
+         local window = TextWindow.new("RDS messages")
+         local tap = start(function(text)
+            window:set(text)
+         end)
+         window:set_atclose(function()
+            tap:remove()
+         end)
+         retap_packets()
+      end, MENU_STAT_UNSORTED)
+   end
 end

@@ -1,7 +1,7 @@
 -- The payload of rds-stress in RDS messages: an example of a dissector for the table `rds.port`.
 --
 -- Goes with rds.lua. Tasks of rds-stress bind the ports that follow its starting port (4000); name others in the
--- preferences, or choose the dissector for a port: `tshark -d rds.port==4001,rds_stress`.
+-- preferences: `tshark -o rds_stress.ports:7000-7010`.
 -- Layout: docs/protocol.md 12.2 of rdstool. SPDX-License-Identifier: GPL-2.0-or-later
 
 local stress = Proto("rds_stress", "rds-stress")
@@ -39,7 +39,7 @@ end
 stress.fields = all
 stress.prefs.ports = Pref.range("RDS ports", "4001-4032", "RDS ports that tasks of rds-stress are bound to", 65535)
 
-function stress.dissector(tvb, pinfo, root)
+function stress.dissector(tvb, _, root)
    if tvb:len() < HEADER_BYTES then
       return 0
    end

@@ -211,6 +211,9 @@ do
             half.base = seq
             if not sure then
                half.search = { since = 0, last_sequence = 0 }
+            elseif byte(segment.data, 25) == CONG_BITMAP then
+               -- A connection begins with a bitmap in both directions: the other one's begins where it is awaited.
+               half.connection.halves[1 - half.direction].base = segment.ack
             end
          end
          local offset = offset_in(half, seq)

@@ -200,6 +200,10 @@ do
          local order = flow.order
          order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
          follow(flow, packet, now)
+         if packet.length > what.header and not now.messages then
+            -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
+            tell_part(flow.lane, now)
+         end
          return true
       end
       insert(flow.kept, packet)

@@ -15,6 +15,17 @@ do
       return { number = pinfo.number, time = pinfo.abs_ts, messages = nil, parts = nil }
    end
 
+   -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
+   local function pass_on(original, tvb, pinfo, tree)
+      local fine, used = pcall(original.call, original, tvb, pinfo, tree)
+      if fine then
+         return used
+      elseif not find(tostring(used), "Malformed frame", 1, true) then
+         error(used, 0)
+      end
+      return tvb:len()
+   end
+
    -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
    local function settle_at_end()
       if not at_end and rds.prefs.settle then
@@ -56,7 +67,7 @@ do
             end
          end
       end
-      local used = original:call(tvb, pinfo, tree)
+      local used = pass_on(original, tvb, pinfo, tree)
       if not done and shown[pinfo.number] then
          local header = tvb:len() >= 20 and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
          show_once(header > 0 and header < tvb:len() and tvb(header):tvb() or nil, pinfo, tree)
@@ -104,16 +115,15 @@ do
    end
 
    local function odd_tcp_port(tvb, pinfo, tree)
-      if pinfo.visited then
-         if not shown[pinfo.number] then
-            return false
-         end
-      else
+      if not (shown[pinfo.number] or pinfo.visited) then
          local unused = unused_segment()
          if not unused or unused.size ~= #unused.data or not looks_like_rds(unused.data) then
             return false
          end
          feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
+      end
+      if not shown[pinfo.number] then
+         return false
       end
       show_once(tvb, pinfo, tree)
       return true
@@ -133,7 +143,7 @@ do
             feed_packet(packet, now)
          end
       end
-      local used = original:call(tvb, pinfo, tree)
+      local used = pass_on(original, tvb, pinfo, tree)
       show_once(nil, pinfo, tree)
       outer_tvb, done = saved_tvb, saved_done
       return used

@@ -1,0 +1,71 @@
+"""The tsharks that the plugin is tested with: the machine's own, and one of Wireshark 4.4 or later.
+
+The newer one is that of Debian's next suite, unpacked with its libraries into a folder of the tests, and kept there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from rdstool.tshark.program import Tshark, find_tshark
+from tests.kit.apt import PrivateApt, machine_mirror
+
+SUITE = "trixie"
+NEWER = (4, 4)
+_NEEDED = re.compile(r"lib\S+|zlib1g|wireshark-common")
+_WRAPPER = """#!/bin/sh
+# Runs the unpacked tshark with the libraries beside it.
+export WIRESHARK_DATA_DIR='{root}/usr/share/wireshark'
+exec '{loader}' --library-path '{libraries}' '{root}/usr/bin/tshark' "$@"
+"""
+
+
+@cache
+def system_tshark() -> Tshark:
+    """The one on the search path."""
+    return find_tshark()
+
+
+@cache
+def newer_tshark() -> Tshark:
+    """One of at least version 4.4: the machine's own, or that of ``SUITE``."""
+    own = system_tshark()
+    return own if own.version >= NEWER else find_tshark(str(_unpacked()))
+
+
+def _unpacked() -> Path:
+    """The wrapper around the unpacked tshark; made once, whatever number of test runs ask for it."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "rdstool" / "tests"
+    base.mkdir(parents=True, exist_ok=True)
+    wrapper = base / f"tshark-{SUITE}" / "tshark"
+    with (base / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not wrapper.exists():
+            _unpack(base, wrapper)
+    return wrapper
+
+
+def _unpack(base: Path, wrapper: Path) -> None:
+    apt = PrivateApt(base / f"apt-{SUITE}", SUITE, machine_mirror())
+    apt.update()
+    root = wrapper.with_name("root")
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=base) as downloads:
+        for package in apt.download(apt.closure("tshark", _NEEDED), Path(downloads)):
+            subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
+    loader = next(path for path in sorted(root.glob("usr/lib*/**/ld-linux*.so*")) if path.is_file())
+    library = next(root.glob("usr/lib/*-linux-gnu"))
+    # Without this, Wireshark 4.4 and later run no script of root's.
+    for folder in (library / "plugins", library / "wireshark" / "plugins"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "init.lua").write_text("run_user_scripts_when_superuser = true\n")
+    temporary = wrapper.with_name(".tshark")
+    temporary.write_text(_WRAPPER.format(root=root, loader=loader, libraries=f"{library}:{root}/usr/lib"))
+    temporary.chmod(0o755)
+    temporary.rename(wrapper)

@@ -1,0 +1,37 @@
+"""Run tshark with the plugin of this tree, and take what it prints."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdstool.tshark.program import Tshark
+from tests.kit.tsharks import newer_tshark, system_tshark
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = ROOT / "lua" / "rds.lua"
+STRESS = ROOT / "lua" / "rds_stress.lua"
+PCAPS = sorted((ROOT / "pcaps").glob("*/a.pcap.gz"))
+VERSIONS = {"system": system_tshark, "newer": newer_tshark}
+"""What the tests are run with: the machine's tshark, and one of version 4.4 or later."""
+RUN_S = 240
+_HARMLESS = "Running as user"
+
+
+def run(tshark: Tshark, *arguments: str, scripts: Sequence[Path] = (PLUGIN,)) -> str:
+    """Standard output of one run that ends well and warns of nothing."""
+    plugins = [part for script in scripts for part in ("-X", f"lua_script:{script}")]
+    command = [tshark.path, *arguments, "-n", *plugins]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=RUN_S)
+    said = [line for line in done.stderr.splitlines() if not line.startswith(_HARMLESS)]
+    assert (done.returncode, said) == (0, []), command
+    return done.stdout
+
+
+def rows(tshark: Tshark, path: Path, fields: Sequence[str], *arguments: str) -> list[tuple[str, ...]]:
+    """These fields of the frames, several values of one joined by ``|``."""
+    chosen = [part for field in fields for part in ("-e", field)]
+    form = ("-T", "fields", "-E", "aggregator=|", *chosen)
+    text = run(tshark, "-r", str(path), *form, *arguments)
+    return [tuple(line.split("\t")) for line in text.splitlines()]

@@ -1,0 +1,105 @@
+"""tshark with the plugin and the native decoder see the same messages, field by field."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from rdstool.capture.pipeline import CaptureOptions, open_capture
+from rdstool.tshark.compare import differences, objects
+from rdstool.tshark.engine import TsharkCapture
+from rdstool.tshark.program import Tshark
+from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Frames, split
+from tests.kit.tsharks import newer_tshark
+from tests.tshark.running import PCAPS, ROOT
+
+OPTIONS = CaptureOptions(digests=True)
+COOKED = 113
+"""Link type of Linux cooked captures."""
+RAW = 101
+
+
+def compare(path: Path, tshark: Tshark) -> list[str]:
+    theirs = objects(TsharkCapture([str(path)], OPTIONS, tshark))
+    with open_capture(path, OPTIONS) as capture:
+        ours = objects(capture)
+    assert ours
+    return [str(difference) for difference in differences(ours, theirs)]
+
+
+@pytest.mark.parametrize("path", PCAPS, ids=lambda path: path.parent.name)
+def test_no_difference_on_real_captures(path: Path, tshark: Tshark) -> None:
+    assert compare(path, tshark) == []
+
+
+def with_vlan(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    def tagged(frame: bytes) -> bytes:
+        at = RECORD_HEADER_BYTES + 12
+        return frame[:at] + b"\x81\x00\x00\x2a" + frame[at:]
+
+    return header, [_sized(tagged(frame)) for frame in frames]
+
+
+def cooked(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    def relinked(frame: bytes) -> bytes:
+        packet = frame[RECORD_HEADER_BYTES:]
+        link = b"\0\0\0\1\0\6" + packet[6:12] + b"\0\0" + packet[12:14]
+        return frame[:RECORD_HEADER_BYTES] + link + packet[ETHERNET_BYTES:]
+
+    return _linked(header, COOKED), [_sized(relinked(frame)) for frame in frames]
+
+
+def raw_ip(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    at = RECORD_HEADER_BYTES + 12
+    kept = [frame for frame in frames if frame[at : at + 2] in {b"\x08\x00", b"\x86\xdd"}]
+    return _linked(header, RAW), [_sized(f[:RECORD_HEADER_BYTES] + f[at + 2 :]) for f in kept]
+
+
+def out_of_order(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """Neighbours of one sender change places, as a network reorders."""
+    random, moved = Random(1), list(frames)
+    for at in range(0, len(moved) - 1, 2):
+        same = moved[at][RECORD_HEADER_BYTES + 6 : RECORD_HEADER_BYTES + 12]
+        if random.random() < 0.3 and moved[at + 1][RECORD_HEADER_BYTES + 6 : RECORD_HEADER_BYTES + 12] == same:
+            moved[at], moved[at + 1] = moved[at + 1], moved[at]
+    return header, moved
+
+
+def thinned(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """Every 97th frame was not captured."""
+    return header, [frame for number, frame in enumerate(frames, 1) if number % 97]
+
+
+def from_the_middle(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    return header, frames[len(frames) // 3 :]
+
+
+def _linked(header: bytes, link: int) -> bytes:
+    return header[: FILE_HEADER_BYTES - 4] + struct.pack("<I", link)
+
+
+def _sized(frame: bytes) -> bytes:
+    size = len(frame) - RECORD_HEADER_BYTES
+    return frame[:8] + struct.pack("<II", size, size) + frame[RECORD_HEADER_BYTES:]
+
+
+TCP, INFINIBAND = "tcp-basic-73", "ib-rdma-73"
+Change = Callable[[bytes, Frames], tuple[bytes, Frames]]
+CASES: list[tuple[str, Change]] = [
+    *((TCP, change) for change in (with_vlan, cooked, raw_ip, out_of_order, thinned, from_the_middle)),
+    *((INFINIBAND, change) for change in (with_vlan, cooked, raw_ip, out_of_order)),
+]
+
+
+@pytest.mark.parametrize(("source", "change"), CASES, ids=[f"{name}-{change.__name__}" for name, change in CASES])
+def test_no_difference_on_changed_captures(source: str, change: Change, tmp_path: Path) -> None:
+    header, frames = split(gzip.decompress((ROOT / "pcaps" / source / "a.pcap.gz").read_bytes()))
+    header, frames = change(header, frames)
+    path = tmp_path / "changed.pcap"
+    path.write_bytes(header + b"".join(frames))
+    assert compare(path, newer_tshark()) == []
