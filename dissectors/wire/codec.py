@@ -78,4 +78,3 @@ class Codec(Generic[T]):
             number = int.from_bytes(item, "big") if isinstance(item, bytes) else item
             total |= number << field.shift
         return total.to_bytes(self.size, "big")
-
