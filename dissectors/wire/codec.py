@@ -26,6 +26,10 @@ class Codec(Generic[T]):
         self.table: Table = table_of(cls)
         self.size = self.table.size
         self._names = tuple(field.name for field in self.table.fields)
+        self._places = tuple(
+            (f.shift, f.mask, f.size if isinstance(f.default, bytes) else 0) for f in self.table.fields
+        )  # fmt: skip
+        """Of each field in the big integer: shift, mask, and its bytes where it is no number."""
         self._struct: struct.Struct | None = None
         plain = all(f.width in _FORMATS or isinstance(f.default, bytes) for f in self.table.fields)
         if plain and self.table.byte_aligned:
@@ -54,7 +58,11 @@ class Codec(Generic[T]):
         if self._struct is not None:
             return self.cls(*self._struct.unpack_from(data, offset))
         value = int.from_bytes(data[offset : offset + self.size], "big")
-        return self.cls(*(self._read(value, index) for index in range(len(self._names))))
+        numbers = [(value >> shift) & mask for shift, mask, _ in self._places]
+        for index, (_, _, size) in enumerate(self._places):
+            if size:
+                numbers[index] = numbers[index].to_bytes(size, "big")  # type: ignore[call-overload]
+        return self.cls(*numbers)
 
     def pack(self, header: T) -> bytes:
         """The header's ``size`` bytes. Raises ``CodecError`` where a value does not fit its field."""
@@ -70,8 +78,3 @@ class Codec(Generic[T]):
             number = int.from_bytes(item, "big") if isinstance(item, bytes) else item
             total |= number << field.shift
         return total.to_bytes(self.size, "big")
-
-    def _read(self, value: int, index: int) -> int | bytes:
-        field = self.table.fields[index]
-        number = (value >> field.shift) & field.mask
-        return number.to_bytes(field.size, "big") if isinstance(field.default, bytes) else number

@@ -17,6 +17,8 @@ from dissectors.wire.rds import RdsHeader
 from dissectors.wire.table import Table, table_of
 from rdstool.capture.events import RdmaOperation
 
+NS_PER_S = 1_000_000_000
+"""Times are ns since 1970."""
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 

@@ -150,12 +150,17 @@ def lay_out(frames: Frames, size: int, unfinished: Unfinished | None) -> Layout 
     told = np.zeros(count, FRAGMENT)
     told["frame"], told["message"], told["index"], told["data"] = frames.frame, -1, index, data
     told["joined"], told["solicited"], told["opcode"] = True, frames.solicited, frames.opcode
-    told["checksum_status"] = checksum_status(header)
+    # Continuations repeat the first header, and so its checksum.
+    told["checksum_status"][starts] = checksum_status(header[starts])
+    told["checksum_status"] = told["checksum_status"][owner]
+    other = np.arange(begin)
     told["credit"], told["ack"] = header["credit"], header["ack"]
     if differ.any():
+        other = np.union1d(other, np.flatnonzero(differ.any(axis=1)))
         told["header_match"] = np.where(differ.any(axis=1), HeaderMatch.CREDIT, HeaderMatch.SAME)
         differ[:, _FREE] = False
         told["header_match"][differ.any(axis=1)] = HeaderMatch.OTHER
+    told["checksum_status"][other] = checksum_status(header[other])
     end = count
     if len(starts) and starts[-1] + max(1, -(-int(length[starts[-1]]) // size)) > count:
         end = int(starts[-1])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from dissectors.wire.infiniband import CM_QP, Opcode
-from rdstool.capture.columns import IbPackets, Ints
+from rdstool.capture.columns import NS_PER_S, IbPackets, Ints
 from rdstool.capture.events import Closing, StreamClosed, StreamOpened
 from rdstool.capture.ib_cm import MAD_BYTES, REP, CmResult, ConnectionManager, Exchange, attribute_of
 from rdstool.capture.ib_flows import PAIRING_PACKETS, SETTLED_PACKETS, Flow, Key
@@ -25,6 +26,14 @@ MAX_UNDECIDED = 8192
 """Flows that may wait for a decision at a time; the one that waited longest is forgotten."""
 MAX_HOLD_FRAMES = 20_000
 """Frames of the capture for which others are asked to wait for a message of this stage."""
+REPEATED_NS = NS_PER_S
+"""RDMA-CM waits longer than this before it sends a message again: what comes sooner was captured twice."""
+REPEATED_FRAMES = 64
+"""The same by frames, where the two times are of clocks that have nothing in common."""
+OTHER_CLOCK_NS = 86_400 * NS_PER_S
+"""Times this far apart are of different clocks: Soft-RoCE counts from its start (protocol.md §13)."""
+MAX_RECENT = 1024
+"""Messages of RDMA-CM that are remembered to tell copies."""
 LOOK_PACKETS = 64
 """Packets between two looks at a flow that is not decided."""
 
@@ -38,6 +47,8 @@ class IbStreams:
         self._output = Output()
         self._table = FlowTable(streams, options, self._output, self.counts)
         self._cm = ConnectionManager()
+        self._recent: OrderedDict[tuple[bytes, bytes, bytes], tuple[int, int]] = OrderedDict()
+        """Source, destination and bytes of messages of RDMA-CM -> frame and time of the latest."""
         self._waiting: dict[Key, int] = {}
         """The oldest frame that a flow holds back."""
         self._frame = 0
@@ -104,6 +115,9 @@ class IbStreams:
         src = address_bytes(int(packets.src_hi[index]), int(packets.src_lo[index]))
         dst = address_bytes(int(packets.dst_hi[index]), int(packets.dst_lo[index]))
         frame, time = int(packets.frame[index]), int(packets.time[index])
+        if self._is_copy((src, dst, raw), frame, time):
+            self.counts.copies += 1
+            return
         result = self._cm.message(raw, frame, time, src, dst)
         if result is None:
             return
@@ -116,6 +130,17 @@ class IbStreams:
                 event = replace(event, stream=exchange.stream)
             self._output.events.append(event)
             self._close(result, frame, time)
+
+    def _is_copy(self, message: tuple[bytes, bytes, bytes], frame: int, time: int) -> bool:
+        """The message was captured a moment ago: at the other end, in a capture that was merged of both."""
+        before = self._recent.pop(message, None)
+        self._recent[message] = frame, time
+        if len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
+        if before is None:
+            return False
+        apart = abs(time - before[1])
+        return apart < REPEATED_NS or (apart > OTHER_CLOCK_NS and frame - before[0] <= REPEATED_FRAMES)
 
     def _open(self, exchange: Exchange, frame: int, time: int) -> None:
         """Two queue pairs are connected: for RDS, or not."""

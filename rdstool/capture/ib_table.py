@@ -33,6 +33,8 @@ class IbCounts:
 
     foreign: int = 0
     """Of other protocols, or of flows whose protocol could not be told."""
+    copies: int = 0
+    """Messages of RDMA-CM that the capture holds twice."""
     datagrams: int = 0
     """To queue pairs 0 and 1, and other unreliable transports."""
 

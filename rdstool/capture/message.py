@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from dissectors.wire.congestion import BITMAP_BYTES, congested_ports
 from dissectors.wire.extensions import Extension, Unknown, parse_extensions
 from dissectors.wire.rds import RDS_HEADER, Flags, RdsHeader
-from rdstool.capture.columns import RDS_DTYPE, ChecksumStatus, MessageBatch
+from rdstool.capture.columns import NS_PER_S, RDS_DTYPE, ChecksumStatus, MessageBatch
 from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind, Transport
-
-NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

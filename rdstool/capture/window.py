@@ -12,11 +12,9 @@ from rdstool.errors import CaptureError
 class Window:
     """``data[:end]`` holds the bytes of the input from ``base`` on."""
 
-    def __init__(self, source: Input, chunk_bytes: int, stop: int | None = None) -> None:
-        """``stop``: the position at which the input is taken to end."""
+    def __init__(self, source: Input, chunk_bytes: int) -> None:
         self.source = source
         self.chunk_bytes = chunk_bytes
-        self.stop = stop
         self.base = source.position
         self.end = 0
         self.data: Bytes = np.empty(chunk_bytes, np.uint8)
@@ -40,8 +38,6 @@ class Window:
 
     def _fill(self) -> bool:
         view = self.data.data
-        if self.stop is not None:
-            view = view[: self.stop - self.base]
         start = self.end
         while self.end < len(view):
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from types import TracebackType
 from typing import Any, TextIO
@@ -60,6 +61,11 @@ class Results:
     def unicode(self) -> bool:
         """True where stdout takes any character."""
         return self._encoding == "utf-8"
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal; None where the output goes elsewhere."""
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
     def write(self, text: str) -> None:
         """Write ``text``, newlines included."""

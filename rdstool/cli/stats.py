@@ -19,7 +19,7 @@ VIEWS = {"path": "paths", "socket": "sockets", "port": "ports"}
 """Values of ``--by`` and the section that each shows."""
 DEFAULT_VIEWS = ("path", "socket")
 WIDTH = 400
-"""Columns of output: a table takes what it needs, and no cell is cut, whatever the terminal's width."""
+"""Columns of output into a file or pipe: each table stands in one piece. On a terminal wide ones go on below."""
 
 
 def _complete_views(incomplete: str) -> list[str]:
@@ -145,7 +145,7 @@ def _show(stats: CaptureStats, names: list[str], results: Results, *, json: bool
     console = Console(
         force_terminal=results.colour,
         no_color=not results.colour,
-        width=WIDTH,
+        width=results.width or WIDTH,
         safe_box=not results.unicode,
         highlight=False,
     )

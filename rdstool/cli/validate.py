@@ -181,6 +181,8 @@ def _sum_up(reading: Reading, validator: Validator) -> None:
         share = 100 * seen / (seen + missing)
         gaps = sum(half.gaps for half in halves)
         note(f"coverage: {share:.2f} % of the streams was seen; {gaps} gaps, which are no fault")
+    if validator.not_whole:
+        note(f"messages were not followed over {validator.not_whole} reconnected streams: the capture has holes there")
     if validator.not_followed:
         warn(f"messages were not followed over {validator.not_followed} reconnected streams: there are too many")
     counts = ", ".join(f"{validator.severities[level]} {level.value}s" for level in Severity)

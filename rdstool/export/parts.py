@@ -10,11 +10,9 @@ import numpy as np
 from dissectors.wire.extensions import TYPE_OF, Extension, Unknown
 from dissectors.wire.rds import Flags
 from dissectors.wire.table import table_of
-from rdstool.capture.columns import Ints
+from rdstool.capture.columns import NS_PER_S, Ints
 from rdstool.capture.streams import Stream
 from rdstool.field_columns import MessageColumns
-
-NS_PER_S = 1_000_000_000
 
 
 def flag_names(flags: int) -> list[str]:

@@ -7,8 +7,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from rdstool.capture.columns import Ints
-from rdstool.export.parts import NS_PER_S, seconds_texts
+from rdstool.capture.columns import NS_PER_S, Ints
+from rdstool.export.parts import seconds_texts
 
 
 class TimeForm(StrEnum):

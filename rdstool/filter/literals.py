@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from rdstool.capture.columns import NS_PER_S
 from rdstool.capture.streams import V4_PREFIX
 from rdstool.fields import FieldInfo, FieldType
 from rdstool.filter.errors import FilterError
 from rdstool.filter.lexer import Token, TokenKind, unescape
 
-NS_PER_S = 1_000_000_000
 _TIME_LIMIT_S = 1 << 33
 _BOOLEANS = {"true": 1, "false": 0}
 _BYTES = re.compile(r"[0-9a-fA-F]{2}(?:[:\-.]?[0-9a-fA-F]{2})*")

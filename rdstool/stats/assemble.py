@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.rds import MAX_PATHS
-from rdstool.capture.columns import Ints
+from rdstool.capture.columns import NS_PER_S, Ints
 from rdstool.capture.streams import Coverage, Stream, StreamTable
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.stats.acks import Acknowledgements, Flight, Outcome
@@ -18,7 +18,6 @@ from rdstool.stats.histogram import Distribution, Histograms
 from rdstool.stats.model import FlightStats, LatencyStats, Seen, SizeCount
 from rdstool.stats.traffic import Tally, Traffic
 
-NS_PER_S = 1_000_000_000
 YEAR_2000_NS = 946_684_800 * NS_PER_S
 """A capture's clock that shows less counts from boot: Soft-RoCE stamps received frames so (protocol.md §13)."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +17,8 @@ from rdstool.stats.model import CaptureStats, LatencyStats, SizeCount
 
 ROWS = 20
 """Rows of a table of sockets, ports, streams or intervals, where the section was not asked for by name."""
+BETWEEN, EDGES = 3, 2
+"""Characters between two columns, and left and right of a table."""
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _MS = 1e-3
 _US = 1e-6
@@ -72,29 +77,65 @@ def sections(stats: CaptureStats, names: Sequence[str], *, all_rows: bool) -> Gr
     return Group(*parts[:-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table that goes on below itself where it is too wide, each part beginning with the columns that name a row."""
+
+    title: str
+    caption: str | None
+    headings: Sequence[str]
+    """Those of right-aligned columns begin with ``>``."""
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What Rich asks for."""
+        folds = self.folds(options.max_width)
+        for number, columns in enumerate(folds):
+            last = number == len(folds) - 1
+            table = Table(
+                title=self.title if not number else None,
+                caption=self.caption if last else None,
+                title_justify="left",
+                caption_justify="left",
+                title_style="bold",
+                box=box.SIMPLE_HEAD,
+                pad_edge=False,
+            )
+            alone = len(folds) > 1 and self._width(columns) > options.max_width
+            for column in columns:
+                heading = self.headings[column]
+                justify: Literal["right", "left"] = "right" if heading.startswith(">") else "left"
+                table.add_column(heading.lstrip(">"), justify=justify, no_wrap=not alone, overflow="fold")
+            for row in self.rows:
+                table.add_row(*(Text(row[column]) for column in columns))
+            yield table
+
+    def folds(self, width: int) -> list[list[int]]:
+        """Which columns stand beside each other, where a line has ``width`` characters."""
+        names = next((at for at, heading in enumerate(self.headings) if heading.startswith(">")), 0) or 1
+        keys = list(range(names))
+        folds = [keys[:]]
+        for column in range(names, len(self.headings)):
+            if len(folds[-1]) > names and self._width([*folds[-1], column]) > width:
+                folds.append(keys[:])
+            folds[-1].append(column)
+        return folds
+
+    def _width(self, columns: Sequence[int]) -> int:
+        cells = [max(cell_len(self.headings[c].lstrip(">")), *(cell_len(row[c]) for row in self.rows)) for c in columns]
+        return sum(cells) + BETWEEN * (len(cells) - 1) + EDGES
+
+
 def _table(
     section: str, title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], limit: int | None = None
-) -> Table | None:
-    """A table; headings that begin with ``>`` are for right-aligned columns. None without rows."""
+) -> Sheet | None:
+    """A table; None without rows."""
     listed = list(rows)
     if not listed:
         return None
     hidden = len(listed) - limit if limit is not None and len(listed) > limit else 0
     caption = f"{hidden} more: --section {section}" if hidden else None
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for heading in headings:
-        table.add_column(heading.lstrip(">"), justify="right" if heading.startswith(">") else "left", no_wrap=True)
-    for row in listed[:limit]:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+    return Sheet(title, caption, headings, listed[:limit])
 
 
 def _capture(stats: CaptureStats, _limit: int | None) -> RenderableType:

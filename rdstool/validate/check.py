@@ -26,6 +26,8 @@ class Context:
     numbering: Numbering = field(default_factory=Numbering)
     not_followed: int = 0
     """Connections that were too many to follow messages over."""
+    not_whole: int = 0
+    """Reconnected connections over which they were not followed, as the capture lacks something of their addresses."""
     reread: bool = True
     """The input may be read a second time."""
 

@@ -87,12 +87,13 @@ class DeliveryCheck(Check):
                 room = MAX_FOLLOWED - self._followed
                 self._followed += min(room, len(numbers))
                 self.context.not_followed += max(0, len(numbers) - room)
-                self._judge(pair, numbers[:room])
+                if room:
+                    self._judge(pair, numbers[:room])
         self._payloads()
 
     def _judge(self, pair: Pair, numbers: list[int]) -> None:
         if not self._can_be_followed(numbers):
-            self.context.not_followed += len(numbers)
+            self.context.not_whole += len(numbers)
             return
         story = Story(self.context, self.journal, self._generations, pair)
         story.follow(numbers)

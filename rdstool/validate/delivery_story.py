@@ -190,6 +190,8 @@ class Story:
 
     def _settled(self, leg: Leg) -> bool:
         """Which path it is will hardly turn out to be another when more of the connection comes."""
+        if not self._from_start:
+            return leg.known and leg.proved
         return leg.proved or leg.stream in self._connections.closed or len(leg.sent) >= ENOUGH_MESSAGES
 
     def _carry(self, leg: Leg, receiver: Lane | None, *, settled: bool) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, Protocol
 
+from rdstool.capture.columns import NS_PER_S
 from rdstool.validate.registry import AREAS
 from rdstool.validate.rule import Finding, Rule, Severity
 
-NS_PER_S = 1_000_000_000
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 FrameLabel = Callable[[int], tuple[str, int]]
 """Frame of the whole capture -> its file, and its number within that."""

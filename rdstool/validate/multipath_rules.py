@@ -13,8 +13,8 @@ PONG = Rule(
     TCP,
     "6",
     "net/rds/recv.c, send.c",
-    "Every ping, probes too, is answered at once on the connection it came on. It is concluded only where the stream "
-    "went on for a second, nothing is missing from the answering side, and the pinging port was not congested.",
+    "Every ping, probes too, is answered at once on the connection it came on. It is concluded only where the pinging "
+    "side went on for five seconds, nothing is missing from the answering one, and no port was congested.",
     "rds-ping reports a loss; an unanswered probe keeps the connection on a single path.",
     "See whether net.rds.ping_enable is 0 on the answering side.",
     unbroken=True,

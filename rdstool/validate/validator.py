@@ -56,6 +56,11 @@ class Validator:
         return self._context.not_followed
 
     @property
+    def not_whole(self) -> int:
+        """Reconnected connections of which the capture lacks too much for RDS-DLV."""
+        return self._context.not_whole
+
+    @property
     def failed(self) -> bool:
         """There is an error or a warning; notes alone are no failure."""
         return bool(self.severities[Severity.ERROR] or self.severities[Severity.WARNING])

@@ -13,7 +13,7 @@ from rdstool.capture.columns import IbPackets
 from rdstool.capture.events import Closing, CmMessage, StreamClosed, StreamOpened
 from rdstool.capture.streams import Endpoint
 from tests.captures.ib_reading import Reading
-from tests.unit.capture.ib_conversation import A, B, Captured, Connection, Sender
+from tests.unit.capture.ib_conversation import SECOND_NS, A, B, Captured, Connection, Sender
 
 PAYLOAD = bytes(range(200))
 
@@ -84,12 +84,16 @@ def test_a_rejected_request_makes_no_stream_but_is_told() -> None:
     assert [type(event.body).__name__ for event in reading.of_type(CmMessage)] == ["CmReq", "CmRej"]
 
 
-def test_a_repeated_reply_does_not_open_the_stream_again() -> None:
-    connection = Connection().connect().connect()
+@pytest.mark.parametrize(("seconds", "shown"), [(4, 4), (0, 2), (-1_000_000, 2)])
+def test_a_repeated_reply_does_not_open_the_stream_again(seconds: int, shown: int) -> None:
+    """RDMA-CM repeats after seconds; what comes twice at once, or by another clock, was captured at both ends."""
+    connection = Connection().connect()
+    connection.capture.now += seconds * SECOND_NS
+    connection.connect()
     talk(connection, 2)
     reading = read(connection.capture.packets())
     assert len(reading.streams) == 1
-    assert len(reading.of_type(CmMessage)) == 4
+    assert len(reading.of_type(CmMessage)) == shown
     assert sequences(reading) == [[1, 2], [1, 2]]
 
 

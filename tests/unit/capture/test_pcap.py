@@ -10,9 +10,7 @@ import pytest
 from rdstool.capture.erf import is_erf
 from rdstool.capture.frames import FrameReader
 from rdstool.capture.links import LINKTYPE_ERF
-from rdstool.capture.ranges import FileRange, read_range, split_file
 from rdstool.capture.records import MAX_RECORD_BYTES
-from rdstool.errors import CaptureError
 from tests.unit.capture.capture_files import (
     KUZNETZOV_MAGIC,
     MICROSECOND_MAGIC,
@@ -21,7 +19,6 @@ from tests.unit.capture.capture_files import (
     SECOND,
     Frame,
     erf_record,
-    frames_in,
     pcap_file,
     pcap_header,
     pcap_record,
@@ -191,40 +188,3 @@ def test_erf_is_not_seen_where_it_is_not() -> None:
     far = erf_record(21, b"x" * 30) + erf_record(21, b"x" * 30, seconds=SECOND + 365 * 24 * 3600)
     for other in (erf_record(90, b"x" * 30), erf_record(21, b"", seconds=0), far, b""):
         assert not is_erf(other, whole=True)
-
-
-def large_capture(tmp_path: Path) -> tuple[Path, list[bytes]]:
-    frames = [bytes([number & 255, number >> 8 & 255]) * (30 + number * 7 % 700) for number in range(6000)]
-    return written(tmp_path, pcap_file(frames)), frames
-
-
-def test_the_parts_of_a_file_are_together_the_whole(tmp_path: Path) -> None:
-    path, frames = large_capture(tmp_path)
-    parts = split_file(str(path), 4)
-    assert len(parts) == 4
-    assert parts[0].start == 24
-    assert parts[-1].stop == path.stat().st_size
-    seen: list[bytes] = []
-    for part in parts:
-        for batch in read_range(part, first_frame=len(seen) + 1, chunk_bytes=100_000):
-            assert batch.frame[0] == len(seen) + 1
-            seen += [frame.data for frame in frames_in(batch)]
-    assert seen == frames
-
-
-def test_a_part_that_ends_inside_a_record_cannot_pass_unnoticed(tmp_path: Path) -> None:
-    path, _ = large_capture(tmp_path)
-    first, second = split_file(str(path), 2)
-    for error in (-20, -1, 1, 20):
-        with pytest.raises(CaptureError):
-            list(read_range(FileRange(first.path, first.start, second.start + error)))
-
-
-def test_files_that_cannot_be_cut(tmp_path: Path) -> None:
-    small = written(tmp_path, pcap_file(FRAMES), "small")
-    assert split_file(str(small), 2) == [FileRange(str(small), 24, small.stat().st_size)]
-    assert split_file("-", 2) == []
-    assert split_file(str(written(tmp_path, pcap_header(), "header")), 2) == []
-    assert split_file(str(written(tmp_path, erf_file(50)[0], "erf")), 2) == []
-    zeros = written(tmp_path, pcap_header() + bytes(4 << 20), "zeros")
-    assert len(split_file(str(zeros), 4)) == 1

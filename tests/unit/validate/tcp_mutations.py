@@ -200,6 +200,7 @@ def no_pong() -> Script:
     script = changed("a.ping", sport=5001)
     script.change("b.pong2", sequence=script["b.pong"].header.sequence)
     script.drop("b.pong")
+    script.steps.insert(script.index("a.ping2"), Wait(3.0))
     return script
 
 

@@ -163,3 +163,20 @@ def test_junit_has_a_case_for_each_rule(two_findings: list[Finding]) -> None:
 def test_the_reference_is_current() -> None:
     """``python -m rdstool.validate.reference > docs/rules.md`` makes it."""
     assert (ROOT / "docs" / "rules.md").read_text() == page()
+
+
+def test_connections_beyond_the_limit_are_counted_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rdstool.validate.delivery.MAX_FOLLOWED", 0)
+    with open_capture(tcp_mutations.again().write(tmp_path / "again.pcap")) as capture:
+        found, validator = run(capture, list(capture.batches()))
+    assert validator.not_followed == len(capture.streams)
+    assert not [finding for finding in found if finding.rule.startswith("RDS-DLV")]
+
+
+def test_messages_are_not_followed_over_holes(tmp_path: Path) -> None:
+    script = tcp_mutations.MUTATIONS["RDS-DLV-002"]()
+    script.after("a1.1", tcp.Lose("x1", 0, 100))
+    with open_capture(script.write(tmp_path / "hole.pcap")) as capture:
+        found, validator = run(capture, list(capture.batches()))
+    assert validator.not_whole == len(capture.streams)
+    assert not [finding for finding in found if finding.rule.startswith("RDS-DLV")]
