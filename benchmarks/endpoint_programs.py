@@ -17,7 +17,7 @@ import resource
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -35,17 +35,26 @@ LAST = b"last"
 """What the receiver answers when it has everything."""
 
 
-def report(seconds: float, trips: list[float]) -> None:
-    """Tell the benchmark what this process took."""
+class Meter:
+    """What sending or receiving the messages takes of this process."""
+
+    def __init__(self) -> None:
+        self._began, self._used = perf_counter(), _processor_seconds()
+
+    def stop(self) -> None:
+        """All messages have gone, or come."""
+        self.seconds, self.cpu = perf_counter() - self._began, _processor_seconds() - self._used
+
+    def report(self, trips: Sequence[float] = ()) -> None:
+        """Tell the benchmark, with the seconds that each message took to and fro."""
+        peak = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+        told = {"seconds": self.seconds, "cpu": self.cpu, "peak": int(peak) * 1024, "trips": sorted(trips)}
+        sys.stdout.write(json.dumps(told) + "\n")
+
+
+def _processor_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    peak = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    told = {
-        "seconds": seconds,
-        "cpu": usage.ru_utime + usage.ru_stime - STARTED_CPU,
-        "peak": int(peak) * 1024,
-        "trips": sorted(trips),
-    }
-    sys.stdout.write(json.dumps(told) + "\n")
+    return usage.ru_utime + usage.ru_stime
 
 
 def listening() -> None:
@@ -94,18 +103,20 @@ def bare_sender(size: int, count: int, trips: int, _paths: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     answers = bare_messages(sock)
     payload = bytes(size)
-    start = perf_counter()
+    bare_send(sock, 0, payload)
+    next(answers)
+    meter = Meter()
     for sequence in range(count):
         bare_send(sock, sequence, payload)
     assert next(answers) == LAST
-    seconds = perf_counter() - start
+    meter.stop()
     times = []
     for sequence in range(trips):
         began = perf_counter()
         bare_send(sock, sequence, payload)
         next(answers)
         times.append(perf_counter() - began)
-    report(seconds, times)
+    meter.report(times)
 
 
 def bare_receiver(_size: int, count: int, trips: int, _paths: int) -> None:
@@ -115,12 +126,15 @@ def bare_receiver(_size: int, count: int, trips: int, _paths: int) -> None:
         sock, _ = server.accept()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     messages = bare_messages(sock)
+    bare_send(sock, 0, next(messages))
+    meter = Meter()
     for _ in range(count):
         next(messages)
     bare_send(sock, 0, LAST)
+    meter.stop()
     for sequence in range(trips):
         bare_send(sock, sequence, next(messages))
-    report(0.0, [])
+    meter.report()
 
 
 # ---- rdstool's sockets
@@ -142,18 +156,18 @@ def socket_sender(size: int, count: int, trips: int, paths: int) -> None:
         first.sendto(b"", to)
         first.recv()
         payload = bytes(size)
-        start = perf_counter()
+        meter = Meter()
         for number in range(count):
             sockets[number % paths].sendto(payload, to)
         assert first.recv() == LAST
-        seconds = perf_counter() - start
+        meter.stop()
         times = []
         for _ in range(trips):
             began = perf_counter()
             first.sendto(payload, to)
             first.recv()
             times.append(perf_counter() - began)
-        report(seconds, times)
+        meter.report(times)
         first.drain()
 
 
@@ -164,14 +178,16 @@ def socket_receiver(_size: int, count: int, trips: int, paths: int) -> None:
         listening()
         _, sender = sock.recvfrom()
         sock.sendto(b"", sender)
+        meter = Meter()
         for _ in range(count):
             sock.recv()
         sock.sendto(LAST, sender)
+        meter.stop()
         for _ in range(trips):
             data, sender = sock.recvfrom()
             sock.sendto(data, sender)
         sock.drain()
-        report(0.0, [])
+        meter.report()
 
 
 # ---- rdstool's nodes
@@ -186,18 +202,18 @@ async def node_sender(size: int, count: int, trips: int, paths: int) -> None:
         await first.sendto(b"", to)
         await first.recv()
         payload = bytes(size)
-        start = perf_counter()
+        meter = Meter()
         for number in range(count):
             await sockets[number % paths].sendto(payload, to)
         assert await first.recv() == LAST
-        seconds = perf_counter() - start
+        meter.stop()
         times = []
         for _ in range(trips):
             began = perf_counter()
             await first.sendto(payload, to)
             await first.recv()
             times.append(perf_counter() - began)
-        report(seconds, times)
+        meter.report(times)
         await first.drain()
 
 
@@ -208,24 +224,20 @@ async def node_receiver(_size: int, count: int, trips: int, paths: int) -> None:
         listening()
         _, sender = await sock.recvfrom()
         await sock.sendto(b"", sender)
+        meter = Meter()
         for _ in range(count):
             await sock.recv()
         await sock.sendto(LAST, sender)
+        meter.stop()
         for _ in range(trips):
             data, sender = await sock.recvfrom()
             await sock.sendto(data, sender)
         await sock.drain()
-        report(0.0, [])
-
-
-STARTED_CPU = 0.0
+        meter.report()
 
 
 def main() -> None:
     """Run one program."""
-    global STARTED_CPU  # noqa: PLW0603 - what the imports took is not the program's
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    STARTED_CPU = usage.ru_utime + usage.ru_stime
     kind, role, *numbers = sys.argv[1:]
     program = globals()[f"{kind}_{role}"]
     done = program(*map(int, numbers))

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from typing import TypeVar
 
 from rdstool.endpoint.base import Address, SocketBase
 from rdstool.endpoint.constants import MSG_DONTWAIT
@@ -24,8 +22,6 @@ from rdstool.protocol.sockets import Poll, ReceivedMessage
 
 ACK_POLL_S = 0.001
 """A sender that waits for room asks the system this often what the peer has acknowledged."""
-
-T = TypeVar("T")
 
 
 class Socket(SocketBase):
@@ -97,11 +93,16 @@ class Socket(SocketBase):
         driver, inner = self._driver, self._inner
         if not self._blocking:
             flags |= MSG_DONTWAIT
-
-        def send() -> int:
-            return inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token)
-
-        return self._call(send, flags, self.send_timeout_s)
+        deadline: float | None = None
+        with driver.lock:
+            while True:
+                try:
+                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token)
+                except WouldBlock as reason:
+                    deadline = self._blocked(reason, flags, self.send_timeout_s, deadline)
+                else:
+                    driver.kick()
+                    return length
 
     def sendto(self, data: bytes | bytearray | memoryview, address: Address) -> int:
         """Send one message to an address and port."""
@@ -131,14 +132,18 @@ class Socket(SocketBase):
         driver, inner = self._driver, self._inner
         if not self._blocking:
             flags |= MSG_DONTWAIT
-
-        def receive() -> ReceivedMessage:
-            return inner.recvmsg(size, now=driver.now(), flags=flags)
-
-        message = self._call(receive, flags, self.receive_timeout_s)
-        if self._signalled:
-            self._signal()
-        return message
+        deadline: float | None = None
+        with driver.lock:
+            while True:
+                try:
+                    message = inner.recvmsg(size, now=driver.now(), flags=flags)
+                except WouldBlock as reason:
+                    deadline = self._blocked(reason, flags, self.receive_timeout_s, deadline)
+                else:
+                    driver.kick()
+                    if self._signalled:
+                        self._signal()
+                    return message
 
     def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
         """The next message with its sender; notifications are passed over."""
@@ -153,26 +158,18 @@ class Socket(SocketBase):
 
     # ---- Waiting
 
-    def _call(self, call: Callable[[], T], flags: int, timeout_s: float | None) -> T:
-        """Do it, waiting as often as it would block."""
+    def _blocked(self, reason: WouldBlock, flags: int, timeout_s: float | None, deadline: float | None) -> float | None:
+        """Wait for what a call would block for, or raise; gives the call's deadline. The lock is held."""
         driver = self._driver
-        deadline: float | None = None
-        with driver.lock:
-            while True:
-                try:
-                    answer = call()
-                except WouldBlock as reason:
-                    driver.kick()
-                    if flags & MSG_DONTWAIT:
-                        raise
-                    if self._home is None:
-                        raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come") from None
-                    if deadline is None and timeout_s is not None:
-                        deadline = driver.now() + timeout_s
-                    self._wait(self._home, deadline, asking=reason.waiting_for is Wait.SEND_ROOM)
-                else:
-                    driver.kick()
-                    return answer
+        driver.kick()
+        if flags & MSG_DONTWAIT:
+            raise reason
+        if self._home is None:
+            raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come") from None
+        if deadline is None and timeout_s is not None:
+            deadline = driver.now() + timeout_s
+        self._wait(self._home, deadline, asking=reason.waiting_for is Wait.SEND_ROOM)
+        return deadline
 
     def _wait(self, home: Residence, deadline: float | None, *, asking: bool) -> None:
         """Until something changes. With ``asking``, acknowledgements are asked for. The lock is held."""
@@ -201,14 +198,10 @@ class Socket(SocketBase):
 
     def _watch(self, home: Residence) -> None:
         with home.changed:
-            home.watchers[self._inner] = self._signal_locked
-            self._signal_locked()
+            home.watchers[self._inner] = self._signal
+            self._signal()
 
     def _signal(self) -> None:
-        with self._driver.lock:
-            self._signal_locked()
-
-    def _signal_locked(self) -> None:
         """Make the descriptor say what ``poll`` says."""
         readable = bool(self._inner.poll() & Poll.IN)
         if readable and not self._signalled:

@@ -47,7 +47,7 @@ class Driver:
     def kick(self) -> None:
         """After any call of the engine: see that what follows from it gets done."""
         engine = self.engine
-        if not engine.pending or self._scheduled or self._stopped:
+        if self._scheduled or self._stopped or not engine.pending:
             return
         if engine.ready and engine.now - self._flushed_at > BURST_S:
             self._flushed_at = engine.now

@@ -18,8 +18,10 @@ from rdstool.transport.driver import Driver
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 
-READ_BYTES = 1 << 18
-"""Read from one socket at once."""
+READ_BYTES = 1 << 16
+"""Read from one socket at once. Buffers above this cost the system new pages, again and again."""
+READ_LONG_BYTES = 1 << 18
+"""At once of a long payload, which is kept as it comes."""
 READ_ROUNDS = 8
 """Reads from one socket before others have their turn."""
 ACCEPT_ROUNDS = 64
@@ -285,8 +287,11 @@ class TcpTransport:
         stream.fresh = False
         receive, now = self._engine.bytes_received, self._driver.now
         for _ in range(rounds):
+            # No more than the rest of a long payload, which then needs no copy.
+            missing = stream.link.deframer.remaining[1]
+            size = READ_BYTES if missing < READ_BYTES else min(missing, READ_LONG_BYTES)
             try:
-                data = stream.sock.recv(READ_BYTES)
+                data = stream.sock.recv(size)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as problem:
@@ -298,7 +303,7 @@ class TcpTransport:
             if stream.tap is not None:
                 stream.tap.received(stream.key, data)
             receive(stream.link, data, now())
-            if len(data) < READ_BYTES or not stream.link.reading:
+            if len(data) < size or not stream.link.reading:
                 return
 
     def _read_all(self, stream: Stream) -> None:

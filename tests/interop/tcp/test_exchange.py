@@ -54,7 +54,7 @@ async def test_ten_thousand_messages_over_32_sockets_both_ways(ground: Ground, r
         await meeting.agree_on_paths()
         here = [meeting.node.socket(0) for _ in range(number)]
         there = await meeting.open_many(number)
-        known = {name: meeting.counter(name) for name in ("recv_delivered", "recv_queued")}
+        known = {name: meeting.counter(name) for name in ("recv_delivered", "recv_queued", "conn_reset")}
         before = await meeting.ask(ground.guest.rds.counters)
         texts = [[(1 + 1000 * index + turn, 1 + 37 * turn % 700) for turn in range(each)] for index in range(number)]
         plan = [
@@ -78,8 +78,10 @@ async def test_ten_thousand_messages_over_32_sockets_both_ways(ground: Ground, r
         assert grown["recv_delivered"] == grown["recv_queued"] == number * each
         told_of = {name: meeting.counter(name) - known[name] for name in known}
         assert told_of["recv_delivered"] == told_of["recv_queued"] == number * each
-        assert grown["conn_reset"] == meeting.counter("conn_reset") == 0
-        assert after["recv_ping"] == meeting.counter("send_pong") - meeting.counter("recv_ping")
+        assert grown["conn_reset"] == told_of["conn_reset"] == 0
+        # A knock that the kernel overtakes is counted as a reset, and takes its probe with it.
+        if role == "smaller":
+            assert after["recv_ping"] == meeting.counter("send_pong") - meeting.counter("recv_ping")
         assert meeting.paths_up() == 8
 
 
