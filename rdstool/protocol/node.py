@@ -30,7 +30,7 @@ from rdstool.protocol.connection import Connection
 from rdstool.protocol.counters import Counters
 from rdstool.protocol.errors import LocalProtocolError, SocketError
 from rdstool.protocol.handshake import announce
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.loopback import LoopbackConnection
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.protocol.reasons import RefuseReason
@@ -80,7 +80,7 @@ class Node:
         """Sockets with RDS_CONG_MONITOR; a dictionary, for its order is that of events."""
         self.map_updates = 0
         """Congestion maps that have come or changed."""
-        self.ready: list[Link] = []
+        self.ready: list[BaseLink] = []
         self.closed = False
         self._events: list[events.Event] = []
         for address in addresses:
@@ -133,7 +133,7 @@ class Node:
         self.check_clock(now)
         link.connection.established(link, now)
 
-    def connect_failed(self, link: Link, detail: str, now: float) -> None:
+    def connect_failed(self, link: BaseLink, detail: str, now: float) -> None:
         """It could not be established, or was given up before. The engine asks again by itself."""
         self.connection_lost(link, detail, now)
 
@@ -178,10 +178,10 @@ class Node:
             if link.path is not None and link.path.link is link and not link.doubtful:
                 link.path.bytes_acked(total)
 
-    def connection_lost(self, link: Link, detail: str, now: float) -> None:
+    def connection_lost(self, link: BaseLink, detail: str, now: float) -> None:
         """A TCP connection has ended, and all bytes that came on it have been handed on."""
         self.check_clock(now)
-        link.connection.lost(link, detail, now)
+        link.owner.lost(link, detail, now)
 
     def data_to_send(self, link: Link, limit: int) -> list[bytes]:
         """Buffers to write in this order: whole messages, up to ``limit`` bytes and the rest of the last message.
@@ -196,7 +196,7 @@ class Node:
         """There is something in ``take_events`` or ``take_ready``."""
         return bool(self._events or self.ready)
 
-    def take_ready(self) -> list[Link]:
+    def take_ready(self) -> list[BaseLink]:
         """Links that have bytes to send since the last call."""
         taken, self.ready = self.ready, []
         for link in taken:

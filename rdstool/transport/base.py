@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from rdstool.protocol import events
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink
 
 Wanted = events.ConnectWanted | events.ReadWanted | events.CloseWanted | events.AbortWanted
 """What the engine asks of a transport."""
@@ -22,7 +22,7 @@ class Transport(Protocol):
         """Do what the engine asks for."""
         ...
 
-    def flush(self, link: Link) -> bool:
+    def flush(self, link: BaseLink) -> bool:
         """Write what the engine has for a link; False where the loop must go on with it (``settle``)."""
         ...
 
