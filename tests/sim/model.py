@@ -139,7 +139,7 @@ def _held(bound: Bound) -> bool:
     for connection in bound.host.node.connections.values():
         if isinstance(connection, LoopbackConnection):
             continue
-        for path in connection.paths:
+        for path in connection.lanes():
             for messages in path.queues():
                 if any(message.socket is bound.socket for message in messages):
                     return True
