@@ -92,8 +92,8 @@ class Node:
         self.closed = False
         self.ib = IbPort(self)
         """For an InfiniBand transport."""
-        self.registrar: Registrar | None = None
-        """Where memory regions come from; the transport sets it."""
+        self.registrars: dict[str, Registrar] = {}
+        """Where the memory regions of each address come from; the transport sets them."""
         self._events: list[events.Event] = []
         for address in addresses:
             self.add_address(address)
@@ -266,11 +266,12 @@ class Node:
             elif connection.local == socket.address:
                 connection.map_changed()
 
-    def memory(self) -> Registrar:
+    def memory(self, address: str) -> Registrar:
         """Where memory regions come from. Raises ``SocketError`` (EOPNOTSUPP) where the transport has none."""
-        if self.registrar is None:
+        registrar = self.registrars.get(address)
+        if registrar is None:
             raise SocketError(errno.EOPNOTSUPP, "the transport has no RDMA")
-        return self.registrar
+        return registrar
 
     def congestion_changed(self, connection: BaseConnection | LoopbackConnection, mask: int = ALL_PORTS) -> None:
         """A map to which we send has changed: those who wait for it may try again. ``mask`` has what may be free."""

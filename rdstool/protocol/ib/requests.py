@@ -94,7 +94,7 @@ def _operation(socket: Socket, item: RdmaArgs | FetchAdd | CompareSwap) -> Remot
     if item.flags & RdmaFlags.READWRITE:
         operation = WriteOperation(socket, item)
     else:
-        operation = ReadOperation(socket, item, socket.node.memory())
+        operation = ReadOperation(socket, item, socket.node.memory(socket.address))
     counters.send_rdma += 1
     counters.send_rdma_bytes += operation.length
     return operation
