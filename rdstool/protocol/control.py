@@ -6,10 +6,11 @@ Here memory is given as a buffer, where the kernel's structures have its address
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rdstool.protocol.ib.memory import Memory, RdmaFlags
+from rdstool.protocol.reasons import SendStatus
 
 ATOMIC_BYTES = 8
 NO_FLAGS = RdmaFlags(0)
@@ -30,6 +31,8 @@ class RdmaArgs:
     """Room there; None for as much as ``local`` has."""
     flags: RdmaFlags = NO_FLAGS
     token: int = 0
+    ended: Callable[[SendStatus], None] | None = None
+    """Told of the end instead of the socket, where it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class FetchAdd:
     nocarry_mask: int = 0
     flags: RdmaFlags = NO_FLAGS
     token: int = 0
+    ended: Callable[[SendStatus], None] | None = None
+    """Told of the end instead of the socket, where it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ class CompareSwap:
     swap_mask: int = _ALL
     flags: RdmaFlags = NO_FLAGS
     token: int = 0
+    ended: Callable[[SendStatus], None] | None = None
+    """Told of the end instead of the socket, where it is given."""
 
     @property
     def masked(self) -> bool:

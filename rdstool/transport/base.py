@@ -54,6 +54,10 @@ class Tap(Protocol):
         """A connection is established."""
         ...
 
+    def packet(self, frame: bytes) -> None:
+        """A whole packet, sent or received, as an Ethernet frame: of a transport that has packets, nothing else."""
+        ...
+
     def joined(self, key: int, local: tuple[str, int], peer: tuple[str, int], sent: int, *, ended: bool) -> None:
         """A connection was established before; ``sent`` bytes went out on it, and with ``ended`` no more will."""
         ...

@@ -27,15 +27,16 @@ class RemoteOperation:
     direction: RdmaDirection | None = None
     """For RDMA_BYTES; None for atomics."""
 
-    def __init__(self, socket: Socket, cookie: int, offset: int, flags: RdmaFlags, token: int) -> None:
+    def __init__(self, socket: Socket, item: RdmaArgs | Atomic) -> None:
         self._socket = socket
-        self.rkey, start = split_cookie(cookie)
-        self.address = start + offset
+        self.rkey, start = split_cookie(item.cookie)
+        self.address = start + item.remote_offset
         """In the peer's address space."""
-        self.fence = bool(flags & RdmaFlags.FENCE)
-        self.silent = bool(flags & RdmaFlags.SILENT)
-        self._notify = bool(flags & RdmaFlags.NOTIFY_ME)
-        self._token = token
+        self.fence = bool(item.flags & RdmaFlags.FENCE)
+        self.silent = bool(item.flags & RdmaFlags.SILENT)
+        self._notify = bool(item.flags & RdmaFlags.NOTIFY_ME)
+        self._token = item.token
+        self._told = item.ended
         self._recverr = socket.recverr
         self._pending = 0
         self.ended = False
@@ -71,7 +72,9 @@ class RemoteOperation:
         """Tell how it ended, where anybody wants to know."""
         if not self.ended:
             self.ended = True
-            if self._notify or (self._recverr and status):
+            if self._told is not None:
+                self._told(status)
+            elif self._notify or (self._recverr and status):
                 self._socket.notify(self._token, status)
         if not self._pending:
             self._release()
@@ -89,7 +92,7 @@ class WriteOperation(RemoteOperation):
     direction = RdmaDirection.WRITE
 
     def __init__(self, socket: Socket, args: RdmaArgs) -> None:
-        super().__init__(socket, args.cookie, args.remote_offset, args.flags, args.token)
+        super().__init__(socket, args)
         pieces = [memoryview(piece).cast("B") for piece in args.local]
         self._data: bytes | memoryview = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self.length = len(self._data)
@@ -104,7 +107,7 @@ class ReadOperation(RemoteOperation):
     direction = RdmaDirection.READ
 
     def __init__(self, socket: Socket, args: RdmaArgs, registrar: Registrar) -> None:
-        super().__init__(socket, args.cookie, args.remote_offset, args.flags, args.token)
+        super().__init__(socket, args)
         self._registrar = registrar
         self._regions: list[Region] = []
         for piece in args.local:
@@ -130,7 +133,7 @@ class AtomicOperation(RemoteOperation):
     """Fetch and add, or compare and swap. Its work goes out unmasked; who needs masks is refused before."""
 
     def __init__(self, socket: Socket, atomic: Atomic) -> None:
-        super().__init__(socket, atomic.cookie, atomic.remote_offset, atomic.flags, atomic.token)
+        super().__init__(socket, atomic)
         self._atomic = atomic
         self._result: Memory = atomic.result
 

@@ -55,6 +55,7 @@ class IbTransport:
         self._stirred: dict[str, None] = {}
         """Addresses whose provider has something to do."""
         self._timer: asyncio.TimerHandle | None = None
+        self._tap: verbs.Tap | None = None
 
     # ---- What the engine wants
 
@@ -62,6 +63,7 @@ class IbTransport:
         """Take connections for an address of the node. Raises ``TransportError``."""
         provider = self._make(address)
         self._providers[address] = provider
+        provider.set_tap(self._tap)
         provider.listen(service_id(address))
         self._engine.registrars[address] = _Memory(provider)
         for fileno in provider.filenos():
@@ -212,12 +214,10 @@ class IbTransport:
         """Acknowledgements come by themselves."""
 
     def set_tap(self, tap: Tap | None) -> None:
-        """There are no streams of bytes to tell of: see ``set_frame_taker``."""
-
-    def set_frame_taker(self, take: Callable[[float, bytes], None] | None) -> None:
-        """Give each packet as an Ethernet frame, with its time on the clock of ``now``; None for no more."""
+        """Tell this tap of each packet from now on, or none."""
+        self._tap = None if tap is None else lambda _now, frame: tap.packet(frame)
         for provider in self._providers.values():
-            provider.set_tap(take)
+            provider.set_tap(self._tap)
 
     def open_links(self) -> int:
         """Connections that are open or being made."""
