@@ -66,6 +66,9 @@ class BaseConnection:
         """Connect, before the first message."""
         raise NotImplementedError
 
+    def hasten(self, now: float) -> None:
+        """Somebody waits until all that was sent is acknowledged. TCP does that by itself."""
+
     def map_changed(self) -> None:
         """Our map has changed: the peer is to learn of it."""
         raise NotImplementedError

@@ -317,6 +317,9 @@ class Socket:
     def drained(self) -> bool:
         """Nothing is queued or unacknowledged. If not, ``SocketWritable`` with ``drained`` will tell."""
         self._told_drained = not self.outstanding
+        if self.outstanding:
+            for connection in self._routes.values():
+                connection.hasten(self.node.now)
         return self._told_drained
 
     def cancel_sent_to(self, address: str, port: int) -> int:
@@ -486,7 +489,7 @@ class Socket:
 
     # ---- Memory for RDMA
 
-    def offer_memory(self, memory: Memory, flags: RdmaFlags) -> int:
+    def offer_memory(self, memory: Memory, flags: RdmaFlags = RdmaFlags.READWRITE) -> int:
         """RDS_GET_MR: let peers read this memory, and with READWRITE write to it; gives the cookie to tell them.
 
         Raises ``SocketError``: ENOTCONN where unbound, EOPNOTSUPP over TCP, EMSGSIZE above 1 MiB, EINVAL if empty.

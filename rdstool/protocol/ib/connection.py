@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.ib.flow import FlowControl
 from rdstool.protocol.ib.lane import IbLane
@@ -29,11 +30,13 @@ from rdstool.protocol.states import PathInput, PathState
 if TYPE_CHECKING:
     from rdstool.protocol.node import Node
 
+HIGHEST_PORT = 65_535
+
 
 class IbConnection(BaseConnection):
     """What this node shares with one peer address, for one type of service, over InfiniBand."""
 
-    __slots__ = ("lane", "version")
+    __slots__ = ("lane", "nudge_port", "version")
 
     transport = "ib"
 
@@ -42,6 +45,8 @@ class IbConnection(BaseConnection):
         self.agreed = True
         self.lane = IbLane(self)
         self.version: Version = COMPATIBLE
+        self.nudge_port = 0
+        """Source of the last ping that asked for an acknowledgement."""
 
     def lanes(self) -> tuple[IbLane]:
         """The only one."""
@@ -65,6 +70,22 @@ class IbConnection(BaseConnection):
         lane = self.lane
         if lane.state is PathState.DOWN and lane.retry_timer is None:
             lane.dial(now)
+
+    def hasten(self, now: float) -> None:
+        """Somebody waits until all that was sent is acknowledged.
+
+        A peer may keep the acknowledgement of the last few messages for ever (§7.5). A ping that asks for one, behind
+        them, ends that; its pong is of no interest.
+        """
+        lane = self.lane
+        last = lane.queue[-1] if lane.queue else lane.unacked[-1] if lane.unacked else None
+        if last is None or last.socket is None or last.ack_required or 0 < last.sequence <= lane.required:
+            return
+        self.nudge_port = next(port for port in range(HIGHEST_PORT, PROBE_PORT, -1) if port not in self.ports)
+        nudge = Outgoing(None, self.nudge_port, PING_PORT)
+        nudge.ack_required = True
+        self.node.counters.send_queued += 1
+        self.send(nudge, 0, now)
 
     def map_changed(self) -> None:
         """Our map has changed: the peer is to learn of it."""
@@ -132,7 +153,7 @@ class IbConnection(BaseConnection):
         greeting = link.greeting
         if greeting is not None:
             if greeting.credit and self.node.settings.ib_flow_control:
-                link.flow = FlowControl(greeting.credit)
+                link.flow = FlowControl(greeting.credit, self.node.settings.ib_max_recv_wr)
                 link.flow.posted(link.reposted)
             if 0 < greeting.ack_seq < lane.next_tx:
                 lane.acked(greeting.ack_seq)

@@ -16,7 +16,7 @@ from rdstool.protocol.framing import NO_EXTENSIONS
 from rdstool.protocol.ib.header import pack_frame_header
 from rdstool.protocol.ib.link import IbLink, Transmission
 from rdstool.protocol.ib.operations import RemoteOutgoing
-from rdstool.protocol.ib.work import Send, Work
+from rdstool.protocol.ib.work import Send, Work, WorkStatus
 from rdstool.protocol.lane import Lane
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import DropReason, SendStatus
@@ -28,18 +28,22 @@ if TYPE_CHECKING:
 _CONGESTION = int(Flags.CONG_BITMAP)
 _ACK_REQUIRED = int(Flags.ACK_REQUIRED)
 _SENT_AGAIN = int(Flags.ACK_REQUIRED | Flags.RETRANSMITTED)
+_NO_FAILURE = {WorkStatus.SUCCESS, WorkStatus.FLUSHED}
+"""What is flushed was posted when the connection ended; that has its own news."""
 _SEVERAL = int(Flags.EXTHDR_EXTENSION)
 
 
 class IbLane(Lane):
     """State and queues of a connection. The connection decides when it dials and what it may take."""
 
-    __slots__ = ("connection", "link")
+    __slots__ = ("connection", "link", "required")
 
     def __init__(self, connection: IbConnection) -> None:
         super().__init__(connection, 0)
         self.connection = connection
         self.link: IbLink | None = None
+        self.required = 0
+        """Sequence number of the last message that asked for an acknowledgement."""
 
     # ---- State
 
@@ -169,6 +173,7 @@ class IbLane(Lane):
             message.sequence = self.next_tx
             self.next_tx += 1
         if flags & _ACK_REQUIRED:
+            self.required = message.sequence
             self.connection.node.counters.send_ack_required += 1
         several = self.connection.node.profile.several_extensions
         if several and isinstance(message, RemoteOutgoing) and message.operation.direction is not None:
@@ -265,7 +270,7 @@ class IbLane(Lane):
                 operation.done(status, original)
                 if operation.ended and link.silent:
                     self._silent_done(link)
-        if status and not link.deaf:
+        if status not in _NO_FAILURE and not link.deaf:
             self.drop(DropReason.WORK_FAILED, f"status {status}", now)
         elif link.transmission is not None or link.ack_wanted:
             self.wake()

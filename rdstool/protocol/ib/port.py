@@ -93,9 +93,11 @@ class IbPort:
         if link.receives_known:
             if link.flow is None:
                 link.reposted += due
-            elif link.flow.posted(due):
-                link.ack_wanted = True
-                link.connection.lane.wake()
+            else:
+                link.ack_wanted |= link.flow.posted(due)
+                if link.ack_wanted or link.transmission is not None:
+                    # A frame that grants credits may use the last one.
+                    link.connection.lane.wake()
         link.receives_known = True
         return due
 

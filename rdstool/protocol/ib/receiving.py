@@ -85,6 +85,8 @@ def _take(link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None
         return
     socket = connection.ports.get(dport)
     if socket is None:
+        if not sport and dport == connection.nudge_port:
+            return
         counters.recv_drop_no_sock += 1
         return
     cookie = None

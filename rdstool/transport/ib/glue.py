@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rdstool.errors import TransportError
+from rdstool.errors import RdsError, TransportError
 from rdstool.protocol import events
 from rdstool.protocol.ib.header import FRAME_BYTES
 from rdstool.protocol.ib.link import IbLink
@@ -161,11 +161,17 @@ class Glue:
         connection, port = event.connection, self._engine.ib
         self.stirred[address] = None
         link = port.requested(address, connection.peer, event.private_data, now)
-        if link is None:
-            connection.reject(REJECT_DATA)
-            return
-        self._bind(link, connection)
-        connection.accept(port.reply(link), self._options(link.owner.tos))
+        try:
+            if link is None:
+                connection.reject(REJECT_DATA)
+                return
+            self._bind(link, connection)
+            connection.accept(port.reply(link), self._options(link.owner.tos))
+        except RdsError as problem:
+            # The peer has given up meanwhile, or it is too much for the provider.
+            if link is not None:
+                self._end(connection, address)
+                self._engine.connection_lost(link, str(problem), now)
 
     def end_all(self) -> None:
         """Disconnect what is still open; the engine is not told."""
