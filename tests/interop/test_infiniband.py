@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
+from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -13,32 +18,46 @@ from rdstool.endpoint.stack import Stack
 from rdstool.lab import Guest, Network, digest, payload
 from rdstool.lab.capture import Capture
 from rdstool.protocol.config import Settings
+from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap
+from rdstool.protocol.errors import RdmaError
+from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.kinds import Transport
+from rdstool.protocol.reasons import SendStatus
+from rdstool.protocol.sockets import Notification
 from rdstool.transport.ib.roce_udp import RoceProvider
+from tests.interop import rdma_program
+from tests.interop.rdma_program import REQUEST, content
+from tests.interop.roce import remove_rxe
 
 TIMEOUT_S = 60.0
 SIZES = (0, 1, 4095, 4096, 4097, 65536, 1 << 20)
+RDMA_SIZES = (1, 4096, 10_000, 1 << 20)
 BUFFER = 4 << 20
+PROGRAM = Path(rdma_program.__file__)
 
 
 @pytest.fixture(scope="module")
 def with_rxe() -> Iterator[dict[str, Guest]]:
-    """Guests with RDS over Soft-RoCE, by kernel."""
+    """Guests with a Soft-RoCE device, by kernel: it takes seconds to make one."""
     made: dict[str, Guest] = {}
     yield made
     for guest in made.values():
         if guest.alive:
-            guest.run(["rdma", "link", "delete", "rxe0"])
-            guest.unload_modules("rds_rdma")
+            remove_rxe(guest)
 
 
 @pytest.fixture
-def rxe(guest: Guest, with_rxe: dict[str, Guest]) -> Guest:
+def rxe(guest: Guest, with_rxe: dict[str, Guest]) -> Iterator[Guest]:
     """The guest, which has RDS over InfiniBand."""
-    if guest.kernel.name not in with_rxe:
+    if guest.kernel.name in with_rxe:
+        guest.load_modules("rds_rdma")
+    else:
         guest.add_rxe()
         with_rxe[guest.kernel.name] = guest
-    return guest
+    yield guest
+    if guest.alive:
+        guest.rds.close_all()
+        guest.unload_modules("rds_rdma")
 
 
 @pytest.fixture
@@ -57,6 +76,13 @@ def ours(stack: Stack, address: str, port: int = 4000) -> Socket:
     socket.bind((address, port))
     socket.settimeout(TIMEOUT_S)
     return socket
+
+
+def await_port(guest: Guest, port: int) -> None:
+    """Until a program in the guest has bound it."""
+    deadline = monotonic() + TIMEOUT_S
+    while all(each["bound_port"] != port for each in guest.rds.table("sockets")):
+        assert monotonic() < deadline, f"nobody binds port {port}"
 
 
 @pytest.mark.parametrize("role", ["smaller", "larger"])
@@ -83,3 +109,57 @@ def test_messages_arrive_when_the_kernel_connects(rxe: Guest, network: Network, 
             assert here.recvfrom() == (payload(seed, size), there.end)
             here.sendto(payload(100 + seed, size), there.end)
             assert rxe.rds.receive(there).sha256 == digest(payload(100 + seed, size))
+
+
+def test_the_kernel_reads_and_writes_memory_that_we_offer(
+    rxe: Guest, network: Network, stack: Stack, judged: Capture
+) -> None:
+    program = rxe.popen([sys.executable, "-S", str(PROGRAM), "serve", rxe.address, "5000"])
+    await_port(rxe, 5000)
+    with ours(stack, network.smaller) as here:
+        for seed, (operation, size) in enumerate(product("rw", RDMA_SIZES)):
+            before = content(seed, size) if operation == "r" else bytes(size)
+            offer = RdmaMap(bytearray(before))
+            request = REQUEST.pack(operation.encode(), size, seed)
+            here.sendmsg(request, (rxe.address, 5000), control=[offer])
+            assert here.recv() == b"done"
+            status, told = here.recv().split()
+            wanted = content(seed, size)
+            assert (status, told) == (b"0", hashlib.sha256(wanted).hexdigest().encode())
+            assert bytes(offer.memory) == wanted
+    program.kill()
+
+
+def test_we_read_and_write_memory_that_the_kernel_offers(
+    rxe: Guest, network: Network, stack: Stack, judged: Capture
+) -> None:
+    jobs = list(enumerate(product("rw", RDMA_SIZES)))
+    with ours(stack, network.larger) as here:
+        asked = [f"{operation},{size},{seed}" for seed, (operation, size) in jobs]
+        program = rxe.popen(
+            [sys.executable, "-S", str(PROGRAM), "ask", rxe.address, "5000", network.larger, "4000", *asked]
+        )
+        for seed, (operation, size) in jobs:
+            request = here.recvmsg()
+            assert REQUEST.unpack(request.data) == (operation.encode(), size, seed)
+            (offered,) = request.control
+            assert isinstance(offered, RdmaDest)
+            flags = RdmaFlags.NOTIFY_ME | (RdmaFlags.READWRITE if operation == "w" else RdmaFlags.FENCE)
+            local = bytearray(content(seed, size) if operation == "w" else bytes(size))
+            args = RdmaArgs(offered.cookie, [local], flags=flags, token=seed)
+            here.sendmsg(b"done", (request.address, request.port), control=[args])
+            assert here.recvmsg().control == (Notification(seed, SendStatus.ACKNOWLEDGED),)
+            assert local == content(seed, size)
+        told = program.wait(TIMEOUT_S).stdout.split("\n")
+        wanted = [hashlib.sha256(content(seed, size)).hexdigest() for seed, (_, size) in jobs]
+        assert [line.split()[0] for line in told if line] == wanted
+
+
+def test_a_wrong_key_fails_and_the_connection_recovers(rxe: Guest, network: Network, stack: Stack) -> None:
+    there = rxe.rds.open(rxe.address, 5000, transport="ib")
+    with ours(stack, network.smaller) as here:
+        with pytest.raises(RdmaError) as caught:
+            here.rdma_write(0xDEAD, b"nowhere", there.end, timeout_s=TIMEOUT_S)
+        assert caught.value.status is SendStatus.REMOTE_ERROR
+        here.sendto(b"still here", there.end)
+        assert rxe.rds.receive(there).sha256 == digest(b"still here")

@@ -9,7 +9,7 @@ from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node
 from rdstool.transport.ib.glue import Glue
 from rdstool.transport.ib.provider import Event
-from rdstool.transport.ib.roce.connection import RoceConnection
+from rdstool.transport.ib.roce.connection import CmState, RoceConnection
 from rdstool.transport.ib.roce.device import Device, Outgoing
 from tests.sim.host import Host
 
@@ -147,8 +147,9 @@ class IbHost(Host):
     # ---- Faults
 
     def connections(self) -> list[RoceConnection]:
-        """Reliable connections that the engine has."""
-        return [each for each in self.glue.links if isinstance(each, RoceConnection)]
+        """Reliable connections that the engine has, and that are established."""
+        found = [each for each in self.glue.links if isinstance(each, RoceConnection)]
+        return [each for each in found if each.cm_state is CmState.ESTABLISHED]
 
     def break_one(self, connection: RoceConnection) -> None:
         """A queue pair fails, as when an adapter reports a fatal error."""

@@ -117,7 +117,7 @@ class IbWorld(World):
             counted.unsure -= 1
             if status is SendStatus.ACKNOWLEDGED:
                 counted.added += 1
-            elif status in {SendStatus.CANCELED, SendStatus.DROPPED}:
+            elif status is not SendStatus.REMOTE_ERROR:
                 counted.unsure += 1
             elif counted.bound.alive:
                 # Where the socket was closed, or its host restarted, the key is void. Else nothing is refused.

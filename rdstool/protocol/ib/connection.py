@@ -26,17 +26,20 @@ from rdstool.protocol.link import BaseLink
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
 from rdstool.protocol.states import PathInput, PathState
+from rdstool.protocol.timers import Timer
 
 if TYPE_CHECKING:
     from rdstool.protocol.node import Node
 
 HIGHEST_PORT = 65_535
+ASK_AGAIN_S = 1.0
+"""How often a peer is asked whether it is still there, while somebody waits for it."""
 
 
 class IbConnection(BaseConnection):
     """What this node shares with one peer address, for one type of service, over InfiniBand."""
 
-    __slots__ = ("lane", "nudge_port", "version")
+    __slots__ = ("ask_again", "lane", "nudge_port", "version", "watch")
 
     transport = "ib"
 
@@ -45,6 +48,10 @@ class IbConnection(BaseConnection):
         self.agreed = True
         self.lane = IbLane(self)
         self.version: Version = COMPATIBLE
+        self.ask_again = 0.0
+        """When the peer may be asked again whether it is still there."""
+        self.watch: Timer | None = None
+        """Stands while somebody waits for acknowledgements."""
         self.nudge_port = 0
         """Source of the last ping that asked for an acknowledgement."""
 
@@ -79,8 +86,32 @@ class IbConnection(BaseConnection):
         """
         lane = self.lane
         last = lane.queue[-1] if lane.queue else lane.unacked[-1] if lane.unacked else None
-        if last is None or last.socket is None or last.ack_required or 0 < last.sequence <= lane.required:
-            return
+        if last is not None and self.watch is None:
+            if not (last.ack_required or 0 < last.sequence <= lane.required):
+                self._nudge(now)
+            self.watch = self.node.timers.at(now + ASK_AGAIN_S, self._watched)
+
+    def _watched(self, now: float) -> None:
+        """Ask again: a peer that was restarted never answers, and nothing else shows that on an idle connection."""
+        self.watch = None
+        if self.lane.unacked and self.lane.state is PathState.UP:
+            self._nudge(now)
+        if self.lane.waiting:
+            self.watch = self.node.timers.at(now + ASK_AGAIN_S, self._watched)
+
+    def miss_map(self, now: float) -> None:
+        """A sender is refused by the peer's map. A peer that was restarted would not send another one.
+
+        Nothing else would show that: an idle connection is not watched. (A kernel's sender waits for ever then.)
+        """
+        super().miss_map(now)
+        if self.lane.state is PathState.UP and now >= self.ask_again:
+            self.map_missed = True
+            self.ask_again = now + ASK_AGAIN_S
+            self._nudge(now)
+
+    def _nudge(self, now: float) -> None:
+        """Send a ping that asks for an acknowledgement."""
         self.nudge_port = next(port for port in range(HIGHEST_PORT, PROBE_PORT, -1) if port not in self.ports)
         nudge = Outgoing(None, self.nudge_port, PING_PORT)
         nudge.ack_required = True
@@ -178,5 +209,7 @@ class IbConnection(BaseConnection):
 
     def close(self, now: float) -> None:
         """Give up the connection."""
+        if self.watch is not None:
+            self.watch.cancel()
         self.lane.cancel_retry()
         self.lane.drop(DropReason.CLOSED, "", now)
