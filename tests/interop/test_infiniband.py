@@ -17,6 +17,7 @@ from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.stack import Stack
 from rdstool.lab import Guest, Network, digest, payload
 from rdstool.lab.capture import Capture
+from rdstool.lab.fetch import fetch_kernel
 from rdstool.protocol.config import Settings
 from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap
 from rdstool.protocol.errors import RdmaError
@@ -26,8 +27,8 @@ from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.sockets import Notification
 from rdstool.transport.ib.roce_udp import RoceProvider
 from tests.interop import rdma_program
+from tests.interop.conftest import KERNELS
 from tests.interop.rdma_program import REQUEST, content
-from tests.interop.roce import remove_rxe
 
 TIMEOUT_S = 60.0
 SIZES = (0, 1, 4095, 4096, 4097, 65536, 1 << 20)
@@ -36,28 +37,22 @@ BUFFER = 4 << 20
 PROGRAM = Path(rdma_program.__file__)
 
 
-@pytest.fixture(scope="module")
-def with_rxe() -> Iterator[dict[str, Guest]]:
-    """Guests with a Soft-RoCE device, by kernel: it takes seconds to make one."""
-    made: dict[str, Guest] = {}
-    yield made
-    for guest in made.values():
-        if guest.alive:
-            remove_rxe(guest)
+@pytest.fixture(scope="module", params=KERNELS)
+def rxe(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest of this module's own, with RDS over Soft-RoCE.
+
+    The others' unloads RDS after each test; with rds_rdma and a peer that was connected, that ends a kernel.
+    """
+    with Network() as net, Guest(fetch_kernel(request.param), net) as guest:
+        guest.add_rxe()
+        yield guest
 
 
 @pytest.fixture
-def rxe(guest: Guest, with_rxe: dict[str, Guest]) -> Iterator[Guest]:
-    """The guest, which has RDS over InfiniBand."""
-    if guest.kernel.name in with_rxe:
-        guest.load_modules("rds_rdma")
-    else:
-        guest.add_rxe()
-        with_rxe[guest.kernel.name] = guest
-    yield guest
-    if guest.alive:
-        guest.rds.close_all()
-        guest.unload_modules("rds_rdma")
+def network(rxe: Guest) -> Iterator[Network]:
+    assert rxe.network is not None
+    yield rxe.network
+    rxe.rds.close_all()
 
 
 @pytest.fixture
@@ -81,7 +76,7 @@ def ours(stack: Stack, address: str, port: int = 4000) -> Socket:
 def await_port(guest: Guest, port: int) -> None:
     """Until a program in the guest has bound it."""
     deadline = monotonic() + TIMEOUT_S
-    while all(each["bound_port"] != port for each in guest.rds.table("sockets")):
+    while all(each["port"] != port for each in guest.rds.table("sockets")):
         assert monotonic() < deadline, f"nobody binds port {port}"
 
 

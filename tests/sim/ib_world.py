@@ -16,7 +16,6 @@ from tests.sim.world import World
 
 LONG_BLACKOUT_S = 12.0
 """More than the retries of a reliable connection last."""
-BURST_BYTES = 8
 _BUSY_S = (0.5, 2.0)
 
 
@@ -102,7 +101,7 @@ class IbWorld(World):
         self.counted[host.address] = Counted(bound)
 
     def _work(self, bound: Bound) -> None:
-        if self.faulty and self.random.random() < 0.2:
+        if self.faulty and self.random.random() < 0.6:
             self._add(bound)
         super()._work(bound)
 
