@@ -177,7 +177,7 @@ def waits(node: Node, local: str, peer: str) -> bool:
     """Messages of sockets wait to be sent to a peer, or to be acknowledged by it."""
     return any(
         message.socket is not None
-        for connection, path in _paths(node)
+        for connection, path in _lanes(node)
         if (connection.local, connection.peer) == (local, peer)
         for queue in path.queues()
         for message in queue

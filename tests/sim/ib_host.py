@@ -10,7 +10,7 @@ from rdstool.protocol.node import Node
 from rdstool.transport.ib.glue import Glue
 from rdstool.transport.ib.provider import Event
 from rdstool.transport.ib.roce.connection import CmState, RoceConnection
-from rdstool.transport.ib.roce.device import Device, Outgoing
+from rdstool.transport.ib.roce.device import Device
 from tests.sim.host import Host
 
 BLACKOUT_S = 0.4
@@ -34,8 +34,9 @@ class DeviceProvider(Device):
         inbox, self._inbox = self._inbox, []
         self.receive(inbox, now)
         while batch := self.transmit(now):
-            for datagram in batch:
-                self._host.carry(datagram)
+            for group in batch:
+                for data in group.datagrams:
+                    self._host.carry(group.source_port, group.destination, data)
         return self.take_events()
 
     def filenos(self) -> Sequence[int]:
@@ -73,18 +74,18 @@ class IbHost(Host):
 
     # ---- The network
 
-    def carry(self, datagram: Outgoing) -> None:
+    def carry(self, port: int, destination: str, data: bytes) -> None:
         """Send a datagram: it comes not at all, once or twice, sooner or later."""
         random = self.random.random
-        target = self.reached.get(datagram.destination)
+        target = self.reached.get(destination)
         lost = not self.calm and random() < self.loss
-        if target is None or lost or self.clock.now < self.dark_until or datagram.destination in self.blocked:
+        if target is None or lost or self.clock.now < self.dark_until or destination in self.blocked:
             return
         assert isinstance(target, IbHost)
         copies = 2 if not self.calm and random() < self.doubling else 1
         for _ in range(copies):
             late = self.weather.delay_s / 4 + (0.0 if self.calm else self.jitter_s * random())
-            self.clock.after(late, lambda: target.deliver(datagram.data, self.address, datagram.source_port))
+            self.clock.after(late, lambda: target.deliver(data, self.address, port))
 
     def deliver(self, data: bytes, source: str, port: int) -> None:
         """A datagram has come."""
