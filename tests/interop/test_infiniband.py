@@ -15,9 +15,10 @@ import pytest
 from rdstool.endpoint.blocking import Socket
 from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.stack import Stack
-from rdstool.lab import Guest, Network, digest, payload
+from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
 from rdstool.lab.fetch import fetch_kernel
+from rdstool.lab.payload import digest, payload
 from rdstool.protocol.config import Settings
 from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap
 from rdstool.protocol.errors import RdmaError
