@@ -212,4 +212,4 @@ class IbConnection(BaseConnection):
         if self.watch is not None:
             self.watch.cancel()
         self.lane.cancel_retry()
-        self.lane.drop(DropReason.CLOSED, "", now)
+        self.lane.say_goodbye(now)

@@ -21,10 +21,13 @@ from rdstool.protocol.lane import Lane
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import DropReason, SendStatus
 from rdstool.protocol.states import PathInput, PathState
+from rdstool.protocol.timers import Timer
 
 if TYPE_CHECKING:
     from rdstool.protocol.ib.connection import IbConnection
 
+GOODBYE_S = 0.2
+"""How long the last acknowledgement may take."""
 _CONGESTION = int(Flags.CONG_BITMAP)
 _ACK_REQUIRED = int(Flags.ACK_REQUIRED)
 _SENT_AGAIN = int(Flags.ACK_REQUIRED | Flags.RETRANSMITTED)
@@ -36,12 +39,14 @@ _SEVERAL = int(Flags.EXTHDR_EXTENSION)
 class IbLane(Lane):
     """State and queues of a connection. The connection decides when it dials and what it may take."""
 
-    __slots__ = ("connection", "link", "required")
+    __slots__ = ("closing", "connection", "link", "required")
 
     def __init__(self, connection: IbConnection) -> None:
         super().__init__(connection, 0)
         self.connection = connection
         self.link: IbLink | None = None
+        self.closing: Timer | None = None
+        """The node is closed, and the peer is yet to be told what was received."""
         self.required = 0
         """Sequence number of the last message that asked for an acknowledgement."""
 
@@ -233,7 +238,7 @@ class IbLane(Lane):
             return pack_frame_header(0, link.ack, BITMAP_BYTES, 0, 0, going.flags, grant)
         # Every fragment acknowledges what was received when the first one was made.
         ack = link.ack if going.at < 0 else going.ack
-        going.ack = ack
+        going.ack = link.ack_told = ack
         return pack_frame_header(
             message.sequence, ack, len(going.payload), message.sport, message.dport, going.flags, grant, going.exthdr
         )
@@ -251,6 +256,7 @@ class IbLane(Lane):
                 counters.ib_tx_throttle += 1
                 return
         link.ack_wanted = False
+        link.ack_told = link.ack
         link.ack_in_flight = True
         link.ack_id = link.new_id()
         counters.ib_ack_sent += 1
@@ -263,6 +269,8 @@ class IbLane(Lane):
         if work == link.ack_id:
             link.ack_in_flight = False
             counters.ib_ack_send_failure += bool(status)
+            if self.closing is not None and not link.ack_wanted:
+                self.close(now)
         else:
             link.posted -= 1
             operation = link.operations.pop(work, None)
@@ -279,6 +287,23 @@ class IbLane(Lane):
         for message in [each for each in link.silent if isinstance(each, RemoteOutgoing) and each.operation.ended]:
             del link.silent[message]
             self.connection.left(message, SendStatus.ACKNOWLEDGED)
+
+    def say_goodbye(self, now: float) -> None:
+        """Tell the peer what was received, so that it sends nothing to who comes after us; then close."""
+        link = self.link
+        if self.state is not PathState.UP or link is None or link.ack == link.ack_told:
+            self.close(now)
+        else:
+            link.ack_wanted = True
+            self.wake()
+            self.closing = self.connection.node.timers.at(now + GOODBYE_S, self.close)
+
+    def close(self, now: float) -> None:
+        """Give up the connection for good."""
+        if self.closing is not None:
+            self.closing.cancel()
+            self.closing = None
+        self.drop(DropReason.CLOSED, "", now)
 
     def acked(self, sequence: int) -> None:
         """The peer has received all messages up to this one (kernel ``rds_send_drop_acked``)."""

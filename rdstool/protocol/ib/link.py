@@ -47,6 +47,7 @@ class IbLink(BaseLink):
         "ack",
         "ack_id",
         "ack_in_flight",
+        "ack_told",
         "ack_wanted",
         "assembler",
         "connection",
@@ -73,6 +74,8 @@ class IbLink(BaseLink):
         """Credits, where both sides use them."""
         self.ack = 0
         """Sequence of the last message received: ``h_ack`` of what is sent (kernel ``i_ack_next``)."""
+        self.ack_told = 0
+        """What the peer was told of that."""
         self.ack_wanted = False
         """The peer is to be told soon."""
         self.ack_in_flight = False

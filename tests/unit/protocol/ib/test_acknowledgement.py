@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dissectors.wire.rds import Flags
 from rdstool.protocol.ib.flow import FlowControl
+from rdstool.protocol.states import PathState
 from tests.unit.protocol.ib.driving import ONE, TWO, Frame, bound, connection_of, pair, received
 
 ACK_REQUIRED = int(Flags.ACK_REQUIRED)
@@ -122,6 +123,35 @@ def test_who_waits_for_the_last_acknowledgement_gets_it_by_a_ping() -> None:
     assert sender.outstanding == 0
     assert received(sender) == []
     assert one.counters.recv_drop_no_sock == 0
+
+
+def test_a_node_that_is_closed_tells_first_what_it_has_received() -> None:
+    one, two, fabric = pair()
+    sender = bound(one)
+    bound(two)
+    for _ in range(3):
+        sender.sendmsg(b"x", TWO, 4000, now=0.0)
+        fabric.run()
+    fabric.frames(TWO)
+    two.close(0.0)
+    fabric.run()
+    assert [frame.header.ack for frame in fabric.frames(TWO)] == [3]
+    assert sender.outstanding == 0
+    assert connection_of(two, ONE).lane.state is PathState.DOWN
+    assert connection_of(one, TWO).lane.state is PathState.DOWN
+
+
+def test_a_closed_node_does_not_wait_for_ever_to_say_so() -> None:
+    one, two, fabric = pair()
+    sender = bound(one)
+    bound(two)
+    for _ in range(3):
+        sender.sendmsg(b"x", TWO, 4000, now=0.0)
+        fabric.run()
+    fabric.completing = False
+    two.close(0.0)
+    fabric.wait(1.0)
+    assert connection_of(two, ONE).lane.state is PathState.DOWN
 
 
 # ---- Credits
