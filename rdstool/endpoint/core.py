@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.transport.driver import Driver
-from rdstool.transport.ib.provider import Provider
 from rdstool.transport.ib.transport import IbTransport, MakeProvider
 from rdstool.transport.loop import LoopNetwork, LoopTransport
 from rdstool.transport.tcp import unacked
@@ -33,11 +33,11 @@ CLOSE_POLL_S = 0.005
 """Between two looks at whether the peers have closed their sides."""
 
 
-def roce(address: str) -> Provider:
-    """RoCE v2 in userspace at a local address. Raises ``TransportError``."""
+def _roce(make_socket: MakeSocket) -> MakeProvider:
+    """RoCE v2 in userspace."""
     from rdstool.transport.ib.roce_udp import RoceProvider  # noqa: PLC0415
 
-    return RoceProvider(address)
+    return partial(RoceProvider, make_socket=make_socket)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class NodeOptions:
     """The kernel generation that it behaves as."""
     transport: Transport = Transport.TCP
     """What carries RDS."""
-    provider: MakeProvider = roce
-    """InfiniBand at a local address, for the transport IB: by default RoCE v2 in this process, over UDP."""
+    provider: MakeProvider | None = None
+    """InfiniBand at a local address, for the transport IB; None for RoCE v2 in this process, over UDP."""
     network: LoopNetwork | None = None
     """Reach only the nodes of this network, in this process; None for TCP."""
     pcap: Path | None = None
@@ -92,7 +92,7 @@ class Core:
         if options.network is not None:
             driver.transport = LoopTransport(driver, options.network)
         elif options.transport is Transport.IB:
-            driver.transport = IbTransport(driver, options.provider)
+            driver.transport = IbTransport(driver, options.provider or _roce(options.make_socket))
         else:
             driver.transport = TcpTransport(driver, make_socket=options.make_socket)
             if not unacked.KNOWN:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sys
 from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from time import monotonic
@@ -13,20 +14,21 @@ from time import monotonic
 import pytest
 
 from rdstool.endpoint.blocking import Socket
+from rdstool.endpoint.constants import SO_RCVBUF, SOL_SOCKET
 from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.stack import Stack
 from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
 from rdstool.lab.fetch import fetch_kernel
+from rdstool.lab.network import TAP
 from rdstool.lab.payload import digest, payload
 from rdstool.protocol.config import Settings
 from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap
-from rdstool.protocol.errors import RdmaError
+from rdstool.protocol.errors import RdmaError, WouldBlock
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.sockets import Notification
-from rdstool.transport.ib.roce_udp import RoceProvider
 from tests.interop import rdma_program
 from tests.interop.conftest import KERNELS
 from tests.interop.rdma_program import REQUEST, content
@@ -61,7 +63,7 @@ def stack(network: Network) -> Iterator[Stack]:
     options = NodeOptions(
         Settings(sndbuf=BUFFER, rcvbuf=BUFFER),
         transport=Transport.IB,
-        provider=partial(RoceProvider, make_socket=network.socket),
+        make_socket=network.socket,
     )
     with Stack(options) as made:
         yield made
@@ -72,6 +74,16 @@ def ours(stack: Stack, address: str, port: int = 4000) -> Socket:
     socket.bind((address, port))
     socket.settimeout(TIMEOUT_S)
     return socket
+
+
+@contextmanager
+def netem(network: Network, *fault: str) -> Iterator[None]:
+    """Faults for what the host sends, as ``Wire.netem`` for what the guest does."""
+    network.run(["tc", "qdisc", "replace", "dev", TAP, "root", "netem", *fault], check=True)
+    try:
+        yield
+    finally:
+        network.run(["tc", "qdisc", "del", "dev", TAP, "root"], check=True)
 
 
 def await_port(guest: Guest, port: int) -> None:
@@ -159,3 +171,107 @@ def test_a_wrong_key_fails_and_the_connection_recovers(rxe: Guest, network: Netw
         assert caught.value.status is SendStatus.REMOTE_ERROR
         here.sendto(b"still here", there.end)
         assert rxe.rds.receive(there).sha256 == digest(b"still here")
+
+
+def test_many_sockets_exchange_many_messages_both_ways(
+    rxe: Guest, network: Network, stack: Stack, judged: Capture
+) -> None:
+    count, each = 16, 150
+    theirs = rxe.rds.open_many(count, rxe.address, transport="ib", sndbuf=BUFFER, rcvbuf=BUFFER)
+    with ExitStack() as opened:
+        mine = [opened.enter_context(ours(stack, network.smaller, 4000 + number)) for number in range(count)]
+        plan = [(n, at, (n * 131 + at * 977) % 9000, n * each + at) for at in range(each) for n in range(count)]
+        for n, at, size, seed in plan:
+            mine[n].sendto(payload(seed, size), theirs[(n + at) % count].end)
+        sent = [(theirs[n], mine[(n + at) % count].getsockname(), size, seed) for n, at, size, seed in plan]
+        assert set(rxe.rds.send_many(sent)) == {None}
+        arrived = rxe.rds.receive_many(theirs, len(plan), timeout_s=TIMEOUT_S)
+        assert sorted(message.sha256 for message in arrived) == sorted(digest(payload(s, z)) for _, _, z, s in plan)
+        expected: dict[tuple[int, tuple[str, int]], list[bytes]] = {}
+        for n, at, size, seed in plan:
+            expected.setdefault(((n + at) % count, theirs[n].end), []).append(payload(seed, size))
+        got: dict[tuple[int, tuple[str, int]], list[bytes]] = {}
+        for number, socket in enumerate(mine):
+            for _ in range(each):
+                data, source = socket.recvfrom()
+                got.setdefault((number, source), []).append(data)
+        assert got == expected
+
+
+def test_a_full_receiver_of_the_kernel_holds_us_back_and_lets_us_go_on(
+    rxe: Guest, network: Network, stack: Stack, judged: Capture
+) -> None:
+    there = rxe.rds.open(rxe.address, 5000, transport="ib", rcvbuf=10_000)
+    with ours(stack, network.larger) as here:
+        here.setblocking(False)
+        sent = 0
+        deadline = monotonic() + TIMEOUT_S
+        while monotonic() < deadline:
+            try:
+                here.sendto(payload(sent, 4000), there.end)
+                sent += 1
+            except WouldBlock as reason:
+                if reason.errno == errno.ENOBUFS:
+                    break
+        assert sent >= 3
+        for seed in range(sent):
+            assert rxe.rds.receive(there).sha256 == digest(payload(seed, 4000))
+        here.settimeout(TIMEOUT_S)
+        here.sendto(b"free again", there.end)
+        assert rxe.rds.receive(there).sha256 == digest(b"free again")
+
+
+def test_our_full_receiver_holds_the_kernel_back_and_lets_it_go_on(
+    rxe: Guest, network: Network, stack: Stack, judged: Capture
+) -> None:
+    there = rxe.rds.open(rxe.address, 5000, transport="ib", sndbuf=BUFFER)
+    with ours(stack, network.smaller) as here:
+        here.setsockopt(SOL_SOCKET, SO_RCVBUF, 10_000)
+        plan = [(there, here.getsockname(), 4000, seed) for seed in range(50)]
+        told: list[str | None] = []
+        deadline = monotonic() + TIMEOUT_S
+        while "ENOBUFS" not in told:
+            assert monotonic() < deadline
+            told += rxe.rds.send_many(plan[len(told) :] or plan, nonblocking=True)
+        taken = told.count(None)
+        for seed in range(taken):
+            assert here.recv() == payload(seed, 4000)
+        assert rxe.rds.send(there, here.getsockname(), size=10, seed=99, timeout_s=TIMEOUT_S) == 10
+        assert here.recv() == payload(99, 10)
+
+
+@pytest.mark.parametrize("fault", [("loss", "1%"), ("delay", "5ms", "reorder", "25%", "50%"), ("duplicate", "2%")])
+def test_a_bad_network_loses_doubles_and_reorders_nothing(
+    rxe: Guest, network: Network, stack: Stack, fault: tuple[str, ...]
+) -> None:
+    there = rxe.rds.open(rxe.address, 5000, transport="ib", sndbuf=BUFFER, rcvbuf=BUFFER)
+    with ours(stack, network.smaller) as here, rxe.wire.netem(*fault), netem(network, *fault):
+        sizes = [(seed * 613) % 12_000 for seed in range(60)]
+        for seed, size in enumerate(sizes):
+            here.sendto(payload(seed, size), there.end)
+        plan = [(there, here.getsockname(), size, 1000 + seed) for seed, size in enumerate(sizes)]
+        assert set(rxe.rds.send_many(plan)) == {None}
+        arrived = rxe.rds.receive_many([there], len(sizes), timeout_s=TIMEOUT_S)
+        assert [each.sha256 for each in arrived] == [digest(payload(seed, size)) for seed, size in enumerate(sizes)]
+        assert [here.recv() for _ in sizes] == [payload(1000 + seed, size) for seed, size in enumerate(sizes)]
+
+
+def test_messages_survive_a_link_that_is_down(rxe: Guest, network: Network, stack: Stack) -> None:
+    there = rxe.rds.open(rxe.address, 5000, transport="ib", sndbuf=BUFFER, rcvbuf=BUFFER)
+    with ours(stack, network.larger) as here:
+        here.sendto(payload(0, 100), there.end)
+        assert rxe.rds.receive(there).sha256 == digest(payload(0, 100))
+        with rxe.wire.down():
+            for seed in range(1, 20):
+                here.sendto(payload(seed, 5000), there.end)
+        arrived = rxe.rds.receive_many([there], 19, timeout_s=2 * TIMEOUT_S)
+        assert [each.sha256 for each in arrived] == [digest(payload(seed, 5000)) for seed in range(1, 20)]
+
+
+def test_datagrams_go_over_ipv6(rxe: Guest, network: Network, stack: Stack, judged: Capture) -> None:
+    there = rxe.rds.open(rxe.address6, 5000, transport="ib", sndbuf=BUFFER, rcvbuf=BUFFER)
+    with ours(stack, network.smaller6) as here:
+        here.sendto(payload(1, 10_000), there.end)
+        assert rxe.rds.receive(there).sha256 == digest(payload(1, 10_000))
+        rxe.rds.send(there, here.getsockname(), size=10_000, seed=2)
+        assert here.recvfrom() == (payload(2, 10_000), there.end)
