@@ -41,6 +41,7 @@ COMMANDS = {
     "stats": Command("rdstool.cli.stats", "stats", "Sum up the RDS traffic of captures."),
     "send": Command("rdstool.cli.send", "send", "Send datagrams over RDS, and wait for acknowledgement."),
     "listen": Command("rdstool.cli.listen", "listen", "Receive datagrams over RDS."),
+    "rdma": Command("rdstool.cli.rdma", "app", "Read, write and count in the memory that a peer offers."),
     "ping": Command("rdstool.cli.ping", "ping", "Ask whether a host answers over RDS, and how fast."),
     "info": Command("rdstool.cli.info", "info", "Show the state of running nodes or the kernel, as rds-info."),
     "capture": Command("rdstool.cli.capture", "capture", "Capture live, and show RDS messages as they come."),

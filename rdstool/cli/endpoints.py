@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 4000
 """RDS port where an address comes without one."""
 PROFILES = ("linux-7", "linux-6", "uek", "single-path")
+TRANSPORTS = ("tcp", "ib")
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -46,6 +47,15 @@ ProfileName = Annotated[
         metavar="NAME",
         help=f"Behave as this kernel generation: {', '.join(PROFILES)}.",
         autocompletion=lambda: list(PROFILES),
+    ),
+]
+TransportName = Annotated[
+    str,
+    typer.Option(
+        "--transport",
+        metavar="NAME",
+        help="What carries RDS: tcp, or ib for InfiniBand, as RoCE v2 from userspace.",
+        autocompletion=lambda: list(TRANSPORTS),
     ),
 ]
 Set = Annotated[
@@ -103,7 +113,7 @@ def resolve(host: str) -> str:
     return str(found[0][4][0])
 
 
-def source_for(destination: str) -> str:
+def source_for(destination: str, transport: str = TRANSPORTS[0]) -> str:
     """The address from which this machine reaches another one. Nothing is sent. Raises ``UsageError``.
 
     For a loopback address it is one that no other node has: any of 127.0.0.0/8 reaches any other.
@@ -120,17 +130,20 @@ def source_for(destination: str) -> str:
     if not source.startswith("127."):
         return source
     others = (f"127.0.0.{number}" for number in range(1, 255))
-    return next((each for each in (source, *others) if each != destination and _is_free(each)), source)
+    return next((each for each in (source, *others) if each != destination and _is_free(each, transport)), source)
 
 
-def _is_free(address: str) -> bool:
+def _is_free(address: str, transport: str) -> bool:
     """No node listens on an address of this machine."""
+    from dissectors.wire.encapsulation import ROCE_UDP_PORT  # noqa: PLC0415
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    over_tcp = transport == TRANSPORTS[0]
+    with socket.socket(type=socket.SOCK_STREAM if over_tcp else socket.SOCK_DGRAM) as probe:
+        if over_tcp:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address, TCP_PORT))
+            probe.bind((address, TCP_PORT if over_tcp else ROCE_UDP_PORT))
         except OSError:
             return False
     return True
@@ -167,14 +180,24 @@ def settings(
         raise UsageError(str(problem)) from None
 
 
-def node_options(settings_of_node: Settings, *, profile: str = PROFILES[0], pcap: Path | None = None) -> NodeOptions:
-    """How a command's node runs. Raises ``UsageError`` where there is no such profile."""
+def node_options(
+    settings_of_node: Settings,
+    *,
+    profile: str = PROFILES[0],
+    pcap: Path | None = None,
+    transport: str = TRANSPORTS[0],
+) -> NodeOptions:
+    """How a command's node runs. Raises ``UsageError`` where there is no such profile or transport."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
+    from rdstool.protocol.kinds import Transport  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
 
     if profile not in KNOWN:
         raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
-    return NodeOptions(settings_of_node, profile=KNOWN[profile], pcap=pcap, control=True)
+    if transport not in TRANSPORTS:
+        raise UsageError(f"there is no transport {transport!r}: they are {', '.join(TRANSPORTS)}")
+    carrier = Transport[transport.upper()]
+    return NodeOptions(settings_of_node, profile=KNOWN[profile], transport=carrier, pcap=pcap, control=True)
 
 
 class Notices:

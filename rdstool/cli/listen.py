@@ -14,12 +14,14 @@ import typer
 
 from rdstool.cli.endpoints import (
     PROFILES,
+    TRANSPORTS,
     Paths,
     Pcap,
     Place,
     ProfileName,
     ReceiveBuffer,
     Set,
+    TransportName,
     Verbose,
     log_to_stderr,
     node_options,
@@ -29,6 +31,7 @@ from rdstool.cli.endpoints import (
 )
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
+from rdstool.cli.payloads import byte_count
 from rdstool.errors import TransportError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 PREVIEW_BYTES = 60
 """Of a payload, in a line."""
+MEMORY_FILE = "memory.bin"
+"""What peers have made of the memory that was offered, in the directory of --write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,13 @@ def listen(
         typer.Option(metavar="N", min=0.001, help="Read N messages a second at most: a slow program, which congests."),
     ] = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Stop after that time.")] = None,
+    offer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|BYTES", help="Offer memory for RDMA to peers: a file's content, or so many zeros. Needs ib."
+        ),
+    ] = None,
+    transport: TransportName = TRANSPORTS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -119,14 +131,18 @@ def listen(
     Examples:
       rdstool listen 10.0.0.1:4000
       rdstool listen 127.0.0.2:4000 --json --count 10
+      rdstool listen 127.0.0.2:4000 --transport ib --offer 1M --write kept
     """  # noqa: D301
     places = [place(text) for text in addresses]
     if raw and (json or quiet):
         raise UsageError("--raw writes payloads to standard output: leave out --json and --quiet")
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
+    memory = offered(offer, transport) if offer is not None else None
     log_to_stderr(verbose=verbose)
-    options = node_options(settings(assignments, paths=paths, rcvbuf=rcvbuf), profile=profile, pcap=pcap)
+    options = node_options(
+        settings(assignments, paths=paths, rcvbuf=rcvbuf), profile=profile, pcap=pcap, transport=transport
+    )
     from rdstool.endpoint.node import Node  # noqa: PLC0415
 
     with Results(at_once=True) as results:
@@ -141,9 +157,11 @@ def listen(
             elif not quiet:
                 results.write(arrival.line() + "\n")
 
-        job = _Job(places, show, count, echo=echo, rate=rate, timeout=timeout)
+        job = _Job(places, show, count, echo=echo, rate=rate, timeout=timeout, memory=memory)
         node = Node(*dict.fromkeys(each.address for each in places), options=options)
         code = run_node(node, job.run)
+    if memory is not None and directory is not None:
+        _keep(directory / MEMORY_FILE, bytes(memory))
     note(job.total.line())
     raise typer.Exit(code)
 
@@ -158,6 +176,7 @@ class _Job:
     echo: bool
     rate: float | None
     timeout: float | None
+    memory: bytearray | None
     total: Total
 
     def __init__(
@@ -169,7 +188,9 @@ class _Job:
         echo: bool,
         rate: float | None,
         timeout: float | None,
+        memory: bytearray | None,
     ) -> None:
+        self.memory = memory
         self.places, self.show, self.count = places, show, count
         self.echo, self.rate, self.timeout = echo, rate, timeout
         self.total = Total()
@@ -179,6 +200,9 @@ class _Job:
         sockets = [node.socket(each.port, address=each.address) for each in self.places]
         for sock in sockets:
             note(f"listening on {Place(*sock.getsockname())}, Ctrl-C ends")
+            if self.memory is not None:
+                cookie = sock.offer_memory(self.memory)
+                note(f"{len(self.memory)} bytes of memory at {sock.getsockname()[0]}, cookie {cookie:#x}")
         try:
             async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._read(sock, lambda: _cancel(readers))) for sock in sockets]
@@ -216,6 +240,19 @@ def _cancel(readers: list[asyncio.Task[None]]) -> None:
             reader.cancel()
 
 
+def offered(text: str, transport: str) -> bytearray:
+    """The memory that ``--offer`` means. Raises ``UsageError``."""
+    from rdstool.protocol.ib.memory import MAX_REGION_BYTES  # noqa: PLC0415
+
+    if transport != "ib":
+        raise UsageError("--offer needs --transport ib: TCP has no RDMA")
+    path = Path(text)
+    memory = bytearray(path.read_bytes()) if path.is_file() else bytearray(byte_count(text, "--offer"))
+    if not 0 < len(memory) <= MAX_REGION_BYTES:
+        raise UsageError(f"--offer {text}: {len(memory)} bytes; RDS has room for 1 to {MAX_REGION_BYTES}")
+    return memory
+
+
 def preview(data: bytes) -> str:
     """The beginning of a payload: text in quotes where it is text, else hexadecimal digits."""
     head = data[:PREVIEW_BYTES]
@@ -236,9 +273,12 @@ def preview(data: bytes) -> str:
 
 def _write(directory: Path, arrival: Arrival) -> None:
     host = arrival.source.address.replace(":", "_").replace("%", "_")
-    path = directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.port}.bin"
+    _keep(directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.port}.bin", arrival.data)
+
+
+def _keep(path: Path, data: bytes) -> None:
     try:
         with path.open("xb") as out:
-            out.write(arrival.data)
+            out.write(data)
     except FileExistsError:
         raise TransportError(f"{path} exists already and is not overwritten: name an empty directory") from None

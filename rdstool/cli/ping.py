@@ -11,10 +11,12 @@ import typer
 
 from rdstool.cli.endpoints import (
     PROFILES,
+    TRANSPORTS,
     Paths,
     Pcap,
     ProfileName,
     Set,
+    TransportName,
     Verbose,
     log_to_stderr,
     node_options,
@@ -58,6 +60,7 @@ def ping(
         str, typer.Option("--timeout", "-W", metavar="TIME", help="How long each answer is waited for.")
     ] = "10s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the summary.")] = False,
+    transport: TransportName = TRANSPORTS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -76,12 +79,12 @@ def ping(
       rdstool ping 127.0.0.2 -I 127.0.0.1 -c 100 -i 10ms
     """  # noqa: D301
     peer = resolve(destination)
-    own = resolve(source) if source is not None else source_for(peer)
+    own = resolve(source) if source is not None else source_for(peer, transport)
     interval_s = duration(interval)
     timeout_s = duration(timeout)
     if not timeout_s:
         raise UsageError("--timeout 0 would wait for no answer")
-    options = node_options(settings(assignments, paths=paths), profile=profile, pcap=pcap)
+    options = node_options(settings(assignments, paths=paths), profile=profile, pcap=pcap, transport=transport)
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
     from rdstool.endpoint.pinger import Pinger  # noqa: PLC0415

@@ -12,12 +12,14 @@ import typer
 
 from rdstool.cli.endpoints import (
     PROFILES,
+    TRANSPORTS,
     Paths,
     Pcap,
     Place,
     ProfileName,
     SendBuffer,
     Set,
+    TransportName,
     Verbose,
     log_to_stderr,
     node_options,
@@ -112,6 +114,7 @@ def send(
         float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up what is not acknowledged by then.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON object a destination.")] = False,
+    transport: TransportName = TRANSPORTS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -130,12 +133,14 @@ def send(
       rdstool send 127.0.0.2:4000 --from 127.0.0.1:5000 --count 1000 --size 1-64K
     """  # noqa: D301
     places = [place(text) for text in destinations]
-    own = place(source, 0) if source is not None else Place(source_for(places[0].address), 0)
+    own = place(source, 0) if source is not None else Place(source_for(places[0].address, transport), 0)
     if sockets > 1 and own.port:
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
     wanted = sizes(size, distribution)
     buffer = sndbuf or SEND_BUFFER_BYTES
-    options = node_options(settings(assignments, paths=paths, sndbuf=buffer), profile=profile, pcap=pcap)
+    options = node_options(
+        settings(assignments, paths=paths, sndbuf=buffer), profile=profile, pcap=pcap, transport=transport
+    )
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
 

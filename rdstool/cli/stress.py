@@ -13,11 +13,13 @@ from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
 from rdstool.cli.endpoints import (
     PROFILES,
+    TRANSPORTS,
     Notices,
     Paths,
     Pcap,
     ProfileName,
     Set,
+    TransportName,
     log_to_stderr,
     node_options,
     resolve,
@@ -95,6 +97,7 @@ def stress(
         float, typer.Option(metavar="SECONDS", min=0.001, help="Fail when nothing has come for so long.")
     ] = PATIENCE_S,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
+    transport: TransportName = TRANSPORTS[0],
     pcap: Pcap = None,
     paths: Paths = MAX_PATHS,
     profile: ProfileName = PROFILES[0],
@@ -134,7 +137,7 @@ def stress(
 
         room = max(run.buffer_bytes, LEAST_BUFFER_BYTES)
         made = settings(assignments, paths=paths, sndbuf=room, rcvbuf=room)
-        return Node(address, options=node_options(made, profile=profile, pcap=pcap))
+        return Node(address, options=node_options(made, profile=profile, pcap=pcap, transport=transport))
 
     with Results(at_once=True) as results:
         view: View
@@ -152,6 +155,7 @@ def stress(
             patience_s=timeout,
             whole_machine=report_cpu,
             each_second=not report_summary,
+            transport=transport,
             make_node=make_node,
             view=view,
         )
@@ -178,6 +182,7 @@ class _Job:
     patience_s: float
     whole_machine: bool
     each_second: bool
+    transport: str
     make_node: Callable[[str, Parameters], Node]
     view: View
 
@@ -188,7 +193,7 @@ class _Job:
     async def _active(self, peer: str) -> ExitCode:
         from rdstool.stress.control import dial  # noqa: PLC0415
 
-        own = self.own or source_for(peer)
+        own = self.own or source_for(peer, self.transport)
         async with self.make_node(own, self.parameters) as node:
             note(f"connecting to {peer}:{self.parameters.port} from {own}")
             with await dial(peer, self.parameters.port, own, self.retries) as control:

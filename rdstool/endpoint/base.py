@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from rdstool.endpoint import constants as c
 from rdstool.protocol import sockets as engine
 from rdstool.protocol.errors import SocketError
+from rdstool.protocol.ib.memory import Memory, RdmaFlags
 
 if TYPE_CHECKING:
     from rdstool.transport.driver import Driver
@@ -127,6 +128,22 @@ class SocketBase:
             count = self._inner.cancel_sent_to(address[0], address[1])
             self._driver.kick()
             return count
+
+    # ---- Memory for RDMA, over InfiniBand
+
+    def offer_memory(self, memory: Memory, flags: RdmaFlags = RdmaFlags.READWRITE) -> int:
+        """RDS_GET_MR: let peers that know the cookie read this memory, and with READWRITE write to it.
+
+        Gives the cookie. Tell it to a peer with ``control=[RdmaDest(cookie)]``, or in any other way. Raises
+        ``SocketError``: ENOTCONN, EOPNOTSUPP over TCP, EMSGSIZE above 1 MiB.
+        """
+        with self._driver.lock:
+            return self._inner.offer_memory(memory, flags)
+
+    def free_memory(self, cookie: int) -> None:
+        """RDS_FREE_MR: no peer can use the memory any more. Raises ``SocketError`` (EINVAL) where it is not ours."""
+        with self._driver.lock:
+            self._inner.free_memory(cookie)
 
     # ---- State
 

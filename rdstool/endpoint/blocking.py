@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 
+from rdstool.endpoint import rdma
 from rdstool.endpoint.base import Address, SocketBase
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.stack import Residence, Stack, default_stack
+from rdstool.protocol.control import SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.ib.memory import Memory
 from rdstool.protocol.sockets import Poll, ReceivedMessage
 
 ACK_POLL_S = 0.001
@@ -45,7 +49,7 @@ class Socket(SocketBase):
         """
         if self._home is not None or self.closed:
             raise SocketError(errno.EINVAL, "the socket is bound or closed already")
-        home = self._stack.enter(address[0])
+        home = self._stack.enter(address[0], self._inner.transport)
         try:
             with home.changed:
                 home.core.engine.adopt(self._inner)
@@ -83,6 +87,7 @@ class Socket(SocketBase):
         *,
         flags: int = 0,
         token: int | None = None,
+        control: Sequence[SendControl] = (),
     ) -> int:
         """Queue one message; gives its length. Port 0 pings. With ``token``, its end is reported by ``recvmsg``.
 
@@ -97,7 +102,7 @@ class Socket(SocketBase):
         with driver.lock:
             while True:
                 try:
-                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token)
+                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token, control=control)
                 except WouldBlock as reason:
                     deadline = self._blocked(reason, flags, self.send_timeout_s, deadline)
                 else:
@@ -121,6 +126,58 @@ class Socket(SocketBase):
         with home.changed:
             while not self._inner.closed and not self._inner.drained():
                 self._wait(home, deadline, asking=True)
+
+    # ---- RDMA, over InfiniBand
+
+    def rdma_write(
+        self,
+        cookie: int,
+        data: Memory | bytes,
+        address: Address | None = None,
+        *,
+        offset: int = 0,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Put ``data`` into memory that the peer at ``address`` offered by ``cookie``, and wait until it is there.
+
+        Raises ``RdmaError`` where the peer's memory refuses or the connection is lost, and what ``sendmsg`` raises.
+        """
+        rdma.run_blocking(self, rdma.write(cookie, [data], offset), address, timeout_s)
+
+    def rdma_read(
+        self,
+        cookie: int,
+        into: Memory,
+        address: Address | None = None,
+        *,
+        offset: int = 0,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Fill ``into`` from memory that the peer at ``address`` offered by ``cookie``. Raises as ``rdma_write``."""
+        rdma.run_blocking(self, rdma.read(cookie, [into], offset), address, timeout_s)
+
+    def fetch_add(
+        self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0, timeout_s: float | None = None
+    ) -> int:
+        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``."""
+        operation = rdma.fetch_add(cookie, add, offset)
+        rdma.run_blocking(self, operation, address, timeout_s)
+        return rdma.original(operation)
+
+    def compare_swap(
+        self,
+        cookie: int,
+        compare: int,
+        swap: int,
+        address: Address | None = None,
+        *,
+        offset: int = 0,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was."""
+        operation = rdma.compare_swap(cookie, compare, swap, offset)
+        rdma.run_blocking(self, operation, address, timeout_s)
+        return rdma.original(operation)
 
     # ---- Receiving
 
@@ -157,6 +214,21 @@ class Socket(SocketBase):
         return self.recvfrom(size)[0]
 
     # ---- Waiting
+
+    def wake_waiters(self) -> None:
+        """Something that ``wait_until`` waits for has happened; called under the lock."""
+        if self._home is not None:
+            self._home.changed.notify_all()
+
+    def wait_until(self, happened: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Wait for something of this socket's. ``happened`` is asked under the lock. Raises ``TimeoutError``."""
+        home = self._home
+        if home is None:
+            raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come")
+        deadline = None if timeout_s is None else self._driver.now() + timeout_s
+        with home.changed:
+            while not happened():
+                self._wait(home, deadline, asking=False)
 
     def _blocked(self, reason: WouldBlock, flags: int, timeout_s: float | None, deadline: float | None) -> float | None:
         """Wait for what a call would block for, or raise; gives the call's deadline. The lock is held."""

@@ -7,15 +7,18 @@ import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdstool.endpoint.log import LOGGER, log
 from rdstool.protocol import events
 from rdstool.protocol.config import Settings
+from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.transport.driver import Driver
+from rdstool.transport.ib.transport import IbTransport, MakeProvider
 from rdstool.transport.loop import LoopNetwork, LoopTransport
 from rdstool.transport.tcp import unacked
 from rdstool.transport.tcp.sockets import MakeSocket
@@ -30,6 +33,13 @@ CLOSE_POLL_S = 0.005
 """Between two looks at whether the peers have closed their sides."""
 
 
+def _roce(make_socket: MakeSocket) -> MakeProvider:
+    """RoCE v2 in userspace."""
+    from rdstool.transport.ib.roce_udp import RoceProvider  # noqa: PLC0415
+
+    return partial(RoceProvider, make_socket=make_socket)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
     """How a node runs."""
@@ -38,6 +48,10 @@ class NodeOptions:
     """Sysctls, buffer sizes, limits."""
     profile: Profile = LINUX_7
     """The kernel generation that it behaves as."""
+    transport: Transport = Transport.TCP
+    """What carries RDS."""
+    provider: MakeProvider | None = None
+    """InfiniBand at a local address, for the transport IB; None for RoCE v2 in this process, over UDP."""
     network: LoopNetwork | None = None
     """Reach only the nodes of this network, in this process; None for TCP."""
     pcap: Path | None = None
@@ -66,13 +80,19 @@ class Core:
         self._file: PcapngWriter | None = None
         self._control: ControlServer | None = None
         self.engine = Engine(
-            random=random.SystemRandom(), settings=options.settings, profile=options.profile, now=Driver.now()
+            random=random.SystemRandom(),
+            settings=options.settings,
+            profile=options.profile,
+            transport=options.transport,
+            now=Driver.now(),
         )
         self.addresses = tuple(self.engine.add_address(each) for each in addresses)
         self.driver = driver = Driver(self.engine, loop, threaded=threaded)
         driver.hear = self._told
         if options.network is not None:
             driver.transport = LoopTransport(driver, options.network)
+        elif options.transport is Transport.IB:
+            driver.transport = IbTransport(driver, options.provider or _roce(options.make_socket))
         else:
             driver.transport = TcpTransport(driver, make_socket=options.make_socket)
             if not unacked.KNOWN:

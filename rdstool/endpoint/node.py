@@ -11,15 +11,18 @@ A node owns its addresses: it answers pings, takes connections and acknowledges,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
+from rdstool.endpoint import rdma
 from rdstool.endpoint.base import Address, SocketBase
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol import events
+from rdstool.protocol.control import SendControl
 from rdstool.protocol.errors import Wait, WouldBlock
+from rdstool.protocol.ib.memory import Memory
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.sockets import ReceivedMessage
 from rdstool.protocol.sockets import Socket as EngineSocket
@@ -159,8 +162,11 @@ class AsyncSocket(SocketBase):
         *,
         flags: int = 0,
         token: int | None = None,
+        control: Sequence[SendControl] = (),
     ) -> int:
         """Queue one message, and wait for room where there is none; gives its length. Port 0 pings.
+
+        Over InfiniBand ``control`` has RDMA or an atomic to be done first, or memory to offer to the receiver.
 
         Raises ``SocketError`` as sendmsg(2); with MSG_DONTWAIT ``WouldBlock`` instead of waiting (EAGAIN where the
         send buffer is full, ENOBUFS where the destination is congested); ``TimeoutError`` after ``send_timeout_s``.
@@ -171,7 +177,7 @@ class AsyncSocket(SocketBase):
         while True:
             try:
                 with driver.lock:
-                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token)
+                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token, control=control)
                     driver.kick()
                     return length
             except WouldBlock as reason:
@@ -201,6 +207,35 @@ class AsyncSocket(SocketBase):
                     return
                 future = self._waiter(Wait.SEND_ROOM)
             await future
+
+    # ---- RDMA, over InfiniBand
+
+    async def rdma_write(
+        self, cookie: int, data: Memory | bytes, address: Address | None = None, *, offset: int = 0
+    ) -> None:
+        """Put ``data`` into memory that the peer at ``address`` offered by ``cookie``, and wait until it is there.
+
+        Raises ``RdmaError`` where the peer's memory refuses or the connection is lost, and what ``sendmsg`` raises.
+        """
+        await rdma.run(self, rdma.write(cookie, [data], offset), address)
+
+    async def rdma_read(self, cookie: int, into: Memory, address: Address | None = None, *, offset: int = 0) -> None:
+        """Fill ``into`` from memory that the peer at ``address`` offered by ``cookie``. Raises as ``rdma_write``."""
+        await rdma.run(self, rdma.read(cookie, [into], offset), address)
+
+    async def fetch_add(self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0) -> int:
+        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``."""
+        operation = rdma.fetch_add(cookie, add, offset)
+        await rdma.run(self, operation, address)
+        return rdma.original(operation)
+
+    async def compare_swap(
+        self, cookie: int, compare: int, swap: int, address: Address | None = None, *, offset: int = 0
+    ) -> int:
+        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was."""
+        operation = rdma.compare_swap(cookie, compare, swap, offset)
+        await rdma.run(self, operation, address)
+        return rdma.original(operation)
 
     # ---- Receiving
 

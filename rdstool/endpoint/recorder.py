@@ -1,8 +1,8 @@
 """Makes frames of what a node exchanges, without the rights that a capture needs.
 
-The frames are made up around the bytes that went through the node's TCP sockets: handshakes, segments,
-acknowledgements as far as the node has learnt of them, FIN and RST. There are no retransmissions, for the system
-shows none.
+Over RoCE they are those that went out and came in. Over TCP they are made up around the bytes that went through the
+node's sockets: handshakes, segments, acknowledgements as far as the node has learnt of them, FIN and RST. There are no
+retransmissions, for the system shows none.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class Recorder:
         self.takers: list[FrameTaker] = []
         self._clock = clock
         self._conversations: dict[int, _Conversation] = {}
+
+    def packet(self, frame: bytes) -> None:
+        """A frame that is known as it went over the network."""
+        self._hand(frame)
 
     def opened(self, key: int, local: tuple[str, int], peer: tuple[str, int], *, incoming: bool) -> None:
         """SYN, SYN and ACK, ACK."""
@@ -122,7 +126,10 @@ class Recorder:
             source.advance(len(piece))
 
     def _add(self, source: Host, destination: Host, flags: TcpFlag, data: bytes = b"") -> None:
-        now, frame = self._clock(), tcp_frame(source, destination, flags, data)
+        self._hand(tcp_frame(source, destination, flags, data))
+
+    def _hand(self, frame: bytes) -> None:
+        now = self._clock()
         for taker in tuple(self.takers):
             try:
                 taker(now, frame)

@@ -10,7 +10,8 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Self, TypeVar
 
@@ -18,6 +19,7 @@ from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.protocol import events
 from rdstool.protocol import sockets as engine
 from rdstool.protocol.addresses import canonical
+from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.transport.driver import Driver
 
@@ -32,6 +34,7 @@ class Residence:
     """An address of this process."""
 
     core: Core
+    transport: Transport
     changed: threading.Condition
     """Notified of everything that may end a wait; made of the driver's lock."""
     sockets: int = 0
@@ -45,11 +48,12 @@ class Stack:
 
     def __init__(self, options: NodeOptions | None = None) -> None:
         self._options = options or NodeOptions()
-        self._homes: dict[str, Residence] = {}
+        self._homes: dict[tuple[str, Transport], Residence] = {}
         self._guard = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
-        self.nowhere = Driver(Engine(random=random.SystemRandom(), settings=self._options.settings), self._loop)
+        nowhere = Engine(random=random.SystemRandom(), settings=self._options.settings, transport=None)
+        self.nowhere = Driver(nowhere, self._loop)
         """Where sockets are until they bind."""
 
     def close(self) -> None:
@@ -69,19 +73,18 @@ class Stack:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def enter(self, address: str) -> Residence:
-        """A place on the node of ``address``, started where there is none.
+    def enter(self, address: str, transport: Transport | None = None) -> Residence:
+        """A place on the node of ``address`` with a transport (None: the stack's own), started where there is none.
 
         Raises ``TransportError`` where the address cannot be had, ``SocketError`` where it is none.
         """
         with self._guard:
-            try:
-                key = canonical(address)
-            except ValueError:
-                key = address  # the engine says what is wrong with it
+            with suppress(ValueError):  # the engine says what is wrong with it
+                address = canonical(address)
+            key = address, self._options.transport if transport is None else transport
             home = self._homes.get(key)
             if home is None:
-                home = self._homes[key] = self._run(self._start(key))
+                home = self._homes[key] = self._run(self._start(*key))
             home.sockets += 1
             return home
 
@@ -92,10 +95,10 @@ class Stack:
             if home.sockets:
                 return
             for address in home.core.addresses:
-                self._homes.pop(address, None)
+                self._homes.pop((address, home.transport), None)
             self._run(home.core.finish(STACK_GRACE_S))
 
-    async def _start(self, address: str) -> Residence:
+    async def _start(self, address: str, transport: Transport) -> Residence:
         home: Residence
 
         def hear(event: events.Event) -> None:
@@ -112,8 +115,9 @@ class Stack:
                 case _:
                     pass
 
-        core = Core((address,), self._options, asyncio.get_running_loop(), hear, threaded=True)
-        home = Residence(core, threading.Condition(core.driver.lock))
+        options = replace(self._options, transport=transport)
+        core = Core((address,), options, asyncio.get_running_loop(), hear, threaded=True)
+        home = Residence(core, transport, threading.Condition(core.driver.lock))
         return home
 
     def _run(self, job: Coroutine[Any, Any, T]) -> T:

@@ -62,6 +62,10 @@ class Settings:
     ib_flow_control: bool = False
     """Credit flow control; the kernel reads it and does nothing with it (§7.6)."""
 
+    ib_tell_ack_seq: bool = False
+    """Tell a peer at each new connection what was received last. Kernels tell 0, and act on what they are told: one
+    that was restarted would take its first messages for received (§7.1)."""
+
     paths: int = MAX_PATHS
     """Paths that this side offers in the handshake, 1 to 8."""
     sndbuf: int = 106_496

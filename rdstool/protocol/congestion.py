@@ -6,6 +6,7 @@ from dissectors.wire.congestion import BITMAP_BYTES
 
 ALL_PORTS = (1 << 64) - 1
 """Mask of a map update over TCP: any port may have changed (``rds_tcp_cong_recv``, §9.6)."""
+_MASK_BITS = 64
 _ALL_CLEAR = bytes(BITMAP_BYTES)
 
 
@@ -51,6 +52,17 @@ class PeerMap:
     def update(self, payload: bytes) -> None:
         """Replace the map by the 8192 bytes of a congestion message."""
         self.bits = None if payload == _ALL_CLEAR else payload
+
+    def freed_by(self, payload: bytes) -> int:
+        """Ports that a new map sets free, as a mask of ``port % 64``."""
+        if self.bits is None:
+            return 0
+        freed = int.from_bytes(self.bits, "little") & ~int.from_bytes(payload, "little")
+        width = 8 * BITMAP_BYTES
+        while width > _MASK_BITS:
+            width //= 2
+            freed = freed >> width | freed & (1 << width) - 1
+        return freed
 
     def congested(self, port: int) -> bool:
         """Whether sending to ``port`` has to wait."""

@@ -27,16 +27,17 @@ Where this differs from the kernel it is so that nothing is lost or doubled in c
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
 from rdstool.protocol.addresses import rank
-from rdstool.protocol.congestion import PeerMap
+from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.framing import Frame
 from rdstool.protocol.gate import Gate
 from rdstool.protocol.handshake import Announcement, agreed_paths
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
@@ -46,36 +47,24 @@ from rdstool.protocol.timers import Timer
 
 if TYPE_CHECKING:
     from rdstool.protocol.node import Node
-    from rdstool.protocol.sockets import Socket
 
 _UP, _DOWN = PathState.UP, PathState.DOWN
 
 
-class Connection:
-    """What this node shares with one peer address. Made by the first send or accept, and kept for ever."""
+class Connection(BaseConnection):
+    """What this node shares with one peer address over TCP."""
 
     __slots__ = (
-        "agreed",
         "gate",
         "gen_link",
         "knock_timer",
-        "links",
-        "local",
-        "local_map",
-        "map_missed",
         "mask",
-        "node",
-        "npaths",
         "parked",
         "paths",
-        "peer",
         "peer_gen",
-        "peer_map",
         "peer_sport_idx",
-        "ports",
         "probe_sent",
         "smaller",
-        "tos",
         "unjudged",
         "unjudged_bytes",
         "unsure",
@@ -84,24 +73,12 @@ class Connection:
     transport = "tcp"
 
     def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
-        self.node = node
-        self.local = local
-        self.peer = peer
-        self.tos = tos
+        super().__init__(node, local, peer, tos)
         self.smaller = rank(local) < rank(peer)
         """Our address is the smaller one: we open the TCP connections."""
-        self.local_map = node.maps[local]
-        self.peer_map = PeerMap()
-        self.map_missed = False
-        """A sender was refused by a map that may be old."""
-        self.ports = node.ports[local]
-        """Sockets that are bound to our address."""
         self.paths = [Path(self, index) for index in range(node.settings.paths)]
-        self.npaths = 1
         self.mask = 0
         """``npaths - 1``: the bits of a port's hash that choose the path (§5.4)."""
-        self.agreed = False
-        """A handshake message has told how many paths there are."""
         self.peer_gen = 0
         self.gen_link = 0
         """Number of the newest link on which the peer told its generation."""
@@ -118,7 +95,10 @@ class Connection:
         self.unsure = False
         """A TCP connection of path 0 was lost before it was known whether the peer took it for another path."""
         self.knock_timer: Timer | None = None
-        self.links = 0
+
+    def lanes(self) -> Sequence[Path]:
+        """All paths, by number."""
+        return self.paths
 
     # ---- Sending
 
@@ -137,10 +117,6 @@ class Connection:
         if self.paths[0].state is not _UP:
             self.probe()
         self.reach(path, now)
-
-    def congested(self, port: int) -> bool:
-        """Whether the peer marked this port."""
-        return self.peer_map.bits is not None and self.peer_map.congested(port)
 
     def prepare(self, now: float) -> None:
         """Find out how many paths there are, before the first message."""
@@ -170,24 +146,9 @@ class Connection:
         if message.early:
             message.early = False
             self.gate.one_left()
-        if message.socket is not None:
-            message.socket.message_left(message, status)
-
-    def cancel(self, socket: Socket, port: int | None) -> int:
-        """Forget the messages of a socket, to one port or (None) to all; gives how many."""
-
-        def chosen(message: Outgoing) -> bool:
-            return message.socket is socket and (port is None or message.dport == port)
-
-        return sum(path.remove(chosen, SendStatus.CANCELED) for path in self.paths)
+        super().left(message, status)
 
     # ---- Congestion
-
-    def miss_map(self, now: float) -> None:
-        """A sender is refused by the peer's map: without a connection no newer one would ever come."""
-        if self._carrier() is None:
-            self.map_missed = True
-            self.prepare(now)
 
     def map_changed(self) -> None:
         """Our map has changed: it goes to the lowest path that is up, and wherever an earlier one went."""
@@ -267,13 +228,8 @@ class Connection:
 
     def _knock(self, now: float) -> None:
         self.knock_timer = None
-        if self._needed:
+        if self.needed:
             self.reach(self.paths[0], now)
-
-    @property
-    def _needed(self) -> bool:
-        """Somebody waits for the peer."""
-        return self.map_missed or any(path.waiting for path in self.paths)
 
     # ---- What paths tell
 
@@ -325,7 +281,7 @@ class Connection:
         if self.smaller:
             if path.index < self.npaths:
                 path.retry_timer = node.timers.at(now + path.delay_s(), lambda when: self._retry(path, when))
-        elif self.knock_timer is None and self.paths[0].state is _DOWN and self._needed:
+        elif self.knock_timer is None and self.paths[0].state is _DOWN and self.needed:
             failed = path.reason is DropReason.DIAL_FAILED
             delay = path.delay_s() if failed else node.settings.knock_interval_s
             self.knock_timer = node.timers.at(now + delay, self._knock)
@@ -444,8 +400,9 @@ class Connection:
 
     # ---- The end
 
-    def lost(self, link: Link, detail: str, now: float) -> None:
+    def lost(self, link: BaseLink, detail: str, now: float) -> None:
         """The transport has no more of a TCP connection."""
+        assert isinstance(link, Link)
         if link in self.parked:
             self.parked.remove(link)
         if link.path is not None and link.path.link is link:

@@ -6,7 +6,7 @@ import errno
 from enum import Enum
 
 from rdstool.errors import RdsError
-from rdstool.protocol.reasons import DropReason
+from rdstool.protocol.reasons import DropReason, SendStatus
 
 
 class LocalProtocolError(RdsError):
@@ -29,6 +29,21 @@ class SocketError(RdsError, OSError):
 
     def __str__(self) -> str:
         return f"{self.strerror} ({errno.errorcode.get(self.errno or 0, self.errno)})"
+
+
+class RdmaError(RdsError):
+    """RDMA or an atomic that did not succeed."""
+
+    def __init__(self, status: SendStatus) -> None:
+        self.status = status
+        super().__init__(_RDMA_FAILED.get(status, "the operation failed"))
+
+
+_RDMA_FAILED = {
+    SendStatus.REMOTE_ERROR: "the peer's memory refused: wrong key, beyond its end, or not allowed",
+    SendStatus.CANCELED: "the operation was cancelled",
+    SendStatus.DROPPED: "the connection was lost, and it is not known whether the operation was done",
+}
 
 
 class Wait(Enum):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
 
 if TYPE_CHECKING:
-    from rdstool.protocol.link import Link
+    from rdstool.protocol.ib.link import IbLink
+    from rdstool.protocol.link import BaseLink, Link
     from rdstool.protocol.sockets import Socket
 
 
@@ -28,6 +29,22 @@ class ConnectWanted:
     """Where the node announces SPORT_IDX, the TCP source port modulo 8 (``source_port``)."""
     attempt: int
     """Number of this attempt on its path, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class IbConnectWanted:
+    """Ask for a reliable connection (:mod:`rdstool.protocol.ib.port` tells how to go on)."""
+
+    link: IbLink
+    local: str
+    """Address to connect from."""
+    peer: str
+    """Address to connect to."""
+    tos: int
+    """Type of service of the connection; its low four bits are the service level."""
+    attempt: int
+    """Number of this attempt, from 1."""
+    private_data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +65,7 @@ class CloseWanted:
 class AbortWanted:
     """Hand on what has been received already, close at once, and call ``connection_lost``."""
 
-    link: Link
+    link: BaseLink
     reason: DropReason
 
 
@@ -177,6 +194,7 @@ class SendFinished:
 
 Event = (
     ConnectWanted
+    | IbConnectWanted
     | ReadWanted
     | CloseWanted
     | AbortWanted

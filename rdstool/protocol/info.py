@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from enum import IntFlag
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.protocol.connection import Connection
+from rdstool.protocol.addresses import parsed
+from rdstool.protocol.base_connection import BaseConnection
+from rdstool.protocol.ib.connection import IbConnection
+from rdstool.protocol.lane import Lane
+from rdstool.protocol.link import Link
+from rdstool.protocol.loopback import LoopbackConnection
 from rdstool.protocol.node import Node
 from rdstool.protocol.outgoing import Outgoing
-from rdstool.protocol.path import Path
 from rdstool.protocol.states import PathState
+
+IPV4 = 4
+SERVICE_LEVELS = 0xF
+"""Bits of the type of service that make the service level (§7.7)."""
 
 
 class ConnectionFlag(IntFlag):
@@ -97,15 +105,33 @@ class TcpInfo:
     """Bytes that the peer's TCP has acknowledged."""
 
 
+@dataclass(frozen=True, slots=True)
+class IbInfo:
+    """``rds-info -I``: one connection over InfiniBand."""
+
+    local: str
+    peer: str
+    tos: int
+    sl: int
+    """Service level."""
+    local_gid: str
+    peer_gid: str
+    max_send_wr: int
+    max_recv_wr: int
+    version: str
+    """Protocol version, such as 3.1."""
+    state: str
+
+
 def connections(node: Node) -> Iterator[ConnectionInfo]:
     """All connections, path by path; of paths that were never used only path 0."""
     for connection in node.connections.values():
         ends = connection.local, connection.peer, connection.tos, connection.transport
-        if not isinstance(connection, Connection):
+        if isinstance(connection, LoopbackConnection):
             numbers = connection.next_tx, connection.next_rx
             yield ConnectionInfo(*ends, 0, 1, "up", ConnectionFlag.CONNECTED, *numbers)
             continue
-        for path in connection.paths[: connection.npaths]:
+        for path in connection.lanes()[: connection.npaths]:
             flags = ConnectionFlag(0)
             if path.state is PathState.UP:
                 flags = ConnectionFlag.CONNECTED
@@ -135,14 +161,14 @@ def sockets(node: Node) -> Iterator[SocketInfo]:
 
 def send_messages(node: Node) -> Iterator[MessageInfo]:
     """Messages that wait to be sent, those to be sent again first."""
-    for connection, path in _paths(node):
+    for connection, path in _lanes(node):
         for message in (*path.retry, *path.control, *path.queue):
             yield _info(connection, message)
 
 
 def retransmit_messages(node: Node) -> Iterator[MessageInfo]:
     """Messages that are sent and not acknowledged."""
-    for connection, path in _paths(node):
+    for connection, path in _lanes(node):
         for message in path.unacked:
             yield _info(connection, message)
 
@@ -151,7 +177,7 @@ def waits(node: Node, local: str, peer: str) -> bool:
     """Messages of sockets wait to be sent to a peer, or to be acknowledged by it."""
     return any(
         message.socket is not None
-        for connection, path in _paths(node)
+        for connection, path in _lanes(node)
         if (connection.local, connection.peer) == (local, peer)
         for queue in path.queues()
         for message in queue
@@ -162,15 +188,15 @@ def receive_messages(node: Node) -> Iterator[MessageInfo]:
     """Messages that wait to be read."""
     for ports in node.ports.values():
         for socket in ports.values():
-            for payload, address, port, _, _ in socket.received:
+            for payload, address, port, *_ in socket.received:
                 yield MessageInfo(socket.address, socket.port, address, port, 0, len(payload), socket.tos)
 
 
 def tcp_connections(node: Node) -> Iterator[TcpInfo]:
     """TCP connections that serve a path."""
-    for connection, path in _paths(node):
-        link = path.link
-        if link is None:
+    for connection, path in _lanes(node):
+        link = path.current_link()
+        if not isinstance(link, Link):
             continue
         # The header counts as missing whole while no message has begun, as the kernel's counter does.
         header, data = link.deframer.remaining
@@ -180,19 +206,43 @@ def tcp_connections(node: Node) -> Iterator[TcpInfo]:
         )
 
 
+def ib_connections(node: Node) -> Iterator[IbInfo]:
+    """Connections over InfiniBand; work requests are those that the settings allow."""
+    settings = node.settings
+    for connection in node.connections.values():
+        if isinstance(connection, IbConnection):
+            yield IbInfo(
+                connection.local,
+                connection.peer,
+                connection.tos,
+                connection.tos & SERVICE_LEVELS,
+                _gid(connection.local),
+                _gid(connection.peer),
+                settings.ib_max_send_wr,
+                settings.ib_max_recv_wr,
+                "{}.{}".format(*connection.version),
+                connection.lane.state.name.lower(),
+            )
+
+
+def _gid(address: str) -> str:
+    value = parsed(address)
+    return f"::ffff:{value}" if value.version == IPV4 else str(value)  # as RoCE makes it of an IP address
+
+
 def counters(node: Node) -> dict[str, int]:
     """``rds-info -c``: all counters by the kernel's names, then rdstool's own."""
     return node.counters.as_dict()
 
 
-def _paths(node: Node) -> Iterator[tuple[Connection, Path]]:
+def _lanes(node: Node) -> Iterator[tuple[BaseConnection, Lane]]:
     for connection in node.connections.values():
-        if isinstance(connection, Connection):
-            for path in connection.paths:
-                yield connection, path
+        if isinstance(connection, BaseConnection):
+            for lane in connection.lanes():
+                yield connection, lane
 
 
-def _info(connection: Connection, message: Outgoing) -> MessageInfo:
+def _info(connection: BaseConnection, message: Outgoing) -> MessageInfo:
     return MessageInfo(
         connection.local,
         message.sport,

@@ -1,4 +1,4 @@
-"""One TCP connection, as the engine sees it."""
+"""One connection of the transport below, as the engine sees it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,53 @@ from rdstool.protocol.framing import Deframer
 from rdstool.protocol.timers import Timer
 
 if TYPE_CHECKING:
+    from rdstool.protocol.base_connection import BaseConnection
     from rdstool.protocol.connection import Connection
     from rdstool.protocol.path import Path
 
 
-class Link:
-    """What the engine and the transport call a TCP connection by. Made by the engine, for one attempt or accept."""
+class BaseLink:
+    """What every transport's link has. Made by the engine, for one attempt or accept."""
+
+    __slots__ = ("deaf", "grace", "handle", "incoming", "number", "owner", "ready")
+
+    def __init__(self, owner: BaseConnection, number: int, *, incoming: bool) -> None:
+        self.owner = owner
+        """The connection, by its common part."""
+        self.number = number
+        """Order of attempts and accepts on this connection: a higher number is a later one."""
+        self.incoming = incoming
+        """The peer opened it."""
+        self.ready = False
+        """Listed among those that have something to send."""
+        self.deaf = False
+        """What it still brings is ignored: it is not to be understood any more."""
+        self.grace: Timer | None = None
+        """Ends the wait for the peer to close its side too."""
+        self.handle: Any = None
+        """For the transport's own use."""
+
+
+class Link(BaseLink):
+    """What the engine and the transport call a TCP connection by."""
 
     __slots__ = (
         "acked",
         "carries_map",
         "connection",
-        "deaf",
         "deframer",
-        "grace",
-        "handle",
         "heard",
-        "incoming",
         "local_port",
         "map_seen",
-        "number",
         "path",
         "peer_port",
         "reading",
-        "ready",
         "sent",
     )
 
     def __init__(self, connection: Connection, number: int, message_bytes: int, peer_port: int | None = None) -> None:
+        super().__init__(connection, number, incoming=peer_port is not None)
         self.connection = connection
-        self.number = number
-        """Order of attempts and accepts on this connection: a higher number is a later one."""
-        self.incoming = peer_port is not None
         self.peer_port = peer_port
         """TCP source port of an incoming connection."""
         self.local_port = 0
@@ -48,10 +63,6 @@ class Link:
         """The path that it serves; None while it waits for one, and when it is gone."""
         self.reading = True
         """Off while the link waits for a path: the transport leaves its bytes in the system's buffer."""
-        self.ready = False
-        """Listed among those that have bytes to send."""
-        self.deaf = False
-        """What it still brings is ignored: the stream is not to be understood any more."""
         self.sent = 0
         """Bytes handed to the transport."""
         self.acked = 0
@@ -63,10 +74,6 @@ class Link:
         self.map_seen = False
         """A congestion map came on it."""
         self.deframer = Deframer(message_bytes)
-        self.grace: Timer | None = None
-        """Ends the wait for the peer's FIN."""
-        self.handle: Any = None
-        """For the transport's own use."""
 
     @property
     def doubtful(self) -> bool:

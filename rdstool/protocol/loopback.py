@@ -77,5 +77,8 @@ class LoopbackConnection:
     def miss_map(self, _now: float) -> None:
         """The map is our own, and never old."""
 
+    def hasten(self, _now: float) -> None:
+        """Delivery is acknowledgement."""
+
     def prepare(self, _now: float) -> None:
         """There is nothing to agree on."""

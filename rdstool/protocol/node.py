@@ -24,13 +24,18 @@ from typing import Protocol
 
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical, is_host
+from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import ALL_PORTS, LocalMap
 from rdstool.protocol.connection import Connection
 from rdstool.protocol.counters import Counters
 from rdstool.protocol.errors import LocalProtocolError, SocketError
 from rdstool.protocol.handshake import announce
-from rdstool.protocol.link import Link
+from rdstool.protocol.ib.connection import IbConnection
+from rdstool.protocol.ib.memory import Registrar
+from rdstool.protocol.ib.port import IbPort
+from rdstool.protocol.kinds import Transport
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.loopback import LoopbackConnection
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.protocol.reasons import RefuseReason
@@ -58,8 +63,11 @@ class Node:
         random: Random,
         settings: Settings | None = None,
         profile: Profile = LINUX_7,
+        transport: Transport | None = Transport.TCP,
         now: float = 0.0,
     ) -> None:
+        self.transport = transport
+        """What carries its connections; None for a node that has no addresses, where sockets are until they bind."""
         self.settings = settings or Settings()
         self.profile = profile
         self.random = random
@@ -74,14 +82,18 @@ class Node:
         self.ports: dict[str, dict[int, Socket]] = {}
         """Bound sockets of each address."""
         self.maps: dict[str, LocalMap] = {}
-        self.connections: dict[tuple[str, str, int], Connection | LoopbackConnection] = {}
+        self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
         """By local address, peer address and type of service."""
         self.monitors: dict[Socket, None] = {}
         """Sockets with RDS_CONG_MONITOR; a dictionary, for its order is that of events."""
         self.map_updates = 0
         """Congestion maps that have come or changed."""
-        self.ready: list[Link] = []
+        self.ready: list[BaseLink] = []
         self.closed = False
+        self.ib = IbPort(self)
+        """For an InfiniBand transport."""
+        self.registrars: dict[str, Registrar] = {}
+        """Where the memory regions of each address come from; the transport sets them."""
         self._events: list[events.Event] = []
         for address in addresses:
             self.add_address(address)
@@ -123,7 +135,7 @@ class Node:
             for socket in list(ports.values()):
                 socket.close()
         for connection in self.connections.values():
-            if isinstance(connection, Connection):
+            if isinstance(connection, BaseConnection):
                 connection.close(now)
 
     # ---- For the transport
@@ -133,7 +145,7 @@ class Node:
         self.check_clock(now)
         link.connection.established(link, now)
 
-    def connect_failed(self, link: Link, detail: str, now: float) -> None:
+    def connect_failed(self, link: BaseLink, detail: str, now: float) -> None:
         """It could not be established, or was given up before. The engine asks again by itself."""
         self.connection_lost(link, detail, now)
 
@@ -178,10 +190,10 @@ class Node:
             if link.path is not None and link.path.link is link and not link.doubtful:
                 link.path.bytes_acked(total)
 
-    def connection_lost(self, link: Link, detail: str, now: float) -> None:
+    def connection_lost(self, link: BaseLink, detail: str, now: float) -> None:
         """A TCP connection has ended, and all bytes that came on it have been handed on."""
         self.check_clock(now)
-        link.connection.lost(link, detail, now)
+        link.owner.lost(link, detail, now)
 
     def data_to_send(self, link: Link, limit: int) -> list[bytes]:
         """Buffers to write in this order: whole messages, up to ``limit`` bytes and the rest of the last message.
@@ -196,7 +208,7 @@ class Node:
         """There is something in ``take_events`` or ``take_ready``."""
         return bool(self._events or self.ready)
 
-    def take_ready(self) -> list[Link]:
+    def take_ready(self) -> list[BaseLink]:
         """Links that have bytes to send since the last call."""
         taken, self.ready = self.ready, []
         for link in taken:
@@ -224,7 +236,7 @@ class Node:
         """Report an event."""
         self._events.append(event)
 
-    def connection(self, local: str, peer: str, tos: int) -> Connection | LoopbackConnection:
+    def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
         """The connection of two addresses, made where there is none.
 
         Raises ``SocketError`` (ENOMEM) where there are too many.
@@ -236,6 +248,8 @@ class Node:
                 found = LoopbackConnection(self, local, peer, tos)
             elif len(self.connections) >= self.settings.limits.connections:
                 raise SocketError(errno.ENOMEM, f"this node has {len(self.connections)} peers and takes no more")
+            elif self.transport is Transport.IB:
+                found = IbConnection(self, local, peer, tos)
             else:
                 found = Connection(self, local, peer, tos)
             self.connections[key] = found
@@ -252,16 +266,23 @@ class Node:
             elif connection.local == socket.address:
                 connection.map_changed()
 
-    def congestion_changed(self, connection: Connection | LoopbackConnection) -> None:
-        """A map to which we send has changed: those who wait for it may try again."""
+    def memory(self, address: str) -> Registrar:
+        """Where memory regions come from. Raises ``SocketError`` (EOPNOTSUPP) where the transport has none."""
+        registrar = self.registrars.get(address)
+        if registrar is None:
+            raise SocketError(errno.EOPNOTSUPP, "the transport has no RDMA")
+        return registrar
+
+    def congestion_changed(self, connection: BaseConnection | LoopbackConnection, mask: int = ALL_PORTS) -> None:
+        """A map to which we send has changed: those who wait for it may try again. ``mask`` has what may be free."""
         self.map_updates += 1
         self.emit(events.CongestionChanged(connection.local, connection.peer))
         for socket in self.monitors:
-            socket.map_updated(ALL_PORTS)
+            socket.map_updated(mask)
 
     def up(self, local: str, peer: str) -> int:
         """Paths that are up between two addresses."""
         connection = self.connections.get((canonical(local), canonical(peer), 0))
-        if not isinstance(connection, Connection):
+        if not isinstance(connection, BaseConnection):
             return 0
-        return sum(1 for path in connection.paths if path.state is PathState.UP)
+        return sum(1 for lane in connection.lanes() if lane.state is PathState.UP)

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Outgoing:
-    """One message from the moment it is queued until the peer's TCP has acknowledged its last byte.
+    """One message from the moment it is queued until the peer has acknowledged it.
 
-    It gets its sequence number when it is first handed to TCP. The kernel gives it one when it is queued, which
-    nobody else can see; giving it later lets unsent messages change path, and leaves no holes where they are
+    It gets its sequence number when it is first handed to the transport. The kernel gives it one when it is queued,
+    which nobody else can see; giving it later lets unsent messages change path, and leaves no holes where they are
     cancelled.
     """
 
-    __slots__ = ("dport", "early", "end", "exthdr", "payload", "sequence", "socket", "sport", "token")
+    __slots__ = ("ack_required", "dport", "early", "end", "exthdr", "payload", "sequence", "socket", "sport", "token")
 
     def __init__(
         self,
@@ -38,6 +38,8 @@ class Outgoing:
         self.token = token
         """The caller's number for it, by which its end is reported; None where nobody asked."""
         self.exthdr = exthdr
+        self.ack_required = False
+        """Over InfiniBand: the sender's buffer fills, so the peer is to acknowledge at once (§7.5)."""
         self.sequence = 0
         """Number on its path; 0 until it is handed to TCP."""
         self.end = 0

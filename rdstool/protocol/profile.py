@@ -20,11 +20,13 @@ class Profile:
     """Other paths wait until path 0 is acknowledged up to the fan-out (§5.6)."""
     waits_for_paths: bool = False
     """A blocking sender whose port hashes to another path than 0 waits for the handshake (§5.4)."""
+    several_extensions: bool = False
+    """A message has room for several extension headers: RDMA is announced with its size (§2)."""
     swaps_port: bool = False
     """The path hash takes the port's bytes in network order, on a little-endian machine (§5.4)."""
 
 
-LINUX_7 = Profile("linux-7")
+LINUX_7 = Profile("linux-7", several_extensions=True)
 """Kernel 7.0 and later."""
 LINUX_6 = Profile("linux-6", announces_gen_num=False, announces_sport_idx=False, catches_up=False, waits_for_paths=True)
 """Kernels 4.10 to 6.x: one extension in a message."""

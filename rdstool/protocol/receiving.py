@@ -9,8 +9,8 @@ from dissectors.wire.rds import HEADER_BYTES, PING_PORT, PROBE_PORT, Flags
 from rdstool.protocol.framing import NO_EXTENSIONS, Frame
 from rdstool.protocol.handshake import announcement_of
 from rdstool.protocol.link import Link
-from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
+from rdstool.protocol.pings import answer_ping
 from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.receive_rule import is_duplicate
 
@@ -162,25 +162,8 @@ def _take_control(
     path.next_rx = sequence + 1
     if is_ping:
         if sport:
-            _answer(path, sport, is_probe=is_probe, now=now)
+            answer_ping(connection, path, sport, node.announcement if is_probe else NO_EXTENSIONS, now)
     elif not is_probe_reply:
         node.counters.recv_drop_no_sock += 1
     if (is_probe or is_probe_reply) and not link.deaf:
         connection.agree(said, link, now)
-
-
-def _answer(path: Path, sport: int, *, is_probe: bool, now: float) -> None:
-    connection = path.connection
-    node = connection.node
-    node.counters.recv_ping += 1
-    if connection.congested(sport):
-        return
-    limit = node.settings.limits.pongs
-    if len(path.control) >= limit:
-        node.counters.dropped_ping_flood += 1
-        path.drop(DropReason.TOO_MANY_PINGS, f"{limit} answers wait", now, abort=True)
-        return
-    node.counters.send_queued += 1
-    node.counters.send_pong += 1
-    path.control.append(Outgoing(None, 0, sport, exthdr=node.announcement if is_probe else NO_EXTENSIONS))
-    path.wake()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Sequence
 from enum import IntFlag
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,14 +15,17 @@ from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical, is_host, same_family
 from rdstool.protocol.congestion import crossing, monitor_bit
+from rdstool.protocol.control import RdmaDest, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.ib.memory import Memory, RdmaFlags, SocketMemory
+from rdstool.protocol.ib.requests import check, make_message
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.pathhash import jhash_1word
 from rdstool.protocol.reasons import SendStatus
 
 if TYPE_CHECKING:
-    from rdstool.protocol.connection import Connection
+    from rdstool.protocol.base_connection import BaseConnection
     from rdstool.protocol.loopback import LoopbackConnection
     from rdstool.protocol.node import Node
 
@@ -79,7 +83,7 @@ class ReceivedMessage(NamedTuple):
     """What recvmsg(2) would return: with MSG_TRUNC the full length of the message, else that of ``data``."""
     flags: int = 0
     """MSG_TRUNC where part of the message was discarded."""
-    control: tuple[CongestionUpdate | Notification | Latency, ...] = ()
+    control: tuple[CongestionUpdate | Notification | Latency | RdmaDest, ...] = ()
 
 
 class Socket:
@@ -98,6 +102,7 @@ class Socket:
         "congested",
         "hash",
         "local_map",
+        "memory",
         "monitor",
         "node",
         "outstanding",
@@ -130,8 +135,9 @@ class Socket:
         self.send_bytes = 0
         self.outstanding = 0
         """Messages queued or unacknowledged."""
-        self.received: deque[tuple[bytes, str, int, float, float]] = deque()
-        """Messages to read: payload, sender's address and port, when its header and when all of it was there."""
+        self.received: deque[tuple[bytes, str, int, float, float, int | None]] = deque()
+        """Messages to read: payload, sender's address and port, when its header and when all of it was there; the
+        cookie of the memory that it offers."""
         self.receive_bytes = 0
         self.congested = False
         """This port is marked in our congestion map."""
@@ -145,10 +151,12 @@ class Socket:
         """Bits that changed and are to be reported."""
         self.recverr = False
         """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
+        self.memory: SocketMemory | None = None
+        """What it offers for RDMA; None where it never did."""
         self.closed = False
         self._latency: tuple[int, ...] = ()
         self._notifications: deque[Notification] = deque()
-        self._routes: dict[str, Connection | LoopbackConnection] = {}
+        self._routes: dict[str, BaseConnection | LoopbackConnection] = {}
         self._map_updates = node.map_updates
         self._readable_told = False
         self._told_drained = True
@@ -182,7 +190,7 @@ class Socket:
         self.port = port or self._free_port(ports)
         ports[self.port] = self
         self.address = address
-        self.transport = Transport.TCP
+        self.transport = self.node.transport
         self.local_map = self.node.maps[address]
         swapped = (self.port & 0xFF) << 8 | self.port >> 8
         self.hash = jhash_1word(swapped if self.node.profile.swaps_port else self.port)
@@ -214,8 +222,11 @@ class Socket:
         now: float,
         flags: int = 0,
         token: int | None = None,
+        control: Sequence[SendControl] = (),
     ) -> int:
         """Queue one message; gives its length. ``port`` 0 pings. With ``token``, its end is reported.
+
+        ``control`` has RDMA or an atomic to be done first, or memory to offer (InfiniBand).
 
         Raises ``SocketError`` as sendmsg(2) in this order (§9.4): EOPNOTSUPP, EINVAL, ENOTCONN, EOPNOTSUPP, EMSGSIZE;
         then ``WouldBlock``: ENOBUFS where the destination is congested, EAGAIN where the send buffer is full.
@@ -231,6 +242,8 @@ class Socket:
         if length > self.sndbuf or length > MAX_MESSAGE_BYTES:
             limit = min(self.sndbuf, MAX_MESSAGE_BYTES)
             raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {limit}")
+        if control:
+            check(self, control, connection.transport)
         if connection.peer_map.bits is not None and connection.congested(port):
             self._congested(connection, port, flags, now)
         if self.send_bytes >= self.sndbuf:
@@ -240,14 +253,18 @@ class Socket:
             self._wait_for_paths(connection, now)
         if now != node.now:
             node.check_clock(now)
+        payload = data if type(data) is bytes else bytes(data)
+        if control:
+            message = make_message(self, port, payload, control, token)
+        else:
+            message = Outgoing(self, self.port, port, payload, token)
         self.send_bytes += length
         self.outstanding += 1
         node.counters.send_queued += 1
-        payload = data if type(data) is bytes else bytes(data)
-        connection.send(Outgoing(self, self.port, port, payload, token), self.hash, now)
+        connection.send(message, self.hash, now)
         return length
 
-    def _route(self, address: str, port: int) -> Connection | LoopbackConnection:
+    def _route(self, address: str, port: int) -> BaseConnection | LoopbackConnection:
         destination = _host(address)
         _port(port)
         if not self.address:
@@ -258,7 +275,7 @@ class Socket:
         self._routes[destination] = connection
         return connection
 
-    def _congested(self, connection: Connection | LoopbackConnection, port: int, flags: int, now: float) -> None:
+    def _congested(self, connection: BaseConnection | LoopbackConnection, port: int, flags: int, now: float) -> None:
         counters = self.node.counters
         connection.miss_map(now)
         if flags & MSG_DONTWAIT:
@@ -269,21 +286,29 @@ class Socket:
             counters.cong_send_blocked += 1
         raise WouldBlock(errno.ENOBUFS, f"port {port} of the destination is congested", Wait.CONGESTION)
 
-    def _wait_for_paths(self, connection: Connection | LoopbackConnection, now: float) -> None:
+    def _wait_for_paths(self, connection: BaseConnection | LoopbackConnection, now: float) -> None:
         if self.hash & (self.node.settings.paths - 1):
             connection.prepare(now)
             raise WouldBlock(errno.EAGAIN, "the peer has not told its number of paths", Wait.HANDSHAKE)
 
     def message_left(self, message: Outgoing, status: SendStatus) -> None:
         """One of our messages is acknowledged or given up: its room is free."""
+        token = message.token
+        if token is not None or (self.recverr and status):
+            self.notify(token or 0, status)
+        self.free_room(message)
+
+    def notify(self, token: int, status: SendStatus) -> None:
+        """Report how something that was sent ended (RDS_CMSG_RDMA_STATUS)."""
+        self._notifications.append(Notification(token, status))
+        self.node.emit(events.SendFinished(self, token, status))
+        self._tell_readable()
+
+    def free_room(self, message: Outgoing) -> None:
+        """A message takes no more room in the send buffer."""
         before = self.send_bytes
         self.send_bytes = after = before - len(message.payload)
         self.outstanding -= 1
-        token = message.token
-        if token is not None or (self.recverr and status):
-            self._notifications.append(Notification(token or 0, status))
-            self.node.emit(events.SendFinished(self, token or 0, status))
-            self._tell_readable()
         drained = not self.outstanding and not self._told_drained
         if drained or before >= self.sndbuf > after:
             self._told_drained = self._told_drained or drained
@@ -292,6 +317,9 @@ class Socket:
     def drained(self) -> bool:
         """Nothing is queued or unacknowledged. If not, ``SocketWritable`` with ``drained`` will tell."""
         self._told_drained = not self.outstanding
+        if self.outstanding:
+            for connection in self._routes.values():
+                connection.hasten(self.node.now)
         return self._told_drained
 
     def cancel_sent_to(self, address: str, port: int) -> int:
@@ -307,13 +335,18 @@ class Socket:
 
     # ---- Receiving
 
-    def deliver(self, payload: bytes, address: str, port: int, began: float, now: float) -> bool:
-        """Queue a message that has come; False where the sender went on too far beyond the receive buffer."""
+    def deliver(
+        self, payload: bytes, address: str, port: int, began: float, now: float, cookie: int | None = None
+    ) -> bool:
+        """Queue a message that has come, with the memory that it offers.
+
+        False where the sender went on too far beyond the receive buffer.
+        """
         counters = self.node.counters
         length = len(payload)
         if self.receive_bytes + length > self.rcvbuf + self.node.settings.limits.overrun_bytes:
             return False
-        self.received.append((payload, address, port, began, now))
+        self.received.append((payload, address, port, began, now, cookie))
         counters.recv_queued += 1
         if length:
             counters.recv_bytes_added_to_sock += length
@@ -337,7 +370,7 @@ class Socket:
         if not self.received:
             self._readable_told = False
             raise WouldBlock(errno.EAGAIN, "there is no message", Wait.MESSAGE)
-        payload, address, port, began, queued = self.received[0]
+        payload, address, port, began, queued, cookie = self.received[0]
         counters = self.node.counters
         length = len(payload)
         if not flags & MSG_PEEK:
@@ -351,13 +384,17 @@ class Socket:
             if not self.received:
                 self._readable_told = False
         data = payload if size is None or length <= size else payload[:size]
-        control = (self._trace(began, queued, now),) if self._latency else ()
+        control: tuple[CongestionUpdate | Notification | Latency | RdmaDest, ...] = ()
+        if self._latency:
+            control = (self._trace(began, queued, now),)
+        if cookie is not None:
+            control += (RdmaDest(cookie),)
         answered = length if flags & MSG_TRUNC else len(data)
         return ReceivedMessage(data, address, port, answered, MSG_TRUNC if len(data) < length else 0, control)
 
     def _control(self, *, peek: bool) -> ReceivedMessage:
         if self._notifications:
-            control: tuple[CongestionUpdate | Notification | Latency, ...] = tuple(self._notifications)
+            control: tuple[CongestionUpdate | Notification | Latency | RdmaDest, ...] = tuple(self._notifications)
             if not peek:
                 self._notifications.clear()
         else:
@@ -424,12 +461,13 @@ class Socket:
             raise SocketError(errno.EOPNOTSUPP, f"the socket has transport {self.transport.label} already")
         if not 0 <= number <= max(Transport):
             raise SocketError(errno.EINVAL, f"{number} is not a transport: IB is 0, TCP is 2")
-        if number != Transport.TCP:
+        known = {self.node.transport} if self.node.transport is not None else set(Transport)
+        if number not in known:
             raise SocketError(errno.ENOPROTOOPT, f"this node has no transport {number}")
-        self.transport = Transport.TCP
+        self.transport = Transport(number)
 
     def get_transport(self) -> int:
-        """SO_RDS_TRANSPORT: 2 for TCP, -1 while there is none."""
+        """SO_RDS_TRANSPORT: 0 for InfiniBand, 2 for TCP, -1 while there is none."""
         return TRANSPORT_NONE if self.transport is None else int(self.transport)
 
     def set_tos(self, tos: int) -> None:
@@ -441,13 +479,34 @@ class Socket:
             raise SocketError(errno.ENOTTY, "the socket has no transport yet")
         if self._routes or not 0 <= tos <= 0xFF:
             raise SocketError(errno.EINVAL, "the type of service is 0 to 255, and set before the first message")
-        self.tos = 0
+        self.tos = tos if self.transport is Transport.IB else 0
 
     def trace_latency(self, *points: int) -> None:
         """SO_RDS_MSG_RXPATH_LATENCY: report these points with each message. Raises ``SocketError``: EINVAL."""
         if len(points) > LATENCY_POINTS or any(not 0 <= point < LATENCY_POINTS for point in points):
             raise SocketError(errno.EINVAL, f"there are {LATENCY_POINTS} points of the receive path, from 0")
         self._latency = points
+
+    # ---- Memory for RDMA
+
+    def offer_memory(self, memory: Memory, flags: RdmaFlags = RdmaFlags.READWRITE) -> int:
+        """RDS_GET_MR: let peers read this memory, and with READWRITE write to it; gives the cookie to tell them.
+
+        Raises ``SocketError``: ENOTCONN where unbound, EOPNOTSUPP over TCP, EMSGSIZE above 1 MiB, EINVAL if empty.
+        """
+        if not self.address:
+            raise SocketError(errno.ENOTCONN, "memory can be offered by a bound socket only")
+        if self.memory is None:
+            self.memory = SocketMemory(self.node.memory(self.address))
+        return self.memory.offer(memory, flags)
+
+    def free_memory(self, cookie: int) -> None:
+        """RDS_FREE_MR. Raises ``SocketError`` (EINVAL) where the socket has no such memory."""
+        if self.memory is None:
+            raise SocketError(errno.EINVAL, "the socket offers no memory")
+        self.memory.free(cookie)
+
+    # ---- The end
 
     def close(self) -> None:
         """Forget what is not acknowledged, free the port, and clear its congestion bit."""
@@ -456,6 +515,8 @@ class Socket:
         self.closed = True
         for connection in self._routes.values():
             connection.cancel(self, None)
+        if self.memory is not None:
+            self.memory.close()
         self.received.clear()
         self.receive_bytes = 0
         self.node.monitors.pop(self, None)

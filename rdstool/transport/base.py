@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from rdstool.protocol import events
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink
 
-Wanted = events.ConnectWanted | events.ReadWanted | events.CloseWanted | events.AbortWanted
+Wanted = events.ConnectWanted | events.IbConnectWanted | events.ReadWanted | events.CloseWanted | events.AbortWanted
 """What the engine asks of a transport."""
 
 
@@ -22,7 +22,7 @@ class Transport(Protocol):
         """Do what the engine asks for."""
         ...
 
-    def flush(self, link: Link) -> bool:
+    def flush(self, link: BaseLink) -> bool:
         """Write what the engine has for a link; False where the loop must go on with it (``settle``)."""
         ...
 
@@ -52,6 +52,10 @@ class Tap(Protocol):
 
     def opened(self, key: int, local: tuple[str, int], peer: tuple[str, int], *, incoming: bool) -> None:
         """A connection is established."""
+        ...
+
+    def packet(self, frame: bytes) -> None:
+        """A whole packet, sent or received, as an Ethernet frame: of a transport that has packets, nothing else."""
         ...
 
     def joined(self, key: int, local: tuple[str, int], peer: tuple[str, int], sent: int, *, ended: bool) -> None:

@@ -10,15 +10,19 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import get_args
 
 from rdstool.protocol import events
 from rdstool.protocol.node import Node
-from rdstool.transport.base import Transport
+from rdstool.transport.base import Transport, Wanted
 
 BURST_S = 0.000_1
 """What is sent later than this after the last flush goes out at once; what follows more closely goes out together."""
 
-_WANTED = (events.ConnectWanted, events.ReadWanted, events.CloseWanted, events.AbortWanted)
+SETTLE_ROUNDS = 4
+"""Times that a transport brings news before others in the loop have their turn."""
+
+_WANTED = get_args(Wanted)
 
 
 class Driver:
@@ -71,16 +75,21 @@ class Driver:
         if self._stopped:
             return  # called back once more, for something that was under way
         engine, transport = self.engine, self.transport
-        while engine.pending:
-            for event in engine.take_events():
-                if isinstance(event, _WANTED):
-                    transport.obey(event)
-                else:
-                    self.hear(event)
-            for link in engine.take_ready():
-                transport.flush(link)
-        self._flushed_at = engine.now
-        transport.settle()
+        for _ in range(SETTLE_ROUNDS):
+            while engine.pending:
+                for event in engine.take_events():
+                    if isinstance(event, _WANTED):
+                        transport.obey(event)
+                    else:
+                        self.hear(event)
+                for link in engine.take_ready():
+                    transport.flush(link)
+            self._flushed_at = engine.now
+            transport.settle()
+            if not engine.pending:
+                break
+        else:
+            self.kick()
         self._arm()
 
     def _arm(self) -> None:

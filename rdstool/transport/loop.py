@@ -7,7 +7,7 @@ from itertools import count
 from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.source_ports import source_port
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
@@ -125,7 +125,7 @@ class LoopTransport:
             for end in self._ends.values():
                 tap.joined(end.key, *end.ends, end.link.sent, ended=end.finished)
 
-    def flush(self, link: Link) -> bool:
+    def flush(self, link: BaseLink) -> bool:
         """Hand bytes over in the next callback."""
         end = self._ends.get(link.handle)
         if end is not None:

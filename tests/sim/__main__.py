@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
+from tests.sim.ib_world import run_ib_seed
 from tests.sim.model import Violation
-from tests.sim.world import run_seed
+from tests.sim.world import World, run_seed
 
 
 def main() -> int:
@@ -16,10 +18,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2000, help="how many seeds (default: %(default)s)")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="run this one and tell its story")
+    parser.add_argument("--ib", action="store_true", help="over InfiniBand instead of TCP")
     options = parser.parse_args()
+    run: Callable[[int], World] = run_ib_seed if options.ib else run_seed
     if options.seed is not None:
         try:
-            world = run_seed(options.seed)
+            world = run(options.seed)
         except Violation as error:
             sys.stdout.write(f"{error}\n")
             return 1
@@ -30,7 +34,7 @@ def main() -> int:
     messages = 0
     for seed in range(options.start, options.start + options.seeds):
         try:
-            messages += len(run_seed(seed).model.messages)
+            messages += len(run(seed).model.messages)
         except Violation as error:
             failed.append(seed)
             sys.stdout.write(f"seed {seed}: {str(error).splitlines()[-2]}\n")

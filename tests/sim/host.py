@@ -8,7 +8,7 @@ from random import Random
 from dissectors.wire.rds import TCP_PORT
 from rdstool.protocol import events
 from rdstool.protocol.config import Settings
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import Profile
 from rdstool.protocol.source_ports import source_port
@@ -173,7 +173,7 @@ class Host:
         if isinstance(event, events.PathUp | events.PathDown | events.PeerRestarted | events.MessagesDropped):
             self.tell(f"{self.address} {event}")
 
-    def _give_up(self, link: Link, side: Side) -> None:
+    def _give_up(self, link: BaseLink, side: Side) -> None:
         side.connecting = False
         side.link = None
         if side.met:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rdstool.protocol.ib.link import IbLink
 from rdstool.protocol.loopback import LoopbackConnection
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.sockets import Socket
@@ -139,8 +140,11 @@ def _held(bound: Bound) -> bool:
     for connection in bound.host.node.connections.values():
         if isinstance(connection, LoopbackConnection):
             continue
-        for path in connection.paths:
+        for path in connection.lanes():
             for messages in path.queues():
                 if any(message.socket is bound.socket for message in messages):
                     return True
+            link = path.current_link()
+            if isinstance(link, IbLink) and any(message.socket is bound.socket for message in link.silent):
+                return True
     return False

@@ -66,7 +66,7 @@ def test_the_second_pass_adds_links_ahead_that_fit_those_back(tshark: Tshark) ->
     assert {(ping, pong) for ping, pongs in answered for pong in pongs.split("|")} == {
         (ping, pong) for pong, pings in answers for ping in pings.split("|")
     }
-    assert AHEAD == {"rds.response_in", "rds.acked_in"}
+    assert {"rds.response_in", "rds.acked_in"} == AHEAD
 
 
 # ---- Rules.

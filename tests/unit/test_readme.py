@@ -13,7 +13,8 @@ from tests.unit.cli.running import lines, rdstool_here
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SPEAKING = (ROOT / "docs" / "speaking.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README + SPEAKING, re.DOTALL)
+INFINIBAND = (ROOT / "docs" / "infiniband.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README + SPEAKING + INFINIBAND, re.DOTALL)
 
 
 @pytest.mark.parametrize("program", PYTHON, ids=range(len(PYTHON)))

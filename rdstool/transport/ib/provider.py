@@ -10,7 +10,7 @@ Numbers of statuses and access flags are those of libibverbs (``ibv_wc_status``,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
 from typing import NamedTuple, Protocol
@@ -19,6 +19,8 @@ from rdstool.errors import TransportError
 
 Buffer = bytes | bytearray | memoryview
 
+Tap = Callable[[float, bytes], None]
+"""Gets the time and a whole Ethernet frame of each packet sent, and of each that was received well."""
 MAX_MESSAGE_BYTES = 1 << 31
 """Bytes that one SEND, WRITE or READ moves at most (InfiniBand Architecture vol. 1, §9.4)."""
 PATH_MTUS = (256, 512, 1024, 2048, 4096)
@@ -226,6 +228,9 @@ class Provider(Protocol):
 
     def process(self, now: float) -> list[Event]:
         """Receive what has come, do what is due, send what can go; ``now`` in seconds, never going back."""
+
+    def set_tap(self, tap: Tap | None) -> None:
+        """Give each packet to ``tap`` from now on, or none."""
 
     def close(self) -> None:
         """Let go of everything."""

@@ -143,6 +143,10 @@ class RoceProvider:
         """Take memory away."""
         self.device.deregister(region)
 
+    def set_tap(self, tap: Tap | None) -> None:
+        """Give each packet as a frame to ``tap``, or to none."""
+        self.device.tap = tap
+
     def filenos(self) -> Sequence[int]:
         """The receiving socket."""
         return (self._receiver.fileno(),)

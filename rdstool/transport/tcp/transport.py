@@ -12,7 +12,7 @@ from itertools import count
 
 from dissectors.wire.rds import TCP_PORT
 from rdstool.protocol import events
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
@@ -174,7 +174,7 @@ class TcpTransport:
 
     # ---- Writing
 
-    def flush(self, link: Link) -> bool:
+    def flush(self, link: BaseLink) -> bool:
         """Write what the engine has for a link, as far as the system takes it."""
         stream = self._streams.get(link.handle)
         if stream is None or stream.connecting or stream.finished:

@@ -10,7 +10,7 @@ from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, RdsHeader
 from rdstool.protocol import events
 from rdstool.protocol.config import Settings
 from rdstool.protocol.connection import Connection
-from rdstool.protocol.link import Link
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.protocol.sockets import Socket
@@ -147,8 +147,8 @@ class Wire:
             case _:
                 self.events.append(event)
 
-    def _move(self, node: Node, link: Link) -> bool:
-        if link not in self.far:
+    def _move(self, node: Node, link: BaseLink) -> bool:
+        if not isinstance(link, Link) or link not in self.far:
             return False
         other, far = self.far[link]
         if not far.reading:

@@ -1,0 +1,177 @@
+"""``rdstool rdma``: the memory that a peer offers, as ``rdstool listen --offer`` does: read, written, counted in."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rdstool.cli.endpoints import (
+    Pcap,
+    Verbose,
+    log_to_stderr,
+    node_options,
+    place,
+    resolve,
+    run_node,
+    settings,
+    source_for,
+)
+from rdstool.cli.exit_codes import HELP, ExitCode
+from rdstool.cli.output import Results, note
+from rdstool.errors import UsageError
+
+if TYPE_CHECKING:
+    from rdstool.endpoint.node import AsyncSocket, Node
+
+TRANSPORT = "ib"
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=HELP,
+    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand (RoCE v2 from userspace).",
+)
+
+Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
+Cookie = Annotated[str, typer.Argument(metavar="COOKIE", help="The memory, as the peer tells it, such as 0x1f3a.")]
+Offset = Annotated[int, typer.Option(metavar="BYTES", min=0, help="Where to begin in the memory.")]
+Source = Annotated[str | None, typer.Option("--from", "-I", metavar="ADDR", help="Own address.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up after that time.")]
+
+
+@app.command("write")
+def write(
+    peer: Peer,
+    cookie: Cookie,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What to write; - is standard input.")],
+    offset: Offset = 0,
+    source: Source = None,
+    timeout: Timeout = 10.0,
+    pcap: Pcap = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write a file into the peer's memory.
+
+    Example: rdstool rdma write 10.0.0.2 0x1f3a notes.txt
+    """
+    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    number = _cookie(cookie)
+
+    async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
+        await sock.rdma_write(number, data, to, offset=offset)
+        note(f"{len(data)} bytes written to {to[0]} at {offset}")
+
+    _run(peer, source, timeout, pcap, job, verbose=verbose)
+
+
+@app.command("read")
+def read(
+    peer: Peer,
+    cookie: Cookie,
+    length: Annotated[int, typer.Argument(metavar="BYTES", min=1, help="How much to read.")],
+    offset: Offset = 0,
+    source: Source = None,
+    timeout: Timeout = 10.0,
+    pcap: Pcap = None,
+    verbose: Verbose = False,
+) -> None:
+    """Read the peer's memory, and write it to standard output as it is.
+
+    Example: rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
+    """
+    number = _cookie(cookie)
+    into = bytearray(length)
+
+    async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
+        await sock.rdma_read(number, into, to, offset=offset)
+
+    with Results(at_once=True) as results:
+        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        results.write_bytes(bytes(into))
+
+
+@app.command("atomic")
+def atomic(
+    peer: Peer,
+    cookie: Cookie,
+    add: Annotated[int | None, typer.Option(metavar="N", help="Add N to the number there, modulo 2^64.")] = None,
+    compare: Annotated[int | None, typer.Option(metavar="N", help="Replace the number only where it is N …")] = None,
+    swap: Annotated[int | None, typer.Option(metavar="N", help="… by this one.")] = None,
+    offset: Offset = 0,
+    source: Source = None,
+    timeout: Timeout = 10.0,
+    pcap: Pcap = None,
+    verbose: Verbose = False,
+) -> None:
+    """Change a 64-bit number in the peer's memory in one step, and show what it was.
+
+    Example: rdstool rdma atomic 10.0.0.2 0x1f3a --add 1
+    """
+    swapping = compare is not None and swap is not None
+    if (add is not None) == swapping or (compare is None) != (swap is None):
+        raise UsageError("give either --add, or --compare and --swap")
+    number = _cookie(cookie)
+    before: list[int] = []
+
+    async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
+        if compare is not None and swap is not None:
+            before.append(await sock.compare_swap(number, compare, swap, to, offset=offset))
+        else:
+            before.append(await sock.fetch_add(number, add or 0, to, offset=offset))
+
+    with Results(at_once=True) as results:
+        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        results.write(f"{before[0]}\n")
+
+
+def _cookie(text: str) -> int:
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise UsageError(f"{text!r} is not a cookie: a number of 64 bits, such as 0x1f3a")
+    return value
+
+
+def _run(
+    peer: str,
+    source: str | None,
+    timeout: float | None,
+    pcap: Path | None,
+    job: Callable[[AsyncSocket, tuple[str, int]], Awaitable[None]],
+    *,
+    verbose: bool,
+) -> None:
+    """Run one operation on a node of its own; leaves with the status where it did not end."""
+    to = place(peer)
+    own = resolve(source) if source is not None else source_for(to.address, TRANSPORT)
+    log_to_stderr(verbose=verbose)
+    from rdstool.endpoint.node import Node  # noqa: PLC0415
+    from rdstool.protocol.errors import RdmaError  # noqa: PLC0415
+
+    async def whole(node: Node) -> ExitCode:
+        sock = node.socket(0)
+        try:
+            async with asyncio.timeout(timeout):
+                await job(sock, to)
+        except TimeoutError:
+            note(f"{to.address} did not answer within {timeout:g} s: it is to offer memory over RoCE")
+            return ExitCode.PROBLEMS
+        except RdmaError as problem:
+            note(f"{to.address}: {problem}")
+            return ExitCode.PROBLEMS
+        return ExitCode.CLEAN
+
+    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT)
+    code = run_node(Node(own, options=options), whole)
+    if code is not ExitCode.CLEAN:
+        raise typer.Exit(code)

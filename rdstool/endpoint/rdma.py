@@ -1,0 +1,86 @@
+"""RDMA and atomics of sockets over InfiniBand, each as one call that ends when the operation has.
+
+No message goes with them: the peer's program is not told. To tell it, send with ``control=[RdmaArgs(...)]`` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rdstool.protocol.control import CompareSwap, FetchAdd, RdmaArgs, SendControl
+from rdstool.protocol.errors import RdmaError
+from rdstool.protocol.ib.memory import Memory, RdmaFlags
+from rdstool.protocol.reasons import SendStatus
+
+if TYPE_CHECKING:
+    from rdstool.endpoint.base import Address
+    from rdstool.endpoint.blocking import Socket
+    from rdstool.endpoint.node import AsyncSocket
+
+Operation = RdmaArgs | FetchAdd | CompareSwap
+_QUIET = RdmaFlags.SILENT
+
+
+def write(cookie: int, data: Sequence[Memory | bytes], offset: int = 0) -> RdmaArgs:
+    """Put ``data`` into the memory that ``cookie`` stands for, ``offset`` bytes from where it begins."""
+    return RdmaArgs(cookie, data, offset, flags=_QUIET | RdmaFlags.READWRITE)
+
+
+def read(cookie: int, into: Sequence[Memory], offset: int = 0) -> RdmaArgs:
+    """Fill ``into`` from the memory that ``cookie`` stands for."""
+    return RdmaArgs(cookie, into, offset, flags=_QUIET)
+
+
+def fetch_add(cookie: int, add: int, offset: int = 0) -> FetchAdd:
+    """Add to a 64-bit number of the peer."""
+    return FetchAdd(cookie, add, remote_offset=offset, flags=_QUIET)
+
+
+def compare_swap(cookie: int, compare: int, swap: int, offset: int = 0) -> CompareSwap:
+    """Replace a 64-bit number of the peer where it is ``compare``."""
+    return CompareSwap(cookie, compare, swap, remote_offset=offset, flags=_QUIET)
+
+
+def original(operation: FetchAdd | CompareSwap) -> int:
+    """What an atomic has found."""
+    return int.from_bytes(operation.result, sys.byteorder)
+
+
+def check(status: SendStatus) -> None:
+    """Raises ``RdmaError`` where an operation did not succeed."""
+    if status:
+        raise RdmaError(status)
+
+
+def told(operation: Operation, ended: Callable[[SendStatus], None]) -> list[SendControl]:
+    """The control message whose end is told to ``ended`` instead of the socket."""
+    return [replace(operation, ended=ended)]
+
+
+async def run(socket: AsyncSocket, operation: Operation, address: Address | None) -> None:
+    """Do it, and wait for its end. Raises ``RdmaError``, and what sendmsg raises."""
+    future: asyncio.Future[SendStatus] = asyncio.get_running_loop().create_future()
+
+    def ended(status: SendStatus) -> None:
+        if not future.done():
+            future.set_result(status)
+
+    await socket.sendmsg(b"", address, control=told(operation, ended))
+    check(await future)
+
+
+def run_blocking(socket: Socket, operation: Operation, address: Address | None, timeout_s: float | None) -> None:
+    """The same for a socket that blocks; ``TimeoutError`` leaves the operation under way."""
+    ends: list[SendStatus] = []
+
+    def ended(status: SendStatus) -> None:
+        ends.append(status)
+        socket.wake_waiters()
+
+    socket.sendmsg(b"", address, control=told(operation, ended))
+    socket.wait_until(lambda: bool(ends), timeout_s)
+    check(ends[0])

@@ -1,0 +1,215 @@
+"""A connection over InfiniBand: an address pair and type of service, one lane (kernel ``ib_cm.c``, protocol.md §7).
+
+- Either side connects when it has something to send. Crossing requests refuse each other, and both try again after a
+  random time (§7.3); a request that comes while a connection is up ends that one, and the peer asks again.
+- Private data tells version, type of service, last sequence received and credits (§7.1, §7.2).
+- Numbers and queues outlive connections, acknowledgements and credits do not (§7.8).
+
+Where this differs from the kernel:
+
+- A connection that is lost is made anew by who waits for something; the kernel's both sides try.
+- Atomics that may have been done are not done again, as RDMA; the kernel sends their messages once more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dissectors.wire.rds import PING_PORT, PROBE_PORT
+from rdstool.protocol.base_connection import BaseConnection
+from rdstool.protocol.ib.flow import FlowControl
+from rdstool.protocol.ib.lane import IbLane
+from rdstool.protocol.ib.link import IbLink
+from rdstool.protocol.ib.operations import RemoteOutgoing
+from rdstool.protocol.ib.private import COMPATIBLE, Greeting, Version, agree_on_version
+from rdstool.protocol.link import BaseLink
+from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
+from rdstool.protocol.states import PathInput, PathState
+from rdstool.protocol.timers import Timer
+
+if TYPE_CHECKING:
+    from rdstool.protocol.node import Node
+
+HIGHEST_PORT = 65_535
+ASK_AGAIN_S = 1.0
+"""How often a peer is asked whether it is still there, while somebody waits for it."""
+
+
+class IbConnection(BaseConnection):
+    """What this node shares with one peer address, for one type of service, over InfiniBand."""
+
+    __slots__ = ("ask_again", "lane", "nudge_port", "version", "watch")
+
+    transport = "ib"
+
+    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+        super().__init__(node, local, peer, tos)
+        self.agreed = True
+        self.lane = IbLane(self)
+        self.version: Version = COMPATIBLE
+        self.ask_again = 0.0
+        """When the peer may be asked again whether it is still there."""
+        self.watch: Timer | None = None
+        """Stands while somebody waits for acknowledgements."""
+        self.nudge_port = 0
+        """Source of the last ping that asked for an acknowledgement."""
+
+    def lanes(self) -> tuple[IbLane]:
+        """The only one."""
+        return (self.lane,)
+
+    # ---- Sending
+
+    def send(self, message: Outgoing, _port_hash: int, now: float) -> None:
+        """Queue a socket's message."""
+        socket, lane = message.socket, self.lane
+        if socket is not None and 2 * socket.send_bytes >= socket.sndbuf:
+            message.ack_required = True
+        lane.queue.append(message)
+        if lane.state is PathState.UP:
+            lane.wake()
+        else:
+            self.prepare(now)
+
+    def prepare(self, now: float) -> None:
+        """Connect, where no attempt is under way or to come."""
+        lane = self.lane
+        if lane.state is PathState.DOWN and lane.retry_timer is None:
+            lane.dial(now)
+
+    def hasten(self, now: float) -> None:
+        """Somebody waits until all that was sent is acknowledged.
+
+        A peer may keep the acknowledgement of the last few messages for ever (§7.5). A ping that asks for one, behind
+        them, ends that; its pong is of no interest.
+        """
+        lane = self.lane
+        last = lane.queue[-1] if lane.queue else lane.unacked[-1] if lane.unacked else None
+        if last is not None and self.watch is None:
+            if not (last.ack_required or 0 < last.sequence <= lane.required):
+                self._nudge(now)
+            self.watch = self.node.timers.at(now + ASK_AGAIN_S, self._watched)
+
+    def _watched(self, now: float) -> None:
+        """Ask again: a peer that was restarted never answers, and nothing else shows that on an idle connection."""
+        self.watch = None
+        if self.lane.unacked and self.lane.state is PathState.UP:
+            self._nudge(now)
+        if self.lane.waiting:
+            self.watch = self.node.timers.at(now + ASK_AGAIN_S, self._watched)
+
+    def miss_map(self, now: float) -> None:
+        """A sender is refused by the peer's map. A peer that was restarted would not send another one.
+
+        Nothing else would show that: an idle connection is not watched. (A kernel's sender waits for ever then.)
+        """
+        super().miss_map(now)
+        if self.lane.state is PathState.UP and now >= self.ask_again:
+            self.map_missed = True
+            self.ask_again = now + ASK_AGAIN_S
+            self._nudge(now)
+
+    def _nudge(self, now: float) -> None:
+        """Send a ping that asks for an acknowledgement."""
+        self.nudge_port = next(port for port in range(HIGHEST_PORT, PROBE_PORT, -1) if port not in self.ports)
+        nudge = Outgoing(None, self.nudge_port, PING_PORT)
+        nudge.ack_required = True
+        self.node.counters.send_queued += 1
+        self.send(nudge, 0, now)
+
+    def map_changed(self) -> None:
+        """Our map has changed: the peer is to learn of it."""
+        self.node.counters.cong_update_queued += 1
+        if self.lane.state is PathState.UP:
+            self.lane.map_pending = True
+            self.lane.wake()
+
+    def left(self, message: Outgoing, status: SendStatus) -> None:
+        """A message is acknowledged, or given up. With an operation, it is that one's end that is told."""
+        if not isinstance(message, RemoteOutgoing):
+            super().left(message, status)
+            return
+        if status:
+            message.operation.finish(status)
+        if message.socket is not None:
+            message.socket.free_room(message)
+
+    # ---- Connecting
+
+    def new_link(self, *, incoming: bool) -> IbLink:
+        """A link for one more attempt or request."""
+        self.links += 1
+        return IbLink(self, self.links, incoming=incoming)
+
+    def greeting(self, version: Version = COMPATIBLE) -> bytes:
+        """Private data of our REQ or REP."""
+        settings = self.node.settings
+        told = self.lane.next_rx - 1 if settings.ib_tell_ack_seq and self.lane.next_rx else 0
+        credit = settings.ib_max_recv_wr if settings.ib_flow_control else 0
+        return Greeting(self.local, self.peer, version, tos=self.tos, ack_seq=told, credit=credit).pack()
+
+    def requested(self, said: Greeting, now: float) -> IbLink | RefuseReason:
+        """The peer asks for a connection (§7.2, §7.3; kernel ``rds_ib_cm_handle_connect``)."""
+        lane, counters = self.lane, self.node.counters
+        version = agree_on_version(said)
+        if version is None:
+            return RefuseReason.VERSION
+        if lane.state is PathState.CONNECTING:
+            counters.ib_connect_raced += 1
+            return RefuseReason.CROSSED
+        if lane.state is PathState.UP:
+            counters.ib_listen_closed_stale += 1
+            lane.drop(DropReason.ASKED_ANEW, "", now)
+            return RefuseReason.STILL_UP
+        if lane.state is not PathState.DOWN:
+            return RefuseReason.STILL_UP
+        self.version = version
+        link = self.new_link(incoming=True)
+        link.greeting = said
+        lane.take(link, now)
+        return link
+
+    def established(self, link: IbLink, said: Greeting | None, now: float) -> None:
+        """A connection is there; ``said`` is what the REP told, where we have asked."""
+        lane = self.lane
+        if lane.link is not link or lane.state is not PathState.CONNECTING:
+            return
+        if not link.incoming:
+            link.greeting = said
+            if said is None or (said.version < COMPATIBLE and said.version[0]):
+                lane.drop(DropReason.VERSION, "" if said is None else f"{said.version[0]}.{said.version[1]}", now)
+                return
+            self.version = said.version
+        greeting = link.greeting
+        if greeting is not None:
+            if greeting.credit and self.node.settings.ib_flow_control:
+                link.flow = FlowControl(greeting.credit, self.node.settings.ib_max_recv_wr)
+                link.flow.posted(link.reposted)
+            if 0 < greeting.ack_seq < lane.next_tx:
+                lane.acked(greeting.ack_seq)
+        lane.step(PathInput.ESTABLISHED, now)
+
+    def went_down(self, now: float) -> None:
+        """The lane may be connected again; who waits for something does so."""
+        lane = self.lane
+        if self.node.closed or not self.needed:
+            return
+        lane.retry_timer = self.node.timers.at(now + lane.delay_s(), self._retry)
+
+    def _retry(self, now: float) -> None:
+        self.lane.retry_timer = None
+        if self.needed:
+            self.prepare(now)
+
+    def lost(self, link: BaseLink, detail: str, now: float) -> None:
+        """The transport has no more of a link."""
+        if self.lane.link is link:
+            self.lane.lost(detail, now)
+
+    def close(self, now: float) -> None:
+        """Give up the connection."""
+        if self.watch is not None:
+            self.watch.cancel()
+        self.lane.cancel_retry()
+        self.lane.say_goodbye(now)

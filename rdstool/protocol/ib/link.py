@@ -1,0 +1,105 @@
+"""One reliable connection, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from rdstool.protocol.ib.assembler import Assembler
+from rdstool.protocol.ib.flow import FlowControl
+from rdstool.protocol.ib.work import Work
+from rdstool.protocol.link import BaseLink
+from rdstool.protocol.outgoing import Outgoing
+
+if TYPE_CHECKING:
+    from rdstool.protocol.ib.connection import IbConnection
+    from rdstool.protocol.ib.operations import RemoteOperation
+    from rdstool.protocol.ib.private import Greeting
+
+
+class Transmission:
+    """A message on its way into the send ring."""
+
+    __slots__ = ("ack", "at", "exthdr", "fence", "flags", "header", "message", "payload", "work")
+
+    def __init__(self, message: Outgoing | None, payload: bytes, flags: int, exthdr: bytes) -> None:
+        self.message = message
+        """None for the congestion map."""
+        self.payload = payload
+        self.flags = flags
+        self.exthdr = exthdr
+        self.work: deque[Work] = deque()
+        """RDMA and atomics that go first."""
+        self.header = b""
+        """What each fragment begins with; made when the first one is posted."""
+        self.at = -1
+        """Payload bytes that are posted; -1 where no fragment is."""
+        self.ack = 0
+        """What all of its fragments acknowledge."""
+        self.fence = False
+        """The last fragment waits until reads and atomics before it have ended."""
+
+
+class IbLink(BaseLink):
+    """What the engine and the transport call a reliable connection by."""
+
+    __slots__ = (
+        "ack",
+        "ack_id",
+        "ack_in_flight",
+        "ack_told",
+        "ack_wanted",
+        "assembler",
+        "connection",
+        "flow",
+        "greeting",
+        "next_id",
+        "operations",
+        "posted",
+        "receives_due",
+        "receives_known",
+        "reposted",
+        "silent",
+        "transmission",
+    )
+
+    def __init__(self, connection: IbConnection, number: int, *, incoming: bool) -> None:
+        super().__init__(connection, number, incoming=incoming)
+        settings = connection.node.settings
+        self.connection = connection
+        self.greeting: Greeting | None = None
+        """What the peer's private data said."""
+        self.assembler = Assembler(settings.limits.message_bytes)
+        self.flow: FlowControl | None = None
+        """Credits, where both sides use them."""
+        self.ack = 0
+        """Sequence of the last message received: ``h_ack`` of what is sent (kernel ``i_ack_next``)."""
+        self.ack_told = 0
+        """What the peer was told of that."""
+        self.ack_wanted = False
+        """The peer is to be told soon."""
+        self.ack_in_flight = False
+        """An ack-only frame is posted: one at a time."""
+        self.ack_id = 0
+        self.next_id = 1
+        self.posted = 0
+        """Work requests that are not completed, the ack-only frame not counted."""
+        self.receives_due = settings.ib_max_recv_wr
+        """Receives that the transport has yet to post."""
+        self.receives_known = False
+        """The first receives are posted: they are those that the private data told of."""
+        self.reposted = 0
+        """Receives posted since, before it was known whether the peer counts them."""
+        self.transmission: Transmission | None = None
+        self.operations: dict[int, RemoteOperation] = {}
+        """RDMA and atomics under way, by work request."""
+        self.silent: dict[Outgoing, None] = {}
+        """Messages without a frame, whose operations are under way."""
+
+    def new_id(self) -> int:
+        """A number for a work request."""
+        self.next_id += 1
+        return self.next_id
+
+    def __repr__(self) -> str:
+        return f"<IbLink {self.number} {self.owner.local}-{self.owner.peer} tos {self.owner.tos}>"

@@ -1,0 +1,110 @@
+"""From sendmsg's control messages to a message with its extension headers and its operation (§8.1, §8.3)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dissectors.wire.extensions import Extension, Rdma, RdmaBytes, build_extensions
+from dissectors.wire.extensions import RdmaDest as RdmaDestHeader
+from dissectors.wire.rds import MAX_MESSAGE_BYTES
+from rdstool.protocol.control import ATOMIC_BYTES, CompareSwap, FetchAdd, RdmaArgs, RdmaDest, RdmaMap, SendControl
+from rdstool.protocol.errors import SocketError
+from rdstool.protocol.ib.memory import RdmaFlags, split_cookie
+from rdstool.protocol.ib.operations import (
+    AtomicOperation,
+    ReadOperation,
+    RemoteOperation,
+    RemoteOutgoing,
+    WriteOperation,
+)
+from rdstool.protocol.outgoing import Outgoing
+
+if TYPE_CHECKING:
+    from rdstool.protocol.sockets import Socket
+
+MAX_PIECES = 1024
+"""Pieces of local memory of one operation (``UIO_MAXIOV``)."""
+
+
+def check(socket: Socket, control: Sequence[SendControl], transport: str) -> None:
+    """Raises ``SocketError``, as sendmsg(2) does for these control messages (§8.3, §9.5)."""
+    if transport != "ib":
+        if any(isinstance(item, RdmaDest) for item in control):
+            raise SocketError(errno.EINVAL, "RDMA_DEST names no memory of this socket")
+        raise SocketError(errno.EOPNOTSUPP, f"no RDMA over {transport}: use the transport ib")
+    if len(control) > 1:
+        raise SocketError(errno.EINVAL, "a message has one operation, or one piece of memory to offer")
+    for item in control:
+        match item:
+            case RdmaArgs():
+                _check_args(item)
+            case RdmaDest(cookie=cookie):
+                if socket.memory is None or cookie not in socket.memory:
+                    raise SocketError(errno.EINVAL, f"{cookie:#x} is no memory of this socket")
+            case RdmaMap():
+                pass
+            case FetchAdd() | CompareSwap():
+                if memoryview(item.result).nbytes != ATOMIC_BYTES:
+                    raise SocketError(errno.EFAULT, f"the result of an atomic needs {ATOMIC_BYTES} bytes")
+                if item.nocarry_mask if isinstance(item, FetchAdd) else item.masked:
+                    raise SocketError(errno.EOPNOTSUPP, "RoCE has no atomics with masks on its wire")
+
+
+def _check_args(args: RdmaArgs) -> None:
+    if not args.local:
+        raise SocketError(errno.EINVAL, "RDMA needs local memory")
+    if len(args.local) > MAX_PIECES:
+        raise SocketError(errno.EMSGSIZE, f"{len(args.local)} pieces of local memory, {MAX_PIECES} are allowed")
+    size = sum(memoryview(piece).nbytes for piece in args.local)
+    if size > MAX_MESSAGE_BYTES:
+        raise SocketError(errno.EMSGSIZE, f"RDMA of {size} bytes, {MAX_MESSAGE_BYTES} are allowed")
+    if args.remote_bytes is not None and size > args.remote_bytes:
+        raise SocketError(errno.EINVAL, f"{size} bytes do not fit into the {args.remote_bytes} of the peer")
+    reads = not args.flags & RdmaFlags.READWRITE
+    if reads and any(memoryview(piece).readonly for piece in args.local):
+        raise SocketError(errno.EFAULT, "RDMA READ needs memory that can be written: a bytearray, not bytes")
+
+
+def make_message(
+    socket: Socket, dport: int, payload: bytes, control: Sequence[SendControl], token: int | None
+) -> Outgoing:
+    """The message, after ``check``: memory is registered from here on."""
+    item = control[0]
+    if isinstance(item, RdmaDest | RdmaMap):
+        if isinstance(item, RdmaMap):
+            item.cookie = socket.offer_memory(item.memory, item.flags)
+        rkey, offset = split_cookie(item.cookie)
+        exthdr = build_extensions([RdmaDestHeader(rkey, offset)])
+        return Outgoing(socket, socket.port, dport, payload, token, exthdr)
+    operation = _operation(socket, item)
+    return RemoteOutgoing(socket, socket.port, dport, payload, _announce(socket, operation), operation)
+
+
+def _operation(socket: Socket, item: RdmaArgs | FetchAdd | CompareSwap) -> RemoteOperation:
+    counters = socket.node.counters
+    if not isinstance(item, RdmaArgs):
+        if isinstance(item, FetchAdd):
+            counters.ib_atomic_fadd += 1
+        else:
+            counters.ib_atomic_cswp += 1
+        return AtomicOperation(socket, item)
+    operation: RemoteOperation
+    if item.flags & RdmaFlags.READWRITE:
+        operation = WriteOperation(socket, item)
+    else:
+        operation = ReadOperation(socket, item, socket.node.memory(socket.address))
+    counters.send_rdma += 1
+    counters.send_rdma_bytes += operation.length
+    return operation
+
+
+def _announce(socket: Socket, operation: RemoteOperation) -> bytes:
+    """What tells the receiver that its memory was used. Kernels below 7.0 have room for one extension header (§2)."""
+    if operation.direction is None:
+        return build_extensions([])
+    items: list[Extension] = [Rdma(operation.rkey)]
+    if socket.node.profile.several_extensions:
+        items.append(RdmaBytes(operation.length, operation.direction))
+    return build_extensions(items)

@@ -1,0 +1,195 @@
+"""Joins engine and provider: the provider's events become the engine's inputs, its work becomes posts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rdstool.errors import RdsError, TransportError
+from rdstool.protocol import events
+from rdstool.protocol.ib.header import FRAME_BYTES
+from rdstool.protocol.ib.link import IbLink
+from rdstool.protocol.ib.memory import Access, Memory, Region
+from rdstool.protocol.ib.port import REJECT_DATA
+from rdstool.protocol.ib.private import service_id
+from rdstool.protocol.ib.work import CompareSwapWork, FetchAddWork, Read, Send, Work, Write
+from rdstool.protocol.link import BaseLink
+from rdstool.protocol.node import Node
+from rdstool.transport.base import Wanted
+from rdstool.transport.ib import provider as verbs
+
+PATH_MTU = 4096
+SERVICE_LEVELS = 0xF
+"""Bits of the type of service that make the service level (§7.7)."""
+
+
+class _Memory:
+    """One provider's memory, as the engine asks for it."""
+
+    def __init__(self, provider: verbs.Provider) -> None:
+        self._provider = provider
+
+    def register(self, memory: Memory, access: Access) -> Region:
+        """Make memory known."""
+        return self._provider.register(memory, verbs.Access(int(access)))
+
+    def deregister(self, region: Region) -> None:
+        """Its keys are void."""
+        self._provider.deregister(region)  # type: ignore[arg-type]  # regions come from this provider alone
+
+
+class Glue:
+    """All reliable connections of one node. Who has a loop, or a simulated one, calls it."""
+
+    def __init__(self, engine: Node, clock: Callable[[], float], path_mtu: int = PATH_MTU) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._path_mtu = path_mtu
+        self.providers: dict[str, verbs.Provider] = {}
+        """By local address."""
+        self.links: dict[verbs.Connection, IbLink] = {}
+        self.stirred: dict[str, None] = {}
+        """Addresses whose provider has something to do."""
+
+    def add(self, address: str, provider: verbs.Provider) -> None:
+        """Take connections for an address of the node."""
+        self.providers[address] = provider
+        provider.listen(service_id(address))
+        self._engine.registrars[address] = _Memory(provider)
+
+    # ---- What the engine wants
+
+    def obey(self, wanted: Wanted) -> None:
+        """Do what the engine asks for."""
+        if isinstance(wanted, events.IbConnectWanted):
+            self._connect(wanted)
+        elif isinstance(wanted, events.AbortWanted):
+            connection = wanted.link.handle
+            if connection is not None:
+                self._end(connection, wanted.link.owner.local)
+            self._engine.connection_lost(wanted.link, "given up", self._clock())
+
+    def _connect(self, wanted: events.IbConnectWanted) -> None:
+        link = wanted.link
+        try:
+            connection = self.providers[wanted.local].connect(
+                wanted.peer, service_id(wanted.peer), wanted.private_data, self._options(wanted.tos)
+            )
+            self._bind(link, connection)
+        except TransportError as problem:
+            self._engine.connect_failed(link, str(problem), self._clock())
+        self.stirred[wanted.local] = None
+
+    def _options(self, tos: int) -> verbs.ConnectionOptions:
+        return verbs.ConnectionOptions(path_mtu=self._path_mtu, traffic_class=tos, service_level=tos & SERVICE_LEVELS)
+
+    def _bind(self, link: IbLink, connection: verbs.Connection) -> None:
+        link.handle = connection
+        self.links[connection] = link
+        self._post_receives(link, connection)
+
+    def _post_receives(self, link: IbLink, connection: verbs.Connection) -> None:
+        for _ in range(self._engine.ib.receives_to_post(link)):
+            connection.post_receive(0, FRAME_BYTES)
+
+    def _end(self, connection: verbs.Connection, address: str) -> None:
+        if self.links.pop(connection, None) is not None:
+            connection.disconnect()
+            self.stirred[address] = None
+
+    # ---- Sending
+
+    def flush(self, link: BaseLink) -> bool:
+        """Post what the engine has for a link; the loop hands it on and takes what comes."""
+        connection = link.handle
+        if not isinstance(link, IbLink) or connection not in self.links:
+            return True
+        try:
+            for work in self._engine.ib.work_to_post(link):
+                _post(connection, work)
+        except TransportError:
+            # It has ended, and its event is on the way.
+            return True
+        self.stirred[link.owner.local] = None
+        return False
+
+    def settle(self) -> None:
+        """Let the providers that have something to do send and receive, and hand on what has happened."""
+        stirred, self.stirred = self.stirred, {}
+        for address in stirred:
+            provider = self.providers.get(address)
+            if provider is None:
+                continue
+            filled: dict[verbs.Connection, IbLink] = {}
+            for event in provider.process(self._clock()):
+                self._handle(address, event, filled)
+            for connection, link in filled.items():
+                if connection in self.links:
+                    self._post_receives(link, connection)
+
+    def _handle(self, address: str, event: verbs.Event, filled: dict[verbs.Connection, IbLink]) -> None:
+        engine, now = self._engine, self._clock()
+        connection = event.connection
+        if isinstance(event, verbs.ConnectRequested):
+            self._requested(address, event, now)
+            return
+        link = self.links.get(connection)
+        if link is None:
+            return
+        match event:
+            case verbs.Completed(operation=verbs.Operation.RECEIVE):
+                if event.status is verbs.Status.SUCCESS:
+                    filled[connection] = link
+                    engine.ib.frame_received(link, event.data, now)
+            case verbs.Completed():
+                engine.ib.work_completed(link, event.wr_id, event.status, now, event.original)
+            case verbs.Established():
+                engine.ib.established(link, event.private_data, now)
+            case verbs.Refused():
+                del self.links[connection]
+                engine.ib.refused(link, event.private_data, now)
+            case verbs.ConnectFailed(detail=detail):
+                del self.links[connection]
+                engine.connect_failed(link, detail, now)
+            case verbs.Disconnected():
+                del self.links[connection]
+                engine.connection_lost(link, "ended by the peer", now)
+            case verbs.Broken(detail=detail):
+                self._end(connection, address)
+                engine.connection_lost(link, detail, now)
+
+    def _requested(self, address: str, event: verbs.ConnectRequested, now: float) -> None:
+        connection, port = event.connection, self._engine.ib
+        self.stirred[address] = None
+        link = port.requested(address, connection.peer, event.private_data, now)
+        try:
+            if link is None:
+                connection.reject(REJECT_DATA)
+                return
+            self._bind(link, connection)
+            connection.accept(port.reply(link), self._options(link.owner.tos))
+        except RdsError as problem:
+            # The peer has given up meanwhile, or it is too much for the provider.
+            if link is not None:
+                self._end(connection, address)
+                self._engine.connection_lost(link, str(problem), now)
+
+    def end_all(self) -> None:
+        """Disconnect what is still open; the engine is not told."""
+        for connection in list(self.links):
+            connection.disconnect()
+        self.links.clear()
+
+
+def _post(connection: verbs.Connection, work: Work) -> None:
+    match work:
+        case Send():
+            connection.post_send(work.id, work.frame, solicited=work.solicited, fence=work.fence)
+        case Write():
+            connection.post_write(work.id, work.data, work.address, work.rkey, fence=work.fence)
+        case Read(into=region):
+            into = verbs.Segment(region.address, region.length, region.lkey)
+            connection.post_read(work.id, into, work.address, work.rkey, fence=work.fence)
+        case CompareSwapWork():
+            connection.post_compare_swap(work.id, work.address, work.rkey, work.compare, work.swap, fence=work.fence)
+        case FetchAddWork():
+            connection.post_fetch_add(work.id, work.address, work.rkey, work.add, fence=work.fence)

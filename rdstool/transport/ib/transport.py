@@ -1,0 +1,97 @@
+"""Carries links of the engine over InfiniBand, on an event loop, whichever provider there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from rdstool.transport.base import Tap
+from rdstool.transport.driver import Driver
+from rdstool.transport.ib import provider as verbs
+from rdstool.transport.ib.glue import Glue
+
+MakeProvider = Callable[[str], verbs.Provider]
+"""InfiniBand at a local address. Raises ``TransportError``."""
+
+
+class IbTransport(Glue):
+    """All reliable connections of one node: a provider for each of its addresses."""
+
+    def __init__(self, driver: Driver, make: MakeProvider) -> None:
+        super().__init__(driver.engine, driver.now)
+        self._driver = driver
+        self._loop = driver.loop
+        self._make = make
+        self._timer: asyncio.TimerHandle | None = None
+        self._tap: verbs.Tap | None = None
+
+    def listen(self, address: str) -> None:
+        """Take connections for an address of the node. Raises ``TransportError``."""
+        provider = self._make(address)
+        provider.set_tap(self._tap)
+        self.add(address, provider)
+        for fileno in provider.filenos():
+            self._loop.add_reader(fileno, partial(self._readable, address))
+
+    # ---- The loop
+
+    def settle(self) -> None:
+        """Let the providers send and receive, and hand on what has happened."""
+        super().settle()
+        if self.stirred:
+            self._loop.call_soon(self._go_on)
+        self._arm()
+
+    def _go_on(self) -> None:
+        with self._driver.lock:
+            if self.stirred:
+                self._driver.act()
+
+    def _readable(self, address: str) -> None:
+        with self._driver.lock:
+            self.stirred[address] = None
+            self._driver.act()
+
+    def _arm(self) -> None:
+        due = min((when for each in self.providers.values() if (when := each.next_timer()) is not None), default=None)
+        if self._timer is not None:
+            if due is not None and self._timer.when() <= due and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        with self._driver.lock:
+            self._timer = None
+            self.stirred.update(dict.fromkeys(self.providers))
+            self._driver.act()
+
+    def check_acks(self) -> None:
+        """Acknowledgements come by themselves."""
+
+    def set_tap(self, tap: Tap | None) -> None:
+        """Tell this tap of each packet from now on, or none."""
+        self._tap = None if tap is None else lambda _now, frame: tap.packet(frame)
+        for provider in self.providers.values():
+            provider.set_tap(self._tap)
+
+    def open_links(self) -> int:
+        """Connections that are open or being made."""
+        return len(self.links)
+
+    def close(self) -> None:
+        """Disconnect what is still open, and let go of the providers."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.end_all()
+        for provider in self.providers.values():
+            provider.process(self._driver.now())
+            for fileno in provider.filenos():
+                self._loop.remove_reader(fileno)
+            provider.close()
+        self.providers.clear()
+        self.stirred.clear()
