@@ -33,6 +33,8 @@ ACK_FIRST_S = 0.001
 ACK_LONGEST_S = 0.064
 """Between two questions where nothing is acknowledged; a receiver delays its acknowledgements by 40 ms."""
 
+_ENDED_AT_ONCE = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}
+"""Of a dialled socket: it was established, and the peer has reset it. A refusal is ECONNREFUSED."""
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -147,9 +149,15 @@ class TcpTransport:
                 tune(stream.sock)
                 local, peer = stream.sock.getsockname(), stream.sock.getpeername()
             except OSError as problem:
-                self._remove(stream)
-                abort(stream.sock)
-                self._engine.connect_failed(wanted.link, problem.strerror or str(problem), self._driver.now())
+                why = problem.strerror or str(problem)
+                if problem.errno in _ENDED_AT_ONCE:
+                    stream.connecting = False
+                    self._engine.connected(wanted.link, self._driver.now())
+                    self._lose(stream, why, by_peer=True, reset=True)
+                else:
+                    self._remove(stream)
+                    abort(stream.sock)
+                    self._engine.connect_failed(wanted.link, why, self._driver.now())
             else:
                 stream.connecting = False
                 wanted.link.local_port = local[1]
