@@ -123,7 +123,10 @@ class Task:
         self._peer = peer
 
     async def run(self, flowing: asyncio.Event) -> None:
-        """Talk until cancelled; ``flowing`` is set by the first message that comes. Raises ``StressError``."""
+        """Talk until cancelled. Raises ``StressError``.
+
+        ``flowing`` is set by the first ack, or request where we make none ourselves.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._receive(flowing))
             for pair in self._pairs.values():
@@ -152,7 +155,8 @@ class Task:
             message = await receive()
             if message.address:
                 self._take(message)
-                flowing.set()
+                if not self._asks or self._counters.acks_received:
+                    flowing.set()
 
     def _take(self, message: ReceivedMessage) -> None:
         data, counters = message.data, self._counters

@@ -16,7 +16,9 @@ HARMFUL = {"ping-flood", "connections-10000"}
 """Not for a guest with little memory: kernels have no limit for answers to pings."""
 WAITS = {"length-4gib": "nothing of that came within 5 s"}
 """No kernel has a limit for h_len: it waits for 4 GiB."""
-DIFFERENCES: dict[str, dict[str, str]] = {"6.1": WAITS, "6.12": WAITS, "newest": WAITS}
+COUNTS = {"source-port-of-another-path": "pong seq 1 0 > 5000 len 0 came"}
+"""Up to 6.x source ports tell nothing: the second connection is the second path."""
+DIFFERENCES: dict[str, dict[str, str]] = {"6.1": WAITS | COUNTS, "6.12": WAITS | COUNTS, "newest": WAITS}
 """By kernel and scenario: what was seen otherwise."""
 
 
