@@ -56,8 +56,8 @@ demo: $(VENV)/.installed ## Decode and validate a real capture, step by step
 # ---- Checks
 
 system-packages:
-	@tools/need --wanted tshark
 	@tools/need $(LAB_PACKAGES) $(ROCE_PACKAGES)
+	@tools/need --wanted tshark lua5.2 lua5.4 lua-check
 
 test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
 	@$(if $(filter tests tests/interop%,$(TESTS)),$(BIN)/rdstool lab fetch >/dev/null)

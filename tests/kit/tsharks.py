@@ -13,8 +13,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from rdstool.lab.apt import PrivateApt, machine_mirrors
 from rdstool.tshark.program import Tshark, find_tshark
-from tests.kit.apt import PrivateApt, machine_mirror
 
 SUITE = "trixie"
 NEWER = (4, 4)
@@ -52,12 +52,12 @@ def _unpacked() -> Path:
 
 
 def _unpack(base: Path, wrapper: Path) -> None:
-    apt = PrivateApt(base / f"apt-{SUITE}", SUITE, machine_mirror())
+    apt = PrivateApt(base / f"apt-{SUITE}", SUITE, machine_mirrors())
     apt.update()
     root = wrapper.with_name("root")
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=base) as downloads:
-        for package in apt.download(apt.closure("tshark", _NEEDED), Path(downloads)):
+        for package in apt.download(["tshark", *apt.closure("tshark", _NEEDED)], Path(downloads)):
             subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
     loader = next(path for path in sorted(root.glob("usr/lib*/**/ld-linux*.so*")) if path.is_file())
     library = next(root.glob("usr/lib/*-linux-gnu"))

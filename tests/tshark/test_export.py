@@ -1,4 +1,4 @@
-"""What `rdstool lua export` writes is what stands in lua/, is good Lua for 5.2 and 5.4, and has the fields of rdstool."""
+"""What `rdstool lua export` writes is what stands in lua/; it is good Lua for 5.2 and 5.4, and has rdstool's fields."""
 
 from __future__ import annotations
 

@@ -41,8 +41,10 @@ MIN_FRAME_BYTES = 60
 BATCHES = 4
 CUT = 0.2
 """Share of damaged frames that are cut short too."""
-LUA_ERRORS = ("-Y", '_ws.expert.message contains "Lua Error"', "-T", "fields", "-e", "frame.number")
-LUA_ERRORS += ("-e", "_ws.expert.message")
+LUA_ERRORS = (
+    *("-Y", '_ws.expert.message contains "Lua Error"', "-T", "fields"),
+    *("-e", "frame.number", "-e", "_ws.expert.message"),
+)
 
 # ---- One pass and two passes.
 

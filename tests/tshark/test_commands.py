@@ -1,0 +1,200 @@
+"""rdstool lua, decode --engine tshark, crosscheck and capture, and what they say where something is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rdstool import __version__
+from rdstool.errors import TsharkError, UsageError
+from rdstool.export.lua import PLUGIN_FILE, plugin_text
+from rdstool.tshark.install import install, installed, uninstall
+from rdstool.tshark.live import LiveCapture, capture_filter
+from rdstool.tshark.program import VARIABLE, find_tshark
+from tests.kit import tcp
+from tests.tshark.running import ROOT, run
+
+RDSTOOL = str(Path(sys.executable).with_name("rdstool"))
+CAPTURE = ROOT / "pcaps" / "ib-rdma-73" / "a.pcap.gz"
+
+
+def rdstool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RDSTOOL, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2
+    assert done.stderr.startswith("rdstool: error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+# ---- Install and uninstall.
+
+
+def test_the_installed_plugin_is_found_by_tshark(tmp_path: Path) -> None:
+    tshark = find_tshark()
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    done = rdstool("lua", "install", **home)
+    assert done.returncode == 0
+    assert str(tmp_path) in done.stderr
+    listed = subprocess.run(
+        [tshark.path, "-G", "protocols"], capture_output=True, text=True, check=True, env={**os.environ, **home}
+    )
+    assert "\trds\n" in listed.stdout
+    assert rdstool("lua", "status", **home).stdout.endswith(f"is the plugin of this rdstool, {__version__}\n")
+    assert rdstool("lua", "uninstall", **home).returncode == 0
+    assert rdstool("lua", "status", **home).stdout.startswith("no plugin in")
+
+
+def test_export_writes_the_plugin_to_standard_output() -> None:
+    assert rdstool("lua", "export").stdout == plugin_text(__version__)
+
+
+def test_a_plugin_of_another_version_is_replaced_only_by_force(tmp_path: Path) -> None:
+    path = tmp_path / PLUGIN_FILE
+    path.write_text(plugin_text("0.0.1"), "utf-8")
+    with pytest.raises(TsharkError, match=r"of rdstool 0\.0\.1; to replace it: rdstool lua install --force"):
+        install(tmp_path, __version__)
+    install(tmp_path, __version__, force=True)
+    found = installed(tmp_path)
+    assert found is not None
+    assert found.version == __version__
+
+
+def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / PLUGIN_FILE
+    path.write_text("-- my own\n")
+    with pytest.raises(TsharkError, match="--force"):
+        install(tmp_path, __version__)
+    with pytest.raises(TsharkError, match="--force"):
+        uninstall(tmp_path)
+    assert path.read_text() == "-- my own\n"
+
+
+def test_a_file_in_the_way_of_the_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "plugins").write_text("")
+    error = one_line_error(rdstool("lua", "install", "--directory", str(tmp_path / "plugins")))
+    assert "in the way" in error or "Not a directory" in error
+
+
+def test_a_directory_that_cannot_be_written_is_told_with_its_remedy() -> None:
+    assert "; " in one_line_error(rdstool("lua", "install", "--directory", "/proc/plugins"))
+
+
+# ---- tshark missing, too old, or without Lua.
+
+
+def fake(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("echo 'TShark (Wireshark) 3.6.2'", "is version 3.6, the plugin needs 4.0 or later"),
+        ("echo hello", "does not say which version it is"),
+        ("exit 3", "failed: it says nothing"),
+        ("[ $1 = -G ] || echo 'TShark (Wireshark) 4.2.0'", "was built without Lua"),
+    ],
+)
+def test_a_tshark_that_cannot_do_it_is_told_with_what_to_install(script: str, told: str, tmp_path: Path) -> None:
+    path = fake(tmp_path / "tshark", script)
+    with pytest.raises(TsharkError, match="apt-get install tshark") as caught:
+        find_tshark(str(path))
+    assert told in str(caught.value)
+
+
+def test_no_tshark_is_one_line() -> None:
+    assert "is no program" in one_line_error(rdstool("crosscheck", str(CAPTURE), **{VARIABLE: "/nowhere/tshark"}))
+
+
+def test_a_file_that_tshark_cannot_read_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pcap"
+    path.write_bytes(bytes(100))
+    assert "tshark says: " in one_line_error(rdstool("decode", "--engine", "tshark", str(path)))
+
+
+@pytest.mark.parametrize("arguments", [("-",), (str(CAPTURE), str(CAPTURE)), ("--follow", str(CAPTURE))])
+def test_the_engine_reads_one_whole_file(arguments: tuple[str, ...]) -> None:
+    assert "reads one file" in one_line_error(rdstool("decode", "--engine", "tshark", *arguments))
+
+
+def test_an_unknown_engine_is_told() -> None:
+    assert "take one of: native, tshark" in one_line_error(rdstool("decode", "--engine", "ethereal", str(CAPTURE)))
+
+
+# ---- The second engine.
+
+
+def test_both_engines_write_the_same_lines() -> None:
+    arguments = ("decode", "--json", "--hash", str(CAPTURE))
+    ours, theirs = rdstool(*arguments), rdstool(*arguments, "--engine", "tshark")
+    assert ours.stdout == theirs.stdout
+    assert len(ours.stdout.splitlines()) > 40
+
+
+def test_crosscheck_ends_well_where_there_is_no_difference() -> None:
+    done = rdstool("crosscheck", str(CAPTURE))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no difference" in done.stderr
+
+
+# ---- Live.
+
+
+def test_the_capture_filter_lets_rds_pass_and_nothing_else(tmp_path: Path) -> None:
+    text = capture_filter([16385])
+    assert "tcp port 16385" in text
+    assert "udp port 4791" in text
+    assert "ether proto 0x8915" in text
+    assert "vlan" in text
+    assert "ether" not in capture_filter([1, 2], ethernet=False)
+
+
+def test_captures_live_shows_messages_and_writes_pcapng(tmp_path: Path) -> None:
+    """In a network namespace of its own: whole frames of a conversation are sent over a pair of virtual links."""
+    conversation = tcp.conversation().write(tmp_path / "conversation.pcap")
+    script = tmp_path / "live.sh"
+    output = tmp_path / "live.pcapng"
+    sender = (
+        "import socket,struct,sys;d=open(sys.argv[1],'rb').read();s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW);"
+        "s.bind(('one',0));p=24\n"
+        "while p<len(d):\n n=struct.unpack_from('<8xI',d,p)[0];s.send(d[p+16:p+16+n]);p+=16+n\n"
+    )
+    (tmp_path / "send.py").write_text(sender)
+    frames = run(find_tshark(), "-r", str(conversation), "-T", "fields", "-e", "frame.number").count("\n")
+    script.write_text(
+        "set -eu\nip link set lo up\nip link add one type veth peer name two\nip link set one up\nip link set two up\n"
+        f"'{RDSTOOL}' capture -i two -w '{output}' -c {frames} --json > '{tmp_path}/live.json' 2> '{tmp_path}/said' &\n"
+        "capture=$!\n"
+        # dumpcap writes the head of the file once it listens.
+        f"until [ -s '{output}' ]; do kill -0 $capture; done\n"
+        f"'{sys.executable}' '{tmp_path}/send.py' '{conversation}'\nwait $capture\n"
+    )
+    subprocess.run(["unshare", "--net", "sh", str(script)], check=True, timeout=60)
+    live = [json.loads(line) for line in (tmp_path / "live.json").read_text().splitlines()]
+    filed = [json.loads(line) for line in rdstool("decode", "--json", str(conversation)).stdout.splitlines()]
+    kept = ("kind", "sequence", "length", "sport", "dport", "complete")
+    assert [[item[key] for key in kept] for item in live] == [[item[key] for key in kept] for item in filed]
+    assert output.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
+
+
+def test_no_such_interface_is_one_line() -> None:
+    assert "there is no such interface" in one_line_error(rdstool("capture", "-i", "nosuch0"))
+
+
+def test_no_capture_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "kept.pcapng"
+    path.write_text("")
+    with pytest.raises(UsageError, match="exists already"):
+        LiveCapture("lo", [16385], output=path)
