@@ -40,7 +40,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) install --editable '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test test-oldest system-packages lint format imports bench bench-roce sim fuzz clean
+.PHONY: help install demo test test-oldest system-packages lint format imports bench bench-endpoint bench-roce sim fuzz clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -86,6 +86,9 @@ bench: $(VENV)/.installed-dev ## Measure against tshark and Scapy; writes benchm
 
 sim: $(VENV)/.installed-dev ## Simulate bad networks, SEEDS=20000 of them; a failing seed replays exactly
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+bench-endpoint: $(VENV)/.installed-dev ## Measure RDS over TCP beside a bare TCP program; writes benchmarks/endpoint.md
+	@$(BIN)/python -m benchmarks.endpoint $(BENCH)
 
 bench-roce: $(VENV)/.installed-dev ## Measure userspace RoCE beside a bare UDP program
 	@$(BIN)/python -m benchmarks.roce $(BENCH)

@@ -1,10 +1,11 @@
-"""The programs that benchmarks/endpoint.py lets run against each other: each one sends or receives, and tells what it took.
+"""The programs that benchmarks/endpoint.py lets run against each other; each one tells what it took.
 
 ``python -m benchmarks.endpoint_programs KIND ROLE SIZE COUNT TRIPS PATHS`` with KIND one of
 
 ``bare``      a TCP connection, blocking sockets, a 48-byte header before each payload, no protocol
 ``socket``    ``rdstool.Socket``
 ``node``      ``rdstool.Node``, asyncio
+``crowd``     a node with COUNT sockets, and PATHS peers (nodes of another process) that talk to all of them
 
 The receiver prints a line when it listens. Both print a JSON object at their end.
 """
@@ -18,10 +19,13 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from time import perf_counter
 
 import rdstool
+from rdstool.endpoint.core import keep_memory
+from rdstool.endpoint.node import AsyncSocket
 from rdstool.endpoint.stack import Stack
 
 SENDER, RECEIVER = "127.77.0.1", "127.77.0.2"
@@ -30,7 +34,7 @@ BUFFER = 8 << 20
 """Send and receive buffer of rdstool's sockets, in bytes: room for eight of the longest messages."""
 HEADER = struct.Struct(">QQIIHHBB2x16x")
 """What the bare program sends before each payload: as long as the header of RDS."""
-RECV_BYTES = 1 << 18
+RECV_BYTES = 1 << 16
 LAST = b"last"
 """What the receiver answers when it has everything."""
 
@@ -99,6 +103,7 @@ def bare_send(sock: socket.socket, sequence: int, payload: bytes) -> None:
 
 def bare_sender(size: int, count: int, trips: int, _paths: int) -> None:
     """Send, wait for the end, then go to and fro."""
+    keep_memory()
     sock = socket.create_connection((RECEIVER, PORT), source_address=(SENDER, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     answers = bare_messages(sock)
@@ -121,6 +126,7 @@ def bare_sender(size: int, count: int, trips: int, _paths: int) -> None:
 
 def bare_receiver(_size: int, count: int, trips: int, _paths: int) -> None:
     """Take everything, say so, then answer."""
+    keep_memory()
     with socket.create_server((RECEIVER, PORT)) as server:
         listening()
         sock, _ = server.accept()
@@ -236,12 +242,56 @@ async def node_receiver(_size: int, count: int, trips: int, paths: int) -> None:
         meter.report()
 
 
+# ---- Many sockets, many peers
+
+
+def crowd_addresses(number: int) -> list[str]:
+    """Addresses of peers, all below that of the receiver."""
+    return [f"127.76.{1 + each // 200}.{1 + each % 200}" for each in range(number)]
+
+
+async def crowd_sender(_size: int, count: int, _trips: int, peers: int) -> None:
+    """A node for each peer; each sends a message to every socket, one after the other, and reads what comes back."""
+    async with AsyncExitStack() as opened:
+        nodes = [await opened.enter_async_context(rdstool.Node(each)) for each in crowd_addresses(peers)]
+        meter = Meter()
+
+        async def talk(node: rdstool.Node) -> None:
+            sock = node.socket(0)
+            for number in range(count):
+                await sock.sendto(b"hello", (RECEIVER, PORT + number))
+                await sock.recv()
+            await sock.drain()
+
+        await asyncio.gather(*(talk(node) for node in nodes))
+        meter.stop()
+        meter.report()
+
+
+async def crowd_receiver(_size: int, count: int, _trips: int, peers: int) -> None:
+    """One node, whose memory is the question."""
+    async with rdstool.Node(RECEIVER) as node:
+        sockets = [node.socket(PORT + number) for number in range(count)]
+        listening()
+        meter = Meter()
+
+        async def answer(sock: AsyncSocket) -> None:
+            for _ in range(peers):
+                data, sender = await sock.recvfrom()
+                await sock.sendto(data, sender)
+            await sock.drain()
+
+        await asyncio.gather(*map(answer, sockets))
+        meter.stop()
+        meter.report()
+
+
 def main() -> None:
     """Run one program."""
     kind, role, *numbers = sys.argv[1:]
     program = globals()[f"{kind}_{role}"]
     done = program(*map(int, numbers))
-    if kind == "node":
+    if done is not None:
         asyncio.run(done)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from rdstool.endpoint.recorder import FrameTaker, Recorder
     from rdstool.export.pcapng import PcapngWriter
 
+KEPT_BYTES = 16 << 20
+"""Memory that is freed is kept for the next messages, up to about this."""
 CLOSE_POLL_S = 0.005
 """Between two looks at whether the peers have closed their sides."""
 
@@ -75,6 +77,7 @@ class Core:
         *,
         threaded: bool = False,
     ) -> None:
+        keep_memory()
         self._hear = hear
         self._recorder: Recorder | None = None
         self._file: PcapngWriter | None = None
@@ -167,3 +170,12 @@ class Core:
             file.close()
         except OSError as problem:
             LOGGER.warning("the recording is not complete: %s", problem.strerror or problem)
+
+
+def keep_memory() -> None:
+    """Have the C library keep memory that is freed.
+
+    Else each long message waits for fresh pages, which takes longer than copying it. glibc learns from the first large
+    block that is freed (mallopt(3), M_MMAP_THRESHOLD); the pages of this one are never touched.
+    """
+    bytes(KEPT_BYTES)

@@ -10,6 +10,8 @@ from rdstool.protocol.reasons import DropReason
 
 SMALL_PIECE_BYTES = 4096
 """Pieces of a payload below this are copied together at once."""
+LONG_BYTES = 16_384
+"""Payloads of this length or more had better be read alone: then they need not be copied."""
 NO_EXTENSIONS = bytes(EXTENSION_BYTES)
 
 # Over TCP everything else is zero when sent and ignored when received (§1).
@@ -41,7 +43,7 @@ class Deframer:
     ``error`` is set, and nothing more is given, after a header that announces more than ``message_bytes``.
     """
 
-    __slots__ = ("_begun", "_header", "_limit", "_missing", "_pieces", "began", "error")
+    __slots__ = ("_begun", "_header", "_limit", "_long", "_missing", "_pieces", "began", "error")
 
     def __init__(self, message_bytes: int) -> None:
         self._limit = message_bytes
@@ -52,6 +54,8 @@ class Deframer:
         self._pieces: list[bytes | bytearray] = []
         """That payload, as it came: joined once, for it may be long."""
         self._missing = 0
+        self._long = False
+        """The last message was a long one, and so may be the next."""
         self.began = 0.0
         """When the header of the message that is not complete was seen; 0 where there is none."""
         self.error: RemoteProtocolError | None = None
@@ -65,6 +69,12 @@ class Deframer:
     def remaining(self) -> tuple[int, int]:
         """Bytes that are missing of the header, and of the payload, of the next message."""
         return (HEADER_BYTES - len(self._header), 0) if self._begun is None else (0, self._missing)
+
+    def best_read(self, usual: int) -> int:
+        """How many bytes to ask the system for: ``usual``, or what keeps a long payload in one piece."""
+        if self._begun is not None:
+            return self._missing if self._missing >= LONG_BYTES else usual
+        return HEADER_BYTES - len(self._header) if self._long else usual
 
     def feed(self, data: bytes, now: float) -> list[Frame]:
         """The messages that ``data`` completes, in order. ``now`` in seconds."""
@@ -89,6 +99,8 @@ class Deframer:
             frames.append((sequence, length, sport, dport, flags, data[body:at], exthdr))
         if at < size:
             self._header += data[at:]
+        if frames:
+            self._long = frames[-1][1] >= LONG_BYTES
         return frames
 
     def _go_on(self, data: bytes, now: float, frames: list[Frame]) -> int:

@@ -22,7 +22,7 @@ READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""
 READ_LONG_BYTES = 1 << 18
 """At once of a long payload, which is kept as it comes."""
-READ_ROUNDS = 8
+READ_ROUNDS = 16
 """Reads from one socket before others have their turn."""
 ACCEPT_ROUNDS = 64
 """Connections taken before others have their turn."""
@@ -293,11 +293,9 @@ class TcpTransport:
 
     def _read(self, stream: Stream, rounds: int) -> None:
         stream.fresh = False
-        receive, now = self._engine.bytes_received, self._driver.now
+        receive, now, best_read = self._engine.bytes_received, self._driver.now, stream.link.deframer.best_read
         for _ in range(rounds):
-            # No more than the rest of a long payload, which then needs no copy.
-            missing = stream.link.deframer.remaining[1]
-            size = READ_BYTES if missing < READ_BYTES else min(missing, READ_LONG_BYTES)
+            size = min(best_read(READ_BYTES), READ_LONG_BYTES)
             try:
                 data = stream.sock.recv(size)
             except (BlockingIOError, InterruptedError):

@@ -13,13 +13,16 @@ from typing import Any, Literal, TypeVar
 import rdstool
 from rdstool.endpoint.node import AsyncSocket
 from rdstool.lab import Guest, Message, Network, RdsSocket, digest, payload
+from rdstool.lab.capture import Capture
 from rdstool.protocol import events
 from rdstool.protocol.connection import Connection
+from rdstool.validate.rule import Finding
+from rdstool.validate.validator import validate
 
 Role = Literal["smaller", "larger"]
 """What rdstool's address is, compared with the kernel's: the smaller one opens the TCP connections."""
 
-PATIENCE_S = 90.0
+PATIENCE_S = 200.0
 """How long a test waits for what must come; the guests are slow where there is no KVM."""
 MIB = 1 << 20
 BUFFER = 4 * MIB
@@ -36,7 +39,11 @@ class Ground:
     network: Network
     folder: Path
     """For what nodes record of themselves."""
+    capture: Capture
+    """All frames between the two."""
     recorded: list[Path] = field(default_factory=list)
+    may_have_errors: bool = False
+    """Set by tests in which a kernel is known to go wrong."""
     _hosts: dict[Role, count[int]] = field(default_factory=lambda: {"smaller": count(2), "larger": count(0x101)})
 
     _taken: list[str] = field(default_factory=list)
@@ -48,6 +55,12 @@ class Ground:
         self.network.add_address(address)
         self._taken.append(address)
         return address
+
+    def findings(self) -> list[Finding]:
+        """What rdstool validate says of all frames so far; no more are taken."""
+        self.capture.stop()
+        with rdstool.open_capture(str(self.capture.path)) as frames:
+            return list(validate(frames))
 
     def give_up_addresses(self) -> None:
         """Leave the network as it was."""
@@ -171,6 +184,30 @@ async def read(sock: AsyncSocket, number: int) -> list[tuple[int, str]]:
     except TimeoutError:
         pass
     return found
+
+
+async def exchange(
+    meeting: Meeting, here: list[AsyncSocket], there: list[RdsSocket], texts: list[list[Text]]
+) -> tuple[list[list[tuple[int, str]]], list[list[tuple[int, str]]]]:
+    """Send each pair of sockets its texts, both ways at once; what rdstool got, and what the kernel got."""
+    rds = meeting.guest.rds
+    plan = [
+        (there[index], here[index].getsockname(), size, seed)
+        for turn in range(max(map(len, texts)))
+        for index in range(len(texts))
+        for seed, size in texts[index][turn : turn + 1]
+    ]
+    async with asyncio.TaskGroup() as group:
+        readers = [group.create_task(read(sock, len(own))) for sock, own in zip(here, texts, strict=True)]
+        kernel = group.create_task(meeting.ask(rds.receive_many, there, len(plan), timeout_s=PATIENCE_S))
+        sent = group.create_task(meeting.ask(rds.send_many, plan, nonblocking=True))
+        for sock, to, own in zip(here, there, texts, strict=True):
+            group.create_task(send(sock, to, own))
+    assert set(sent.result()) == {None}
+    came = kernel.result()
+    return [reader.result() for reader in readers], [
+        told([one for one in came if one.socket == sock.number]) for sock in there
+    ]
 
 
 def told(messages: list[Message]) -> list[tuple[int, str]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from rdstool.lab import digest, payload
 from rdstool.protocol import events
 from rdstool.protocol.states import PathState
-from tests.interop.tcp.meeting import Ground, digest, expected, payload, read, send
+from tests.interop.tcp.meeting import Ground, expected, read, send
 
 
 async def test_an_address_that_nobody_has_is_tried_again_and_again(ground: Ground) -> None:
@@ -34,12 +35,12 @@ async def test_a_kernel_without_rds_refuses_and_is_reached_when_it_has_it(ground
 async def test_messages_that_are_cancelled_before_the_peer_comes_are_not_sent(ground: Ground) -> None:
     rds = ground.guest.rds
     for role in ("smaller", "larger"):
-        local = ground.take_address(role)  # type: ignore[arg-type]
+        local = ground.take_address(role)
         there = rds.open(ground.network.guest)
         rds.send(there, (local, 4000), size=100, seed=1, flags=["nonblocking"])
         rds.send(there, (local, 4001), size=100, seed=2, flags=["nonblocking"])
         rds.cancel_sent_to(there, (local, 4000))
-        async with ground.meeting(role, address=local) as meeting:  # type: ignore[arg-type]
+        async with ground.meeting(role, address=local) as meeting:
             cancelled, kept = meeting.node.socket(4000), meeting.node.socket(4001)
             await meeting.ask(rds.send, there, (local, 4000), size=100, seed=3)
             assert await read(kept, 1) == expected([(2, 100)])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from tests.interop.tcp.meeting import Ground, expected, read, send, told
+from tests.interop.tcp.meeting import Ground, Role, exchange, expected
 
 FAULTS = {
     "loss": ("loss", "3%"),
@@ -18,32 +16,23 @@ MESSAGES = 60
 
 
 @pytest.mark.parametrize("role", ["smaller", "larger"])
-async def test_messages_arrive_as_they_were_sent(ground: Ground, role: str) -> None:
+async def test_messages_arrive_as_they_were_sent(ground: Ground, role: Role) -> None:
     guest = ground.guest
-    async with ground.meeting(role) as meeting:  # type: ignore[arg-type]
+    async with ground.meeting(role) as meeting:
         await meeting.agree_on_paths()
         resets = meeting.counter("conn_reset")
         for number, fault in enumerate(FAULTS.values()):
             here, there = [meeting.node.socket(0) for _ in range(4)], await meeting.open_many(4)
-            texts = [(seed, 300 * (seed % 20)) for seed in range(1000 * number, 1000 * number + MESSAGES)]
-            plan = [
-                (sock, to.getsockname(), size, seed)
-                for seed, size in texts
-                for sock, to in zip(there, here, strict=True)
+            texts = [
+                [(10_000 * number + 1000 * index + turn, 300 * (turn % 20)) for turn in range(MESSAGES)]
+                for index in range(len(here))
             ]
             context = guest.wire.netem(*fault)
             await meeting.ask(context.__enter__)
-            _, came, *got = await asyncio.gather(
-                meeting.ask(guest.rds.send_many, plan, nonblocking=True),
-                meeting.ask(guest.rds.receive_many, there, 4 * MESSAGES, timeout_s=80),
-                *(read(sock, MESSAGES) for sock in here),
-                *(send(sock, to, texts) for sock, to in zip(here, there, strict=True)),
-            )
+            got, came = await exchange(meeting, here, there, texts)
             await meeting.ask(context.__exit__, None, None, None)
-            assert all(each == expected(texts) for each in got[:4])
-            for sock in there:
-                assert told([one for one in came if one.socket == sock.number]) == expected(texts)
+            assert got == came == [expected(own) for own in texts]
             await meeting.ask(guest.rds.close, *there)
-            for sock in here:
-                sock.close()
+            for own in here:
+                own.close()
         assert meeting.counter("conn_reset") == resets

@@ -7,9 +7,10 @@ import errno
 import pytest
 
 from rdstool.endpoint.constants import MSG_DONTWAIT
+from rdstool.lab import digest, payload
 from rdstool.protocol import events
 from rdstool.protocol.errors import WouldBlock
-from tests.interop.tcp.meeting import Ground, digest, payload, read
+from tests.interop.tcp.meeting import Ground, Role, read
 
 SIZE = 4000
 RCVBUF = 40_000
@@ -18,8 +19,8 @@ MOST = 200
 
 
 @pytest.mark.parametrize("role", ["smaller", "larger"])
-async def test_a_kernel_is_held_back_by_rdstools_congestion_map(ground: Ground, role: str) -> None:
-    async with ground.meeting(role) as meeting:  # type: ignore[arg-type]
+async def test_a_kernel_is_held_back_by_rdstools_congestion_map(ground: Ground, role: Role) -> None:
+    async with ground.meeting(role) as meeting:
         here, there = meeting.node.socket(4000), await meeting.open()
         here.setsockopt(1, 8, RCVBUF)
         await meeting.ask(ground.guest.rds.monitor_congestion, there)
@@ -43,8 +44,8 @@ async def test_a_kernel_is_held_back_by_rdstools_congestion_map(ground: Ground, 
 
 
 @pytest.mark.parametrize("role", ["smaller", "larger"])
-async def test_rdstool_is_held_back_by_a_kernels_congestion_map(ground: Ground, role: str) -> None:
-    async with ground.meeting(role) as meeting:  # type: ignore[arg-type]
+async def test_rdstool_is_held_back_by_a_kernels_congestion_map(ground: Ground, role: Role) -> None:
+    async with ground.meeting(role) as meeting:
         here, there = meeting.node.socket(4000), await meeting.open(rcvbuf=RCVBUF)
         sent = 0
         refused: WouldBlock | None = None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from tests.interop.tcp.meeting import MIB, Ground, Meeting, Role, expected, read, send, told
+from tests.interop.tcp.meeting import MIB, Ground, Meeting, Role, exchange, expected, read, send, told
 
 SIZES = [0, 1, 47, 48, 4096, 65_536, MIB]
 TO_KERNEL = list(enumerate(SIZES, start=1))
@@ -57,20 +55,8 @@ async def test_ten_thousand_messages_over_32_sockets_both_ways(ground: Ground, r
         known = {name: meeting.counter(name) for name in ("recv_delivered", "recv_queued", "conn_reset")}
         before = await meeting.ask(ground.guest.rds.counters)
         texts = [[(1 + 1000 * index + turn, 1 + 37 * turn % 700) for turn in range(each)] for index in range(number)]
-        plan = [
-            (there[index], here[index].getsockname(), texts[index][turn][1], texts[index][turn][0])
-            for turn in range(each)
-            for index in range(number)
-        ]
-        _, came, *got = await asyncio.gather(
-            meeting.ask(ground.guest.rds.send_many, plan, nonblocking=True),
-            meeting.ask(ground.guest.rds.receive_many, there, number * each, timeout_s=60),
-            *(read(sock, each) for sock in here),
-            *(send(sock, to, texts[index]) for index, (sock, to) in enumerate(zip(here, there, strict=True))),
-        )
-        wanted = [expected(own) for own in texts]
-        assert got[:number] == wanted
-        assert [told([one for one in came if one.socket == sock.number]) for sock in there] == wanted
+        got, came = await exchange(meeting, here, there, texts)
+        assert got == came == [expected(own) for own in texts]
         for sock in here:
             await sock.drain()
         after = await meeting.ask(ground.guest.rds.counters)

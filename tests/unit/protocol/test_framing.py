@@ -57,3 +57,20 @@ def test_four_gigabytes_are_not_waited_for() -> None:
     deframer = Deframer(1 << 20)
     assert deframer.feed(header(1, 0xFFFFFFFF, 5, 6), 0.0) == []
     assert deframer.error is not None
+
+
+def test_a_long_payload_is_asked_for_alone_and_given_as_it_came() -> None:
+    deframer = Deframer(1 << 20)
+    payload = bytes(60_000)
+    assert deframer.best_read(65_536) == 65_536
+    assert deframer.feed(header(1, len(payload), 4000, 4001), 0.0) == []
+    assert deframer.best_read(65_536) == len(payload)
+    (frame,) = deframer.feed(payload, 0.0)
+    assert frame[5] is payload
+    # The next one may be as long: its header first.
+    assert deframer.best_read(65_536) == 48
+    deframer.feed(header(2, 3, 4000, 4001), 0.0)
+    assert deframer.best_read(65_536) == 65_536
+    (frame,) = deframer.feed(b"abc" + header(3, 0, 4000, 4001)[:10], 0.0)
+    assert frame[5] == b"abc"
+    assert deframer.best_read(65_536) == 65_536
