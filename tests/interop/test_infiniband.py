@@ -47,6 +47,8 @@ def rxe(request: pytest.FixtureRequest) -> Iterator[Guest]:
     The others' unloads RDS after each test; with rds_rdma and a peer that was connected, that ends a kernel.
     """
     with Network() as net, Guest(fetch_kernel(request.param), net) as guest:
+        for name in ("wmem_max", "rmem_max"):
+            guest.sysctl(f"net.core.{name}", BUFFER)
         guest.add_rxe()
         yield guest
 

@@ -24,6 +24,7 @@ class DeviceProvider(Device):
         super().__init__(host.address, Random(host.random.getrandbits(64)))
         self._host = host
         self._inbox: list[tuple[bytes, str, int]] = []
+        self._mtu = host.random.choice((1024, 4096))
 
     def arrive(self, data: bytes, source: str, port: int) -> None:
         """A datagram waits to be received."""
@@ -38,6 +39,10 @@ class DeviceProvider(Device):
                 for data in group.datagrams:
                     self._host.carry(group.source_port, group.destination, data)
         return self.take_events()
+
+    def path_mtu(self, _peer: str) -> int:
+        """One for all peers."""
+        return self._mtu
 
     def filenos(self) -> Sequence[int]:
         """None."""
@@ -62,7 +67,7 @@ class IbHost(Host):
             transport=Transport.IB,
             now=self.clock.now,
         )
-        self.glue = Glue(node, lambda: self.clock.now, path_mtu=self.random.choice((1024, 4096)))
+        self.glue = Glue(node, lambda: self.clock.now)
         self.provider = DeviceProvider(self)
         self.glue.add(self.address, self.provider)
         self.loss, self.doubling = self.random.choice(((0.0, 0.0), (0.01, 0.01), (0.04, 0.1)))

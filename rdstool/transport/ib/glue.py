@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from rdstool.errors import RdsError, TransportError
 from rdstool.protocol import events
@@ -17,7 +18,6 @@ from rdstool.protocol.node import Node
 from rdstool.transport.base import Wanted
 from rdstool.transport.ib import provider as verbs
 
-PATH_MTU = 4096
 SERVICE_LEVELS = 0xF
 """Bits of the type of service that make the service level (§7.7)."""
 
@@ -40,10 +40,9 @@ class _Memory:
 class Glue:
     """All reliable connections of one node. Who has a loop, or a simulated one, calls it."""
 
-    def __init__(self, engine: Node, clock: Callable[[], float], path_mtu: int = PATH_MTU) -> None:
+    def __init__(self, engine: Node, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._clock = clock
-        self._path_mtu = path_mtu
         self.providers: dict[str, verbs.Provider] = {}
         """By local address."""
         self.links: dict[verbs.Connection, IbLink] = {}
@@ -71,16 +70,17 @@ class Glue:
     def _connect(self, wanted: events.IbConnectWanted) -> None:
         link = wanted.link
         try:
-            connection = self.providers[wanted.local].connect(
-                wanted.peer, service_id(wanted.peer), wanted.private_data, self._options(wanted.tos)
-            )
+            provider = self.providers[wanted.local]
+            options = replace(self._options(wanted.tos), path_mtu=provider.path_mtu(wanted.peer))
+            connection = provider.connect(wanted.peer, service_id(wanted.peer), wanted.private_data, options)
             self._bind(link, connection)
         except TransportError as problem:
             self._engine.connect_failed(link, str(problem), self._clock())
         self.stirred[wanted.local] = None
 
-    def _options(self, tos: int) -> verbs.ConnectionOptions:
-        return verbs.ConnectionOptions(path_mtu=self._path_mtu, traffic_class=tos, service_level=tos & SERVICE_LEVELS)
+    @staticmethod
+    def _options(tos: int) -> verbs.ConnectionOptions:
+        return verbs.ConnectionOptions(traffic_class=tos, service_level=tos & SERVICE_LEVELS)
 
     def _bind(self, link: IbLink, connection: verbs.Connection) -> None:
         link.handle = connection

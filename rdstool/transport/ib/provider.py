@@ -214,6 +214,9 @@ class Provider(Protocol):
         header in front of it; else 92.
         """
 
+    def path_mtu(self, peer: str) -> int:
+        """The largest path MTU on the way to a peer, 256 to 4096. Raises ``TransportError`` where there is no way."""
+
     def register(self, memory: bytearray | memoryview, access: Access) -> Region:
         """Let local work requests, and peers as ``access`` says, use this memory, which must be writable."""
 

@@ -23,6 +23,7 @@ from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
 from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES
 from rdstool.transport.ib.roce.memory import MemoryRegion
+from rdstool.transport.ib.roce.numbers import MTU_CODES
 
 SENDERS = 4
 """Sockets that send, each with a source port of its own."""
@@ -41,6 +42,9 @@ BLOCKED_WAIT_S = 0.0005
 
 # Of linux/in.h, linux/in6.h and linux/udp.h; the socket module lacks them.
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_IP_MTU, _IPV6_MTU = 14, 24
+_MAX_HEADER_BYTES = 80
+"""Of IP, UDP and the transport together, at most (``RXE_MAX_HDR_LENGTH``)."""
 _SO_NO_CHECK, _UDP_NO_CHECK6_TX, _UDP_NO_CHECK6_RX = 11, 101, 102
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -134,6 +138,19 @@ class RoceProvider:
     ) -> RoceConnection:
         """Ask a peer for a connection."""
         return self.device.connect(peer, service_id, private_data, options)
+
+    def path_mtu(self, peer: str) -> int:
+        """What fits the network device on the way to a peer, as Soft-RoCE reckons it (``rxe_mtu_int_to_enum``)."""
+        version4 = self._family == socket.AF_INET
+        level, option = (socket.IPPROTO_IP, _IP_MTU) if version4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
+        try:
+            with self._make_socket(self._family, socket.SOCK_DGRAM) as probe:
+                probe.bind((self.address, 0))
+                probe.connect((peer, ROCE_UDP_PORT))
+                room = probe.getsockopt(level, option) - _MAX_HEADER_BYTES
+        except OSError as error:
+            raise TransportError(f"{self.address} has no way to {peer} ({error.strerror})") from None
+        return max((size for size in MTU_CODES if size <= room), default=min(MTU_CODES))
 
     def register(self, memory: bytearray | memoryview, access: Access) -> MemoryRegion:
         """Make memory known. Its address is 0."""
