@@ -84,18 +84,6 @@ do
       return segment and not segment.used and segment or nil
    end
 
-   -- Called by TCP for its own ports, and for others by "Decode As".
-   function rds.dissector(tvb, pinfo, tree)
-      if not pinfo.visited then
-         local unused = unused_segment()
-         if unused then
-            feed_tcp(unused, now_of(pinfo), rds_tcp_port)
-         end
-      end
-      show_once(tvb, pinfo, tree)
-      return tvb:len()
-   end
-
    -- A segment on an odd port that begins with a message no other protocol would: all headers in it are without fault, the
    -- first begins a connection of RDS or is followed by another.
    local function looks_like_rds(data, least)
@@ -112,6 +100,18 @@ do
          at = at + HEADER_BYTES + length
       end
       return count >= least
+   end
+
+   -- Called by TCP for its own ports, and for others by "Decode As".
+   function rds.dissector(tvb, pinfo, tree)
+      if not pinfo.visited then
+         local unused = unused_segment()
+         if unused then
+            feed_tcp(unused, now_of(pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
+         end
+      end
+      show_once(tvb, pinfo, tree)
+      return tvb:len()
    end
 
    local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
