@@ -1214,6 +1214,9 @@ do
       local open = half.open
       if open then
          half.open = nil
+         if open.first.number > closing.number then
+            closing = open.first -- It was on its way when the other side ended the connection.
+         end
          emit(half, open.raw, open.position, open.stop, open.first, closing, now)
          half.boundary = half.next
          forget_before(half, half.next)
@@ -1566,8 +1569,8 @@ do
             half.base = seq
             if not sure then
                half.search = { since = 0, last_sequence = 0 }
-            elseif byte(segment.data, 25) == CONG_BITMAP then
-               -- A connection begins with a bitmap in both directions: the other one's begins where it is awaited.
+            else
+               -- The other direction's next message begins where this side awaits it.
                half.connection.halves[1 - half.direction].base = segment.ack
             end
          end
@@ -4077,21 +4080,9 @@ do
       return segment and not segment.used and segment or nil
    end
 
-   -- Called by TCP for its own ports, and for others by "Decode As".
-   function rds.dissector(tvb, pinfo, tree)
-      if not pinfo.visited then
-         local unused = unused_segment()
-         if unused then
-            feed_tcp(unused, now_of(pinfo), rds_tcp_port)
-         end
-      end
-      show_once(tvb, pinfo, tree)
-      return tvb:len()
-   end
-
    -- A segment on an odd port that begins with a message no other protocol would: all headers in it are without fault, the
    -- first begins a connection of RDS or is followed by another.
-   local function looks_like_rds(data)
+   local function looks_like_rds(data, least)
       local at, count = 1, 0
       while at + HEADER_BYTES - 1 <= #data do
          if oddities(data, at) > 0 then
@@ -4104,15 +4095,34 @@ do
          count = count + (flags == CONG_BITMAP and 2 or 1)
          at = at + HEADER_BYTES + length
       end
-      return count >= 2
+      return count >= least
    end
+
+   -- Called by TCP for its own ports, and for others by "Decode As".
+   function rds.dissector(tvb, pinfo, tree)
+      if not pinfo.visited then
+         local unused = unused_segment()
+         if unused then
+            feed_tcp(unused, now_of(pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
+         end
+      end
+      show_once(tvb, pinfo, tree)
+      return tvb:len()
+   end
+
+   local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
 
    local function odd_tcp_port(tvb, pinfo, tree)
       if not (shown[pinfo.number] or pinfo.visited) then
          local unused = unused_segment()
-         if not unused or unused.size ~= #unused.data or not looks_like_rds(unused.data) then
+         if not unused or unused.size ~= #unused.data then
             return false
          end
+         local from, to = unused.src .. "/" .. unused.sport, unused.dst .. "/" .. unused.dport
+         if not looks_like_rds(unused.data, (odd_ends[from] or odd_ends[to]) and 1 or 2) then
+            return false
+         end
+         odd_ends[from], odd_ends[to] = true, true
          feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
       end
       if not shown[pinfo.number] then
@@ -4230,6 +4240,7 @@ do
       start_tcp()
       start_infiniband()
       start_cm()
+      odd_ends = {}
    end
 
    -- Ports as a preference: "16385, 20000-20010".

@@ -290,6 +290,9 @@ do
       local open = half.open
       if open then
          half.open = nil
+         if open.first.number > closing.number then
+            closing = open.first -- It was on its way when the other side ended the connection.
+         end
          emit(half, open.raw, open.position, open.stop, open.first, closing, now)
          half.boundary = half.next
          forget_before(half, half.next)

@@ -211,8 +211,8 @@ do
             half.base = seq
             if not sure then
                half.search = { since = 0, last_sequence = 0 }
-            elseif byte(segment.data, 25) == CONG_BITMAP then
-               -- A connection begins with a bitmap in both directions: the other one's begins where it is awaited.
+            else
+               -- The other direction's next message begins where this side awaits it.
                half.connection.halves[1 - half.direction].base = segment.ack
             end
          end
