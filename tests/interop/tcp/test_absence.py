@@ -42,7 +42,7 @@ async def test_messages_that_are_cancelled_before_the_peer_comes_are_not_sent(gr
         rds.cancel_sent_to(there, (local, 4000))
         async with ground.meeting(role, address=local) as meeting:
             cancelled, kept = meeting.node.socket(4000), meeting.node.socket(4001)
-            await meeting.ask(rds.send, there, (local, 4000), size=100, seed=3)
+            await meeting.ask(rds.send, there, (local, 4000), size=100, seed=3, flags=["nonblocking"])
             assert await read(kept, 1) == expected([(2, 100)])
             assert await read(cancelled, 1) == expected([(3, 100)])
             assert not cancelled._inner.received
