@@ -12,7 +12,6 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from rdstool.lab.content import digest, payload
 
 from rdstool.endpoint.blocking import Socket
 from rdstool.endpoint.constants import SO_RCVBUF, SOL_SOCKET
@@ -20,6 +19,7 @@ from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.stack import Stack
 from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
+from rdstool.lab.content import digest, payload
 from rdstool.lab.fetch import fetch_kernel
 from rdstool.lab.network import TAP
 from rdstool.protocol.config import Settings
