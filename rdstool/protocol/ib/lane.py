@@ -131,7 +131,9 @@ class IbLane(Lane):
         ring = self.connection.node.settings.ib_max_send_wr
         while (link.transmission or self._next(link)) and self._transmit(link, ring, out):
             link.transmission = None
-        if link.ack_wanted:
+        going = link.transmission
+        if link.ack_wanted and (going is None or going.at < 0 or link.flow is not None):
+            # Not between two fragments, where there is a choice: with credits, both sides could wait for each other.
             self._acknowledge(link, out)
         return out
 
