@@ -85,6 +85,34 @@ def await_port(guest: Guest, port: int) -> None:
         assert monotonic() < deadline, f"nobody binds port {port}"
 
 
+def test_we_read_and_write_memory_that_the_kernel_offers(
+    rxe: Guest, network: Network, stack: Stack, judged: Capture
+) -> None:
+    own = network.larger
+    # First of all: a kernel that has talked over RDS before was seen to send nothing here, for a reason not found yet.
+    jobs = list(enumerate(product("rw", RDMA_SIZES)))
+    with ours(stack, own) as here:
+        asked = [f"{operation},{size},{seed}" for seed, (operation, size) in jobs]
+        program = rxe.popen([sys.executable, "-S", str(PROGRAM), "ask", rxe.address, "5000", own, "4000", *asked])
+        for seed, (operation, size) in jobs:
+            try:
+                request = here.recvmsg()
+            except TimeoutError:
+                raise AssertionError(program.kill().stderr) from None
+            assert REQUEST.unpack(request.data) == (operation.encode(), size, seed)
+            (offered,) = request.control
+            assert isinstance(offered, RdmaDest)
+            flags = RdmaFlags.NOTIFY_ME | (RdmaFlags.READWRITE if operation == "w" else RdmaFlags.FENCE)
+            local = bytearray(content(seed, size) if operation == "w" else bytes(size))
+            args = RdmaArgs(offered.cookie, [local], flags=flags, token=seed)
+            here.sendmsg(b"done", (request.address, request.port), control=[args])
+            assert here.recvmsg().control == (Notification(seed, SendStatus.ACKNOWLEDGED),)
+            assert local == content(seed, size)
+        told = program.wait(TIMEOUT_S).stdout.split("\n")
+        wanted = [hashlib.sha256(content(seed, size)).hexdigest() for seed, (_, size) in jobs]
+        assert [line.split()[0] for line in told if line] == wanted
+
+
 @pytest.mark.parametrize("role", ["smaller", "larger"])
 def test_messages_of_all_sizes_go_both_ways_when_we_connect(
     rxe: Guest, network: Network, stack: Stack, judged: Capture, role: str
@@ -128,34 +156,6 @@ def test_the_kernel_reads_and_writes_memory_that_we_offer(
             assert (status, told) == (b"0", hashlib.sha256(wanted).hexdigest().encode())
             assert bytes(offer.memory) == wanted
     program.kill()
-
-
-def test_we_read_and_write_memory_that_the_kernel_offers(
-    rxe: Guest, network: Network, stack: Stack, judged: Capture
-) -> None:
-    own = "192.0.2.77"
-    network.add_address(own)  # a kernel that knows the address by an earlier node was seen to send nothing here
-    jobs = list(enumerate(product("rw", RDMA_SIZES)))
-    with ours(stack, own) as here:
-        asked = [f"{operation},{size},{seed}" for seed, (operation, size) in jobs]
-        program = rxe.popen([sys.executable, "-S", str(PROGRAM), "ask", rxe.address, "5000", own, "4000", *asked])
-        for seed, (operation, size) in jobs:
-            try:
-                request = here.recvmsg()
-            except TimeoutError:
-                raise AssertionError(program.kill().stderr) from None
-            assert REQUEST.unpack(request.data) == (operation.encode(), size, seed)
-            (offered,) = request.control
-            assert isinstance(offered, RdmaDest)
-            flags = RdmaFlags.NOTIFY_ME | (RdmaFlags.READWRITE if operation == "w" else RdmaFlags.FENCE)
-            local = bytearray(content(seed, size) if operation == "w" else bytes(size))
-            args = RdmaArgs(offered.cookie, [local], flags=flags, token=seed)
-            here.sendmsg(b"done", (request.address, request.port), control=[args])
-            assert here.recvmsg().control == (Notification(seed, SendStatus.ACKNOWLEDGED),)
-            assert local == content(seed, size)
-        told = program.wait(TIMEOUT_S).stdout.split("\n")
-        wanted = [hashlib.sha256(content(seed, size)).hexdigest() for seed, (_, size) in jobs]
-        assert [line.split()[0] for line in told if line] == wanted
 
 
 def test_a_wrong_key_fails_and_the_connection_recovers(rxe: Guest, network: Network, stack: Stack) -> None:
