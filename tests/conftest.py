@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
+
+# Commands under test are ended by Ctrl-C, also where the tests themselves were started in the background, without it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, so that a change passes or fails for what it changes.
 # HYPOTHESIS_PROFILE=search looks for new ones.

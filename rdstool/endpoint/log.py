@@ -9,7 +9,7 @@ from rdstool.protocol.reasons import DropReason
 
 LOGGER = logging.getLogger("rdstool.node")
 
-_USUAL = {DropReason.LOST, DropReason.CLOSED, DropReason.LARGER_SIDE_DIALLED, DropReason.REPLACED}
+_USUAL = {DropReason.LOST, DropReason.CLOSED, DropReason.LARGER_SIDE_DIALLED, DropReason.MISPLACED, DropReason.REPLACED}
 
 
 def log(event: events.Event) -> None:

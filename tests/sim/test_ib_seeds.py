@@ -44,7 +44,7 @@ def test_the_runs_hold_what_they_are_meant_to_test() -> None:
     )
     seen = dict.fromkeys(names, 0)
     added = 0
-    for seed in range(60):
+    for seed in range(100):
         world = run_ib_seed(seed)
         added += sum(counted.added for counted in world.counted.values())
         for host in world.hosts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rdstool.lab import digest, payload
 from rdstool.protocol import events
 from rdstool.protocol.states import PathState
-from tests.interop.tcp.meeting import Ground, expected, read, send
+from tests.interop.tcp.meeting import Ground, Meeting, expected, read, send
 
 
 async def test_an_address_that_nobody_has_is_tried_again_and_again(ground: Ground) -> None:
@@ -84,12 +84,25 @@ async def test_a_kernel_that_is_killed_and_booted_again_is_talked_to_again(groun
                 assert await read(here, len(texts)) == expected(texts)
                 await here.drain()
             if not life:
+                up = {meeting: _paths_up(meeting) for meeting in meetings}
                 await one.ask(guest.reboot)
                 for name in ("net.core.wmem_max", "net.core.rmem_max"):
                     await one.ask(guest.sysctl, name, 8 << 20)
+                # What is written to a connection that died unnoticed may be given up with it (§5.5).
+                for meeting in meetings:
+                    await _notice(meeting, up[meeting])
         for meeting in meetings:
             told = meeting.connection.peer_gen
             restarts = meeting.counter("peer_restarts")
             # Kernels before 7.0 have no generation number to tell it by.
             assert restarts == (1 if told else 0)
             assert meeting.connection.paths[0].state is PathState.UP
+
+
+def _paths_up(meeting: Meeting) -> set[int]:
+    return {path.index for path in meeting.connection.paths if path.state is PathState.UP}
+
+
+async def _notice(meeting: Meeting, up: set[int]) -> None:
+    """Wait until all these paths are seen to have ended."""
+    await meeting.until(lambda: up <= {event.path for event in meeting.happened(events.PathDown)})
