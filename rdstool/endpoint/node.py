@@ -202,7 +202,8 @@ class AsyncSocket(SocketBase):
         while True:
             with self._driver.lock:
                 self._driver.transport.check_acks()
-                self._driver.kick()
+                # What this brings about is told before the wait ends: whoever counts acknowledgements has them all.
+                self._driver.act()
                 if self._inner.closed or self._inner.drained():
                     return
                 future = self._waiter(Wait.SEND_ROOM)

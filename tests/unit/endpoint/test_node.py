@@ -19,6 +19,8 @@ from rdstool.protocol.errors import SocketError, WouldBlock
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.sockets import Notification
 from rdstool.transport.loop import LoopNetwork
+from rdstool.transport.tcp.transport import TcpTransport
+from rdstool.transport.tcp.unacked import unacknowledged
 from tests.kit.loopback import own_addresses
 
 SIZES = (0, 1, 47, 48, 4096, 65_536, 1 << 20)
@@ -218,3 +220,25 @@ async def test_listeners_may_look_at_a_node_that_is_being_closed() -> None:
         before = len(seen)
         await small.close()
         assert len(seen) > before
+
+
+async def test_all_acknowledgements_are_told_when_drain_returns() -> None:
+    async with pair() as (small, large):
+        told: list[int] = []
+        small.on_event(lambda event: told.append(event.token) if isinstance(event, events.SendFinished) else None)
+        out, back = small.socket(4000), large.socket(4000)
+        for token in range(20):
+            await out.sendmsg(b"hello", back.getsockname(), token=token)
+            await asyncio.sleep(0)  # lets the loop hand the message to the system
+            _await_system_acks(small)
+            await out.drain()
+            assert told == list(range(token + 1))
+            await back.recv()
+
+
+def _await_system_acks(node: rdstool.Node) -> None:
+    """Until the system has everything acknowledged, while the event loop stands still: drain is first to ask."""
+    transport = node.core.driver.transport
+    assert isinstance(transport, TcpTransport)
+    while any(unacknowledged(stream.sock) for stream in transport._streams.values() if not stream.connecting):
+        pass
