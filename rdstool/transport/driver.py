@@ -14,6 +14,7 @@ from typing import get_args
 
 from rdstool.protocol import events
 from rdstool.protocol.node import Node
+from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Transport, Wanted
 
 BURST_S = 0.000_1
@@ -36,7 +37,7 @@ class Driver:
         """Takes the events that are for the application; called in the loop, under the lock."""
         self.transport: Transport
         self._call_soon = loop.call_soon_threadsafe if threaded else loop.call_soon
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(loop, self._due)
         self._scheduled = False
         self._stopped = False
         self._flushed_at = 0.0
@@ -90,24 +91,13 @@ class Driver:
                 break
         else:
             self.kick()
-        self._arm()
+        self._alarm.set(self.engine.next_timer())
 
-    def _arm(self) -> None:
-        due = self.engine.next_timer()
-        if self._timer is not None:
-            if due is not None and self._timer.when() <= due and not self._timer.cancelled():
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            # Both are the monotonic clock; asyncio's own resolution is allowed for by asking again.
-            self._timer = self.loop.call_at(due, self._timer_fired)
-
-    def _timer_fired(self) -> None:
+    def _due(self) -> None:
         with self.lock:
-            self._timer = None
             now = self.now()
             due = self.engine.next_timer()
+            # Both are the monotonic clock; asyncio's own resolution is allowed for by asking again.
             if due is not None and due <= now:
                 self.engine.timer_expired(now)
             self.act()
@@ -115,7 +105,5 @@ class Driver:
     def stop(self) -> None:
         """Run no more timers, and give up all connections."""
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.set(None)
         self.transport.close()

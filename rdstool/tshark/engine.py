@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rdstool.capture.columns import MessageBatch
+from rdstool.capture.columns import NS_PER_S, MessageBatch
 from rdstool.capture.decoding import CaptureOptions, Decoded
 from rdstool.capture.files import STANDARD_INPUT
 from rdstool.capture.merge import Merger
@@ -24,7 +24,6 @@ from rdstool.tshark.records import LAYERS, Records
 from rdstool.version import __version__
 
 NS_DIGITS = 9
-NS_PER_S = 1_000_000_000
 SHOWN = "rds || rds.stream.event || rds_cm || rds_rdma"
 """Display filter for frames that the plugin has something to say about."""
 INSTALL_PYSHARK = "pip install 'rdstool[tshark]'"

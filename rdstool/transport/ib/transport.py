@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap
 from rdstool.transport.driver import Driver
 from rdstool.transport.ib import provider as verbs
@@ -23,7 +23,7 @@ class IbTransport(Glue):
         self._driver = driver
         self._loop = driver.loop
         self._make = make
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop, self._due)
         self._tap: verbs.Tap | None = None
 
     def listen(self, address: str) -> None:
@@ -41,7 +41,7 @@ class IbTransport(Glue):
         super().settle()
         if self.stirred:
             self._loop.call_soon(self._go_on)
-        self._arm()
+        self._alarm.set(self._next_timer())
 
     def _go_on(self) -> None:
         with self._driver.lock:
@@ -53,19 +53,11 @@ class IbTransport(Glue):
             self.stirred[address] = None
             self._driver.act()
 
-    def _arm(self) -> None:
-        due = min((when for each in self.providers.values() if (when := each.next_timer()) is not None), default=None)
-        if self._timer is not None:
-            if due is not None and self._timer.when() <= due and not self._timer.cancelled():
-                return
-            self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            self._timer = self._loop.call_at(due, self._timer_fired)
+    def _next_timer(self) -> float | None:
+        return min((when for each in self.providers.values() if (when := each.next_timer()) is not None), default=None)
 
-    def _timer_fired(self) -> None:
+    def _due(self) -> None:
         with self._driver.lock:
-            self._timer = None
             self.stirred.update(dict.fromkeys(self.providers))
             self._driver.act()
 
@@ -84,9 +76,7 @@ class IbTransport(Glue):
 
     def close(self) -> None:
         """Disconnect what is still open, and let go of the providers."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.set(None)
         self.end_all()
         for provider in self.providers.values():
             provider.process(self._driver.now())
