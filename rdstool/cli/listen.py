@@ -33,6 +33,7 @@ from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.payloads import byte_count
 from rdstool.errors import TransportError, UsageError
+from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
@@ -86,7 +87,7 @@ class Total:
         """The summary."""
         took = self.last - self.first
         rate = f" in {took:.3f} s, {self.messages / took:,.0f} messages/s" if self.messages > 1 and took > 0 else ""
-        return f"{self.messages} {'message' if self.messages == 1 else 'messages'}, {self.bytes} bytes received{rate}"
+        return f"{plural(self.messages, 'message')}, {plural(self.bytes, 'byte')} received{rate}"
 
 
 def listen(

@@ -92,7 +92,7 @@ def ping(
     with Results(at_once=True) as results:
 
         async def job(node: Node) -> ExitCode:
-            screen = Screen(node, own, peer, timeout, results, json=json)
+            screen = Screen(node, own, peer, timeout_s, results, json=json)
             pinger = Pinger(node, peer, screen.show, interval_s, count, timeout_s, tos)
             began = time.monotonic()
             note(f"pinging {peer} from {own}" + ("" if count else ", Ctrl-C ends"))
@@ -124,8 +124,8 @@ def duration(text: str) -> float:
 class Screen:
     """Shows outcomes as rds-ping does, or as JSON."""
 
-    def __init__(self, node: Node, own: str, peer: str, timeout: str, results: Results, *, json: bool) -> None:
-        self._node, self._own, self._peer, self._timeout = node, own, peer, timeout
+    def __init__(self, node: Node, own: str, peer: str, timeout_s: float, results: Results, *, json: bool) -> None:
+        self._node, self._own, self._peer, self._timeout_s = node, own, peer, timeout_s
         self._results = results
         self._json = json
         self._explained = False
@@ -151,7 +151,7 @@ class Screen:
                 text += " DUP!" if duplicate else ""
             case pinger.Lost():
                 record = {"kind": "lost"}
-                text = f"no answer within {self._timeout}"
+                text = f"no answer within {self._timeout_s:g} s"
             case pinger.Failed(why=why):
                 record = {"kind": "error", "error": why}
                 text = f"ERROR: {why}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
+    DEFAULT_PORT,
     PROFILES,
     TRANSPORTS,
     Paths,
@@ -34,6 +35,7 @@ from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, si
 from rdstool.errors import UsageError
 from rdstool.protocol import events
 from rdstool.protocol.reasons import SendStatus
+from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
@@ -69,13 +71,15 @@ class Tally:
         """For people."""
         rate = f", {self.sent / self.seconds:,.0f} messages/s" if self.sent > 1 and self.seconds > 0 else ""
         return (
-            f"{self.destination}: {self.sent} {_plural(self.sent)}, {self.bytes} bytes sent from {self.source}; "
-            f"{self.acknowledged} acknowledged in {self.seconds:.3f} s{rate}"
+            f"{self.destination}: {plural(self.sent, 'message')}, {plural(self.bytes, 'byte')} sent from {self.source}"
+            f"; {self.acknowledged} acknowledged in {self.seconds:.3f} s{rate}"
         )
 
 
 def send(
-    destinations: Annotated[list[str], typer.Argument(metavar="DEST[:PORT]", help="Where to; port 0 pings.")],
+    destinations: Annotated[
+        list[str], typer.Argument(metavar="DEST[:PORT]...", help=f"Where to, {DEFAULT_PORT} by default; port 0 pings.")
+    ],
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="ADDR[:PORT]", help="Own address; the one that routes there if not given."),
@@ -229,7 +233,3 @@ class _Job:
 async def _read_away(sock: AsyncSocket) -> None:
     while True:
         await sock.recvmsg()
-
-
-def _plural(count: int) -> str:
-    return "message" if count == 1 else "messages"
