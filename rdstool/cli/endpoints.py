@@ -100,6 +100,17 @@ def place(text: str, port: int = DEFAULT_PORT) -> Place:
     return Place(resolve(host), port)
 
 
+def cookie_number(text: str) -> int:
+    """A cookie of RDMA, decimal or with 0x. Raises ``UsageError``."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise UsageError(f"{text!r} is not a cookie: a number of 64 bits, such as 0x1f3a")
+    return value
+
+
 def resolve(host: str) -> str:
     """The IP address of a host, IPv4 before IPv6. Raises ``UsageError``."""
     if not host:

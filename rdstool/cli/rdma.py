@@ -13,6 +13,7 @@ import typer
 from rdstool.cli.endpoints import (
     Pcap,
     Verbose,
+    cookie_number,
     log_to_stderr,
     node_options,
     place,
@@ -63,7 +64,7 @@ def write(
     Example: rdstool rdma write 10.0.0.2 0x1f3a notes.txt
     """
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         await sock.rdma_write(number, data, to, offset=offset)
@@ -87,7 +88,7 @@ def read(
 
     Example: rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
     """
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
     into = bytearray(length)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -118,7 +119,7 @@ def atomic(
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
     before: list[int] = []
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -130,16 +131,6 @@ def atomic(
     with Results(at_once=True) as results:
         _run(peer, source, timeout, pcap, job, verbose=verbose)
         results.write(f"{before[0]}\n")
-
-
-def _cookie(text: str) -> int:
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 64:
-        raise UsageError(f"{text!r} is not a cookie: a number of 64 bits, such as 0x1f3a")
-    return value
 
 
 def _run(
