@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rdstool.capture.streams import Stream
+from rdstool.protocol.kinds import Transport
 from rdstool.validate.connections import Connections
 from rdstool.validate.journal import Sent
 
@@ -38,10 +39,14 @@ class Lane:
         """The message was sent on this lane before."""
         return any(copy.same(sent) for copy in self.copies.get(sent.sequence, ()))
 
-    def agreement(self, sent: list[Sent]) -> tuple[int, int]:
-        """How many of the messages were sent on this lane before, and how many of the numbers were other messages."""
+    def agreement(self, sent: list[Sent], *, cut: bool) -> tuple[int, int]:
+        """How many of the messages were sent on this lane before, and how many of the numbers were other messages.
+
+        ``cut``: the lane's latest connection is over. While it lives only what is flagged can be the same message: a
+        socket may have the same numbers on path 0, before the fan-out, and on its own path.
+        """
         known = [one for one in sent if one.sequence in self.copies]
-        again = sum(self.has(one) for one in known)
+        again = sum(self.has(one) for one in known if cut or one.flagged)
         return again, len(known) - again
 
     def take(self, sent: Sent) -> None:
@@ -95,7 +100,9 @@ class Binder:
             free = [lane for lane in free if lane.path < 0]
         if not free:
             return None, not goes_on
-        scores = [lane.agreement(sent) for lane in free]
+        # InfiniBand has one connection at a time: a new one is the old one's end, seen or not.
+        single = stream.transport is Transport.IB
+        scores = [lane.agreement(sent, cut=single or self._is_over(lane, first)) for lane in free]
         if self._sure_only:
             scores = [(again if not against else 0, against) for again, against in scores]
         fitting = [(lane, again) for lane, (again, against) in zip(free, scores, strict=True) if again >= against]
@@ -115,17 +122,14 @@ class Binder:
         return (free[0] if len(free) == 1 else None), False
 
     def _is_free(self, lane: Lane, stream: Stream, first: Sent, goes_on: bool) -> bool:
-        """The lane's last connection was over when this one began to speak."""
-        last = lane.streams[-1]
-        closed = self._connections.closed.get(last)
-        if closed is not None and closed.frame <= first.frame:
-            return True
-        spoke = self._connections.last_frame.one(2 * last + self._direction(last, first))
-        return goes_on and spoke < stream.first_frame
+        """The lane's last connection was over when this one began to speak, or may have been: it was silent."""
+        spoke = self._connections.last_frame.one(2 * lane.streams[-1] + (first.flow & 1))
+        return self._is_over(lane, first) or (goes_on and spoke < stream.first_frame)
 
-    @staticmethod
-    def _direction(stream: int, first: Sent) -> int:
-        return first.flow & 1
+    def _is_over(self, lane: Lane, first: Sent) -> bool:
+        """The lane's last connection had ended."""
+        closed = self._connections.closed.get(lane.streams[-1])
+        return closed is not None and closed.frame <= first.frame
 
 
 def _leader(votes: list[int]) -> int | None:

@@ -419,9 +419,22 @@ def given_up_unread() -> Script:
     )
 
 
+def numbers_of_two_paths() -> Script:
+    """A socket has the same numbers on path 0, before the fan-out, and on its own path when that is made again."""
+    a, b, a1, b1 = Side(0), Side(1), Side(0), Side(1)
+    steps = opening("p0", 40000, a, b, OLD)
+    steps += [a.data("p0", "", 4001, 7000, 100) for _ in range(4)]
+    steps += [Open("x1", 40010), b1.bitmap("x1", ""), a1.data("x1", "", 4001, 7000, 100)]
+    steps += [b1.data("x1", "", 7000, 4001, 10), a1.data("x1", "", 4001, 7000, 100)]
+    steps += [End("x1", 0), End("x1", 1), Open("y1", 40020), b1.bitmap("y1", "")]
+    steps += [b1.data("y1", "", 7000, 4001, 10), *(a1.data("y1", "", 4001, 7000, 100) for _ in range(4))]
+    return Script(steps)
+
+
 CLEAN: dict[str, Callable[[], Script]] = {
     "7.x": lambda: conversation(MODERN),
     "6.x": lambda: conversation(OLD),
     "single path": lambda: single_path()[0],
     "made again": again,
+    "numbers of two paths": numbers_of_two_paths,
 }
