@@ -105,6 +105,11 @@ class Connections:
         youngest = max((self.opened[number].frame for number in self.pairs[pair] if number in self.opened), default=0)
         return youngest > self._first_end.get(pair, youngest)
 
+    def is_over(self, number: int, frame: int) -> bool:
+        """A stream was seen to end by that frame."""
+        closed = self.closed.get(number)
+        return closed is not None and closed.frame <= frame
+
     def replaced(self, stream: Stream) -> bool:
         """An older stream of its address pair ended before this one began."""
         return self._first_end.get(pair_of(stream), stream.first_frame + 1) <= stream.first_frame
