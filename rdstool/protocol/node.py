@@ -9,8 +9,8 @@ The transport tells what happens to TCP connections, the application uses ``sock
 
 What a transport owes the engine:
 
-- All bytes that its system had acknowledged are handed to ``bytes_received`` before ``connection_lost``, unless the
-  process ends: the peer does not send them again.
+- All bytes that its system had acknowledged are handed to ``bytes_received`` (or ``bytes_placed``) before
+  ``connection_lost``, unless the process ends: the peer does not send them again.
 - Where several links of a peer are readable, path 0 had better be emptied before the others are read: a kernel that
   has just fanned out sends on the other paths as soon as path 0 is acknowledged.
 - ``bytes_acked`` tells what the peer's system has acknowledged, before ``connection_lost`` for the last time.
@@ -179,6 +179,12 @@ class Node:
         if now != self.now:
             self.check_clock(now)
         receive(link, data if type(data) is bytes else bytes(data), now)
+
+    def bytes_placed(self, link: Link, count: int, now: float) -> None:
+        """As many bytes came, and are where ``link.deframer.room()`` said."""
+        if now != self.now:
+            self.check_clock(now)
+        receive(link, count, now)
 
     def bytes_acked(self, link: Link, total: int, now: float) -> None:
         """The peer's system has acknowledged the first ``total`` bytes of what was sent on the link."""
