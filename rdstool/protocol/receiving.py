@@ -51,6 +51,7 @@ def receive(link: Link, data: bytes | int, now: float) -> None:
         # The peer does speak RDS: the next loss is answered at once. The kernel does not wait for this proof, and
         # tries without pause to reach one that accepts and closes.
         path.ceiling_ms = 0
+        connection.node.silent.pop(connection, None)
 
 
 def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> None:
