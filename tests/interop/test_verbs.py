@@ -29,9 +29,9 @@ from rdstool.protocol.reasons import SendStatus
 from rdstool.transport.ib.roce_udp import RoceProvider
 from tests.interop import rdma_program, verbs_peer
 from tests.interop.ib_ends import SIZES, WANTED, WRITTEN, Client, Server, run, server_memory
+from tests.interop.infiniband import await_port
 from tests.interop.rdma_program import content
 from tests.interop.roce import add_rxe, dial, remove_rxe
-from tests.interop.test_infiniband import await_port
 from tests.interop.verbs_peer import BUFFER, PORT, RDS_PORT, TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
