@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
+    PROVIDERS,
     Pcap,
+    ProviderName,
     Verbose,
+    cookie_number,
     log_to_stderr,
     node_options,
     place,
@@ -55,6 +58,7 @@ def write(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -63,13 +67,13 @@ def write(
     Example: rdstool rdma write 10.0.0.2 0x1f3a notes.txt
     """
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         await sock.rdma_write(number, data, to, offset=offset)
         note(f"{len(data)} bytes written to {to[0]} at {offset}")
 
-    _run(peer, source, timeout, pcap, job, verbose=verbose)
+    _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
 
 
 @app.command("read")
@@ -80,6 +84,7 @@ def read(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -87,14 +92,14 @@ def read(
 
     Example: rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
     """
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
     into = bytearray(length)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         await sock.rdma_read(number, into, to, offset=offset)
 
     with Results(at_once=True) as results:
-        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write_bytes(bytes(into))
 
 
@@ -108,6 +113,7 @@ def atomic(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -118,7 +124,7 @@ def atomic(
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
     before: list[int] = []
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -128,24 +134,15 @@ def atomic(
             before.append(await sock.fetch_add(number, add or 0, to, offset=offset))
 
     with Results(at_once=True) as results:
-        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write(f"{before[0]}\n")
-
-
-def _cookie(text: str) -> int:
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 64:
-        raise UsageError(f"{text!r} is not a cookie: a number of 64 bits, such as 0x1f3a")
-    return value
 
 
 def _run(
     peer: str,
     source: str | None,
     timeout: float | None,
+    provider: str,
     pcap: Path | None,
     job: Callable[[AsyncSocket, tuple[str, int]], Awaitable[None]],
     *,
@@ -171,7 +168,7 @@ def _run(
             return ExitCode.PROBLEMS
         return ExitCode.CLEAN
 
-    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT)
+    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT, provider=provider)
     code = run_node(Node(own, options=options), whole)
     if code is not ExitCode.CLEAN:
         raise typer.Exit(code)
