@@ -247,7 +247,7 @@ def test_memory_that_rds_over_verbs_offers_is_used_from_here(
     we_send(here, rds, to)
 
 
-# ---- Against the RDS of a kernel, in another guest: in one, it takes all requests, and serves its own host itself.
+# ---- Against the RDS of a kernel, in another guest: where it is, it takes the requests for all addresses.
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import socket
 import struct
 from ctypes import POINTER, byref, c_int, c_size_t, c_uint8, c_uint64, c_void_p
@@ -196,6 +197,8 @@ class EventChannel:
         if not self._pointer:
             raise TransportError(f"/dev/infiniband/rdma_cm: {os.strerror(ctypes.get_errno())}")
         os.set_blocking(self.fileno(), False)
+        self._waiting = select.poll()
+        self._waiting.register(self.fileno(), select.POLLIN)
 
     def fileno(self) -> int:
         """Readable when there is an event."""
@@ -209,6 +212,8 @@ class EventChannel:
 
     def next(self) -> tuple[CmEvent, ConnectionId] | None:
         """The next event, if there is one. Of a request, the identifier is new, and the caller's to close."""
+        if not self._waiting.poll(0):
+            return None
         pointer = POINTER(layouts.Event)()
         if _cm().rdma_get_cm_event(self._pointer, byref(pointer)):
             problem = ctypes.get_errno()
