@@ -224,6 +224,7 @@ class IbLane(Lane):
                 link.ack_wanted = False
                 counters.ib_ack_send_piggybacked += 1
         header = self._header(link, going, grant) if grant else going.header
+        counters.ib_tx_credit_updates += bool(grant)
         for number in range(fits):
             end = at + FRAGMENT_BYTES
             last = end >= length

@@ -270,3 +270,16 @@ def test_work_names_the_region_of_the_peer() -> None:
     assert isinstance(write, Write)
     assert (bytes(write.data), write.address, write.rkey) == (b"abc", 4, split_cookie(scene.cookie)[0])
     assert not isinstance(write, Read)
+
+
+def test_regions_and_what_rdma_moved_are_counted() -> None:
+    scene = Scene()
+    big = scene.client.offer_memory(bytearray(8193))
+    scene.send(RdmaArgs(scene.cookie, [b"x" * 50], flags=WRITE))
+    scene.client.free_memory(big)
+    scene.client.close()
+    found = scene.two.counters.as_dict()
+    assert [found[f"ib_rdma_mr_{kind}"] for kind in ("8k_alloc", "8k_used", "8k_free")] == [1, 1, 1]
+    assert [found[f"ib_rdma_mr_{kind}"] for kind in ("1m_alloc", "1m_used", "1m_free")] == [1, 1, 1]
+    assert found["recv_rdma_bytes"] == scene.one.counters.send_rdma_bytes == 50
+    assert found["ib_rx_cq_event"] == found["ib_rx_total_frags"] > 0
