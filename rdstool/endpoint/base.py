@@ -54,6 +54,11 @@ class SocketBase:
 
     # ---- Options
 
+    @property
+    def has_rdma(self) -> bool:
+        """It is bound to an address whose transport has RDMA."""
+        return self._inner.address in self._inner.node.registrars
+
     def setsockopt(self, level: int, option: int, value: int | bytes | Address) -> None:
         """Set an option by the kernel's numbers (protocol.md §9.1).
 

@@ -127,6 +127,12 @@ class Core:
             self.driver.transport.set_tap(self._recorder)
         self._recorder.takers.append(taker)
 
+    def record_with(self, other: Core) -> None:
+        """Write the traffic of this node, too, to the recording of another one, where that has any."""
+        if other._file is not None:
+            with self.driver.lock:
+                self.record(other._file.frame)
+
     def record_no_more(self, taker: FrameTaker) -> None:
         """``taker`` gets no more frames. Does nothing where it gets none."""
         recorder = self._recorder

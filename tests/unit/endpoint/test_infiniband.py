@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from rdstool.capture.pipeline import open_capture
 from rdstool.endpoint.blocking import Socket
-from rdstool.endpoint.constants import RDS_TRANS_IB, SO_RDS_TRANSPORT, SOL_RDS
+from rdstool.endpoint.constants import RDS_TRANS_IB, RDS_TRANS_TCP, SO_RDS_TRANSPORT, SOL_RDS
 from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.node import AsyncSocket, Node
 from rdstool.endpoint.stack import Stack
@@ -60,6 +60,23 @@ async def test_messages_of_all_sizes_arrive_both_ways(pair: Pair) -> None:
         assert await got(pair.near) == data
     await asyncio.wait_for(pair.near.drain(), LIMIT_S)
     assert pair.near.unacknowledged == 0
+
+
+def test_one_address_and_port_has_a_socket_of_each_transport() -> None:
+    here, there = own_addresses(2)
+    with Stack() as stack:
+        for number in (RDS_TRANS_IB, RDS_TRANS_TCP):
+            made = Socket(stack), Socket(stack)
+            for sock, address in zip(made, (here, there), strict=True):
+                sock.setsockopt(SOL_RDS, SO_RDS_TRANSPORT, number)
+                sock.bind((address, 4000))
+                sock.settimeout(LIMIT_S)
+                assert sock.getsockopt(SOL_RDS, SO_RDS_TRANSPORT) == number
+                with pytest.raises(SocketError) as caught:
+                    sock.setsockopt(SOL_RDS, SO_RDS_TRANSPORT, number)
+                assert caught.value.errno == errno.EOPNOTSUPP
+            made[0].sendto(bytes([number]), (there, 4000))
+            assert made[1].recvfrom(10) == (bytes([number]), (here, 4000))
 
 
 async def test_a_ping_is_answered(pair: Pair) -> None:
