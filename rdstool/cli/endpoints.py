@@ -35,6 +35,7 @@ PROFILES = ("linux-7", "linux-6", "uek", "single-path")
 TRANSPORTS = ("tcp", "ib")
 AUTO = "auto"
 """Listeners have both transports then, senders the one by which the peer answers."""
+PROVIDERS = ("roce", "verbs")
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -57,8 +58,17 @@ TransportName = Annotated[
     typer.Option(
         "--transport",
         metavar="NAME",
-        help="What carries RDS: tcp; ib for InfiniBand, as RoCE v2 from userspace; auto for what the peer speaks.",
+        help="What carries RDS: tcp; ib for InfiniBand; auto for what the peer speaks.",
         autocompletion=lambda: [*TRANSPORTS, AUTO],
+    ),
+]
+ProviderName = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="Whose InfiniBand: roce is RoCE v2 from userspace; verbs a device of this machine, with pyverbs.",
+        autocompletion=lambda: list(PROVIDERS),
     ),
 ]
 Set = Annotated[
@@ -165,13 +175,22 @@ def _is_free(address: str, transport: str) -> bool:
     return True
 
 
-def transport_to(transport: str, peers: Sequence[str], own: str) -> str:
+def carriers(transport: str, provider: str) -> Sequence[str]:
+    """What a listener has. Raises ``UsageError`` where that cannot be."""
+    if transport != AUTO:
+        return (transport,)
+    if provider != PROVIDERS[0]:
+        raise UsageError(f"--transport {AUTO} is for --provider {PROVIDERS[0]}: name the transport")
+    return TRANSPORTS
+
+
+def transport_to(transport: str, peers: Sequence[str], own: str, provider: str) -> str:
     """What carries RDS from ``own`` to all of ``peers``: the answer to ``auto``, else what was asked for.
 
     InfiniBand where each of them answers there, as kernels prefer it too; else TCP. Asked once; waits a second at most
-    for each that does not answer.
+    for each that does not answer. Raises ``UsageError`` as ``carriers``.
     """
-    if transport != AUTO:
+    if len(carriers(transport, provider)) == 1:
         return transport
     from rdstool.transport.ib.answering import speaks_ib  # noqa: PLC0415
 
@@ -217,8 +236,9 @@ def node_options(
     profile: str = PROFILES[0],
     pcap: Path | None = None,
     transport: str = TRANSPORTS[0],
+    provider: str = PROVIDERS[0],
 ) -> NodeOptions:
-    """How a command's node runs. Raises ``UsageError`` where there is no such profile or transport."""
+    """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
     from rdstool.protocol.kinds import Transport  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
@@ -227,8 +247,19 @@ def node_options(
         raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
     if transport not in TRANSPORTS:
         raise UsageError(f"there is no transport {transport!r}: they are {', '.join((*TRANSPORTS, AUTO))}")
+    if provider not in PROVIDERS:
+        raise UsageError(f"there is no provider {provider!r}: they are {', '.join(PROVIDERS)}")
+    if provider != PROVIDERS[0] and transport == TRANSPORTS[0]:
+        raise UsageError(f"--provider {provider} is for InfiniBand: add --transport ib")
+    if provider != PROVIDERS[0] and pcap is not None:
+        raise UsageError(
+            f"--pcap needs --provider {PROVIDERS[0]}: what a device sends no program sees, "
+            "but rdstool capture on its network interface may"
+        )
     carrier = Transport[transport.upper()]
-    return NodeOptions(settings_of_node, profile=KNOWN[profile], transport=carrier, pcap=pcap, control=True)
+    return NodeOptions(
+        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
+    )
 
 
 class Notices:

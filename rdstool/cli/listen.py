@@ -15,15 +15,18 @@ import typer
 from rdstool.cli.endpoints import (
     AUTO,
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Paths,
     Pcap,
     Place,
     ProfileName,
+    ProviderName,
     ReceiveBuffer,
     Set,
     TransportName,
     Verbose,
+    carriers,
     log_to_stderr,
     node_options,
     place,
@@ -118,6 +121,7 @@ def listen(
         ),
     ] = None,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -143,10 +147,9 @@ def listen(
     memory = offered(offer, transport) if offer is not None else None
     log_to_stderr(verbose=verbose)
     made = settings(assignments, paths=paths, rcvbuf=rcvbuf)
-    carriers = TRANSPORTS if transport == AUTO else (transport,)
     options = [
-        node_options(made, profile=profile, pcap=None if number else pcap, transport=each)
-        for number, each in enumerate(carriers)
+        node_options(made, profile=profile, pcap=None if number else pcap, transport=each, provider=provider)
+        for number, each in enumerate(carriers(transport, provider))
     ]
     from rdstool.endpoint.node import Node  # noqa: PLC0415
 

@@ -14,11 +14,13 @@ from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
 from rdstool.cli.endpoints import (
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Notices,
     Paths,
     Pcap,
     ProfileName,
+    ProviderName,
     Set,
     TransportName,
     log_to_stderr,
@@ -128,6 +130,7 @@ def stress(
     ] = PATIENCE_S,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = MAX_PATHS,
     profile: ProfileName = PROFILES[0],
@@ -181,7 +184,9 @@ def stress(
 
         room = max(run.buffer_bytes, LEAST_BUFFER_BYTES)
         made = settings(assignments, paths=paths, sndbuf=room, rcvbuf=room)
-        return Node(address, options=node_options(made, profile=profile, pcap=pcap, transport=carrier))
+        return Node(
+            address, options=node_options(made, profile=profile, pcap=pcap, transport=carrier, provider=provider)
+        )
 
     with Results(at_once=True) as results:
         view: View
@@ -200,6 +205,7 @@ def stress(
             whole_machine=report_cpu,
             each_second=not report_summary,
             transport=transport,
+            provider=provider,
             make_node=make_node,
             view=view,
         )
@@ -237,6 +243,7 @@ class _Job:
     whole_machine: bool
     each_second: bool
     transport: str
+    provider: str
     make_node: Callable[[str, Parameters, str], Node]
     view: View
 
@@ -269,7 +276,7 @@ class _Job:
 
     async def _node(self, own: str, peer: str, run: Parameters) -> Node:
         """A node on the transport for this peer. Raises ``UsageError`` where the run needs another one."""
-        transport = await asyncio.to_thread(transport_to, self.transport, [peer], own)
+        transport = await asyncio.to_thread(transport_to, self.transport, [peer], own, self.provider)
         if run.rdma is not None and transport != "ib":
             raise UsageError(f"-D: RDMA needs InfiniBand or RoCE, and this is {transport}: use --transport ib")
         return self.make_node(own, run, transport)
