@@ -32,6 +32,7 @@ DEFAULT_PORT = 4000
 """RDS port where an address comes without one."""
 PROFILES = ("linux-7", "linux-6", "uek", "single-path")
 TRANSPORTS = ("tcp", "ib")
+PROVIDERS = ("roce", "verbs")
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -54,8 +55,17 @@ TransportName = Annotated[
     typer.Option(
         "--transport",
         metavar="NAME",
-        help="What carries RDS: tcp, or ib for InfiniBand, as RoCE v2 from userspace.",
+        help="What carries RDS: tcp, or ib for InfiniBand.",
         autocompletion=lambda: list(TRANSPORTS),
+    ),
+]
+ProviderName = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="Whose InfiniBand: roce is RoCE v2 from userspace; verbs a device of this machine, with pyverbs.",
+        autocompletion=lambda: list(PROVIDERS),
     ),
 ]
 Set = Annotated[
@@ -197,8 +207,9 @@ def node_options(
     profile: str = PROFILES[0],
     pcap: Path | None = None,
     transport: str = TRANSPORTS[0],
+    provider: str = PROVIDERS[0],
 ) -> NodeOptions:
-    """How a command's node runs. Raises ``UsageError`` where there is no such profile or transport."""
+    """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
     from rdstool.protocol.kinds import Transport  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
@@ -207,8 +218,19 @@ def node_options(
         raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
     if transport not in TRANSPORTS:
         raise UsageError(f"there is no transport {transport!r}: they are {', '.join(TRANSPORTS)}")
+    if provider not in PROVIDERS:
+        raise UsageError(f"there is no provider {provider!r}: they are {', '.join(PROVIDERS)}")
+    if provider != PROVIDERS[0] and transport == TRANSPORTS[0]:
+        raise UsageError(f"--provider {provider} is for InfiniBand: add --transport ib")
+    if provider != PROVIDERS[0] and pcap is not None:
+        raise UsageError(
+            f"--pcap needs --provider {PROVIDERS[0]}: what a device sends no program sees, "
+            "but rdstool capture on its network interface may"
+        )
     carrier = Transport[transport.upper()]
-    return NodeOptions(settings_of_node, profile=KNOWN[profile], transport=carrier, pcap=pcap, control=True)
+    return NodeOptions(
+        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
+    )
 
 
 class Notices:

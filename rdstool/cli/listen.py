@@ -14,11 +14,13 @@ import typer
 
 from rdstool.cli.endpoints import (
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Paths,
     Pcap,
     Place,
     ProfileName,
+    ProviderName,
     ReceiveBuffer,
     Set,
     TransportName,
@@ -117,6 +119,7 @@ def listen(
         ),
     ] = None,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -142,7 +145,11 @@ def listen(
     memory = offered(offer, transport) if offer is not None else None
     log_to_stderr(verbose=verbose)
     options = node_options(
-        settings(assignments, paths=paths, rcvbuf=rcvbuf), profile=profile, pcap=pcap, transport=transport
+        settings(assignments, paths=paths, rcvbuf=rcvbuf),
+        profile=profile,
+        pcap=pcap,
+        transport=transport,
+        provider=provider,
     )
     from rdstool.endpoint.node import Node  # noqa: PLC0415
 

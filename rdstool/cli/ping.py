@@ -11,10 +11,12 @@ import typer
 
 from rdstool.cli.endpoints import (
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Paths,
     Pcap,
     ProfileName,
+    ProviderName,
     Set,
     TransportName,
     Verbose,
@@ -61,6 +63,7 @@ def ping(
     ] = "10s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the summary.")] = False,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -84,7 +87,9 @@ def ping(
     timeout_s = duration(timeout)
     if not timeout_s:
         raise UsageError("--timeout 0 would wait for no answer")
-    options = node_options(settings(assignments, paths=paths), profile=profile, pcap=pcap, transport=transport)
+    options = node_options(
+        settings(assignments, paths=paths), profile=profile, pcap=pcap, transport=transport, provider=provider
+    )
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
     from rdstool.endpoint.pinger import Pinger  # noqa: PLC0415

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
+    PROVIDERS,
     Pcap,
+    ProviderName,
     Verbose,
     cookie_number,
     log_to_stderr,
@@ -56,6 +58,7 @@ def write(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -70,7 +73,7 @@ def write(
         await sock.rdma_write(number, data, to, offset=offset)
         note(f"{len(data)} bytes written to {to[0]} at {offset}")
 
-    _run(peer, source, timeout, pcap, job, verbose=verbose)
+    _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
 
 
 @app.command("read")
@@ -81,6 +84,7 @@ def read(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -95,7 +99,7 @@ def read(
         await sock.rdma_read(number, into, to, offset=offset)
 
     with Results(at_once=True) as results:
-        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write_bytes(bytes(into))
 
 
@@ -109,6 +113,7 @@ def atomic(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -129,7 +134,7 @@ def atomic(
             before.append(await sock.fetch_add(number, add or 0, to, offset=offset))
 
     with Results(at_once=True) as results:
-        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write(f"{before[0]}\n")
 
 
@@ -137,6 +142,7 @@ def _run(
     peer: str,
     source: str | None,
     timeout: float | None,
+    provider: str,
     pcap: Path | None,
     job: Callable[[AsyncSocket, tuple[str, int]], Awaitable[None]],
     *,
@@ -162,7 +168,7 @@ def _run(
             return ExitCode.PROBLEMS
         return ExitCode.CLEAN
 
-    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT)
+    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT, provider=provider)
     code = run_node(Node(own, options=options), whole)
     if code is not ExitCode.CLEAN:
         raise typer.Exit(code)

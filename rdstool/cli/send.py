@@ -13,11 +13,13 @@ import typer
 from rdstool.cli.endpoints import (
     DEFAULT_PORT,
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Paths,
     Pcap,
     Place,
     ProfileName,
+    ProviderName,
     SendBuffer,
     Set,
     TransportName,
@@ -119,6 +121,7 @@ def send(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON object a destination.")] = False,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -143,7 +146,11 @@ def send(
     wanted = sizes(size, distribution)
     buffer = sndbuf or SEND_BUFFER_BYTES
     options = node_options(
-        settings(assignments, paths=paths, sndbuf=buffer), profile=profile, pcap=pcap, transport=transport
+        settings(assignments, paths=paths, sndbuf=buffer),
+        profile=profile,
+        pcap=pcap,
+        transport=transport,
+        provider=provider,
     )
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415

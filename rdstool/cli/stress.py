@@ -13,11 +13,13 @@ from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
 from rdstool.cli.endpoints import (
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Notices,
     Paths,
     Pcap,
     ProfileName,
+    ProviderName,
     Set,
     TransportName,
     log_to_stderr,
@@ -98,6 +100,7 @@ def stress(
     ] = PATIENCE_S,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = MAX_PATHS,
     profile: ProfileName = PROFILES[0],
@@ -137,7 +140,9 @@ def stress(
 
         room = max(run.buffer_bytes, LEAST_BUFFER_BYTES)
         made = settings(assignments, paths=paths, sndbuf=room, rcvbuf=room)
-        return Node(address, options=node_options(made, profile=profile, pcap=pcap, transport=transport))
+        return Node(
+            address, options=node_options(made, profile=profile, pcap=pcap, transport=transport, provider=provider)
+        )
 
     with Results(at_once=True) as results:
         view: View
