@@ -90,7 +90,7 @@ sim: $(VENV)/.installed-dev ## Simulate bad networks, SEEDS=20000 of them; a fai
 bench-endpoint: $(VENV)/.installed-dev ## Measure RDS over TCP beside a bare TCP program; writes benchmarks/endpoint.md
 	@$(BIN)/python -m benchmarks.endpoint $(BENCH)
 
-bench-roce: $(VENV)/.installed-dev ## Measure userspace RoCE beside a bare UDP program
+bench-roce: $(VENV)/.installed-dev ## Measure userspace RoCE and RDS over it beside a bare UDP program
 	@$(BIN)/python -m benchmarks.roce $(BENCH)
 
 fuzz: $(VENV)/.installed-dev ## Feed damaged captures to rdstool, for SECONDS=60
