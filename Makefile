@@ -94,7 +94,7 @@ bench-guest: $(VENV)/.installed-dev system-packages ## Measure RDS over TCP agai
 	@$(BIN)/rdstool lab fetch newest >/dev/null
 	@$(BIN)/python -m benchmarks.guest $(BENCH)
 
-bench-roce: $(VENV)/.installed-dev ## Measure userspace RoCE beside a bare UDP program
+bench-roce: $(VENV)/.installed-dev ## Measure userspace RoCE and RDS over it beside a bare UDP program
 	@$(BIN)/python -m benchmarks.roce $(BENCH)
 
 fuzz: $(VENV)/.installed-dev ## Feed damaged captures to rdstool, for SECONDS=60
