@@ -24,11 +24,16 @@ def lua(
     directory: Annotated[
         Path | None, typer.Option("--directory", metavar="DIR", help="Another plugin directory than your own.")
     ] = None,
+    extcap: Annotated[
+        Path | None,
+        typer.Option("--extcap", metavar="DIR", help="Another directory for what offers nodes as interfaces."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace or remove a plugin of another version.")] = False,
 ) -> None:
     """Write the Wireshark plugin out, or put it where Wireshark and tshark look for it.
 
     Export writes it to standard output; with -o, colouring rules, filter buttons and the dissector for rds-stress too.
+    Install also lets Wireshark list running nodes of rdstool as interfaces; with --directory only where --extcap says.
 
     \b
     Examples:
@@ -39,12 +44,14 @@ def lua(
         raise UsageError(f'"{action}" is no action; take one of: {", ".join(ACTIONS)}')
     if output is not None and action != "export":
         raise UsageError("-o is for export; the others take --directory")
+    if extcap is not None and action not in {"install", "uninstall"}:
+        raise UsageError("--extcap is for install and uninstall")
     if action == "export":
         _export(output)
     elif action == "status":
         _status(directory)
     else:
-        _change(action, directory, force=force)
+        _change(action, directory, extcap, force=force)
     raise typer.Exit(ExitCode.CLEAN)
 
 
@@ -89,16 +96,22 @@ def _status(directory: Path | None) -> None:
             )
 
 
-def _change(action: str, directory: Path | None, *, force: bool) -> None:
-    from rdstool.tshark.install import install, uninstall  # noqa: PLC0415
+def _change(action: str, directory: Path | None, extcap: Path | None, *, force: bool) -> None:
+    from rdstool.tshark.install import install, install_extcap, uninstall, uninstall_extcap  # noqa: PLC0415
+    from rdstool.tshark.program import find_tshark  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
     where = _directory(directory)
+    if extcap is None and directory is None:
+        extcap = find_tshark().extcap
     if action == "install":
-        for path in install(where, __version__, force=force):
+        written = install(where, __version__, force=force)
+        written += [install_extcap(extcap, force=force)] if extcap is not None else []
+        for path in written:
             note(f"{path} written")
         return
     removed = uninstall(where, force=force)
+    removed += uninstall_extcap(extcap, force=force) if extcap is not None else []
     for path in removed:
         note(f"{path} removed")
     if not removed:

@@ -1,9 +1,11 @@
-"""Put the plugin where Wireshark looks for it, and take it away again."""
+"""Put the plugin, and the program that offers nodes as interfaces, where Wireshark looks, and take them away again."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_t
 _MARK = re.compile(r"^-- Made by `rdstool lua export` of rdstool (\S+) ", re.MULTILINE)
 HEAD_BYTES = 4096
 """Of a plugin in which its mark stands."""
+EXTCAP_FILE = "rdstool"
+_EXTCAP_MARK = "# Made by `rdstool lua install`: nodes of rdstool as interfaces."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +52,42 @@ def install(directory: Path, version: str, *, force: bool = False) -> list[Path]
         whose = f"of rdstool {before.version}" if before.version else "that rdstool did not make"
         raise TsharkError(f"{before.path} is a plugin {whose}; to replace it: rdstool lua install --force")
     texts = {PLUGIN_FILE: plugin_text(version), **{name: companion_text(name) for name in COMPANIONS}}
-    written = []
+    return [_write(directory / name, text, 0o644) for name, text in texts.items() if name.endswith(".lua")]
+
+
+def install_extcap(directory: Path, *, force: bool = False) -> Path:
+    """Write the program that has Wireshark list running nodes as interfaces; the file written.
+
+    Raises ``TsharkError`` where a file of somebody else is there and ``force`` is not given, and where the directory
+    cannot be written.
+    """
+    path = directory / EXTCAP_FILE
+    if not force and _is_foreign(path):
+        raise TsharkError(f"{path} was not made by rdstool; to replace it: rdstool lua install --force")
+    call = f'exec {shlex.quote(sys.executable)} -m rdstool.tshark.extcap "$@"'
+    return _write(path, f"#!/bin/sh\n{_EXTCAP_MARK}\n{call}\n", 0o755)
+
+
+def _is_foreign(path: Path) -> bool:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            if not name.endswith(".lua"):
-                continue
-            path = directory / name
-            # Wireshark may start meanwhile: it finds the old file or the new one, never half of it.
-            temporary = path.with_name(f".{name}.{os.getpid()}")
-            temporary.write_text(text, "utf-8")
-            temporary.replace(path)
-            written.append(path)
+        return _EXTCAP_MARK.encode() not in path.read_bytes()
+    except FileNotFoundError:
+        return False
     except OSError as problem:
-        raise TsharkError(_cannot_write(directory, problem)) from problem
-    return written
+        raise TsharkError(_cannot_write(path, problem)) from problem
+
+
+def _write(path: Path, text: str, mode: int) -> Path:
+    """Write a file at once: Wireshark may start meanwhile, and finds the old one or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, "utf-8")
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except OSError as problem:
+        raise TsharkError(_cannot_write(path.parent, problem)) from problem
+    return path
 
 
 def uninstall(directory: Path, *, force: bool = False) -> list[Path]:
@@ -72,15 +97,26 @@ def uninstall(directory: Path, *, force: bool = False) -> list[Path]:
         raise TsharkError(
             f"{before.path} was not made by rdstool; to remove it all the same: rdstool lua uninstall --force"
         )
+    return _remove([directory / name for name in (PLUGIN_FILE, *COMPANIONS)])
+
+
+def uninstall_extcap(directory: Path, *, force: bool = False) -> list[Path]:
+    """Remove the program; the file removed. Raises ``TsharkError`` as ``uninstall``."""
+    path = directory / EXTCAP_FILE
+    if not force and _is_foreign(path):
+        raise TsharkError(f"{path} was not made by rdstool; to remove it all the same: rdstool lua uninstall --force")
+    return _remove([path])
+
+
+def _remove(paths: list[Path]) -> list[Path]:
     removed = []
-    try:
-        for name in (PLUGIN_FILE, *COMPANIONS):
-            path = directory / name
+    for path in paths:
+        try:
             if path.exists():
                 path.unlink()
                 removed.append(path)
-    except OSError as problem:
-        raise TsharkError(_cannot_write(directory, problem)) from problem
+        except OSError as problem:
+            raise TsharkError(_cannot_write(path.parent, problem)) from problem
     return removed
 
 

@@ -1,4 +1,4 @@
-"""Find tshark, and learn what it is: its version, and the directory from which it loads Lua plugins."""
+"""Find tshark, and learn what it is: its version, and the directories in which it looks for plugins."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Tshark:
     version: tuple[int, ...]
     plugins: Path
     """Where the user's Lua plugins are."""
+    extcap: Path
+    """Where the user's programs are that give Wireshark further interfaces."""
 
     @property
     def version_text(self) -> str:
@@ -53,14 +55,18 @@ def find_tshark(path: str | None = None) -> Tshark:
         raise TsharkError(
             f"{found} is version {told[1]}.{told[2]}, the plugin needs {OLDEST[0]}.{OLDEST[1]} or later; {_HOW}"
         )
-    return Tshark(found, version, _plugin_directory(found))
+    folders = _folders(found)
+    plugins = folders.get("Personal Lua Plugins")
+    if plugins is None:
+        raise TsharkError(f"{found} was built without Lua; take the tshark of your distribution: {_HOW}")
+    # Before 4.2 this one is not told.
+    extcap = folders.get("Personal Extcap path") or folders.get("Personal configuration", plugins) / "extcap"
+    return Tshark(found, version, plugins, extcap)
 
 
-def _plugin_directory(path: str) -> Path:
-    told = re.search(r"^Personal Lua Plugins:\s*(.+)$", _ask(path, "-G", "folders"), re.MULTILINE)
-    if told is None:
-        raise TsharkError(f"{path} was built without Lua; take the tshark of your distribution: {_HOW}")
-    return Path(told[1].strip())
+def _folders(path: str) -> dict[str, Path]:
+    told = re.findall(r"^([^:\n]+):\s*(.+)$", _ask(path, "-G", "folders"), re.MULTILINE)
+    return {name: Path(folder.strip()) for name, folder in told}
 
 
 def _ask(path: str, *arguments: str) -> str:

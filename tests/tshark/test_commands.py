@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ import pytest
 from rdstool import __version__
 from rdstool.errors import TsharkError, UsageError
 from rdstool.export.lua import PLUGIN_FILE, plugin_text
-from rdstool.tshark.install import install, installed, uninstall
+from rdstool.tshark.install import EXTCAP_FILE, install, install_extcap, installed, uninstall, uninstall_extcap
 from rdstool.tshark.live import LiveCapture, capture_filter
 from rdstool.tshark.program import VARIABLE, find_tshark
 from tests.kit import tcp
-from tests.tshark.running import ROOT, run
+from tests.kit.loopback import own_addresses
+from tests.tshark.running import ROOT, RUN_S, run
+from tests.unit.cli.background import background
 
 RDSTOOL = str(Path(sys.executable).with_name("rdstool"))
 CAPTURE = ROOT / "pcaps" / "ib-rdma-73" / "a.pcap.gz"
@@ -52,6 +55,57 @@ def test_the_installed_plugin_is_found_by_tshark(tmp_path: Path) -> None:
     assert rdstool("lua", "status", **home).stdout.endswith(f"is the plugin of this rdstool, {__version__}\n")
     assert rdstool("lua", "uninstall", **home).returncode == 0
     assert rdstool("lua", "status", **home).stdout.startswith("no plugin in")
+
+
+def test_wireshark_lists_running_nodes_and_captures_what_they_exchange(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    here, there = own_addresses(2)
+    assert rdstool("lua", "install", **home).returncode == 0
+    with background("listen", f"{there}:4000", "-q") as listening:
+        listening.wait_for("listening")
+        interface = f"rdstool-{listening.process.pid}"
+        listed = subprocess.run(
+            ["tshark", "-D"], capture_output=True, text=True, check=True, env={**os.environ, **home}
+        )
+        assert f"{interface} (RDS node {there})" in listed.stdout
+        shown = subprocess.Popen(
+            ["tshark", "-l", "-i", interface, "-Y", "rds.dport == 4000", "-T", "fields", "-e", "rds.length"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **home},
+        )
+        assert shown.stdout is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.append(shown.stdout.readline()), daemon=True)
+        reader.start()
+        # Nothing tells from when on tshark has the frames: datagrams go until it shows one.
+        while reader.is_alive():
+            assert rdstool("send", f"{there}:4000", "--from", here, "-m", "hello").returncode == 0
+        listening.interrupt()
+        listening.end()
+        rest, _ = shown.communicate(timeout=RUN_S)
+    assert shown.returncode == 0
+    assert all("5" in line.strip().split(",") for line in [*lines, *rest.splitlines()])
+    assert rdstool("lua", "uninstall", **home).returncode == 0
+    assert list((tmp_path / "config").rglob("rdstool")) == []
+
+
+def test_an_interface_of_a_node_that_has_ended_is_told(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "rdstool.tshark.extcap", "--capture", "--extcap-interface", "rdstool-1"]
+    done = subprocess.run([*line, "--fifo", str(tmp_path / "f")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rdstool-1 has ended; refresh the list of interfaces (F5)\n"
+
+
+def test_an_extcap_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / EXTCAP_FILE
+    path.write_text("#!/bin/sh\n")
+    with pytest.raises(TsharkError, match="to replace it: rdstool lua install --force"):
+        install_extcap(tmp_path)
+    with pytest.raises(TsharkError, match="to remove it all the same: rdstool lua uninstall --force"):
+        uninstall_extcap(tmp_path)
+    assert path.read_text() == "#!/bin/sh\n"
 
 
 def test_export_writes_the_plugin_to_standard_output() -> None:
