@@ -196,7 +196,8 @@ def test_the_kernel_reads_and_writes_memory_that_we_offer(meeting: Meeting) -> N
 def test_we_read_and_write_memory_that_the_kernel_offers(meeting: Meeting) -> None:
     guest = meeting.guest
     jobs = list(enumerate(product("rw", RDMA_SIZES)))
-    with meeting.ours(meeting.network.smaller) as here:
+    # Two sockets: the next request may come before the notification of the last answer.
+    with meeting.ours(meeting.network.smaller) as here, meeting.ours(meeting.network.smaller) as answering:
         own, port = here.getsockname()
         asked = [f"{operation},{size},{seed}" for seed, (operation, size) in jobs]
         command = [sys.executable, "-S", str(PROGRAM), "ask", guest.address, str(ASKING), own, str(port), *asked]
@@ -209,8 +210,8 @@ def test_we_read_and_write_memory_that_the_kernel_offers(meeting: Meeting) -> No
             flags = RdmaFlags.NOTIFY_ME | (RdmaFlags.READWRITE if operation == "w" else RdmaFlags.FENCE)
             local = bytearray(content(seed, size) if operation == "w" else bytes(size))
             args = RdmaArgs(offered.cookie, [local], flags=flags, token=seed)
-            here.sendmsg(b"done", (request.address, request.port), control=[args])
-            assert here.recvmsg().control == (Notification(seed, SendStatus.ACKNOWLEDGED),)
+            answering.sendmsg(b"done", (request.address, request.port), control=[args])
+            assert answering.recvmsg().control == (Notification(seed, SendStatus.ACKNOWLEDGED),)
             assert local == content(seed, size)
         told = program.wait(TIMEOUT_S).stdout.splitlines()
     assert told == [f"{hashlib.sha256(content(seed, size)).hexdigest()} done" for seed, (_, size) in jobs]
@@ -238,7 +239,8 @@ def test_a_queue_pair_in_error_is_replaced_and_nothing_is_lost(meeting: Meeting)
         before = rds.counters()["conn_reset"]
         with pytest.raises(RdmaError) as caught:
             here.rdma_write(0xDEAD, b"nowhere", there.end, timeout_s=TIMEOUT_S)
-        assert caught.value.status is SendStatus.REMOTE_ERROR
+        # On a busy machine the end of the connection was once known before the refusal was.
+        assert caught.value.status in {SendStatus.REMOTE_ERROR, SendStatus.DROPPED}
         for seed in range(1, 20):
             here.sendto(payload(seed, 5000), there.end)
         plan = [(there, here.getsockname(), 5000, 100 + seed) for seed in range(20)]
