@@ -26,6 +26,7 @@ from rdstool.cli.endpoints import (
     run_node,
     settings,
     source_for,
+    transport_to,
 )
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
@@ -83,6 +84,7 @@ def ping(
     """  # noqa: D301
     peer = resolve(destination)
     own = resolve(source) if source is not None else source_for(peer, transport)
+    transport = transport_to(transport, [peer], own, provider)
     interval_s = duration(interval)
     timeout_s = duration(timeout)
     if not timeout_s:

@@ -40,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=HELP,
-    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand (RoCE v2 from userspace).",
+    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.",
 )
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
@@ -110,6 +110,12 @@ def atomic(
     add: Annotated[int | None, typer.Option(metavar="N", help="Add N to the number there, modulo 2^64.")] = None,
     compare: Annotated[int | None, typer.Option(metavar="N", help="Replace the number only where it is N …")] = None,
     swap: Annotated[int | None, typer.Option(metavar="N", help="… by this one.")] = None,
+    nocarry_mask: Annotated[
+        str,
+        typer.Option(metavar="BITS", help="With --add: last bits of fields that are added apart."),
+    ] = "0",
+    compare_mask: Annotated[str, typer.Option(metavar="BITS", help="Compare only these bits.")] = "0xffffffffffffffff",
+    swap_mask: Annotated[str, typer.Option(metavar="BITS", help="Replace only these bits.")] = "0xffffffffffffffff",
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
@@ -119,23 +125,39 @@ def atomic(
 ) -> None:
     """Change a 64-bit number in the peer's memory in one step, and show what it was.
 
-    Example: rdstool rdma atomic 10.0.0.2 0x1f3a --add 1
+    Example: rdstool rdma atomic 10.0.0.2 0x1f3a --compare 0 --swap 7 --swap-mask 0xff
     """
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")
     number = cookie_number(cookie)
+    fields, compared, swapped = map(_mask, (nocarry_mask, compare_mask, swap_mask))
     before: list[int] = []
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         if compare is not None and swap is not None:
-            before.append(await sock.compare_swap(number, compare, swap, to, offset=offset))
+            before.append(
+                await sock.compare_swap(
+                    number, compare, swap, to, offset=offset, compare_mask=compared, swap_mask=swapped
+                )
+            )
         else:
-            before.append(await sock.fetch_add(number, add or 0, to, offset=offset))
+            before.append(await sock.fetch_add(number, add or 0, to, offset=offset, nocarry_mask=fields))
 
     with Results(at_once=True) as results:
         _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write(f"{before[0]}\n")
+
+
+def _mask(text: str) -> int:
+    """Bits of a 64-bit number. Raises ``UsageError``."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise UsageError(f"{text!r} is not a mask: a number of 64 bits, such as 0xffff0000")
+    return value
 
 
 def _run(

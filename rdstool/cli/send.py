@@ -30,6 +30,7 @@ from rdstool.cli.endpoints import (
     run_node,
     settings,
     source_for,
+    transport_to,
 )
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
@@ -144,6 +145,7 @@ def send(
     if sockets > 1 and own.port:
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
     wanted = sizes(size, distribution)
+    transport = transport_to(transport, [each.address for each in places], own.address, provider)
     buffer = sndbuf or SEND_BUFFER_BYTES
     options = node_options(
         settings(assignments, paths=paths, sndbuf=buffer),

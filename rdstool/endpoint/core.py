@@ -125,6 +125,12 @@ class Core:
             self._recorder = recorder
         self._recorder.takers.append(taker)
 
+    def record_with(self, other: Core) -> None:
+        """Write the traffic of this node, too, to the recording of another one, where that has any."""
+        if other._file is not None:
+            with self.driver.lock:
+                self.record(other._file.frame)
+
     def record_no_more(self, taker: FrameTaker) -> None:
         """``taker`` gets no more frames. Does nothing where it gets none."""
         recorder = self._recorder

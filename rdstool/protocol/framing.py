@@ -107,8 +107,11 @@ class Deframer:
         behind = count - self._missing
         self._missing = max(-behind, 0)
         self._complete(frames)
-        if behind > 0:
-            frames += self.feed(bytes(self._behind[:behind]), now)
+        if behind == HEADER_BYTES:
+            self._announced(bytes(self._behind), now)
+            self._complete(frames)
+        elif behind > 0:
+            self._header += self._behind[:behind]
         return frames
 
     def feed(self, data: bytes, now: float) -> list[Frame]:
@@ -147,16 +150,22 @@ class Deframer:
             if len(self._header) < HEADER_BYTES:
                 return len(data)
             header, self._header = bytes(self._header), bytearray()
-            sequence, length, sport, dport, flags = _RECEIVED.unpack(header)
-            if length > self._limit:
-                self._refuse(length)
+            self._announced(header, now)
+            if self.error is not None:
                 return len(data)
-            exthdr = header[_EXTENSIONS_AT:] if sport + dport == 1 else NO_EXTENSIONS
-            self._begin(sequence, length, sport, dport, flags, exthdr, now)
         end = min(at + self._missing, len(data))
         self._keep(data[at:end])
         self._complete(frames)
         return end
+
+    def _announced(self, header: bytes, now: float) -> None:
+        """A header has come without anything of its payload."""
+        sequence, length, sport, dport, flags = _RECEIVED.unpack(header)
+        if length > self._limit:
+            self._refuse(length)
+            return
+        exthdr = header[_EXTENSIONS_AT:] if sport + dport == 1 else NO_EXTENSIONS
+        self._begin(sequence, length, sport, dport, flags, exthdr, now)
 
     def _begin(self, sequence: int, length: int, sport: int, dport: int, flags: int, exthdr: bytes, now: float) -> None:
         self._begun = sequence, length, sport, dport, flags, exthdr

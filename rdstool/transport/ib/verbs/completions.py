@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class Completions:
         self._channel = CompChannel(context)
         (self._file,) = _event_files() - before
         os.set_blocking(self._file, False)
+        self._notices = select.poll()
+        self._notices.register(self._file, select.POLLIN)
         self.queue: Any = CQ(context, size, None, self._channel, 0)
         self.queue.req_notify()
 
@@ -45,7 +48,7 @@ class Completions:
     def take(self) -> Iterator[Any]:
         """All there are. The next notice is asked for first, so that none is missed."""
         told = 0
-        while self._told():
+        while self._notices.poll(0) and self._told():
             told += 1
         if told:
             self.queue.ack_events(told)

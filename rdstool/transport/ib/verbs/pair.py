@@ -95,6 +95,8 @@ class Pair:
         except PyverbsError as problem:
             raise TransportError(f"the device makes no queue pair: {problem}") from None
         self.number = int(self._pair.qp_num)
+        self._place = SGE(0, 0, 0)
+        """Used for one work request after the other, which copy it: to make objects of pyverbs takes long."""
 
     def connect(self, identifier: ConnectionId, min_rnr_timer: int) -> None:
         """Ready to receive, and to send, as the two ends have agreed."""
@@ -118,9 +120,8 @@ class Pair:
         """Receives: number, memory and size. Raises ``PyverbsError``."""
         made: list[Any] = []
         for number, slot, size in reversed(receives):
-            entry = SGE(slot.address, size, slot.lkey)
-            made.append(RecvWR(wr_id=number, num_sge=1, sg=[entry], next_wr=made[-1] if made else None))
-            entry.close()
+            place = self._at(slot.address, size, slot.lkey)
+            made.append(RecvWR(wr_id=number, num_sge=1, sg=[place], next_wr=made[-1] if made else None))
         self._post(self._pair.post_recv, made)
 
     def post_requests(self, requests: Sequence[tuple[int, Request]]) -> None:
@@ -130,24 +131,28 @@ class Pair:
             into, slot = request.into, request.slot
             if into is None:
                 assert slot is not None
-                entry = SGE(slot.address, request.size, slot.lkey)
+                place = self._at(slot.address, request.size, slot.lkey)
             else:
-                entry = SGE(*into)
+                place = self._at(*into)
             work = SendWR(
                 wr_id=number,
                 opcode=_OPCODES[request.operation],
                 num_sge=1,
-                sg=[entry],
+                sg=[place],
                 send_flags=request.flags,
                 next_wr=made[-1] if made else None,
             )
-            entry.close()
             if request.operation in {Operation.WRITE, Operation.READ}:
                 work.set_wr_rdma(request.rkey, request.address)
             elif request.operation is not Operation.SEND:
                 work.set_wr_atomic(request.rkey, request.address, request.first, request.second)
             made.append(work)
         self._post(self._pair.post_send, made)
+
+    def _at(self, address: int, length: int, lkey: int) -> SGE:
+        place = self._place
+        place.addr, place.length, place.lkey = address, length, lkey
+        return place
 
     @staticmethod
     def _post(post: Callable[[Any], None], made: list[Any]) -> None:
@@ -161,6 +166,7 @@ class Pair:
     def close(self) -> None:
         """End it: the device touches no memory for it any more."""
         self._pair.close()
+        self._place.close()
 
 
 def _handle(given: Any) -> AHAttr:
