@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import struct
 import sys
+from collections import deque
 from collections.abc import Callable, Generator
 from time import monotonic
 
@@ -58,9 +59,13 @@ class End:
         self.broken: list[str] = []
         self.ended: list[bool] = []
         """Of each connection that has ended: whether the peer did it."""
+        self.last: deque[str] = deque(maxlen=8)
+        """The last events, for who wants to know where it stands still."""
 
     def handle(self, event: Event) -> None:
         """Take an event."""
+        detail = getattr(event, "operation", getattr(event, "detail", ""))
+        self.last.append(f"{type(event).__name__} {detail}")
         if isinstance(event, Broken):
             self.broken.append(event.detail)
             event.connection.disconnect()
@@ -72,7 +77,7 @@ def run(ends: list[End], done: Callable[[], object]) -> None:
     """Let all ends do what they have to, until ``done``."""
     deadline = monotonic() + TIMEOUT_S
     while not done():
-        assert monotonic() < deadline, [(end.broken, end.ended) for end in ends]
+        assert monotonic() < deadline, [(end.broken, end.ended, end.last) for end in ends]
         idle = True
         for end in ends:
             for event in end.provider.process(monotonic()):

@@ -144,9 +144,10 @@ def test_roce_here_uses_all_that_verbs_there_can(remote: Remote, guest: Guest, n
     remote.ask("serve", 2)
     with closing(RoceProvider(network.larger, make_socket=network.socket)) as provider:
         client = Client(provider, guest.address)
-        run([client], lambda: client.done and remote.answered())
-        assert client.result == WANTED
+        run([client], remote.answered)
         assert remote.answer() == [["first", "second"], 2, digest(WRITTEN)]
+        run([client], lambda: client.done)
+        assert client.result == WANTED
         assert provider.device.counters.bad_icrc == 0
 
 
@@ -156,8 +157,9 @@ def test_verbs_there_uses_all_that_roce_here_can(remote: Remote, network: Networ
     with closing(RoceProvider(here, make_socket=network.socket)) as provider:
         server = Server(provider)
         remote.tell("call", there, here)
-        run([server], lambda: len(server.ended) == 2 and remote.answered())
+        run([server], remote.answered)
         assert remote.answer() == WANTED
+        run([server], lambda: len(server.ended) == 2)
         assert server.asked == ["first", "second"]
         assert server_memory(server) == WRITTEN
         assert provider.device.counters.bad_icrc == 0

@@ -184,6 +184,11 @@ class VerbsConnection:
 
     # ---- For the provider
 
+    @property
+    def waiting(self) -> bool:
+        """The device has requests, beside receives."""
+        return len(self._posted) > self._receives_posted
+
     def flush(self) -> None:
         """Give the device what it can take. Raises ``TransportError`` where it takes nothing any more."""
         try:

@@ -43,6 +43,9 @@ from rdstool.transport.ib.verbs.rdmacm import CmEvent, ConnectionId, EventType
 
 COMPLETIONS = SEND_DEPTH + RECEIVE_DEPTH
 """Of one connection, at most, that wait to be seen."""
+LAST_WORDS_S = 2.0
+"""Time for a device to finish requests of a connection that the peer has ended. Soft-RoCE was seen to tell of the end
+before it told of the NAK that had come earlier."""
 _PORT_MASK = 0xFFFF
 _STATUSES = {int(each): each for each in Status}
 _CHANGED: dict[int, str] = {
@@ -72,6 +75,9 @@ class VerbsProvider:
         """Identifiers whose connection has ended, and whose peer has not said so yet."""
         self._listeners: dict[int, ConnectionId] = {}
         """By service ID."""
+        self._closing: dict[VerbsConnection, tuple[float, bytes]] = {}
+        """Connections that the peer has ended: until when requests may still be done, and its private data."""
+        self._now = 0.0
         self._regions: set[VerbsRegion] = set()
         self._stirred: dict[VerbsConnection, None] = {}
         self._closed = False
@@ -173,15 +179,17 @@ class VerbsProvider:
         return self._channel.fileno(), self._completions.fileno()
 
     def next_timer(self) -> float | None:
-        """The kernel keeps the time."""
-        return None
+        """The end of connections that the peer has ended; the rest of the time is the kernel's to keep."""
+        return min((deadline for deadline, _ in self._closing.values()), default=None)
 
     def process(self, now: float) -> list[Event]:
         """See what has happened, and give the devices what there is to do."""
+        self._now = now
         self._flush()
         while (event := self._channel.next()) is not None:
             self._cm_event(*event)
         self._take_completions()
+        self._close_finished()
         self._flush()
         events, self._events = self._events, []
         return events
@@ -258,13 +266,20 @@ class VerbsProvider:
                 detail = os.strerror(-event.status) if event.status < 0 else f"status {event.status}"
                 self._fail(connection, detail)
             case EventType.DISCONNECTED:
-                self._take_completions()
                 identifier.disconnect()
-                if connection.state is not State.ENDED:
-                    self.forget(connection)
-                    self._events.append(Disconnected(connection, True, event.private_data))
+                self._closing[connection] = self._now + LAST_WORDS_S, event.private_data
             case EventType.DEVICE_REMOVAL | EventType.ADDR_CHANGE:
                 self._break(connection, _CHANGED[event.type])
+
+    def _close_finished(self) -> None:
+        """End what the peer has ended, as soon as the device is done with it: why a request failed may still come."""
+        for connection, (deadline, private_data) in list(self._closing.items()):
+            if connection.state is State.ESTABLISHED and connection.waiting and self._now < deadline:
+                continue
+            del self._closing[connection]
+            if connection.state is not State.ENDED:
+                self.forget(connection)
+                self._events.append(Disconnected(connection, True, private_data))
 
     def _requested(self, event: CmEvent, identifier: ConnectionId) -> None:
         service_id = next((each for each, one in self._listeners.items() if one.key == event.listener), None)
