@@ -40,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=HELP,
-    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand (RoCE v2 from userspace).",
+    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.",
 )
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]

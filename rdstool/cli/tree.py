@@ -21,7 +21,8 @@ from rdstool.fields import find_field
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.words import plural
 
-_NAME_WIDTH = 36
+_NAME_WIDTH = 41
+"""The longest names are those of RDMA-CM's alternate path."""
 _VALUE_WIDTH = 28
 _INDENT = "    "
 

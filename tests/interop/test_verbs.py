@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ from rdstool.protocol.reasons import SendStatus
 from rdstool.transport.ib.roce_udp import RoceProvider
 from tests.interop import rdma_program, verbs_peer
 from tests.interop.ib_ends import SIZES, WANTED, WRITTEN, Client, Server, run, server_memory
+from tests.interop.infiniband import await_port
 from tests.interop.rdma_program import content
 from tests.interop.roce import add_rxe, dial, remove_rxe
-from tests.interop.test_infiniband import await_port
 from tests.interop.verbs_peer import BUFFER, PORT, RDS_PORT, TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
@@ -139,31 +140,27 @@ def remote(guest: Guest, network: Network, remotes: dict[str, tuple[Guest, Remot
     return remotes[guest.kernel.name][1]
 
 
-@pytest.fixture
-def provider(network: Network) -> Iterator[RoceProvider]:
-    """The provider roce, here."""
-    made = RoceProvider(network.larger, make_socket=network.socket)
-    yield made
-    made.close()
-
-
-def test_roce_here_uses_all_that_verbs_there_can(remote: Remote, guest: Guest, provider: RoceProvider) -> None:
+def test_roce_here_uses_all_that_verbs_there_can(remote: Remote, guest: Guest, network: Network) -> None:
     remote.ask("serve", 2)
-    client = Client(provider, guest.address)
-    run([client], lambda: client.done and remote.answered())
-    assert client.result == WANTED
-    assert remote.answer() == [["first", "second"], 2, digest(WRITTEN)]
-    assert provider.device.counters.bad_icrc == 0
+    with closing(RoceProvider(network.larger, make_socket=network.socket)) as provider:
+        client = Client(provider, guest.address)
+        run([client], lambda: client.done and remote.answered())
+        assert client.result == WANTED
+        assert remote.answer() == [["first", "second"], 2, digest(WRITTEN)]
+        assert provider.device.counters.bad_icrc == 0
 
 
-def test_verbs_there_uses_all_that_roce_here_can(remote: Remote, provider: RoceProvider) -> None:
-    server = Server(provider)
-    remote.tell("call", provider.address)
-    run([server], lambda: len(server.ended) == 2 and remote.answered())
-    assert remote.answer() == WANTED
-    assert server.asked == ["first", "second"]
-    assert server_memory(server) == WRITTEN
-    assert provider.device.counters.bad_icrc == 0
+@pytest.mark.parametrize("suffix", ["", "6"], ids=["ipv4", "ipv6"])
+def test_verbs_there_uses_all_that_roce_here_can(remote: Remote, network: Network, suffix: str) -> None:
+    there, here = getattr(network, "guest" + suffix), getattr(network, "larger" + suffix)
+    with closing(RoceProvider(here, make_socket=network.socket)) as provider:
+        server = Server(provider)
+        remote.tell("call", there, here)
+        run([server], lambda: len(server.ended) == 2 and remote.answered())
+        assert remote.answer() == WANTED
+        assert server.asked == ["first", "second"]
+        assert server_memory(server) == WRITTEN
+        assert provider.device.counters.bad_icrc == 0
 
 
 def test_verbs_talks_to_itself(remote: Remote) -> None:

@@ -59,9 +59,9 @@ class Peer:
         provider.close()
         self.tell([server.asked, len(server.broken), digest(bytes(server.memory[16:]))])
 
-    def call(self, peer: str) -> None:
+    def call(self, own: str, peer: str) -> None:
         """Be the client of the host."""
-        provider = make_provider(self._address)
+        provider = make_provider(own)
         client = Client(provider, peer)
         run([client], lambda: client.done)
         provider.close()

@@ -29,7 +29,13 @@ from rdstool.transport.ib.provider import (
 )
 from rdstool.transport.ib.verbs.memory import Slot
 from rdstool.transport.ib.verbs.pair import RECEIVE_DEPTH, SEND_DEPTH, Pair, Request
-from rdstool.transport.ib.verbs.rdmacm import ConnectionId, ConnectionParameters
+from rdstool.transport.ib.verbs.rdmacm import (
+    ANSWER_ROOM,
+    REJECT_ROOM,
+    ConnectionId,
+    ConnectionParameters,
+    check_room,
+)
 
 if TYPE_CHECKING:
     from rdstool.transport.ib.verbs.provider import VerbsProvider
@@ -93,6 +99,7 @@ class VerbsConnection:
     def accept(self, private_data: bytes = b"", options: ConnectionOptions | None = None) -> None:
         """Answer the peer's request with REP."""
         self._expect(State.ASKED, "accept")
+        check_room(private_data, ANSWER_ROOM)
         self.options = options or self.options
         self.pair.connect(self.identifier, self.options.min_rnr_timer)
         self.identifier.accept(self.parameters(private_data, self.options))
@@ -101,6 +108,7 @@ class VerbsConnection:
     def reject(self, private_data: bytes = b"") -> None:
         """Answer the peer's request with REJ."""
         self._expect(State.ASKED, "reject")
+        check_room(private_data, REJECT_ROOM)
         self.identifier.reject(private_data)
         self._provider.forget(self)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyverbs.cm_enums as ce
@@ -43,8 +44,6 @@ from rdstool.transport.ib.verbs.rdmacm import CmEvent, ConnectionId, EventType
 COMPLETIONS = SEND_DEPTH + RECEIVE_DEPTH
 """Of one connection, at most, that wait to be seen."""
 _PORT_MASK = 0xFFFF
-_REP_BYTES = 196
-"""Room for private data of REP and, here, of RTU (InfiniBand Architecture vol. 1, §12.6)."""
 _STATUSES = {int(each): each for each in Status}
 _CHANGED: dict[int, str] = {
     EventType.DEVICE_REMOVAL: "the device is gone",
@@ -130,6 +129,7 @@ class VerbsProvider:
     ) -> VerbsConnection:
         """Ask a peer for a connection."""
         peer = self._peer(peer)
+        rdmacm.check_room(private_data, rdmacm.REQUEST_ROOM)
         identifier = self._channel.make()
         try:
             options = options or ConnectionOptions()
@@ -274,7 +274,8 @@ class VerbsProvider:
                 raise TransportError("nobody listens any more")
             connection = self._make(identifier, peer, ConnectionOptions())
         except TransportError:
-            identifier.reject(b"")
+            with suppress(TransportError):  # the peer may have given up meanwhile
+                identifier.reject(b"")
             identifier.close()
             return
         connection.state = State.ASKED
@@ -284,7 +285,7 @@ class VerbsProvider:
     def _established(self, connection: VerbsConnection, private_data: bytes) -> None:
         connection.state = State.ESTABLISHED
         self._stirred[connection] = None
-        self._events.append(Established(connection, private_data.ljust(_REP_BYTES, b"\0")))
+        self._events.append(Established(connection, private_data.ljust(rdmacm.ANSWER_ROOM, b"\0")))
 
     def _fail(self, connection: VerbsConnection, detail: str) -> None:
         """An attempt, or what should have become of it, came to nothing."""

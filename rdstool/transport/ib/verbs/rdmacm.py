@@ -24,6 +24,8 @@ BACKLOG = 128
 """Requests that may wait for an answer, as RDS has it."""
 RESOLVE_TIMEOUT_MS = 5_000
 """To find the peer, and the way to it, each; as RDS has it (protocol.md §7.1)."""
+REQUEST_ROOM, ANSWER_ROOM, REJECT_ROOM = 56, 196, 148
+"""Bytes of private data of REQ, beside the IP CM header, REP and REJ (InfiniBand Architecture vol. 1, §12.6, A11)."""
 
 _PORT_SPACE_TCP = 0x0106
 _OPTION_ID, _OPTION_TOS, _OPTION_ACK_TIMEOUT = 0, 0, 3
@@ -94,6 +96,12 @@ def _verbs() -> ctypes.CDLL:
     library.ibv_reg_mr_iova.restype = POINTER(layouts.MemoryRegion)
     library.ibv_reg_mr_iova.argtypes = (c_void_p, c_void_p, c_size_t, c_uint64, c_int)
     return library
+
+
+def check_room(private_data: bytes, room: int) -> None:
+    """Raises ``TransportError`` where private data is too long."""
+    if len(private_data) > room:
+        raise TransportError(f"{len(private_data)} bytes of private data: there is room for {room}")
 
 
 def _check(result: int, what: str) -> None:
