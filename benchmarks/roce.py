@@ -107,7 +107,7 @@ def bare(sizes: Sequence[int], seconds: float) -> Rate:
 
     def send(pipe: Pipe, _here: str, target: str) -> None:
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        turns = [bytes(size + HEADERS_BYTES) for size in sizes] * (IN_FLIGHT // len(sizes))
+        turns = [bytes(size + HEADERS_BYTES) for size in sizes] * max(1, IN_FLIGHT // len(sizes))
         pipe.recv()
         began = process_time()
         end = perf_counter() + seconds
@@ -259,7 +259,7 @@ def rds_receive(pipe: Pipe, _peer: str, here: str) -> None:
 
 
 def rds(size: int, seconds: float, *, latency: bool = False) -> Rate:
-    """RDS messages for ``seconds``; with ``latency``, one at a time and back, ``PING_PONGS`` times."""
+    """RDS messages for ``seconds``; with ``latency``, one at a time and back, ``PING_PONGS`` at most."""
 
     async def run(pipe: Pipe, here: str, target: str) -> Rate:
         async with rds_node(here) as node:
@@ -269,7 +269,7 @@ def rds(size: int, seconds: float, *, latency: bool = False) -> Rate:
             data = (ANSWER if latency else bytes(1)) + bytes(size - 1)
             done = 0
             start, began = perf_counter(), process_time()
-            while done < PING_PONGS if latency else perf_counter() < start + seconds:
+            while perf_counter() < start + seconds and (not latency or done < PING_PONGS):
                 await sock.sendto(data, to)
                 done += 1
                 if latency:

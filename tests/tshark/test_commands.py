@@ -76,8 +76,8 @@ def test_wireshark_lists_running_nodes_and_captures_what_they_exchange(tmp_path:
             env={**os.environ, **home},
         )
         assert shown.stdout is not None
-        lines: list[str] = []
-        reader = threading.Thread(target=lambda: lines.append(shown.stdout.readline()), daemon=True)
+        first, lines = shown.stdout, list[str]()
+        reader = threading.Thread(target=lambda: lines.append(first.readline()), daemon=True)
         reader.start()
         # Nothing tells from when on tshark has the frames: datagrams go until it shows one.
         while reader.is_alive():
