@@ -1,4 +1,4 @@
-"""Userspace RoCE beside a bare Python UDP program with packets of the same size, two processes each, over loopback.
+"""Userspace RoCE, and RDS over it, beside a bare UDP program with packets of the same sizes, on loopback.
 
     python -m benchmarks.roce --messages 64 4096 65536 1048576 --mtu 1024 4096
 
@@ -10,6 +10,7 @@ and of what the busier one of the two processes spends on a packet, which other 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import multiprocessing
 import os
 import select
@@ -17,9 +18,16 @@ import socket
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from multiprocessing.connection import Connection as Pipe
 from time import monotonic, perf_counter, process_time
 
+from dissectors.wire.rds import FRAGMENT_BYTES
+from rdstool.endpoint.core import NodeOptions
+from rdstool.endpoint.node import Node
+from rdstool.protocol.config import Settings
+from rdstool.protocol.kinds import Transport
 from rdstool.transport.ib.provider import (
     Completed,
     ConnectionOptions,
@@ -37,9 +45,15 @@ IN_FLIGHT = 64
 HEADERS_BYTES = 16
 """BTH and ICRC: what a bare datagram is longer than its payload, to be as long as a RoCE one."""
 PING_PONGS = 2_000
+RDS_MTU = 4096
+"""Path MTU of RDS on loopback: a whole fragment with its header takes two packets."""
+RDS_HEADER_BYTES = 48
+RDS_PORT = 4000
+BUFFER_BYTES = 4 << 20
+ANSWER = b"?"
 FIN = b"end"
 COLUMNS = (
-    "message", "path MTU", "messages/s", "MB/s", "packets/s", "bare UDP", "ratio", "us/packet", "bare UDP", "ratio",
+    "", "message", "path MTU", "messages/s", "MB/s", "packets/s", "bare UDP", "ratio", "us/packet", "bare UDP", "ratio",
     "round trip, us",
 )  # fmt: skip
 
@@ -88,17 +102,17 @@ def in_two_processes(
 # ---- The bare program
 
 
-def bare(size: int, seconds: float) -> Rate:
-    """Datagrams of ``size`` bytes of payload, for ``seconds``."""
+def bare(sizes: Sequence[int], seconds: float) -> Rate:
+    """Datagrams of these sizes of payload in turn, for ``seconds``."""
 
     def send(pipe: Pipe, _here: str, target: str) -> None:
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        data = bytes(size + HEADERS_BYTES)
+        turns = [bytes(size + HEADERS_BYTES) for size in sizes] * (IN_FLIGHT // len(sizes))
         pipe.recv()
         began = process_time()
         end = perf_counter() + seconds
         while perf_counter() < end:
-            for _ in range(IN_FLIGHT):
+            for data in turns:
                 sender.sendto(data, (target, 4791))
         pipe.send(process_time() - began)
 
@@ -108,12 +122,12 @@ def bare(size: int, seconds: float) -> Rate:
         receiver.bind((here, 4791))
         receiver.setblocking(False)
         pipe.send(FIN)
-        count = 0
+        count, longest = 0, max(sizes) + HEADERS_BYTES
         start, began = perf_counter(), process_time()
         while True:
             try:
                 while True:
-                    receiver.recvfrom(size + HEADERS_BYTES)
+                    receiver.recvfrom(longest)
                     count += 1
             except BlockingIOError:
                 if pipe.poll():
@@ -203,6 +217,78 @@ def roce(size: int, mtu: int, seconds: float, *, latency: bool = False) -> Rate:
     return in_two_processes(receive_all(size), send, address(1), address(2))
 
 
+# ---- RDS over RoCE
+
+
+def fragments(size: int) -> list[int]:
+    """Payloads of the packets that carry one RDS message where the path MTU is that of loopback."""
+    frames = [RDS_HEADER_BYTES + min(FRAGMENT_BYTES, size - at) for at in range(0, size, FRAGMENT_BYTES)]
+    return [min(RDS_MTU, frame - at) for frame in frames for at in range(0, frame, RDS_MTU)]
+
+
+def rds_node(address: str) -> Node:
+    """A node over InfiniBand with room for what is sent ahead."""
+    return Node(
+        address, options=NodeOptions(Settings(sndbuf=BUFFER_BYTES, rcvbuf=BUFFER_BYTES), transport=Transport.IB)
+    )
+
+
+def rds_receive(pipe: Pipe, _peer: str, here: str) -> None:
+    """Take messages until the other process has done; answer those that begin with ``ANSWER``."""
+
+    async def run() -> None:
+        async with rds_node(here) as node:
+            sock = node.socket(RDS_PORT)
+            ended = asyncio.Event()
+            asyncio.get_running_loop().add_reader(pipe.fileno(), ended.set)
+
+            async def read() -> None:
+                while True:
+                    data, sender = await sock.recvfrom()
+                    if data[:1] == ANSWER:
+                        await sock.sendto(data, sender)
+
+            pipe.send(FIN)
+            began = process_time()
+            reader = asyncio.create_task(read())
+            await ended.wait()
+            reader.cancel()
+            pipe.send(process_time() - began)
+
+    asyncio.run(run())
+
+
+def rds(size: int, seconds: float, *, latency: bool = False) -> Rate:
+    """RDS messages for ``seconds``; with ``latency``, one at a time and back, ``PING_PONGS`` times."""
+
+    async def run(pipe: Pipe, here: str, target: str) -> Rate:
+        async with rds_node(here) as node:
+            sock, to = node.socket(RDS_PORT), (target, RDS_PORT)
+            await sock.sendto(ANSWER, to)
+            await sock.recv()
+            data = (ANSWER if latency else bytes(1)) + bytes(size - 1)
+            done = 0
+            start, began = perf_counter(), process_time()
+            while done < PING_PONGS if latency else perf_counter() < start + seconds:
+                await sock.sendto(data, to)
+                done += 1
+                if latency:
+                    await sock.recv()
+            await sock.drain()
+            took, used = perf_counter() - start, process_time() - began
+            pipe.send(FIN)
+            return Rate(took, done * len(fragments(size)), done, max(used, pipe.recv()))
+
+    def send(pipe: Pipe, here: str, target: str) -> Rate:
+        pipe.recv()
+        return asyncio.run(run(pipe, here, target))
+
+    return in_two_processes(rds_receive, send, address(1), address(2))
+
+
+# ---- The command
+
+
 def median(several: Sequence[float]) -> float:
     """The middle one."""
     return statistics.median(several)
@@ -215,26 +301,37 @@ def main() -> None:
     parser.add_argument("--mtu", type=int, nargs="+", default=[1024, 4096], metavar="BYTES", help="path MTUs")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=["roce", "rds"], help="one of both")
     options = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |")
-    print(f"| {' | '.join('-' * (len(column) - 1) + ':' for column in COLUMNS)} |")
-    for mtu in options.mtu:
+    print(f"| --- | {' | '.join('-' * (len(column) - 1) + ':' for column in COLUMNS[1:])} |")
+    if options.only != "rds":
+        for mtu, size in product(options.mtu, options.messages):
+            compare("RoCE", size, mtu, [min(size, mtu)], partial(roce, size, mtu, options.seconds), options)
+    if options.only != "roce":
         for size in options.messages:
-            ours, bares, trips = [], [], []
-            for _ in range(options.runs):
-                bares.append(bare(min(size, mtu), options.seconds))
-                ours.append(roce(size, mtu, options.seconds))
-                trip = roce(size, mtu, options.seconds, latency=True)
-                trips.append(trip.seconds / trip.messages * 1e6)
-            packets, bare_packets = (median([one.packet_rate for one in several]) for several in (ours, bares))
-            cost, bare_cost = (median([one.cost for one in several]) for several in (ours, bares))
-            messages = median([one.messages / one.seconds for one in ours])
-            print(
-                f"| {size:,} | {mtu} | {messages:,.0f} | {messages * size / 1e6:,.1f} | {packets:,.0f} "
-                f"| {bare_packets:,.0f} | {packets / bare_packets:.2f} | {cost:.1f} | {bare_cost:.1f} "
-                f"| {bare_cost / cost:.2f} | {median(trips):,.0f} |",
-                flush=True,
-            )
+            compare("RDS", size, RDS_MTU, fragments(size), partial(rds, size, options.seconds), options)
+
+
+def compare(
+    what: str, size: int, mtu: int, packets: Sequence[int], program: Callable[..., Rate], options: argparse.Namespace
+) -> None:
+    """Print a row: a program beside the bare one with packets of the same sizes, in turns."""
+    ours, bares, trips = [], [], []
+    for _ in range(options.runs):
+        bares.append(bare(packets, options.seconds))
+        ours.append(program())
+        trip = program(latency=True)
+        trips.append(trip.seconds / trip.messages * 1e6)
+    rate, bare_rate = (median([one.packet_rate for one in several]) for several in (ours, bares))
+    cost, bare_cost = (median([one.cost for one in several]) for several in (ours, bares))
+    messages = median([one.messages / one.seconds for one in ours])
+    print(
+        f"| {what} | {size:,} | {mtu} | {messages:,.0f} | {messages * size / 1e6:,.1f} | {rate:,.0f} "
+        f"| {bare_rate:,.0f} | {rate / bare_rate:.2f} | {cost:.1f} | {bare_cost:.1f} "
+        f"| {bare_cost / cost:.2f} | {median(trips):,.0f} |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""``python -m rdstool.afrds say ADDRESS PORT TEXT``: the kernel sends a datagram; waits for its acknowledgement."""
+"""``python -m rdstool.afrds say ADDRESS PORT TEXT [COOKIE]``: the kernel sends a datagram.
+
+Its acknowledgement is waited for. With the cookie of memory that the peer offers, the kernel first writes the text into
+that by RDMA.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ import sys
 import time
 
 from rdstool.afrds import info
+from rdstool.afrds.rdma import RdmaWrite
 from rdstool.afrds.sockets import family_of, open_socket
+from rdstool.protocol.errors import RdmaError
+from rdstool.protocol.reasons import SendStatus
 
 TIMEOUT_S = 60.0
 """For the acknowledgement. The kernel itself would try for ever."""
 
 _LOOK_EVERY_S = 0.05
+_CONTROL_BYTES = 1024
+"""Room for control messages that come with a notification."""
 _ANY_PORT = 9
 """Of a UDP socket that sends nothing: its route tells the own address."""
 
@@ -31,33 +40,51 @@ def waiting(sock: socket.socket, port: int, *, ipv6: bool) -> bool:
     return any(record["local_port"] == port for table in tables for record in table)
 
 
-def say(peer: str, port: int, text: str) -> int:
-    """Send one datagram; 0, or 1 where nobody acknowledged it in time."""
+def say(peer: str, port: int, data: bytes, write: RdmaWrite | None) -> str:
+    """Send one datagram, after ``write``; who sent what to whom.
+
+    Raises ``TimeoutError`` where nobody acknowledged it in time, ``RdmaError`` where the write did not succeed.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
     with open_socket(family_of(peer)) as sock:
         sock.bind((own_address(peer), 0))
         here, own_port = sock.getsockname()[:2]
         # Blocking, the kernel would wait for the peer's handshake without end.
-        sock.sendmsg([text.encode()], [], socket.MSG_DONTWAIT, (peer, port))
-        deadline = time.monotonic() + TIMEOUT_S
+        sock.sendmsg([data], [write.control()] if write else [], socket.MSG_DONTWAIT, (peer, port))
         while waiting(sock, own_port, ipv6=family_of(peer) == socket.AF_INET6):
             if time.monotonic() > deadline:
-                sys.stderr.write(f"{peer}:{port}: no acknowledgement within {TIMEOUT_S:g} s\n")
-                return 1
+                raise TimeoutError(None, f"no acknowledgement within {TIMEOUT_S:g} s")
             time.sleep(_LOOK_EVERY_S)
-    sys.stdout.write(f"{here}:{own_port} > {peer}:{port}: {len(text.encode())} bytes, acknowledged\n")
-    return 0
+        if write is not None:
+            await_write(sock, write, deadline)
+    written = ", written by RDMA before" if write else ""
+    return f"{here}:{own_port} > {peer}:{port}: {len(data)} bytes, acknowledged{written}"
+
+
+def await_write(sock: socket.socket, write: RdmaWrite, deadline: float) -> None:
+    """Until the kernel tells how it ended. Raises ``RdmaError`` where it failed, and ``TimeoutError``."""
+    status = None
+    while status is None:
+        sock.settimeout(max(deadline - time.monotonic(), _LOOK_EVERY_S))
+        status = write.status(sock.recvmsg(0, _CONTROL_BYTES)[1])
+    if status:
+        raise RdmaError(SendStatus(status))
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the arguments say."""
-    if len(arguments) != 4 or arguments[0] != "say":
-        sys.stderr.write("usage: python -m rdstool.afrds say ADDRESS PORT TEXT\n")
+    """Do what the arguments say; 0, 1 where the peer did not take it, 2 where it could not be sent."""
+    if len(arguments) not in {4, 5} or arguments[0] != "say":
+        sys.stderr.write("usage: python -m rdstool.afrds say ADDRESS PORT TEXT [COOKIE]\n")
         return 2
+    peer, port, data = arguments[1], int(arguments[2]), arguments[3].encode()
+    write = RdmaWrite(int(arguments[4], 0), data) if len(arguments) > 4 else None
     try:
-        return say(arguments[1], int(arguments[2]), arguments[3])
-    except OSError as problem:
-        sys.stderr.write(f"{arguments[1]}:{arguments[2]}: {problem.strerror}\n")
-        return 2
+        sys.stdout.write(say(peer, port, data, write) + "\n")
+    except (RdmaError, OSError) as problem:
+        told = problem if isinstance(problem, RdmaError) else problem.strerror or problem
+        sys.stderr.write(f"{peer}:{port}: {told}\n")
+        return 1 if isinstance(problem, RdmaError | TimeoutError) else 2
+    return 0
 
 
 if __name__ == "__main__":

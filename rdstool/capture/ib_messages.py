@@ -1,8 +1,10 @@
 """RDS frames of one direction to messages (protocol.md §7.4).
 
 Each SEND is one frame: a 48-byte header and at most a fragment of data. All fragments of a message repeat its
-header; they follow one another without others between. Two ways lead to the same rows: :meth:`Joiner.add` takes
-one frame and knows all cases, :meth:`Joiner.add_many` takes whole columns of frames as long as they are regular.
+header; they follow one another with nothing between but ack-only frames, which kernels send apart from messages
+(``rds_ib_attempt_ack``) and take before they look at the message under way (``rds_ib_process_recv``). Two ways lead
+to the same rows: :meth:`Joiner.add` takes one frame and knows all cases, :meth:`Joiner.add_many` takes whole columns
+of frames as long as they are regular.
 """
 
 from __future__ import annotations
@@ -146,6 +148,9 @@ class Joiner:
             self._acknowledged = fields.ack
             self.output.ack(self.stream, 1 - self.direction, fields.ack, frame.frame, frame.time)
         message = self._open
+        if message is not None and _only_acknowledges(frame, fields):
+            self._between(message, frame, status, fields)
+            return
         joined = not self._lost if message is None else not message.broken
         if message is not None:
             same = header_match(header, message.header) != HeaderMatch.FOREIGN
@@ -162,6 +167,14 @@ class Joiner:
         self._extend(message, frame, status, fields, joined=joined)
         if message.total >= fields.length or (not message.sure and frame.solicited):
             self._close(message)
+
+    def _between(self, message: _Open, frame: Frame, status: int, fields: RdsHeader) -> None:
+        """An ack-only frame that stands between two fragments of a message; of their boundaries it tells nothing."""
+        lost, self._lost = self._lost, False
+        alone = self._begin(frame, fields)
+        self._extend(alone, frame, status, fields, joined=not message.broken)
+        self._close(alone)
+        self._open, self._lost = message, lost
 
     def _begin(self, frame: Frame, fields: RdsHeader) -> _Open:
         data = frame.length - HEADER_BYTES
@@ -416,3 +429,8 @@ class Joiner:
             if self._options.keep_payloads or rows["header"]["flags"][index] == Flags.CONG_BITMAP:
                 payloads[index] = b"".join(pieces)
         self.output.rows(rows, part, payloads, digests)
+
+
+def _only_acknowledges(frame: Frame, fields: RdsHeader) -> bool:
+    """What a receiver takes for an ack-only frame."""
+    return frame.length == HEADER_BYTES and not fields.sport and not fields.dport

@@ -12,7 +12,7 @@ differently; where its messages say so, the basis tells (protocol.md §4.3, 5.4,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from dissectors.wire.extensions import GenNum, NPaths, SportIdx, parse_extensions
@@ -66,33 +66,18 @@ class Announcement:
         return cls(npaths, gen_num, sport_idx)
 
 
-class Ballot:
-    """The RDS source ports seen in one direction of a connection, and the paths that their hashes name."""
+Ports = tuple[int, ...]
+"""RDS source ports seen in one direction of a connection, each once. Few ports, but perhaps of very many streams."""
 
-    __slots__ = ("ports",)
 
-    def __init__(self) -> None:
-        # A tuple, since there are few ports, and of streams there can be a hundred thousand.
-        self.ports: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ports)
-
-    def add(self, port: int) -> bool:
-        """Count a port; False where it was counted before."""
-        if port in self.ports:
-            return False
-        self.ports += (port,)
-        return True
-
-    def tally(self, npaths: int, swapped: bool) -> list[int]:
-        """Ports for each of ``npaths`` paths."""
-        votes = [0] * npaths
-        for port in self.ports:
-            hashed = (port & 0xFF) << 8 | port >> 8 if swapped else port
-            # A path is the hash under the mask npaths - 1, so fewer paths only drop bits of it.
-            votes[path_of_port(hashed, MAX_PATHS) & (npaths - 1)] += 1
-        return votes
+def tally(ports: Ports, npaths: int, swapped: bool) -> list[int]:
+    """How many of the ports have hashes that name each of ``npaths`` paths."""
+    votes = [0] * npaths
+    for port in ports:
+        hashed = (port & 0xFF) << 8 | port >> 8 if swapped else port
+        # A path is the hash under the mask npaths - 1, so fewer paths only drop bits of it.
+        votes[path_of_port(hashed, MAX_PATHS) & (npaths - 1)] += 1
+    return votes
 
 
 class Common(NamedTuple):
@@ -118,7 +103,7 @@ class Connection:
     """Direction of what the dialling end sends."""
     by_larger: bool
     """Opened from the larger address: no kernel uses it as a path."""
-    ports: tuple[Ballot, Ballot] = field(default_factory=lambda: (Ballot(), Ballot()))
+    ports: tuple[Ports, Ports] = ((), ())
     """RDS source ports seen, by direction."""
     probed: bool = False
     closed: int | None = None
@@ -131,15 +116,23 @@ class Connection:
     guess: tuple[int, float] | None = None
     """The path that the order of opening suggests, and how much that is trusted."""
 
+    def add_port(self, direction: int, port: int) -> bool:
+        """Count an RDS source port; False where it was counted before."""
+        forward, back = self.ports
+        if port in self.ports[direction]:
+            return False
+        self.ports = (forward, (*back, port)) if direction else ((*forward, port), back)
+        return True
+
 
 @dataclass(slots=True)
 class AddressPair:
     """The connections between two addresses."""
 
-    smaller: bytes
-    announced: dict[bytes, Announcement] = field(default_factory=dict)
-    open: list[Connection] = field(default_factory=list)
-    released: list[int] = field(default_factory=list)
+    open: list[Connection]
+    announced: tuple[Announcement | None, Announcement | None] = (None, None)
+    """By the smaller and by the larger address."""
+    released: tuple[int, ...] = ()
     """Paths whose connection ended and was not followed by another yet, the longest free first."""
     several: bool = False
     """Two connections carried messages at the same time."""
@@ -149,14 +142,13 @@ class AddressPair:
     @property
     def npaths(self) -> int | None:
         """Paths that both sides agree on; None where no handshake was seen."""
-        if not self.announced:
-            return None
-        return max(1, min(MAX_PATHS, *(said.npaths or 1 for said in self.announced.values())))
+        said = [one.npaths or 1 for one in self.announced if one is not None]
+        return max(1, min(MAX_PATHS, *said)) if said else None
 
     @property
     def sport_idx(self) -> bool | None:
         """The dialling side chooses TCP source ports by path; None where it was not heard."""
-        said = self.announced.get(self.smaller)
+        said = self.announced[0]
         return said.sport_idx if said else None
 
 
@@ -184,12 +176,12 @@ def _chance_by_source_port(connections: list[Connection], npaths: int, swapped: 
 def _byte_swapped(connections: list[Connection], dialling: bool, npaths: int) -> bool:
     """A side hashes the port's bytes in the other order, as older stable kernels and UEK do (protocol.md §5.4)."""
     odds, counted = SWAP_ODDS, set[int]()
-    ballots = [connection.ports[connection.dialler ^ (not dialling)] for connection in connections]
-    for ballot in sorted(ballots, key=len, reverse=True):
+    several = [connection.ports[connection.dialler ^ (not dialling)] for connection in connections]
+    for ports in sorted(several, key=len, reverse=True):
         # The same sockets again, on a connection that follows another, are no further evidence.
-        if not counted.issuperset(ballot.ports):
-            odds *= sum(_fits(ballot, npaths, True)) / sum(_fits(ballot, npaths, False))
-            counted.update(ballot.ports)
+        if not counted.issuperset(ports):
+            odds *= sum(_fits(ports, npaths, True)) / sum(_fits(ports, npaths, False))
+            counted.update(ports)
     return odds > 1
 
 
@@ -275,7 +267,7 @@ def _infer(connection: Connection, common: Common) -> Verdict:
 
 def _only_connection(connection: Connection) -> Verdict:
     """No handshake and one connection at a time: a single path, or one of several whose others were not captured."""
-    votes = [sum(counts) for counts in zip(*(side.tally(MAX_PATHS, False) for side in connection.ports), strict=True)]
+    votes = [sum(counts) for counts in zip(*(tally(side, MAX_PATHS, False) for side in connection.ports), strict=True)]
     ports = sum(votes)
     trust = ONLY_TRUST[connection.stream.from_start]
     hit, miss = 1 - STRAY_PORT, STRAY_PORT / (MAX_PATHS - 1)
@@ -304,10 +296,10 @@ def _basis(connection: Connection, path: int, count: int, common: Common) -> str
     """The grounds in words."""
     grounds = []
     fits = sum(
-        connection.ports[connection.dialler ^ other].tally(count, common.swapped[other])[path] for other in (0, 1)
+        tally(connection.ports[connection.dialler ^ other], count, common.swapped[other])[path] for other in (0, 1)
     )
     ours = connection.ports[connection.dialler]
-    if path == 0 and len(ours) and max(ours.tally(count, common.swapped[0])) < len(ours) / 2:
+    if path == 0 and len(ours) and max(tally(ours, count, common.swapped[0])) < len(ours) / 2:
         grounds.append(f"{len(ours)} RDS ports of all paths, as before the handshake")
     elif fits:
         grounds.append(f"hash of {fits} of {sum(map(len, connection.ports))} RDS ports")
@@ -318,15 +310,15 @@ def _basis(connection: Connection, path: int, count: int, common: Common) -> str
     return ", ".join(grounds)
 
 
-def _likelihoods(ports: Ballot, npaths: int, swapped: bool) -> list[float]:
+def _likelihoods(ports: Ports, npaths: int, swapped: bool) -> list[float]:
     """How well each path explains that these ports were seen on one connection; they sum to 1."""
     return _normal(_fits(ports, npaths, swapped)) if len(ports) else [1 / npaths] * npaths
 
 
-def _fits(ports: Ballot, npaths: int, swapped: bool) -> list[float]:
+def _fits(ports: Ports, npaths: int, swapped: bool) -> list[float]:
     """Chance of these ports' hashes for each path."""
     hit, miss = 1 - STRAY_PORT, STRAY_PORT / max(1, npaths - 1)
-    fits = [hit**count * miss ** (len(ports) - count) for count in ports.tally(npaths, swapped)]
+    fits = [hit**count * miss ** (len(ports) - count) for count in tally(ports, npaths, swapped)]
     # Before the handshake all sockets use path 0, whatever their hash.
     fits[0] = max(fits[0], EARLY / float(npaths) ** len(ports))
     return fits

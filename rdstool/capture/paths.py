@@ -100,7 +100,11 @@ class PathMap:
             end, _ = stream.ends(dialler)
             connection = Connection(stream, end.port, dialler, stream.initiator_known and end.address != key[0])
             self._connections[number] = connection
-            self._pairs.setdefault(key, AddressPair(key[0])).open.append(connection)
+            pair = self._pairs.get(key)
+            if pair is None:
+                self._pairs[key] = AddressPair([connection])
+            else:
+                pair.open.append(connection)
             self._wanted[number] = True
             touched.add(key)
         return touched
@@ -116,7 +120,9 @@ class PathMap:
             self._wanted[number] = False
             key = connection.stream.address_pair
             sender, _ = connection.stream.ends(direction)
-            self._pairs[key].announced[sender.address] = Announcement.of(rows["header"]["exthdr"][i].tobytes())
+            pair, said = self._pairs[key], Announcement.of(rows["header"]["exthdr"][i].tobytes())
+            small, large = pair.announced
+            pair.announced = (small, said) if sender.address != key[0] else (said, large)
             touched.add(key)
 
     def _collect_ports(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[AddressPairKey]) -> None:
@@ -127,8 +133,8 @@ class PathMap:
         word |= rows["header"]["sport"][at].astype(np.int64)
         for packed in distinct(word).tolist():
             connection = self._connections[packed >> 17]
-            ports = connection.ports[packed >> 16 & 1]
-            if len(ports) < VOTES and ports.add(packed & 0xFFFF):
+            direction = packed >> 16 & 1
+            if len(connection.ports[direction]) < VOTES and connection.add_port(direction, packed & 0xFFFF):
                 connection.stale = True
                 touched.add(connection.stream.address_pair)
         for number in distinct(rows["stream"][at]).tolist():
@@ -147,7 +153,7 @@ class PathMap:
             for path, holder in list(holders.items()):
                 if holder.closed is not None and holder.closed <= connection.stream.first_frame:
                     del holders[path]
-                    pair.released.append(path)
+                    pair.released += (path,)
             if not connection.weighed:
                 connection.guess = guess_of(connection, pair, holders, npaths)
                 connection.weighed = True
@@ -158,16 +164,15 @@ class PathMap:
             path = connection.stream.path
             if path >= 0:
                 holders[path] = connection
-                if path in pair.released:
-                    pair.released.remove(path)
+                pair.released = tuple(free for free in pair.released if free != path)
         if len(pair.open) <= OPEN_LIMIT:
             for connection in pair.open:
                 if leave_to_stronger(connection, pair.open, npaths):
                     _write(connection, judge(connection, pair))
         ended = [connection for connection in pair.open if connection.closed is not None]
         pair.open = [connection for connection in pair.open if connection.closed is None][-OPEN_LIMIT:]
-        pair.released += [c.stream.path for c in ended if holders.get(c.stream.path) is c]
-        del pair.released[:-MAX_PATHS]
+        pair.released += tuple(c.stream.path for c in ended if holders.get(c.stream.path) is c)
+        pair.released = pair.released[-MAX_PATHS:]
         for connection in ended:
             self._wanted[connection.stream.number] = False
 

@@ -6,7 +6,7 @@ segments. Directions that turn out not to be in order are left to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +61,10 @@ def lanes_of(segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[Half
     return Lanes(halves, rows, length, bounds, offset, jumps)
 
 
-def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> list[Extents | None]:
-    """Deliver the payload of segments to their halves, where they are in order.
+def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> Iterator[Extents | None]:
+    """Deliver the payload of segments to their halves, one after the other, where they are in order.
 
-    Returns None for a half whose segments are not, or were cut short, or whose numbers are not known yet; its state
+    Gives None for a half whose segments are not, or were cut short, or whose numbers are not known yet; its state
     is then as before.
     """
     halves, rows, length, bounds, offset = lanes.halves, lanes.rows, lanes.length, lanes.bounds, lanes.offset
@@ -92,10 +92,9 @@ def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> list[Extent
     offsets, sizes = offset[kept].tolist(), length[kept].tolist()
     rows = rows[kept]
     places, frames, times = (column[rows].tolist() for column in (segments.payload, segments.frame, segments.time))
-    taken: list[Extents | None] = []
     for index, half in enumerate(halves):
         if not in_order[index]:
-            taken.append(None)
+            yield None
             continue
         low, high = cuts[index], cuts[index + 1]
         half.coverage.retransmitted += int(old[index])
@@ -105,8 +104,7 @@ def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> list[Extent
             behind = offsets[high - 1] + sizes[high - 1]
             half.coverage.seen += behind - half.next
             half.next, half.done, half.done_time = behind, frames[high - 1], times[high - 1]
-        taken.append(extents)
-    return taken
+        yield extents
 
 
 def acknowledged(segments: Segments, rows: Ints, bounds: Ints, halves: Sequence[Half], streams: Ints) -> NDArray[Any]:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Ints, Segments
+from rdstool.capture.streams import Endpoint
 
-Key = tuple[int, int, int, int, int, int]
-"""The two ends, smaller first: (address high and low half) twice, then the ports."""
+Key = bytes
+"""The two ends, smaller first, as :func:`ends_of` reads them: one object, as there may be a hundred thousand."""
+_KEY = Struct(">16s16s4xHH")
+
+
+def ends_of(key: Key) -> tuple[Endpoint, Endpoint]:
+    """The smaller and the larger end."""
+    small, large, small_port, large_port = _KEY.unpack(key)
+    return _endpoint(small, small_port), _endpoint(large, large_port)
+
+
+# Servers have many connections to the same end.
+_endpoint = lru_cache(4096)(Endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,8 @@ def by_connection(segments: Segments) -> Grouping:
     order = np.argsort(group, kind="stable")
     bounds = np.searchsorted(group[order], np.arange(len(first) + 1))
     flags = np.bitwise_or.reduceat(segments.flags[order], bounds[:-1]).tolist()
-    keys = [(*addresses, ports >> 16, ports & 0xFFFF) for *addresses, ports in ends[:, first].T.tolist()]
+    raw = ends[:, first].T.astype(">u8").tobytes()
+    keys = [raw[at : at + _KEY.size] for at in range(0, len(raw), _KEY.size)]
     return Grouping(group, backward, keys, flags, order, bounds, first)
 
 

@@ -7,7 +7,7 @@ byte seen; they do not wrap. The first copy of a byte wins, as in Linux.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,14 @@ MAX_HOLD_FRAMES = 20_000
 """Frames of the capture that a hole may stay open; a sender has long retransmitted by then."""
 ABSENT = -1
 """Place of bytes that the capture does not hold."""
+
+
+_NOTHING: list[Piece] = []
+"""Stands for all empty lists of pieces: a capture can have a hundred thousand connections, and few have holes."""
+
+
+def _nothing() -> list[Piece]:
+    return _NOTHING
 
 
 def nearest(distance: Ints) -> Ints:
@@ -213,9 +221,9 @@ class Half:
     inferred: bool = False
     """The next header lies where a search has found a boundary."""
     last_sequence: int = 0
-    carry: list[Piece] = field(default_factory=list)
+    carry: Sequence[Piece] = ()
     """Delivered bytes that the framing still needs."""
-    pending: list[Piece] = field(default_factory=list)
+    pending: list[Piece] = field(default_factory=_nothing)
     """What came ahead of a hole, ascending, without overlap."""
     pending_bytes: int = 0
     ended: bool = False
@@ -252,7 +260,7 @@ class Half:
         if self.carry:
             for piece in self.carry:
                 self._append(extents, piece, chunk)
-            self.carry = []
+            self.carry = ()
         return extents
 
     def _take_one_by_one(self, columns: SegmentColumns, chunk: Chunk, extents: Extents) -> None:
@@ -287,6 +295,8 @@ class Half:
             start = max(start, held.end)
             at += 1
         self.coverage.retransmitted += piece.size - sum(part.size for part in fresh)
+        if self.pending is _NOTHING:
+            self.pending = []
         for part in fresh:
             self.pending.insert(bisect_left(self.pending, part.start, key=lambda held: held.start), part)
             self.pending_bytes += len(part.data)
@@ -306,7 +316,8 @@ class Half:
                 self._deliver(extents, rest.start, rest.size, place, len(rest.data), piece.frame, done, when)
             else:
                 self.coverage.retransmitted += piece.size
-        del self.pending[:count]
+        if count:
+            del self.pending[:count]
 
     def _deliver(
         self, extents: Extents, start: int, size: int, place: int, captured: int, frame: int, done: int, time: int

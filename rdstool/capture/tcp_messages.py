@@ -26,7 +26,7 @@ MAX_ODDITIES = 2
 """A header at a known boundary with more oddities than this is none: the stream is not RDS, or framing is lost."""
 MAX_SEARCH_BYTES = 4 << 20
 """Stream bytes of one direction that a search may look back on: a chain of three of the longest messages."""
-FIRST_WINDOW_BYTES = 32 << 10
+FIRST_WINDOW_BYTES = 4 << 10
 """Stream bytes that are searched at first: most boundaries are near."""
 WINDOW_BYTES = 2 * MAX_SEARCH_BYTES
 """Stream bytes that are searched at most at once; a chain of three of the longest messages fits in well."""

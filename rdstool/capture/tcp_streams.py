@@ -12,9 +12,9 @@ from dissectors.wire.rds import TCP_PORT
 from rdstool.capture.columns import ACK, Ints, Segments
 from rdstool.capture.events import Closing, Gap, GapReason, StreamClosed, StreamOpened
 from rdstool.capture.part import Part, PayloadOptions
-from rdstool.capture.streams import Endpoint, Stream, StreamTable, address_bytes
+from rdstool.capture.streams import Stream, StreamTable
 from rdstool.capture.tcp_bulk import acknowledged, lanes_of, take_in_order
-from rdstool.capture.tcp_group import Grouping, Key, by_connection
+from rdstool.capture.tcp_group import Grouping, Key, by_connection, ends_of
 from rdstool.capture.tcp_half import MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns, nearest
 from rdstool.capture.tcp_messages import Framing, RowBuilder
 from rdstool.capture.tcp_reuse import first_jump
@@ -262,12 +262,12 @@ class TcpStreams:
 
     def _open_unknown(self, key: Key, segments: Segments, row: int) -> Connection | None:
         """Enter a connection whose beginning was not captured: the end off the RDS port has dialled."""
-        flipped = key[4] in self.ports and key[5] not in self.ports
+        small, large = ends_of(key)
+        flipped = small.port in self.ports and large.port not in self.ports
         return self._enter(key, segments, row, flipped=flipped, known=False)
 
     def _enter(self, key: Key, segments: Segments, row: int, *, flipped: bool, known: bool) -> Connection | None:
-        small = Endpoint(address_bytes(key[0], key[1]), key[4])
-        large = Endpoint(address_bytes(key[2], key[3]), key[5])
+        small, large = ends_of(key)
         a, b = (large, small) if flipped else (small, large)
         frame = int(segments.frame[row])
         stream = self.table.add(Transport.TCP, a, b, initiator_known=known, first_frame=frame, from_start=known)

@@ -6,17 +6,18 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
 from rdstool.cli.endpoints import Pcap, resolve, run_job, source_for
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
-    from rdstool.craft.judge import Line, Match, Verdict
+    from rdstool.craft.judge import Line, Match
     from rdstool.craft.scenario import Scenario
     from rdstool.transport.base import Tap
 
@@ -25,6 +26,10 @@ def _complete_names(incomplete: str) -> list[str]:
     from rdstool.craft.library import names  # noqa: PLC0415
 
     return [name for name in names() if name.startswith(incomplete)]
+
+
+def _complete_formats(incomplete: str) -> list[str]:
+    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 def craft(
@@ -55,7 +60,15 @@ def craft(
     listing: Annotated[bool, typer.Option("--list", help="List the scenarios that come with rdstool.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print scenarios instead of playing them.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show verdicts only.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object for each thing that happens.")] = False,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="FORM", help=f"One of {', '.join(FORMATS)}.", autocompletion=_complete_formats
+        ),
+    ] = "text",
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object for each thing that happens; the same as --format json.")
+    ] = False,
     pcap: Pcap = None,
 ) -> None:
     """Play traffic that misbehaves on purpose, and judge what the peer does.
@@ -71,9 +84,12 @@ def craft(
     """  # noqa: D301
     from rdstool.craft import library  # noqa: PLC0415
 
+    form = "json" if json else form
+    if form not in FORMATS:
+        raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")
     with Results(at_once=True) as results:
         if listing:
-            _list(results, json=json)
+            _list(results, json=form == "json")
             raise typer.Exit
         if not scenarios:
             raise UsageError("name a scenario, or see --list")
@@ -89,9 +105,7 @@ def craft(
 
         match = Match(own, peer, secrets.randbits(32) if seed is None else seed, patience)
         chosen = [_with_ports(each, port or ()) for each in _chosen(scenarios, match)]
-        job = _Job(
-            chosen, match, pcap, _JsonTeller(results) if json else _TextTeller(results, quiet=quiet), strict=strict
-        )
+        job = _Job(chosen, match, pcap, _teller(form, results, quiet=quiet), strict=strict)
         code = run_job(job.run)
     raise typer.Exit(code)
 
@@ -143,59 +157,14 @@ def _with_ports(scenario: Scenario, assignments: Sequence[str]) -> Scenario:
     return replace(scenario, ports=ports)
 
 
-class _TextTeller:
-    """For people."""
-
-    def __init__(self, results: Results, *, quiet: bool) -> None:
-        self._results = results
-        self._quiet = quiet
-
-    def begin(self, scenario: Scenario) -> None:
-        """The scenario's heading."""
-        if not self._quiet:
-            self._results.write(f"{scenario.id}: {scenario.title}\n")
-
-    def line(self, _scenario: Scenario, line: Line) -> None:
-        """Something happened."""
-        if not self._quiet:
-            verdict = f"  {line.verdict}" if line.verdict else ""
-            self._results.write(f"{line.time_s:9.3f}  {line.arrow:2}  {line.path:<8}  {line.text}{verdict}\n")
-
-    def end(self, verdict: Verdict, *, passed: bool) -> None:
-        """How it ended."""
-        scenario = verdict.scenario
-        if not verdict.difference:
-            self._results.write(f"{scenario.id}: passed\n")
-            return
-        self._results.write(
-            f"{scenario.id}: {'differs' if passed else 'failed'}: {scenario.file}:{verdict.line}: "
-            f"{verdict.difference}. {scenario.requirement} ({scenario.source})\n"
-        )
-
-
-class _JsonTeller:
-    """For programs."""
-
-    def __init__(self, results: Results) -> None:
-        self._results = results
-
-    def begin(self, scenario: Scenario) -> None:
-        """Nothing: each line names its scenario."""
-
-    def line(self, scenario: Scenario, line: Line) -> None:
-        """Something happened."""
-        event = {"->": "sent", "<-": "received"}.get(line.arrow, "expected")
-        told: dict[str, Any] = {"event": event, "scenario": scenario.id, "time": round(line.time_s, 6)}
-        more = {"path": line.path, "line": line.line, "text": line.text, "verdict": line.verdict or None}
-        self._results.write(json_line({**told, **more}))
-
-    def end(self, verdict: Verdict, *, passed: bool) -> None:
-        """How it ended."""
-        scenario = verdict.scenario
-        told: dict[str, Any] = {"event": "verdict", "scenario": scenario.id, "strictness": scenario.strictness.value}
-        outcome = "passed" if not verdict.difference else "differs" if passed else "failed"
-        more = {"verdict": outcome, "line": verdict.line or None, "difference": verdict.difference or None}
-        self._results.write(json_line({**told, **more}))
+def _teller(form: str, results: Results, *, quiet: bool) -> Teller:
+    match form:
+        case "json":
+            return JsonTeller(results)
+        case "junit":
+            return JunitTeller(results)
+        case _:
+            return TextTeller(results, quiet=quiet)
 
 
 class _Job:
@@ -206,7 +175,7 @@ class _Job:
         scenarios: Sequence[Scenario],
         match: Match,
         pcap: Path | None,
-        teller: _TextTeller | _JsonTeller,
+        teller: Teller,
         *,
         strict: bool,
     ) -> None:
@@ -227,6 +196,7 @@ class _Job:
         finally:
             if file is not None:
                 file.close()
+        self._teller.finish()
         failed = sum(not each for each in verdicts)
         if len(verdicts) > 1:
             note(f"{len(verdicts)} scenarios, {failed} failed")

@@ -14,7 +14,7 @@ from rdstool.cli.output import Results, json_line, note
 
 
 def crosscheck(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Captures; each is compared by itself.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Captures; each is compared by itself.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object for each difference.")] = False,
     tcp_port: TcpPorts = None,
 ) -> None:

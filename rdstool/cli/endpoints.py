@@ -14,13 +14,14 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import PROGRAM, one_line
+from rdstool.cli.output import PROGRAM, note, one_line
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ DEFAULT_PORT = 4000
 """RDS port where an address comes without one."""
 PROFILES = ("linux-7", "linux-6", "uek", "single-path")
 TRANSPORTS = ("tcp", "ib")
+AUTO = "auto"
+"""Listeners have both transports then, senders the one by which the peer answers."""
+PROVIDERS = ("roce", "verbs")
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -54,8 +58,17 @@ TransportName = Annotated[
     typer.Option(
         "--transport",
         metavar="NAME",
-        help="What carries RDS: tcp, or ib for InfiniBand, as RoCE v2 from userspace.",
-        autocompletion=lambda: list(TRANSPORTS),
+        help="What carries RDS: tcp; ib for InfiniBand; auto for what the peer speaks.",
+        autocompletion=lambda: [*TRANSPORTS, AUTO],
+    ),
+]
+ProviderName = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="Whose InfiniBand: roce is RoCE v2 from userspace; verbs a device of this machine, with pyverbs.",
+        autocompletion=lambda: list(PROVIDERS),
     ),
 ]
 Set = Annotated[
@@ -100,6 +113,17 @@ def place(text: str, port: int = DEFAULT_PORT) -> Place:
     return Place(resolve(host), port)
 
 
+def cookie_number(text: str) -> int:
+    """A cookie of RDMA, decimal or with 0x. Raises ``UsageError``."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise UsageError(f"{text!r} is not a cookie: a number of 64 bits, such as 0x1f3a")
+    return value
+
+
 def resolve(host: str) -> str:
     """The IP address of a host, IPv4 before IPv6. Raises ``UsageError``."""
     if not host:
@@ -138,6 +162,8 @@ def _is_free(address: str, transport: str) -> bool:
     from dissectors.wire.encapsulation import ROCE_UDP_PORT  # noqa: PLC0415
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
 
+    if transport == AUTO:
+        return all(_is_free(address, each) for each in TRANSPORTS)
     over_tcp = transport == TRANSPORTS[0]
     with socket.socket(type=socket.SOCK_STREAM if over_tcp else socket.SOCK_DGRAM) as probe:
         if over_tcp:
@@ -147,6 +173,30 @@ def _is_free(address: str, transport: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def carriers(transport: str, provider: str) -> Sequence[str]:
+    """What a listener has. Raises ``UsageError`` where that cannot be."""
+    if transport != AUTO:
+        return (transport,)
+    if provider != PROVIDERS[0]:
+        raise UsageError(f"--transport {AUTO} is for --provider {PROVIDERS[0]}: name the transport")
+    return TRANSPORTS
+
+
+def transport_to(transport: str, peers: Sequence[str], own: str, provider: str) -> str:
+    """What carries RDS from ``own`` to all of ``peers``: the answer to ``auto``, else what was asked for.
+
+    InfiniBand where each of them answers there, as kernels prefer it too; else TCP. Asked once; waits a second at most
+    for each that does not answer. Raises ``UsageError`` as ``carriers``.
+    """
+    if len(carriers(transport, provider)) == 1:
+        return transport
+    from rdstool.transport.ib.answering import speaks_ib  # noqa: PLC0415
+
+    chosen = "ib" if all(speaks_ib(peer, own) for peer in dict.fromkeys(peers)) else "tcp"
+    note(f"auto: {', '.join(dict.fromkeys(peers))} over {chosen}")
+    return chosen
 
 
 def settings(
@@ -186,8 +236,9 @@ def node_options(
     profile: str = PROFILES[0],
     pcap: Path | None = None,
     transport: str = TRANSPORTS[0],
+    provider: str = PROVIDERS[0],
 ) -> NodeOptions:
-    """How a command's node runs. Raises ``UsageError`` where there is no such profile or transport."""
+    """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
     from rdstool.protocol.kinds import Transport  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
@@ -195,9 +246,20 @@ def node_options(
     if profile not in KNOWN:
         raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
     if transport not in TRANSPORTS:
-        raise UsageError(f"there is no transport {transport!r}: they are {', '.join(TRANSPORTS)}")
+        raise UsageError(f"there is no transport {transport!r}: they are {', '.join((*TRANSPORTS, AUTO))}")
+    if provider not in PROVIDERS:
+        raise UsageError(f"there is no provider {provider!r}: they are {', '.join(PROVIDERS)}")
+    if provider != PROVIDERS[0] and transport == TRANSPORTS[0]:
+        raise UsageError(f"--provider {provider} is for InfiniBand: add --transport ib")
+    if provider != PROVIDERS[0] and pcap is not None:
+        raise UsageError(
+            f"--pcap needs --provider {PROVIDERS[0]}: what a device sends no program sees, "
+            "but rdstool capture on its network interface may"
+        )
     carrier = Transport[transport.upper()]
-    return NodeOptions(settings_of_node, profile=KNOWN[profile], transport=carrier, pcap=pcap, control=True)
+    return NodeOptions(
+        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
+    )
 
 
 class Notices:
@@ -239,11 +301,20 @@ def log_to_stderr(*, verbose: bool) -> None:
 
 def run_node(node: Node, job: Callable[[Node], Awaitable[ExitCode]]) -> ExitCode:
     """Run ``job`` on a started node. Ctrl-C and SIGTERM cancel it; what it does on the way out is still done."""
+    return run_nodes([node], lambda nodes: job(nodes[0]))
+
+
+def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[ExitCode]]) -> ExitCode:
+    """The same for several nodes; all of them are recorded in the file of the first."""
 
     async def whole() -> ExitCode:
-        async with node:
-            Notices(node)
-            return await job(node)
+        async with AsyncExitStack() as stack:
+            for node in nodes:
+                await stack.enter_async_context(node)
+                Notices(node)
+                if node is not nodes[0]:
+                    node.core.record_with(nodes[0].core)
+            return await job(nodes)
 
     return run_job(whole)
 

@@ -31,7 +31,7 @@ MAX_JOBS = 64
 
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE", help="Captures (pcap, pcapng, gz, xz, zst), in order; - is standard input."),
+    typer.Argument(metavar="FILE...", help="Captures (pcap, pcapng, gz, xz, zst), in order; - is standard input."),
 ]
 TcpPorts = Annotated[
     list[int] | None,

@@ -163,8 +163,11 @@ def up(
     module: Modules = None,
     memory: Memory = 512,
     processors: Processors = None,
+    rxe: Annotated[
+        bool, typer.Option("--rxe", help="With a Soft-RoCE device: the kernel's RDS runs over InfiniBand.")
+    ] = False,
 ) -> None:
-    """Boot a kernel that stays up, on a network of its own, with RDS over TCP.
+    """Boot a kernel that stays up, on a network of its own, with RDS over TCP, or InfiniBand.
 
     \b
     Example:
@@ -175,7 +178,7 @@ def up(
     from rdstool.lab.standing import bring_up  # noqa: PLC0415
 
     found = find_kernel(kernel)
-    guest = bring_up(name or found.name, found.name, ("rds_tcp", *(module or ())), memory, processors)
+    guest = bring_up(name or found.name, found.name, ("rds_tcp", *(module or ())), memory, processors, rxe=rxe)
     with Results() as results:
         results.write(
             f"{guest.name}: Linux {guest.release} at {guest.address} and {guest.address6} ({guest.accelerator}); "
@@ -220,6 +223,10 @@ def guest(command: Command, name: GuestName = None) -> None:
 def say(
     to: Annotated[str, typer.Argument(metavar="ADDR[:PORT]", help="Where to; port 4000 by default.")],
     text: Annotated[str, typer.Argument(help="What to send.")],
+    rdma_write: Annotated[
+        str | None,
+        typer.Option(metavar="COOKIE", help="First write it into the memory that the peer offers, by RDMA."),
+    ] = None,
     name: GuestName = None,
 ) -> None:
     """Let the kernel of a guest that is up send a datagram; wait a minute for its acknowledgement.
@@ -229,13 +236,14 @@ def say(
       rdstool lab host -- rdstool listen 192.0.2.1:4000 &
       rdstool lab say 192.0.2.1:4000 hello
     """  # noqa: D301
-    from rdstool.cli.endpoints import place  # noqa: PLC0415
+    from rdstool.cli.endpoints import cookie_number, place  # noqa: PLC0415
     from rdstool.lab.standing import find_standing  # noqa: PLC0415
     from rdstool.lab.streams import write_through  # noqa: PLC0415
     from rdstool.lab.tools import own_environment  # noqa: PLC0415
 
     peer = place(to)
     line = [sys.executable, "-m", "rdstool.afrds", "say", *map(str, peer), text]
+    line += [str(cookie_number(rdma_write))] if rdma_write is not None else []
     paths = {"PYTHONPATH": own_environment()["PYTHONPATH"]}
     stream = find_standing(name).stream(line, write_through, environment=paths, folder="/", stdin=False)
     raise typer.Exit(stream.wait())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,26 +13,31 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
+    AUTO,
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Paths,
     Pcap,
     Place,
     ProfileName,
+    ProviderName,
     ReceiveBuffer,
     Set,
     TransportName,
     Verbose,
+    carriers,
     log_to_stderr,
     node_options,
     place,
-    run_node,
+    run_nodes,
     settings,
 )
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.payloads import byte_count
 from rdstool.errors import TransportError, UsageError
+from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
@@ -86,7 +91,7 @@ class Total:
         """The summary."""
         took = self.last - self.first
         rate = f" in {took:.3f} s, {self.messages / took:,.0f} messages/s" if self.messages > 1 and took > 0 else ""
-        return f"{self.messages} {'message' if self.messages == 1 else 'messages'}, {self.bytes} bytes received{rate}"
+        return f"{plural(self.messages, 'message')}, {plural(self.bytes, 'byte')} received{rate}"
 
 
 def listen(
@@ -116,6 +121,7 @@ def listen(
         ),
     ] = None,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -140,9 +146,11 @@ def listen(
         directory.mkdir(parents=True, exist_ok=True)
     memory = offered(offer, transport) if offer is not None else None
     log_to_stderr(verbose=verbose)
-    options = node_options(
-        settings(assignments, paths=paths, rcvbuf=rcvbuf), profile=profile, pcap=pcap, transport=transport
-    )
+    made = settings(assignments, paths=paths, rcvbuf=rcvbuf)
+    options = [
+        node_options(made, profile=profile, pcap=None if number else pcap, transport=each, provider=provider)
+        for number, each in enumerate(carriers(transport, provider))
+    ]
     from rdstool.endpoint.node import Node  # noqa: PLC0415
 
     with Results(at_once=True) as results:
@@ -158,8 +166,8 @@ def listen(
                 results.write(arrival.line() + "\n")
 
         job = _Job(places, show, count, echo=echo, rate=rate, timeout=timeout, memory=memory)
-        node = Node(*dict.fromkeys(each.address for each in places), options=options)
-        code = run_node(node, job.run)
+        own = tuple(dict.fromkeys(each.address for each in places))
+        code = run_nodes([Node(*own, options=each) for each in options], job.run)
     if memory is not None and directory is not None:
         _keep(directory / MEMORY_FILE, bytes(memory))
     note(job.total.line())
@@ -195,12 +203,15 @@ class _Job:
         self.echo, self.rate, self.timeout = echo, rate, timeout
         self.total = Total()
 
-    async def run(self, node: Node) -> ExitCode:
-        """Read until there is enough."""
-        sockets = [node.socket(each.port, address=each.address) for each in self.places]
+    async def run(self, nodes: Sequence[Node]) -> ExitCode:
+        """Read until there is enough. Each place has one socket on each node, all with the same port."""
+        sockets = [nodes[0].socket(each.port, address=each.address) for each in self.places]
+        names = [sock.getsockname() for sock in sockets]
+        sockets += [node.socket(port, address=address) for node in nodes[1:] for address, port in names]
+        for name in names:
+            note(f"listening on {Place(*name)}, Ctrl-C ends")
         for sock in sockets:
-            note(f"listening on {Place(*sock.getsockname())}, Ctrl-C ends")
-            if self.memory is not None:
+            if self.memory is not None and sock.has_rdma:
                 cookie = sock.offer_memory(self.memory)
                 note(f"{len(self.memory)} bytes of memory at {sock.getsockname()[0]}, cookie {cookie:#x}")
         try:
@@ -244,7 +255,7 @@ def offered(text: str, transport: str) -> bytearray:
     """The memory that ``--offer`` means. Raises ``UsageError``."""
     from rdstool.protocol.ib.memory import MAX_REGION_BYTES  # noqa: PLC0415
 
-    if transport != "ib":
+    if transport not in {"ib", AUTO}:
         raise UsageError("--offer needs --transport ib: TCP has no RDMA")
     path = Path(text)
     memory = bytearray(path.read_bytes()) if path.is_file() else bytearray(byte_count(text, "--offer"))

@@ -105,7 +105,7 @@ def from_file(path: Path) -> bytes:
 
 async def stdin_lines() -> AsyncIterator[bytes]:
     """Each line of standard input, without its end. Raises ``UsageError`` where one is too long."""
-    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
+    if not _can_be_waited_for(sys.stdin.fileno()):
         for line in iter(lambda: sys.stdin.buffer.readline(MAX_MESSAGE_BYTES + 2), b""):
             yield _without_end(line)
         return
@@ -120,6 +120,12 @@ async def stdin_lines() -> AsyncIterator[bytes]:
         if not line:
             return
         yield _without_end(line)
+
+
+def _can_be_waited_for(descriptor: int) -> bool:
+    """False for files and devices as /dev/null, which epoll refuses: reading from those does not block anyway."""
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
 
 _TOO_LONG = f"a line of standard input is longer than {MAX_MESSAGE_BYTES} bytes, the longest message of RDS"

@@ -11,10 +11,12 @@ import typer
 
 from rdstool.cli.endpoints import (
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Paths,
     Pcap,
     ProfileName,
+    ProviderName,
     Set,
     TransportName,
     Verbose,
@@ -24,6 +26,7 @@ from rdstool.cli.endpoints import (
     run_node,
     settings,
     source_for,
+    transport_to,
 )
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
@@ -61,6 +64,7 @@ def ping(
     ] = "10s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the summary.")] = False,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -80,11 +84,14 @@ def ping(
     """  # noqa: D301
     peer = resolve(destination)
     own = resolve(source) if source is not None else source_for(peer, transport)
+    transport = transport_to(transport, [peer], own, provider)
     interval_s = duration(interval)
     timeout_s = duration(timeout)
     if not timeout_s:
         raise UsageError("--timeout 0 would wait for no answer")
-    options = node_options(settings(assignments, paths=paths), profile=profile, pcap=pcap, transport=transport)
+    options = node_options(
+        settings(assignments, paths=paths), profile=profile, pcap=pcap, transport=transport, provider=provider
+    )
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
     from rdstool.endpoint.pinger import Pinger  # noqa: PLC0415
@@ -92,7 +99,7 @@ def ping(
     with Results(at_once=True) as results:
 
         async def job(node: Node) -> ExitCode:
-            screen = Screen(node, own, peer, timeout, results, json=json)
+            screen = Screen(node, own, peer, timeout_s, results, json=json)
             pinger = Pinger(node, peer, screen.show, interval_s, count, timeout_s, tos)
             began = time.monotonic()
             note(f"pinging {peer} from {own}" + ("" if count else ", Ctrl-C ends"))
@@ -124,8 +131,8 @@ def duration(text: str) -> float:
 class Screen:
     """Shows outcomes as rds-ping does, or as JSON."""
 
-    def __init__(self, node: Node, own: str, peer: str, timeout: str, results: Results, *, json: bool) -> None:
-        self._node, self._own, self._peer, self._timeout = node, own, peer, timeout
+    def __init__(self, node: Node, own: str, peer: str, timeout_s: float, results: Results, *, json: bool) -> None:
+        self._node, self._own, self._peer, self._timeout_s = node, own, peer, timeout_s
         self._results = results
         self._json = json
         self._explained = False
@@ -151,7 +158,7 @@ class Screen:
                 text += " DUP!" if duplicate else ""
             case pinger.Lost():
                 record = {"kind": "lost"}
-                text = f"no answer within {self._timeout}"
+                text = f"no answer within {self._timeout_s:g} s"
             case pinger.Failed(why=why):
                 record = {"kind": "error", "error": why}
                 text = f"ERROR: {why}"

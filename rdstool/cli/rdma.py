@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
+    PROVIDERS,
     Pcap,
+    ProviderName,
     Verbose,
+    cookie_number,
     log_to_stderr,
     node_options,
     place,
@@ -37,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=HELP,
-    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand (RoCE v2 from userspace).",
+    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.",
 )
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
@@ -55,6 +58,7 @@ def write(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -63,13 +67,13 @@ def write(
     Example: rdstool rdma write 10.0.0.2 0x1f3a notes.txt
     """
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         await sock.rdma_write(number, data, to, offset=offset)
         note(f"{len(data)} bytes written to {to[0]} at {offset}")
 
-    _run(peer, source, timeout, pcap, job, verbose=verbose)
+    _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
 
 
 @app.command("read")
@@ -80,6 +84,7 @@ def read(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -87,14 +92,14 @@ def read(
 
     Example: rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
     """
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
     into = bytearray(length)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         await sock.rdma_read(number, into, to, offset=offset)
 
     with Results(at_once=True) as results:
-        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write_bytes(bytes(into))
 
 
@@ -105,40 +110,53 @@ def atomic(
     add: Annotated[int | None, typer.Option(metavar="N", help="Add N to the number there, modulo 2^64.")] = None,
     compare: Annotated[int | None, typer.Option(metavar="N", help="Replace the number only where it is N …")] = None,
     swap: Annotated[int | None, typer.Option(metavar="N", help="… by this one.")] = None,
+    nocarry_mask: Annotated[
+        str,
+        typer.Option(metavar="BITS", help="With --add: last bits of fields that are added apart."),
+    ] = "0",
+    compare_mask: Annotated[str, typer.Option(metavar="BITS", help="Compare only these bits.")] = "0xffffffffffffffff",
+    swap_mask: Annotated[str, typer.Option(metavar="BITS", help="Replace only these bits.")] = "0xffffffffffffffff",
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
     """Change a 64-bit number in the peer's memory in one step, and show what it was.
 
-    Example: rdstool rdma atomic 10.0.0.2 0x1f3a --add 1
+    Example: rdstool rdma atomic 10.0.0.2 0x1f3a --compare 0 --swap 7 --swap-mask 0xff
     """
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")
-    number = _cookie(cookie)
+    number = cookie_number(cookie)
+    fields, compared, swapped = map(_mask, (nocarry_mask, compare_mask, swap_mask))
     before: list[int] = []
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         if compare is not None and swap is not None:
-            before.append(await sock.compare_swap(number, compare, swap, to, offset=offset))
+            before.append(
+                await sock.compare_swap(
+                    number, compare, swap, to, offset=offset, compare_mask=compared, swap_mask=swapped
+                )
+            )
         else:
-            before.append(await sock.fetch_add(number, add or 0, to, offset=offset))
+            before.append(await sock.fetch_add(number, add or 0, to, offset=offset, nocarry_mask=fields))
 
     with Results(at_once=True) as results:
-        _run(peer, source, timeout, pcap, job, verbose=verbose)
+        _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write(f"{before[0]}\n")
 
 
-def _cookie(text: str) -> int:
+def _mask(text: str) -> int:
+    """Bits of a 64-bit number. Raises ``UsageError``."""
     try:
         value = int(text, 0)
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 64:
-        raise UsageError(f"{text!r} is not a cookie: a number of 64 bits, such as 0x1f3a")
+        raise UsageError(f"{text!r} is not a mask: a number of 64 bits, such as 0xffff0000")
     return value
 
 
@@ -146,6 +164,7 @@ def _run(
     peer: str,
     source: str | None,
     timeout: float | None,
+    provider: str,
     pcap: Path | None,
     job: Callable[[AsyncSocket, tuple[str, int]], Awaitable[None]],
     *,
@@ -171,7 +190,7 @@ def _run(
             return ExitCode.PROBLEMS
         return ExitCode.CLEAN
 
-    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT)
+    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT, provider=provider)
     code = run_node(Node(own, options=options), whole)
     if code is not ExitCode.CLEAN:
         raise typer.Exit(code)

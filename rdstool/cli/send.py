@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
+    DEFAULT_PORT,
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Paths,
     Pcap,
     Place,
     ProfileName,
+    ProviderName,
     SendBuffer,
     Set,
     TransportName,
@@ -27,6 +30,7 @@ from rdstool.cli.endpoints import (
     run_node,
     settings,
     source_for,
+    transport_to,
 )
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
@@ -34,6 +38,7 @@ from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, si
 from rdstool.errors import UsageError
 from rdstool.protocol import events
 from rdstool.protocol.reasons import SendStatus
+from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
@@ -69,13 +74,15 @@ class Tally:
         """For people."""
         rate = f", {self.sent / self.seconds:,.0f} messages/s" if self.sent > 1 and self.seconds > 0 else ""
         return (
-            f"{self.destination}: {self.sent} {_plural(self.sent)}, {self.bytes} bytes sent from {self.source}; "
-            f"{self.acknowledged} acknowledged in {self.seconds:.3f} s{rate}"
+            f"{self.destination}: {plural(self.sent, 'message')}, {plural(self.bytes, 'byte')} sent from {self.source}"
+            f"; {self.acknowledged} acknowledged in {self.seconds:.3f} s{rate}"
         )
 
 
 def send(
-    destinations: Annotated[list[str], typer.Argument(metavar="DEST[:PORT]", help="Where to; port 0 pings.")],
+    destinations: Annotated[
+        list[str], typer.Argument(metavar="DEST[:PORT]...", help=f"Where to, {DEFAULT_PORT} by default; port 0 pings.")
+    ],
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="ADDR[:PORT]", help="Own address; the one that routes there if not given."),
@@ -115,6 +122,7 @@ def send(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON object a destination.")] = False,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = 8,
     profile: ProfileName = PROFILES[0],
@@ -137,9 +145,14 @@ def send(
     if sockets > 1 and own.port:
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
     wanted = sizes(size, distribution)
+    transport = transport_to(transport, [each.address for each in places], own.address, provider)
     buffer = sndbuf or SEND_BUFFER_BYTES
     options = node_options(
-        settings(assignments, paths=paths, sndbuf=buffer), profile=profile, pcap=pcap, transport=transport
+        settings(assignments, paths=paths, sndbuf=buffer),
+        profile=profile,
+        pcap=pcap,
+        transport=transport,
+        provider=provider,
     )
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
@@ -229,7 +242,3 @@ class _Job:
 async def _read_away(sock: AsyncSocket) -> None:
     while True:
         await sock.recvmsg()
-
-
-def _plural(count: int) -> str:
-    return "message" if count == 1 else "messages"

@@ -136,7 +136,8 @@ def _list_acks(reading: Reading, results: Results, *, json: bool) -> None:
 
 def _show(stats: CaptureStats, names: list[str], results: Results, *, json: bool, all_rows: bool) -> None:
     if json:
-        results.write("".join(json_line(record) for record in stats.records() if record["section"] in names))
+        for record in stats.records(names):
+            results.write(json_line(record))
         return
     from rich.console import Console  # noqa: PLC0415
 

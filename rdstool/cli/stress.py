@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
 from rdstool.cli.endpoints import (
     PROFILES,
+    PROVIDERS,
     TRANSPORTS,
     Notices,
     Paths,
     Pcap,
     ProfileName,
+    ProviderName,
     Set,
     TransportName,
     log_to_stderr,
@@ -26,6 +29,7 @@ from rdstool.cli.endpoints import (
     run_job,
     settings,
     source_for,
+    transport_to,
 )
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, error, note
@@ -36,6 +40,7 @@ from rdstool.errors import UsageError
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node
     from rdstool.stress.control import Control
+    from rdstool.stress.counters import KeyMeter
     from rdstool.stress.parameters import Parameters
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - where the passive side listens for the control channel, as rds-stress does
@@ -91,13 +96,41 @@ def stress(
         bool, typer.Option("--report-summary", "-z", help="Only the summary at the end.")
     ] = False,
     rdma_bytes: Annotated[
-        str | None, typer.Option("--rdma-bytes", "-D", metavar="BYTES", help="Not possible over TCP.", hidden=True)
+        str | None,
+        typer.Option("--rdma-bytes", "-D", metavar="BYTES", help="What each request has moved by RDMA; needs ib."),
     ] = None,
+    rdma_mode: Annotated[
+        int, typer.Option("-M", metavar="0|1|2", min=0, max=2, help="RDMA reads and writes, only reads, only writes.")
+    ] = 0,
+    rdma_vector: Annotated[
+        int, typer.Option("-I", metavar="N", help="Buffers of --rdma-bytes that one RDMA moves.")
+    ] = 1,
+    rdma_use_once: Annotated[
+        int | None,
+        typer.Option(metavar="0|1", min=0, max=1, help="Offer memory for one use (default: unless it is kept)."),
+    ] = None,
+    rdma_use_get_mr: Annotated[
+        int | None,
+        typer.Option(metavar="0|1", min=0, max=1, help="Register memory before the request; kernels cannot."),
+    ] = None,
+    rdma_use_fence: Annotated[
+        int, typer.Option(metavar="0|1", min=0, max=1, help="Acks wait until RDMA reads before them are done.")
+    ] = 1,
+    rdma_cache_mrs: Annotated[
+        int, typer.Option(metavar="0|1", min=0, max=1, help="Register memory once and keep it.")
+    ] = 0,
+    rdma_alignment: Annotated[
+        int, typer.Option(metavar="BYTES", min=0, max=4096, help="Let RDMA memory begin so far behind a page.")
+    ] = 0,
+    rdma_key_o_meter: Annotated[
+        bool, typer.Option("--rdma-key-o-meter", help="Tell how often keys of memory come again.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.001, help="Fail when nothing has come for so long.")
     ] = PATIENCE_S,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
     transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
     pcap: Pcap = None,
     paths: Paths = MAX_PATHS,
     profile: ProfileName = PROFILES[0],
@@ -114,9 +147,22 @@ def stress(
       rdstool stress -r 10.0.0.2                                   on one machine, or: rds-stress -r 10.0.0.2
       rdstool stress -s 10.0.0.2 -T 10 -t 4 -d 8 -q 8K -v          on the other
     """  # noqa: D301
-    if rdma_bytes is not None:
-        raise UsageError("-D: RDMA needs InfiniBand or RoCE, and rdstool stress speaks TCP: leave it out")
-    from rdstool.stress.parameters import Parameters  # noqa: PLC0415
+    from rdstool.stress.parameters import Parameters, RdmaParameters  # noqa: PLC0415
+
+    size = byte_count(rdma_bytes, "--rdma-bytes") if rdma_bytes is not None else 0
+    rdma = RdmaParameters.chosen(
+        size,
+        mode=rdma_mode,
+        vector=rdma_vector,
+        use_once=rdma_use_once,
+        use_get_mr=rdma_use_get_mr,
+        fence=bool(rdma_use_fence),
+        cache=bool(rdma_cache_mrs),
+        alignment=rdma_alignment,
+        key_meter=rdma_key_o_meter,
+    )
+    if rdma is not None and transport == TRANSPORTS[0]:
+        raise UsageError(f"-D: RDMA needs InfiniBand or RoCE, and this is {transport}: use --transport ib")
 
     parameters = Parameters(
         depth=depth,
@@ -128,16 +174,19 @@ def stress(
         verify=verify,
         simplex=one_way,
         tos=tos,
+        rdma=rdma,
     )
     settings(assignments, paths=paths)  # complain before anything is started
     log_to_stderr(verbose=verbose)
 
-    def make_node(address: str, run: Parameters) -> Node:
+    def make_node(address: str, run: Parameters, carrier: str) -> Node:
         from rdstool.endpoint.node import Node  # noqa: PLC0415
 
         room = max(run.buffer_bytes, LEAST_BUFFER_BYTES)
         made = settings(assignments, paths=paths, sndbuf=room, rcvbuf=room)
-        return Node(address, options=node_options(made, profile=profile, pcap=pcap, transport=transport))
+        return Node(
+            address, options=node_options(made, profile=profile, pcap=pcap, transport=carrier, provider=provider)
+        )
 
     with Results(at_once=True) as results:
         view: View
@@ -156,11 +205,22 @@ def stress(
             whole_machine=report_cpu,
             each_second=not report_summary,
             transport=transport,
+            provider=provider,
             make_node=make_node,
             view=view,
         )
         code = run_job(job.run)
     raise typer.Exit(code)
+
+
+def keys_line(keys: KeyMeter) -> str:
+    """What ``--rdma-key-o-meter`` tells."""
+    if not keys.reissued:
+        return "no key of memory came again"
+    return (
+        f"keys of memory came again {keys.reissued} times, after {keys.least_s:.6f} s at least, "
+        f"{keys.total_s / keys.reissued:.6f} s on average"
+    )
 
 
 def resolve_ipv4(host: str) -> str:
@@ -183,7 +243,8 @@ class _Job:
     whole_machine: bool
     each_second: bool
     transport: str
-    make_node: Callable[[str, Parameters], Node]
+    provider: str
+    make_node: Callable[[str, Parameters, str], Node]
     view: View
 
     async def run(self) -> ExitCode:
@@ -194,7 +255,7 @@ class _Job:
         from rdstool.stress.control import dial  # noqa: PLC0415
 
         own = self.own or source_for(peer, self.transport)
-        async with self.make_node(own, self.parameters) as node:
+        async with await self._node(own, peer, self.parameters) as node:
             note(f"connecting to {peer}:{self.parameters.port} from {own}")
             with await dial(peer, self.parameters.port, own, self.retries) as control:
                 await control.offer(self.parameters)
@@ -210,12 +271,19 @@ class _Job:
             asked, peer = await control.asked()
             own = control.own
             note(f"{peer} connected to {own}")
-            async with self.make_node(own, asked) as node:
+            async with await self._node(own, peer, asked) as node:
                 return await self._talk(node, control, own, peer, asked)
 
+    async def _node(self, own: str, peer: str, run: Parameters) -> Node:
+        """A node on the transport for this peer. Raises ``UsageError`` where the run needs another one."""
+        transport = await asyncio.to_thread(transport_to, self.transport, [peer], own, self.provider)
+        if run.rdma is not None and transport != "ib":
+            raise UsageError(f"-D: RDMA needs InfiniBand or RoCE, and this is {transport}: use --transport ib")
+        return self.make_node(own, run, transport)
+
     async def _talk(self, node: Node, control: Control, own: str, peer: str, parameters: Parameters) -> ExitCode:
+        from rdstool.stress.failure import StressError  # noqa: PLC0415
         from rdstool.stress.run import Run, Side  # noqa: PLC0415
-        from rdstool.stress.traffic import StressError  # noqa: PLC0415
 
         Notices(node)
         side = Side(
@@ -232,4 +300,6 @@ class _Job:
         finally:
             if run.summary is not None:
                 self.view.summary(run.summary)
+                if parameters.rdma is not None and parameters.rdma.key_meter:
+                    note(keys_line(run.summary.keys))
         return code

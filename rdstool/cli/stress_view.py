@@ -62,7 +62,7 @@ class JsonView:
 
 
 class PlainView:
-    """The lines of rds-stress, for programs that read them. RDMA, the columns mbi and mbo, is always 0 over TCP."""
+    """The lines of rds-stress, for programs that read them. RDMA has the columns mbi (to us) and mbo."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -91,10 +91,11 @@ class PlainView:
     def _line(interval: Interval) -> str:
         seconds = interval.seconds or 1.0
         kilobytes = (interval.bytes_sent + interval.bytes_received) / seconds / 1024
+        moved = [count / seconds / 1024 for count in (interval.rdma_bytes_in, interval.rdma_bytes_out)]
         return (
             f"{interval.tasks:4} {interval.requests_sent / seconds:6.0f} {interval.requests_received / seconds:6.0f} "
-            f"{kilobytes:10.2f} {0:10.2f} {0:10.2f} {interval.send_us:7.2f} {interval.round_trip_us:8.2f} "
-            f"{interval.cpu_percent:5.2f}"
+            f"{kilobytes:10.2f} {moved[0]:10.2f} {moved[1]:10.2f} {interval.send_us:7.2f} "
+            f"{interval.round_trip_us:8.2f} {interval.cpu_percent:5.2f}"
         )
 
 
@@ -140,17 +141,18 @@ class LiveView:
         from rich.table import Table  # noqa: PLC0415
 
         table = Table(title=self._title if whole is None else "average", title_justify="left", title_style="bold")
-        names = "requests/s out", "in", "acks/s out", "in", "MiB/s out", "in", "us/send", "us round trip", "cpu %"
-        for name in names:
+        amounts = "requests/s out", "in", "acks/s out", "in", "MiB/s out", "in", "RDMA MiB/s out", "in"
+        for name in (*amounts, "us/send", "us round trip", "cpu %"):
             table.add_column(name, justify="right")
         for row in [*self._rows, *([whole] if whole is not None else [])]:
             seconds = row.seconds or 1.0
+            moved = row.bytes_sent, row.bytes_received, row.rdma_bytes_out, row.rdma_bytes_in
             table.add_row(
                 *(
                     f"{count / seconds:,.0f}"
                     for count in (row.requests_sent, row.requests_received, row.acks_sent, row.acks_received)
                 ),
-                *(f"{count / seconds / _MIB:,.2f}" for count in (row.bytes_sent, row.bytes_received)),
+                *(f"{count / seconds / _MIB:,.2f}" for count in moved),
                 f"{row.send_us:,.1f}",
                 f"{row.round_trip_us:,.1f}",
                 f"{row.cpu_percent:.0f}",

@@ -14,13 +14,15 @@ from rdstool.capture.events import CmMessage, RdmaOperation
 from rdstool.capture.message import Message
 from rdstool.capture.streams import Stream, StreamTable, address_text
 from rdstool.export.parts import seconds_text
-from rdstool.export.summary import cm_words, plural, rdma_words
+from rdstool.export.summary import cm_words, rdma_words
 from rdstool.export.times import Clock, TimeForm
 from rdstool.field_columns import address16, cm_name, event_addresses, reject_of
 from rdstool.fields import find_field
 from rdstool.protocol.kinds import MessageKind, Transport
+from rdstool.words import plural
 
-_NAME_WIDTH = 36
+_NAME_WIDTH = 41
+"""The longest names are those of RDMA-CM's alternate path."""
 _VALUE_WIDTH = 28
 _INDENT = "    "
 

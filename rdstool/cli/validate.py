@@ -11,6 +11,7 @@ import typer
 from rdstool.cli.inputs import Follow, Jobs, Reading, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
+from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.validate.formats import Format, FrameLabel
@@ -174,18 +175,21 @@ def _sum_up(reading: Reading, validator: Validator) -> None:
     streams = reading.capture.streams.streams
     if not validator.messages and reading.problem is None and not reading.interrupted:
         warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
-    note(f"{validator.messages} messages in {len(streams)} streams, {len(validator.rules)} rules checked")
+    read = f"{plural(validator.messages, 'message')} in {plural(len(streams), 'stream')}"
+    note(f"{read}, {plural(len(validator.rules), 'rule')} checked")
     halves = [half for stream in streams for half in stream.coverage]
     seen, missing = sum(half.seen for half in halves), sum(half.missing for half in halves)
     if missing:
         share = 100 * seen / (seen + missing)
         gaps = sum(half.gaps for half in halves)
-        note(f"coverage: {share:.2f} % of the streams was seen; {gaps} gaps, which are no fault")
+        whose = "which is" if gaps == 1 else "which are"
+        note(f"coverage: {share:.2f} % of the streams was seen; {plural(gaps, 'gap')}, {whose} no fault")
     if validator.not_whole:
-        note(f"messages were not followed over {validator.not_whole} reconnected streams: the capture has holes there")
+        where = plural(validator.not_whole, "reconnected stream")
+        note(f"messages were not followed over {where}: the capture has holes there")
     if validator.not_followed:
         warn(f"messages were not followed over {validator.not_followed} reconnected streams: there are too many")
-    counts = ", ".join(f"{validator.severities[level]} {level.value}s" for level in Severity)
+    counts = ", ".join(plural(validator.severities[level], level.value) for level in Severity)
     note(f"findings: {counts}" if validator.counts else "findings: none")
     titles = {rule.id: rule.title for rule in validator.rules}
     for rule, count in sorted(validator.counts.items()):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from rdstool.endpoint import constants as c
 from rdstool.protocol import sockets as engine
+from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import Memory, RdmaFlags
 
@@ -53,6 +54,11 @@ class SocketBase:
             self._inner.connect(address[0], address[1])
 
     # ---- Options
+
+    @property
+    def has_rdma(self) -> bool:
+        """It is bound to an address whose transport has RDMA."""
+        return self._inner.address in self._inner.node.registrars
 
     def setsockopt(self, level: int, option: int, value: int | bytes | Address) -> None:
         """Set an option by the kernel's numbers (protocol.md §9.1).
@@ -131,12 +137,21 @@ class SocketBase:
 
     # ---- Memory for RDMA, over InfiniBand
 
-    def offer_memory(self, memory: Memory, flags: RdmaFlags = RdmaFlags.READWRITE) -> int:
+    def offer_memory(
+        self, memory: Memory, flags: RdmaFlags = RdmaFlags.READWRITE, *, destination: Address | None = None
+    ) -> int:
         """RDS_GET_MR: let peers that know the cookie read this memory, and with READWRITE write to it.
 
+        With ``destination`` RDS_GET_MR_FOR_DEST, which does the same in the kernel too: it keeps nobody else away.
+
         Gives the cookie. Tell it to a peer with ``control=[RdmaDest(cookie)]``, or in any other way. Raises
-        ``SocketError``: ENOTCONN, EOPNOTSUPP over TCP, EMSGSIZE above 1 MiB.
+        ``SocketError``: ENOTCONN, EOPNOTSUPP over TCP, EMSGSIZE above 1 MiB, EINVAL where the destination is none.
         """
+        if destination is not None:
+            try:
+                canonical(destination[0])
+            except ValueError:
+                raise SocketError(errno.EINVAL, f"{destination[0]!r} is not an IP address") from None
         with self._driver.lock:
             return self._inner.offer_memory(memory, flags)
 

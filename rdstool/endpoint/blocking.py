@@ -19,7 +19,7 @@ from rdstool.endpoint import rdma
 from rdstool.endpoint.base import Address, SocketBase
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.stack import Residence, Stack, default_stack
-from rdstool.protocol.control import SendControl
+from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
 from rdstool.protocol.sockets import Poll, ReceivedMessage
@@ -157,10 +157,20 @@ class Socket(SocketBase):
         rdma.run_blocking(self, rdma.read(cookie, [into], offset), address, timeout_s)
 
     def fetch_add(
-        self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0, timeout_s: float | None = None
+        self,
+        cookie: int,
+        add: int,
+        address: Address | None = None,
+        *,
+        offset: int = 0,
+        nocarry_mask: int = 0,
+        timeout_s: float | None = None,
     ) -> int:
-        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``."""
-        operation = rdma.fetch_add(cookie, add, offset)
+        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``.
+
+        Bits of ``nocarry_mask`` are the last ones of fields of the number that are added apart.
+        """
+        operation = rdma.fetch_add(cookie, add, offset, nocarry_mask)
         rdma.run_blocking(self, operation, address, timeout_s)
         return rdma.original(operation)
 
@@ -172,10 +182,15 @@ class Socket(SocketBase):
         address: Address | None = None,
         *,
         offset: int = 0,
+        compare_mask: int = ALL_BITS,
+        swap_mask: int = ALL_BITS,
         timeout_s: float | None = None,
     ) -> int:
-        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was."""
-        operation = rdma.compare_swap(cookie, compare, swap, offset)
+        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was.
+
+        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced.
+        """
+        operation = rdma.compare_swap(cookie, compare, swap, offset, compare_mask, swap_mask)
         rdma.run_blocking(self, operation, address, timeout_s)
         return rdma.original(operation)
 

@@ -20,7 +20,7 @@ from rdstool.endpoint import rundir
 from rdstool.endpoint.log import LOGGER
 from rdstool.endpoint.recorder import APPLICATION
 from rdstool.endpoint.snapshot import SECTIONS, snapshot
-from rdstool.errors import UsageError
+from rdstool.errors import TransportError, UsageError
 from rdstool.export.pcapng import file_head, frame_block
 
 if TYPE_CHECKING:
@@ -228,9 +228,10 @@ class _Client:
             self._request = rest
             self._patience()
             answer, goes_on = self._server.answer(bytes(line))
-            self._put(_line(answer))
             if goes_on:
-                self._begin_tap()
+                answer = self._begin_tap(answer)
+            if not self._tapping:
+                self._put(_line(answer))
             self._flush()
             if not self._out and not self._tapping:
                 self._loop.call_soon(self._work)
@@ -245,13 +246,19 @@ class _Client:
 
     # ---- Frames
 
-    def _begin_tap(self) -> None:
+    def _begin_tap(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Give the answer and frames from now on, or tell why there are none."""
+        with self._core.driver.lock:
+            try:
+                self._core.record(self._take)
+            except TransportError as problem:
+                return {"error": str(problem)}
+            self._put(_line(answer))
+            self._put(file_head(APPLICATION))
         self._timer.cancel()
         self._tapping = True
-        self._put(file_head(APPLICATION))
-        with self._core.driver.lock:
-            self._core.record(self._take)
         self._watch_reads(wanted=True)
+        return answer
 
     def _take(self, time_ns: int, frame: bytes) -> None:
         """A frame, in whatever thread; the driver's lock is held."""

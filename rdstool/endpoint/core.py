@@ -7,7 +7,6 @@ import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.transport.driver import Driver
+from rdstool.transport.ib.choice import PROVIDERS, provider_named
 from rdstool.transport.ib.transport import IbTransport, MakeProvider
 from rdstool.transport.loop import LoopNetwork, LoopTransport
 from rdstool.transport.tcp import unacked
@@ -35,13 +35,6 @@ CLOSE_POLL_S = 0.005
 """Between two looks at whether the peers have closed their sides."""
 
 
-def _roce(make_socket: MakeSocket) -> MakeProvider:
-    """RoCE v2 in userspace."""
-    from rdstool.transport.ib.roce_udp import RoceProvider  # noqa: PLC0415
-
-    return partial(RoceProvider, make_socket=make_socket)
-
-
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
     """How a node runs."""
@@ -52,8 +45,9 @@ class NodeOptions:
     """The kernel generation that it behaves as."""
     transport: Transport = Transport.TCP
     """What carries RDS."""
-    provider: MakeProvider | None = None
-    """InfiniBand at a local address, for the transport IB; None for RoCE v2 in this process, over UDP."""
+    provider: str | MakeProvider = PROVIDERS[0]
+    """InfiniBand at a local address, for the transport IB: ``roce`` is RoCE v2 in this process, over UDP; ``verbs``
+    is a device of this machine, with pyverbs; or what makes a ``rdstool.transport.ib.provider.Provider``."""
     network: LoopNetwork | None = None
     """Reach only the nodes of this network, in this process; None for TCP."""
     pcap: Path | None = None
@@ -95,7 +89,7 @@ class Core:
         if options.network is not None:
             driver.transport = LoopTransport(driver, options.network)
         elif options.transport is Transport.IB:
-            driver.transport = IbTransport(driver, options.provider or _roce(options.make_socket))
+            driver.transport = IbTransport(driver, _provider(options))
         else:
             driver.transport = TcpTransport(driver, make_socket=options.make_socket)
             if not unacked.KNOWN:
@@ -119,13 +113,23 @@ class Core:
     # ---- Recording, under the driver's lock
 
     def record(self, taker: FrameTaker) -> None:
-        """Hand each frame of the traffic to ``taker`` from now on, in whatever thread it comes up."""
+        """Hand each frame of the traffic to ``taker`` from now on, in whatever thread it comes up.
+
+        Raises ``TransportError`` where no program sees frames.
+        """
         if self._recorder is None:
             from rdstool.endpoint.recorder import Recorder  # noqa: PLC0415
 
-            self._recorder = Recorder()
-            self.driver.transport.set_tap(self._recorder)
+            recorder = Recorder()
+            self.driver.transport.set_tap(recorder)
+            self._recorder = recorder
         self._recorder.takers.append(taker)
+
+    def record_with(self, other: Core) -> None:
+        """Write the traffic of this node, too, to the recording of another one, where that has any."""
+        if other._file is not None:
+            with self.driver.lock:
+                self.record(other._file.frame)
 
     def record_no_more(self, taker: FrameTaker) -> None:
         """``taker`` gets no more frames. Does nothing where it gets none."""
@@ -170,6 +174,11 @@ class Core:
             file.close()
         except OSError as problem:
             LOGGER.warning("the recording is not complete: %s", problem.strerror or problem)
+
+
+def _provider(options: NodeOptions) -> MakeProvider:
+    wanted = options.provider
+    return provider_named(wanted, options.make_socket) if isinstance(wanted, str) else wanted
 
 
 def keep_memory() -> None:

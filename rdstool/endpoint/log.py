@@ -35,6 +35,11 @@ def describe(event: events.Event) -> tuple[int, str] | None:
             text = f"{event.local} > {event.peer} path {event.path}: attempt {event.attempt} failed, {event.detail}"
         case events.ConnectionRefused():
             text = f"{event.local}: refused a connection of {event.peer}: {event.reason.value}"
+        case events.PeerForgotten():
+            level = logging.WARNING
+            text = (
+                f"{event.local} > {event.peer}: forgotten, it never sent a message, and another peer needed the place"
+            )
         case events.PathsAgreed():
             text = f"{event.local} > {event.peer}: {event.npaths} paths, generation {event.gen_num:#x}"
         case events.PeerRestarted():

@@ -20,7 +20,7 @@ from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol import events
-from rdstool.protocol.control import SendControl
+from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
 from rdstool.protocol.node import Node as Engine
@@ -224,17 +224,33 @@ class AsyncSocket(SocketBase):
         """Fill ``into`` from memory that the peer at ``address`` offered by ``cookie``. Raises as ``rdma_write``."""
         await rdma.run(self, rdma.read(cookie, [into], offset), address)
 
-    async def fetch_add(self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0) -> int:
-        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``."""
-        operation = rdma.fetch_add(cookie, add, offset)
+    async def fetch_add(
+        self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0, nocarry_mask: int = 0
+    ) -> int:
+        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``.
+
+        Bits of ``nocarry_mask`` are the last ones of fields of the number that are added apart.
+        """
+        operation = rdma.fetch_add(cookie, add, offset, nocarry_mask)
         await rdma.run(self, operation, address)
         return rdma.original(operation)
 
     async def compare_swap(
-        self, cookie: int, compare: int, swap: int, address: Address | None = None, *, offset: int = 0
+        self,
+        cookie: int,
+        compare: int,
+        swap: int,
+        address: Address | None = None,
+        *,
+        offset: int = 0,
+        compare_mask: int = ALL_BITS,
+        swap_mask: int = ALL_BITS,
     ) -> int:
-        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was."""
-        operation = rdma.compare_swap(cookie, compare, swap, offset)
+        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was.
+
+        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced.
+        """
+        operation = rdma.compare_swap(cookie, compare, swap, offset, compare_mask, swap_mask)
         await rdma.run(self, operation, address)
         return rdma.original(operation)
 

@@ -35,14 +35,22 @@ def read(cookie: int, into: Sequence[Memory], offset: int = 0) -> RdmaArgs:
     return RdmaArgs(cookie, into, offset, flags=_QUIET)
 
 
-def fetch_add(cookie: int, add: int, offset: int = 0) -> FetchAdd:
+def fetch_add(cookie: int, add: int, offset: int, nocarry_mask: int) -> FetchAdd:
     """Add to a 64-bit number of the peer."""
-    return FetchAdd(cookie, add, remote_offset=offset, flags=_QUIET)
+    return FetchAdd(cookie, add, remote_offset=offset, nocarry_mask=nocarry_mask, flags=_QUIET)
 
 
-def compare_swap(cookie: int, compare: int, swap: int, offset: int = 0) -> CompareSwap:
-    """Replace a 64-bit number of the peer where it is ``compare``."""
-    return CompareSwap(cookie, compare, swap, remote_offset=offset, flags=_QUIET)
+def compare_swap(cookie: int, compare: int, swap: int, offset: int, compare_mask: int, swap_mask: int) -> CompareSwap:
+    """Replace a 64-bit number of the peer where it is ``compare``, both as far as the masks go."""
+    return CompareSwap(
+        cookie,
+        compare,
+        swap,
+        remote_offset=offset,
+        compare_mask=compare_mask,
+        swap_mask=swap_mask,
+        flags=_QUIET,
+    )
 
 
 def original(operation: FetchAdd | CompareSwap) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from rdstool.folders import is_private
 
 NAME = "rdstool"
 SUFFIX = ".sock"
@@ -25,15 +26,6 @@ def places() -> list[Path]:
     temporary = Path(tempfile.gettempdir()) / f"{NAME}-{os.getuid()}"
     session = os.environ.get("XDG_RUNTIME_DIR")
     return [Path(session) / NAME, temporary] if session else [temporary]
-
-
-def is_private(place: Path) -> bool:
-    """A directory of this user, no link to one, that nobody else may enter."""
-    try:
-        found = place.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def listen() -> tuple[socket.socket, Path]:

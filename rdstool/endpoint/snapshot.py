@@ -20,6 +20,7 @@ TABLES: dict[str, Callable[[Node], Iterable[Any]]] = {
     "receive_messages": info.receive_messages,
     "sockets": info.sockets,
     "tcp_sockets": info.tcp_connections,
+    "ib_connections": info.ib_connections,
 }
 """Those that have records; the counters are names and values."""
 COUNTERS = "counters"

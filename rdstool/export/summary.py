@@ -24,6 +24,7 @@ from rdstool.capture.columns import ChecksumStatus, Ints
 from rdstool.capture.events import CmMessage, RdmaKind, RdmaOperation
 from rdstool.field_columns import MessageColumns, reject_of
 from rdstool.protocol.kinds import MessageKind
+from rdstool.words import plural
 
 NAMED_PORTS = 8
 """Congested ports that are named; of more, the number is told."""
@@ -34,11 +35,6 @@ _VERBS = {
     RdmaKind.FETCH_ADD: "fetch and add",
 }
 _MOVED: dict[int, str] = {RdmaDirection.WRITE: "RDMA write", RdmaDirection.READ: "RDMA read"}
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 path``, ``2 paths``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def summaries(columns: MessageColumns, keep: Ints) -> list[str]:

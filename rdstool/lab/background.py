@@ -1,7 +1,8 @@
 """The process of a guest that stays up: boots it, serves its socket, and ends with it.
 
-``python -m rdstool.lab.background NAME KERNEL MEMORY PROCESSORS MODULE...``, with 0 for the usual number of processors:
-it closes stdout once the guest is up; what it writes there before is why it did not come up.
+``python -m rdstool.lab.background NAME KERNEL MEMORY PROCESSORS RXE MODULE...``, with 0 for the usual number of
+processors, and 1 or 0 for RXE, with Soft-RoCE or without: it closes stdout once the guest is up; what it writes there
+before is why it did not come up.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class Keeper:
         talk.tell({"status": stream.wait()})
 
 
-def main(name: str, kernel: str, memory_mib: str, processors: str, *modules: str) -> None:
+def main(name: str, kernel: str, memory_mib: str, processors: str, rxe: str, *modules: str) -> None:
     """Boot, serve, shut down."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     guest = Guest(
@@ -124,6 +125,8 @@ def main(name: str, kernel: str, memory_mib: str, processors: str, *modules: str
     assert guest.network is not None
     try:
         guest.start()
+        if int(rxe):
+            guest.add_rxe()
         keeper = Keeper(name, guest, guest.network)
         _come_up()
         try:

@@ -27,6 +27,8 @@ TAP = "rds0"
 
 IPV4_PREFIX, IPV6_PREFIX = 24, 64
 
+_Channel = socket.socket
+
 _START_TIMEOUT_S = 30.0
 """For the holder of the namespace to answer."""
 
@@ -50,6 +52,9 @@ class Network:
 
     nobody, nobody6 = "192.0.2.250", "2001:db8::250"
     """Addresses of the network that nobody has."""
+
+    tap = TAP
+    """Its tap device."""
 
     def __init__(self) -> None:
         self._holder: subprocess.Popen[bytes] | None = None
@@ -77,7 +82,7 @@ class Network:
         ours.settimeout(_START_TIMEOUT_S)
         try:
             os.close(self.plug())
-            for device in ("lo", TAP):
+            for device in ("lo", self.tap):
                 self.ip("link", "set", device, "up")
             for address in (self.smaller, self.larger, self.smaller6, self.larger6):
                 self.add_address(address)
@@ -108,9 +113,8 @@ class Network:
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The command that runs ``arguments`` in the namespace, whoever starts it."""
-        if self._holder is None:
-            raise LabError("the network is not up")
-        place = f"/proc/{self._holder.pid}/ns"
+        holder, _ = self.held()
+        place = f"/proc/{holder.pid}/ns"
         entering = [f"--net={place}/net"]
         if os.geteuid():
             entering += [f"--user={place}/user", "--preserve-credentials"]
@@ -137,36 +141,41 @@ class Network:
     def add_address(self, address: str) -> None:
         """Give the host's side one more address."""
         if ":" in address:
-            self.ip("address", "add", f"{address}/{IPV6_PREFIX}", "dev", TAP, "nodad")
+            self.ip("address", "add", f"{address}/{IPV6_PREFIX}", "dev", self.tap, "nodad")
         else:
-            self.ip("address", "add", f"{address}/{IPV4_PREFIX}", "dev", TAP)
+            self.ip("address", "add", f"{address}/{IPV4_PREFIX}", "dev", self.tap)
 
     def remove_address(self, address: str) -> None:
         """Take an address from the host's side."""
-        self.ip("address", "del", f"{address}/{IPV6_PREFIX if ':' in address else IPV4_PREFIX}", "dev", TAP)
+        self.ip("address", "del", f"{address}/{IPV6_PREFIX if ':' in address else IPV4_PREFIX}", "dev", self.tap)
 
     def capture(self, path: Path) -> Capture:
         """Record all frames that pass the tap device from now on; a context manager. It fails rather than lose one."""
-        return Capture(path, self.socket(socket.AF_PACKET, socket.SOCK_RAW, 0), TAP)
+        return Capture(path, self.socket(socket.AF_PACKET, socket.SOCK_RAW, 0), self.tap)
+
+    def held(self) -> tuple[subprocess.Popen[bytes], _Channel]:
+        """The process that holds the namespace, and the way to it."""
+        if self._holder is None or self._channel is None:
+            raise LabError("the network is not up")
+        return self._holder, self._channel
 
     # ---- The guest's end
 
     def plug(self) -> int:
         """A descriptor of the tap device for QEMU; one guest at a time holds it. Raises ``LabError``."""
         try:
-            return self._make("tap", TAP)
+            return self._make("tap", self.tap)
         except OSError as problem:
             told = "another guest holds it" if problem.errno == errno.EBUSY else f"{problem.strerror}"
             raise LabError(
-                f"the tap device of the network cannot be used: {told} ({problem.filename or TAP})"
+                f"the tap device of the network cannot be used: {told} ({problem.filename or self.tap})"
             ) from None
 
     def _make(self, what: str, *arguments: object) -> int:
-        if self._channel is None or self._holder is None:
-            raise LabError("the network is not up")
+        _, channel = self.held()
         try:
-            self._channel.send(json.dumps({"make": what, "arguments": arguments}).encode())
-            answer, descriptors, _, _ = socket.recv_fds(self._channel, REQUEST_BYTES, 1)
+            channel.send(json.dumps({"make": what, "arguments": arguments}).encode())
+            answer, descriptors, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 1)
         except OSError as problem:
             raise self._gone() from problem
         if not answer:

@@ -167,13 +167,18 @@ def find_standing(name: str | None) -> Standing:
         return Standing(**talk.hear())
 
 
-def bring_up(name: str, kernel: str, modules: Sequence[str], memory_mib: int, processors: int | None) -> Standing:
-    """Start a process that boots a guest and keeps it. Raises ``LabError`` where it does not come up."""
+def bring_up(
+    name: str, kernel: str, modules: Sequence[str], memory_mib: int, processors: int | None, *, rxe: bool
+) -> Standing:
+    """Start a process that boots a guest and keeps it; with ``rxe`` its RDS runs over Soft-RoCE.
+
+    Raises ``LabError`` where it does not come up.
+    """
     path = socket_path(name)
     if name in {each.name for each in standing()}:
         raise LabError(f"guest {name!r} is up already: rdstool lab down {name}")
     log = path.with_suffix(".log")
-    arguments = [name, kernel, str(memory_mib), str(processors or 0), *modules]
+    arguments = [name, kernel, str(memory_mib), str(processors or 0), str(int(rxe)), *modules]
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "rdstool.lab.background", *arguments],

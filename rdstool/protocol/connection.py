@@ -55,6 +55,7 @@ class Connection(BaseConnection):
     """What this node shares with one peer address over TCP."""
 
     __slots__ = (
+        "ended",
         "gate",
         "gen_link",
         "knock_timer",
@@ -92,6 +93,8 @@ class Connection(BaseConnection):
         self.unjudged: list[tuple[Link, Frame, float]] = []
         """Messages whose path the handshake has yet to tell, each with the time when its header was seen."""
         self.unjudged_bytes = 0
+        self.ended = False
+        """No more TCP connections are taken or made."""
         self.unsure = False
         """A TCP connection of path 0 was lost before it was known whether the peer took it for another path."""
         self.knock_timer: Timer | None = None
@@ -273,7 +276,7 @@ class Connection(BaseConnection):
         if path.index == 0:
             self.unsure = self.unsure or not self.agreed
             self._probe_again()
-        if node.closed:
+        if self.ended:
             return
         self.unpark(now)
         if path.state is not _DOWN:
@@ -410,15 +413,23 @@ class Connection(BaseConnection):
 
     def close(self, now: float) -> None:
         """Give up all TCP connections."""
+        self._end(DropReason.CLOSED, now, abort=False)
+
+    def forget(self, now: float) -> None:
+        """Give them up at once, unread; the node knows this peer no more."""
+        self._end(DropReason.FORGOTTEN, now, abort=True)
+
+    def _end(self, reason: DropReason, now: float, *, abort: bool) -> None:
+        self.ended = True
         self.gate.stop_waiting()
         if self.knock_timer is not None:
             self.knock_timer.cancel()
         for link in self.parked:
-            self.node.emit(events.AbortWanted(link, DropReason.CLOSED))
+            self.node.emit(events.AbortWanted(link, reason))
         self.parked.clear()
         for path in self.paths:
             path.cancel_retry()
-            path.drop(DropReason.CLOSED, "", now)
+            path.drop(reason, "", now, abort=abort)
 
     def established(self, link: Link, now: float) -> None:
         """An attempt of ours has succeeded; where ours is the larger address, that was only a knock (§4.2)."""

@@ -14,7 +14,8 @@ from rdstool.protocol.reasons import SendStatus
 
 ATOMIC_BYTES = 8
 NO_FLAGS = RdmaFlags(0)
-_ALL = (1 << 64) - 1
+ALL_BITS = (1 << 64) - 1
+"""A mask that leaves nothing out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class RdmaMap:
 class FetchAdd:
     """RDS_CMSG_ATOMIC_FADD: add to eight bytes of the peer's memory, and get what was there before.
 
-    RDS_CMSG_MASKED_ATOMIC_FADD with ``nocarry_mask``: bits whose carry is not handed on.
+    RDS_CMSG_MASKED_ATOMIC_FADD with ``nocarry_mask``: bits whose carry is not handed on, the last ones of fields that
+    are added apart.
     """
 
     cookie: int
@@ -69,6 +71,11 @@ class FetchAdd:
     token: int = 0
     ended: Callable[[SendStatus], None] | None = None
     """Told of the end instead of the socket, where it is given."""
+
+    @property
+    def masked(self) -> bool:
+        """It is not one number of 64 bits that is added to."""
+        return bool(self.nocarry_mask & ALL_BITS >> 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +92,8 @@ class CompareSwap:
     """Eight bytes for the value before, in native order."""
     remote_offset: int = 0
     """A multiple of eight."""
-    compare_mask: int = _ALL
-    swap_mask: int = _ALL
+    compare_mask: int = ALL_BITS
+    swap_mask: int = ALL_BITS
     flags: RdmaFlags = NO_FLAGS
     token: int = 0
     ended: Callable[[SendStatus], None] | None = None
@@ -95,7 +102,7 @@ class CompareSwap:
     @property
     def masked(self) -> bool:
         """Not all bits are compared and replaced."""
-        return self.compare_mask != _ALL or self.swap_mask != _ALL
+        return self.compare_mask != ALL_BITS or self.swap_mask != ALL_BITS
 
 
 Atomic = FetchAdd | CompareSwap

@@ -116,6 +116,14 @@ class ConnectionRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerForgotten:
+    """A peer that had connected and never sent a message made room for another one."""
+
+    local: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class PathsAgreed:
     """A handshake message changed what is known of the peer."""
 
@@ -202,6 +210,7 @@ Event = (
     | PathDown
     | ConnectFailed
     | ConnectionRefused
+    | PeerForgotten
     | PathsAgreed
     | PeerRestarted
     | MessagesDropped

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.extensions import EXTENSION_BYTES
 from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, Flags
 from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.reasons import DropReason
 
-SMALL_PIECE_BYTES = 4096
-"""Pieces of a payload below this are copied together at once."""
 LONG_BYTES = 16_384
 """Payloads of this length or more had better be read alone: then they need not be copied."""
 NO_EXTENSIONS = bytes(EXTENSION_BYTES)
@@ -43,19 +43,37 @@ class Deframer:
     ``error`` is set, and nothing more is given, after a header that announces more than ``message_bytes``.
     """
 
-    __slots__ = ("_begun", "_header", "_limit", "_long", "_missing", "_pieces", "began", "error")
+    __slots__ = (
+        "_begun",
+        "_behind",
+        "_header",
+        "_limit",
+        "_long",
+        "_longest",
+        "_missing",
+        "_payload",
+        "_room",
+        "began",
+        "error",
+    )
 
     def __init__(self, message_bytes: int) -> None:
         self._limit = message_bytes
         self._header = bytearray()
         """Part of a header."""
+        self._behind = bytearray(HEADER_BYTES)
+        """Room for the header behind a payload that is read into ``_room``."""
         self._begun: tuple[int, int, int, int, int, bytes] | None = None
         """A header, as in a frame, whose payload is not complete."""
-        self._pieces: list[bytes | bytearray] = []
-        """That payload, as it came: joined once, for it may be long."""
+        self._payload = BytesIO()
+        """That payload. It grows as bytes come, unless there is ``_room``; and it becomes bytes without a copy."""
+        self._room: memoryview | None = None
+        """All of that payload, where the peer has sent one as long before: a header alone costs no memory."""
         self._missing = 0
         self._long = False
         """The last message was a long one, and so may be the next."""
+        self._longest = 0
+        """Length of the longest payload that came complete."""
         self.began = 0.0
         """When the header of the message that is not complete was seen; 0 where there is none."""
         self.error: RemoteProtocolError | None = None
@@ -75,6 +93,26 @@ class Deframer:
         if self._begun is not None:
             return self._missing if self._missing >= LONG_BYTES else usual
         return HEADER_BYTES - len(self._header) if self._long else usual
+
+    def room(self) -> tuple[memoryview, bytearray] | None:
+        """Where the next bytes can go without a copy: what is missing of a long payload, then a header.
+
+        ``placed`` tells how many came. None where ``feed`` has to take them.
+        """
+        return None if self._room is None else (self._room[-self._missing :], self._behind)
+
+    def placed(self, count: int, now: float) -> list[Frame]:
+        """The messages that ``count`` bytes in ``room`` complete. ``now`` in seconds."""
+        frames: list[Frame] = []
+        behind = count - self._missing
+        self._missing = max(-behind, 0)
+        self._complete(frames)
+        if behind == HEADER_BYTES:
+            self._announced(bytes(self._behind), now)
+            self._complete(frames)
+        elif behind > 0:
+            self._header += self._behind[:behind]
+        return frames
 
     def feed(self, data: bytes, now: float) -> list[Frame]:
         """The messages that ``data`` completes, in order. ``now`` in seconds."""
@@ -112,36 +150,54 @@ class Deframer:
             if len(self._header) < HEADER_BYTES:
                 return len(data)
             header, self._header = bytes(self._header), bytearray()
-            sequence, length, sport, dport, flags = _RECEIVED.unpack(header)
-            if length > self._limit:
-                self._refuse(length)
+            self._announced(header, now)
+            if self.error is not None:
                 return len(data)
-            exthdr = header[_EXTENSIONS_AT:] if sport + dport == 1 else NO_EXTENSIONS
-            self._begin(sequence, length, sport, dport, flags, exthdr, now)
-        end = at + self._missing
+        end = min(at + self._missing, len(data))
         self._keep(data[at:end])
-        if not self._missing and self._begun is not None:
-            sequence, length, sport, dport, flags, exthdr = self._begun
-            frames.append((sequence, length, sport, dport, flags, b"".join(self._pieces), exthdr))
-            self._begun = None
-            self._pieces = []
-            self.began = 0.0
-        return min(end, len(data))
+        self._complete(frames)
+        return end
+
+    def _announced(self, header: bytes, now: float) -> None:
+        """A header has come without anything of its payload."""
+        sequence, length, sport, dport, flags = _RECEIVED.unpack(header)
+        if length > self._limit:
+            self._refuse(length)
+            return
+        exthdr = header[_EXTENSIONS_AT:] if sport + dport == 1 else NO_EXTENSIONS
+        self._begin(sequence, length, sport, dport, flags, exthdr, now)
 
     def _begin(self, sequence: int, length: int, sport: int, dport: int, flags: int, exthdr: bytes, now: float) -> None:
         self._begun = sequence, length, sport, dport, flags, exthdr
         self._missing = length
         self.began = now
+        if LONG_BYTES <= length <= self._longest:
+            self._payload = BytesIO(bytes(length))
+            self._room = self._payload.getbuffer()
 
     def _keep(self, piece: bytes) -> None:
-        """Part of a payload. Small pieces are gathered: a list of single bytes would take many times their room."""
+        """Part of a payload."""
+        if self._room is not None:
+            at = len(self._room) - self._missing
+            self._room[at : at + len(piece)] = piece
+        else:
+            self._payload.write(piece)
         self._missing -= len(piece)
-        if len(piece) >= SMALL_PIECE_BYTES:
-            self._pieces.append(piece)
-        elif self._pieces and isinstance(self._pieces[-1], bytearray):
-            self._pieces[-1] += piece
-        elif piece:
-            self._pieces.append(bytearray(piece))
+
+    def _complete(self, frames: list[Frame]) -> None:
+        """Give the message that was begun, where nothing of it is missing."""
+        if self._missing or self._begun is None:
+            return
+        sequence, length, sport, dport, flags, exthdr = self._begun
+        if self._room is not None:
+            self._room.release()
+            self._room = None
+        frames.append((sequence, length, sport, dport, flags, self._payload.getvalue(), exthdr))
+        self._payload = BytesIO()
+        self._begun = None
+        self.began = 0.0
+        self._long = length >= LONG_BYTES
+        self._longest = max(self._longest, length)
 
     def _refuse(self, length: int) -> None:
         self.error = RemoteProtocolError(

@@ -9,8 +9,8 @@ The transport tells what happens to TCP connections, the application uses ``sock
 
 What a transport owes the engine:
 
-- All bytes that its system had acknowledged are handed to ``bytes_received`` before ``connection_lost``, unless the
-  process ends: the peer does not send them again.
+- All bytes that its system had acknowledged are handed to ``bytes_received`` (or ``bytes_placed``) before
+  ``connection_lost``, unless the process ends: the peer does not send them again.
 - Where several links of a peer are readable, path 0 had better be emptied before the others are read: a kernel that
   has just fanned out sends on the other paths as soon as path 0 is acknowledged.
 - ``bytes_acked`` tells what the peer's system has acknowledged, before ``connection_lost`` for the last time.
@@ -84,6 +84,8 @@ class Node:
         self.maps: dict[str, LocalMap] = {}
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
         """By local address, peer address and type of service."""
+        self.silent: dict[Connection, None] = {}
+        """Of those, the ones that a peer has made by connecting, and that have not carried a message; oldest first."""
         self.monitors: dict[Socket, None] = {}
         """Sockets with RDS_CONG_MONITOR; a dictionary, for its order is that of events."""
         self.map_updates = 0
@@ -168,17 +170,43 @@ class Node:
         if peer in self.ports:
             return RefuseReason.OWN_ADDRESS
         try:
-            connection = self.connection(local, peer, 0)
+            connection = self._of_peer(local, peer, now)
         except SocketError:
             return RefuseReason.TOO_MANY_CONNECTIONS
         assert isinstance(connection, Connection)
         return connection.accept(peer_port, now)
+
+    def _of_peer(self, local: str, peer: str, now: float) -> Connection:
+        """The connection of a peer that connects; a silent one makes room for it. Raises ``SocketError`` (ENOMEM)."""
+        found = self.connections.get((local, peer, 0))
+        if found is None:
+            if len(self.connections) >= self.settings.limits.connections and self.silent:
+                self._forget(next(iter(self.silent)), now)
+            found = self.connection(local, peer, 0)
+            assert isinstance(found, Connection)
+            self.silent[found] = None
+        assert isinstance(found, Connection)
+        return found
+
+    def _forget(self, connection: Connection, now: float) -> None:
+        """As if the peer had never connected: it has sent no message, so none can be lost or come twice."""
+        del self.silent[connection]
+        del self.connections[connection.local, connection.peer, connection.tos]
+        self.counters.forgotten_peers += 1
+        self.emit(events.PeerForgotten(connection.local, connection.peer))
+        connection.forget(now)
 
     def bytes_received(self, link: Link, data: bytes | bytearray | memoryview, now: float) -> None:
         """Bytes came on a TCP connection. Whatever they are, the worst that follows is its end."""
         if now != self.now:
             self.check_clock(now)
         receive(link, data if type(data) is bytes else bytes(data), now)
+
+    def bytes_placed(self, link: Link, count: int, now: float) -> None:
+        """As many bytes came, and are where ``link.deframer.room()`` said."""
+        if now != self.now:
+            self.check_clock(now)
+        receive(link, count, now)
 
     def bytes_acked(self, link: Link, total: int, now: float) -> None:
         """The peer's system has acknowledged the first ``total`` bytes of what was sent on the link."""
@@ -253,6 +281,8 @@ class Node:
             else:
                 found = Connection(self, local, peer, tos)
             self.connections[key] = found
+        elif isinstance(found, Connection):
+            self.silent.pop(found, None)
         return found
 
     def mark_port(self, socket: Socket, *, congested: bool) -> None:

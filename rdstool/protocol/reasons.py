@@ -17,6 +17,7 @@ class DropReason(Enum):
     OVERSIZED_MESSAGE = "the peer announced a longer message than allowed"
     TOO_MANY_PINGS = "the peer sent too many pings without reading the answers"
     RECEIVE_OVERRUN = "the peer sent on far beyond a socket's receive buffer"
+    FORGOTTEN = "the peer never sent a message, and another one needed the place"
     CLOSED = "this node was closed"
 
     # Over InfiniBand.

@@ -21,8 +21,11 @@ _CONGESTION = int(Flags.CONG_BITMAP)
 _RETRANSMITTED = int(Flags.RETRANSMITTED)
 
 
-def receive(link: Link, data: bytes, now: float) -> None:
-    """Take bytes of one TCP connection. What is wrong with them ends that connection, and nothing else."""
+def receive(link: Link, data: bytes | int, now: float) -> None:
+    """Take bytes of one TCP connection, or as many as were put into the deframer's ``room``.
+
+    What is wrong with them ends that connection, and nothing else.
+    """
     path = link.path
     if path is None or link.deaf:
         return
@@ -34,7 +37,7 @@ def receive(link: Link, data: bytes, now: float) -> None:
         if link.acked and path.link is link:
             path.bytes_acked(link.acked)
     began = deframer.began or now
-    frames = deframer.feed(data, now)
+    frames = deframer.placed(data, now) if isinstance(data, int) else deframer.feed(data, now)
     judged = _put_by(link, path, frames, began, now) if path.hold is not None else frames
     if judged and link.path is not None:
         _take_frames(link, judged, began, now)
@@ -48,6 +51,7 @@ def receive(link: Link, data: bytes, now: float) -> None:
         # The peer does speak RDS: the next loss is answered at once. The kernel does not wait for this proof, and
         # tries without pause to reach one that accepts and closes.
         path.ceiling_ms = 0
+        connection.node.silent.pop(connection, None)
 
 
 def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> None:

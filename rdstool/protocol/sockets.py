@@ -497,7 +497,7 @@ class Socket:
         if not self.address:
             raise SocketError(errno.ENOTCONN, "memory can be offered by a bound socket only")
         if self.memory is None:
-            self.memory = SocketMemory(self.node.memory(self.address))
+            self.memory = SocketMemory(self.node.memory(self.address), self.node.counters)
         return self.memory.offer(memory, flags)
 
     def free_memory(self, cookie: int) -> None:

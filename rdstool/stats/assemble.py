@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dissectors.wire.rds import MAX_PATHS
 from rdstool.capture.columns import NS_PER_S, Ints
-from rdstool.capture.streams import Coverage, Stream, StreamTable
+from rdstool.capture.streams import Coverage, StreamTable
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.stats.acks import Acknowledgements, Flight, Outcome
 from rdstool.stats.groups import OTHERS, Lanes
@@ -155,17 +155,6 @@ def flight_of(flight: Flight, groups: Iterable[int]) -> FlightStats:
     return FlightStats(int(flight.peak[known].max(initial=0)), None if mean is None else round(mean, 1))
 
 
-def lanes_by_path(streams: StreamTable, count: int) -> dict[tuple[bytes, bytes, Transport, int], list[int]]:
-    """Lanes below ``count`` of each (source, destination, transport, path)."""
-    groups: dict[tuple[bytes, bytes, Transport, int], list[int]] = {}
-    for stream in streams.streams[: count // 2]:
-        for direction in (0, 1):
-            source, destination = stream.ends(direction)
-            key = source.address, destination.address, stream.transport, stream.path
-            groups.setdefault(key, []).append(2 * stream.number + direction)
-    return groups
-
-
 def coverage_of(streams: StreamTable, lane: int) -> Coverage:
     """Coverage of a lane."""
     return streams[lane >> 1].coverage[lane & 1]
@@ -183,8 +172,3 @@ def early_clocks(traffic: Traffic) -> NDArray[np.intp]:
     used = tally.messages > 0
     early = used & (tally.last < YEAR_2000_NS)
     return np.flatnonzero(early) if (used & ~early).any() else np.zeros(0, np.intp)
-
-
-def pair_key(stream: Stream) -> tuple[bytes, bytes, Transport]:
-    """The RDS connection that a stream serves."""
-    return *stream.address_pair, stream.transport

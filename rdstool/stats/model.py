@@ -6,9 +6,9 @@ depends on how much of the traffic was captured stands beside ``coverage``, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar, overload
 
 SECTIONS = (
     "capture",
@@ -24,6 +24,29 @@ SECTIONS = (
     "rdma",
 )
 """Names of the parts of :class:`CaptureStats`, in the order in which they are shown."""
+
+
+R = TypeVar("R")
+
+
+class Records(Sequence[R]):
+    """Records of a section that are made when they are asked for, and not kept: there can be a hundred thousand."""
+
+    def __init__(self, count: int, make: Callable[[int], R]) -> None:
+        self._count = count
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[R]: ...
+    def __getitem__(self, index: int | slice) -> R | Sequence[R]:
+        """As a list has it."""
+        chosen = range(self._count)[index]
+        return [self._make(one) for one in chosen] if isinstance(chosen, range) else self._make(chosen)
 
 
 @dataclass(slots=True)
@@ -316,20 +339,20 @@ class CaptureStats:
     """All that :func:`rdstool.stats.collect` finds."""
 
     capture: CaptureSummary
-    connections: list[ConnectionStats] = field(default_factory=list)
-    sides: list[SideStats] = field(default_factory=list)
-    streams: list[StreamStats] = field(default_factory=list)
-    paths: list[PathStats] = field(default_factory=list)
-    sockets: list[SocketStats] = field(default_factory=list)
-    ports: list[PortStats] = field(default_factory=list)
-    pings: list[PingStats] = field(default_factory=list)
-    congestion: list[CongestionStats] = field(default_factory=list)
-    reconnects: list[ReconnectStats] = field(default_factory=list)
-    rdma: list[RdmaStats] = field(default_factory=list)
+    connections: Sequence[ConnectionStats] = ()
+    sides: Sequence[SideStats] = ()
+    streams: Sequence[StreamStats] = ()
+    paths: Sequence[PathStats] = ()
+    sockets: Sequence[SocketStats] = ()
+    ports: Sequence[PortStats] = ()
+    pings: Sequence[PingStats] = ()
+    congestion: Sequence[CongestionStats] = ()
+    reconnects: Sequence[ReconnectStats] = ()
+    rdma: Sequence[RdmaStats] = ()
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self, sections: Sequence[str] = SECTIONS) -> Iterator[dict[str, Any]]:
         """One dictionary for each line of ``--json``: ``section`` first, then the fields of the dataclass."""
-        for section in SECTIONS:
+        for section in sections:
             part = getattr(self, section)
-            for record in part if isinstance(part, list) else (part,):
+            for record in part if isinstance(part, Sequence) else (part,):
                 yield {"section": section, **asdict(record)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +22,8 @@ from rdstool.stats.assemble import (
     flight_of,
     kinds_of,
     lane_latency,
-    lanes_by_path,
     latency_of,
     latency_with,
-    pair_key,
     path_or_none,
     seen_of,
     sizes_of,
@@ -43,31 +41,33 @@ from rdstool.stats.model import (
     PortStats,
     RdmaStats,
     ReconnectStats,
+    Records,
     SideStats,
     SocketStats,
     StreamStats,
 )
 from rdstool.stats.reconnects import Reconnect, find_reconnects
+from rdstool.stats.ways import Ways
 
 if TYPE_CHECKING:
     from rdstool.stats.collect import Collector
 
-PathKey = tuple[bytes, bytes, Transport, int]
+PairKey = tuple[bytes, bytes, Transport]
 
 
 def summarise(found: Collector, frames: FrameCounts) -> CaptureStats:
     """All sections."""
-    groups = {
-        key: lanes
-        for key, lanes in lanes_by_path(found.streams, len(found.lanes)).items()
-        if count_of(found.traffic.all, lanes)[0] or any(coverage_of(found.streams, lane).seen for lane in lanes)
-    }
+    known = len(found.lanes)
+    spoke = found.traffic.all.messages[:known] > 0
+    seen = np.fromiter((coverage_of(found.streams, lane).seen > 0 for lane in range(known)), np.bool_, known)
+    seen[: len(spoke)] |= spoke
+    ways = Ways(found.streams.streams[: known // 2], seen)
     again = list(find_reconnects(found.streams, found.numbering, found.handshakes))
     coverage = _coverage_by_address(found)
-    sockets = list(_sockets(found, coverage))
+    sockets = Records(len(found.sockets.known), lambda place: _socket(found, place + 1, coverage))
     return CaptureStats(
         capture=_capture(found, frames),
-        connections=list(_connections(found, groups, again)),
+        connections=_connections(found, ways, again),
         sides=[
             SideStats(
                 address=address_text(side.address),
@@ -79,11 +79,11 @@ def summarise(found: Collector, frames: FrameCounts) -> CaptureStats:
             )
             for side in found.handshakes.sides.values()
         ],
-        streams=[_stream(found, stream) for stream in found.streams.streams[: len(found.lanes) // 2]],
-        paths=[_path(found, key, lanes) for key, lanes in sorted(groups.items())],
+        streams=Records(known // 2, lambda number: _stream(found, found.streams[number])),
+        paths=Records(len(ways.paths), lambda place: _path(found, ways.paths[place])),
         sockets=sockets,
         ports=list(_ports(found, sockets)),
-        pings=list(_pings(found, groups)),
+        pings=list(_pings(found, ways)),
         congestion=list(_congestion(found)),
         reconnects=[
             ReconnectStats(
@@ -114,6 +114,11 @@ def summarise(found: Collector, frames: FrameCounts) -> CaptureStats:
             for volume in found.rdma.volumes
         ],
     )
+
+
+def _pair_key(stream: Stream) -> PairKey:
+    """The RDS connection that a stream serves."""
+    return *stream.address_pair, stream.transport
 
 
 def _lanes_of(stream: Stream) -> tuple[int, int]:
@@ -189,30 +194,29 @@ def _coverage_by_address(found: Collector) -> dict[bytes, float | None]:
     return {address: seen_of(parts, Transport.TCP).coverage for address, parts in by_address.items()}
 
 
-def _connections(
-    found: Collector, groups: dict[PathKey, list[int]], again: list[Reconnect]
-) -> Iterator[ConnectionStats]:
-    pairs = defaultdict(list)
-    for stream in found.streams.streams[: len(found.lanes) // 2]:
-        pairs[pair_key(stream)].append(stream)
-    reconnects = defaultdict(list)
+def _connections(found: Collector, ways: Ways, again: list[Reconnect]) -> Records[ConnectionStats]:
+    reconnects: dict[PairKey, list[Reconnect]] = defaultdict(list)
     for one in again:
-        reconnects[pair_key(one.stream)].append(one)
-    announced = Counter(pair_key(found.streams[restart.stream]) for restart in found.handshakes.restarts)
-    by_way: dict[tuple[bytes, bytes, Transport], dict[int, list[int]]] = defaultdict(dict)
-    for (source, destination, kind, path), lanes in groups.items():
-        by_way[source, destination, kind][path] = lanes
-    for (a, b, transport), streams in pairs.items():
+        reconnects[_pair_key(one.stream)].append(one)
+    announced = Counter(_pair_key(found.streams[restart.stream]) for restart in found.handshakes.restarts)
+    order = ways.by_first_stream()
+
+    def make(place: int) -> ConnectionStats:
+        streams = [found.streams[number] for number in ways.connections[order[place]]]
+        first = streams[0]
+        a, b, transport = _pair_key(first)
         sides = [side for address in (a, b) if (side := found.handshakes.sides.get(address)) and side.announced]
         npaths = agreed_paths(side.announced.npaths for side in sides if side.announced) if sides else None
         npaths = npaths if transport is Transport.TCP else None
-        ways = {way: by_way.get((*way, transport), {}) for way in ((a, b), (b, a))}
-        forward, back = ([lane for lanes in ways[way].values() for lane in lanes] for way in ((a, b), (b, a)))
+        flipped = int(first.a.address != a)
+        there_by_path, here_by_path = (ways.way_of(2 * first.number + (flipped ^ way)) for way in (0, 1))
+        forward, back = ([lane for lanes in way.values() for lane in lanes] for way in (there_by_path, here_by_path))
         forward = [] if a == b else forward
         there, here = count_of(found.traffic.data, forward), count_of(found.traffic.data, back)
         span = Span.of([(found.traffic.all, [*forward, *back])])
-        mine = reconnects[a, b, transport]
-        yield ConnectionStats(
+        mine = reconnects.get((a, b, transport), [])
+        balances = (_balance(found, a, b, there_by_path, npaths), _balance(found, b, a, here_by_path, npaths))
+        return ConnectionStats(
             a=address_text(a),
             b=address_text(b),
             transport=transport.label,
@@ -229,10 +233,10 @@ def _connections(
             first_time=span.begin,
             last_time=span.end,
             coverage=seen_of((coverage for stream in streams for coverage in stream.coverage), transport).coverage,
-            balance=[
-                balance for way in ((a, b), (b, a)) if (balance := _balance(found, *way, ways[way], npaths)) is not None
-            ],
+            balance=[balance for balance in balances if balance is not None],
         )
+
+    return Records(len(order), make)
 
 
 def _restarts(again: list[Reconnect]) -> int:
@@ -283,16 +287,18 @@ def _stream(found: Collector, stream: Stream) -> StreamStats:
     )
 
 
-def _path(found: Collector, key: PathKey, lanes: list[int]) -> PathStats:
-    source, destination, transport, path = key
+def _path(found: Collector, lanes: list[int]) -> PathStats:
+    stream = found.streams[lanes[0] >> 1]
+    source, destination = stream.ends(lanes[0] & 1)
+    transport, path = stream.transport, stream.path
     traffic = found.traffic
     messages, _ = count_of(traffic.all, lanes)
     data_messages, data_bytes = count_of(traffic.data, lanes)
     span = Span.of([(traffic.all, lanes)])
     rows = [int(found.lanes.histogram[lane]) for lane in lanes if found.lanes.histogram[lane] != OTHERS]
     return PathStats(
-        src=address_text(source),
-        dst=address_text(destination),
+        src=source.host,
+        dst=destination.host,
         transport=transport.label,
         path=path_or_none(path),
         streams=[lane >> 1 for lane in lanes],
@@ -313,31 +319,31 @@ def _path(found: Collector, key: PathKey, lanes: list[int]) -> PathStats:
     )
 
 
-def _sockets(found: Collector, coverage: dict[bytes, float | None]) -> Iterator[SocketStats]:
+def _socket(found: Collector, number: int, coverage: dict[bytes, float | None]) -> SocketStats:
+    socket = found.sockets.known[number - 1]
     sent, received, acks = found.traffic.sent, found.traffic.received, found.acks
-    for number, socket in enumerate(found.sockets.known, 1):
-        sent_messages, sent_bytes = count_of(sent, (number,))
-        received_messages, received_bytes = count_of(received, (number,))
-        span = Span.of([(sent, (number,)), (received, (number,))])
-        known = number < len(acks.socket_outcomes)
-        outcomes = acks.socket_outcomes[number] if known else np.zeros(OUTCOMES, np.int64)
-        yield SocketStats(
-            address=socket.host,
-            port=socket.port,
-            sent_messages=sent_messages,
-            sent_bytes=sent_bytes,
-            received_messages=received_messages,
-            received_bytes=received_bytes,
-            first_time=span.begin,
-            last_time=span.end,
-            send_rate=Span.of([(sent, (number,))]).rate(sent_bytes),
-            latency=latency_of(acks.socket_latency.distribution((number,)), outcomes),
-            in_flight=flight_of(acks.socket_flight, (number,)),
-            coverage=coverage.get(socket.address),
-        )
+    sent_messages, sent_bytes = count_of(sent, (number,))
+    received_messages, received_bytes = count_of(received, (number,))
+    span = Span.of([(sent, (number,)), (received, (number,))])
+    known = number < len(acks.socket_outcomes)
+    outcomes = acks.socket_outcomes[number] if known else np.zeros(OUTCOMES, np.int64)
+    return SocketStats(
+        address=socket.host,
+        port=socket.port,
+        sent_messages=sent_messages,
+        sent_bytes=sent_bytes,
+        received_messages=received_messages,
+        received_bytes=received_bytes,
+        first_time=span.begin,
+        last_time=span.end,
+        send_rate=Span.of([(sent, (number,))]).rate(sent_bytes),
+        latency=latency_of(acks.socket_latency.distribution((number,)), outcomes),
+        in_flight=flight_of(acks.socket_flight, (number,)),
+        coverage=coverage.get(socket.address),
+    )
 
 
-def _ports(found: Collector, sockets: list[SocketStats]) -> Iterator[PortStats]:
+def _ports(found: Collector, sockets: Sequence[SocketStats]) -> Iterator[PortStats]:
     by_port = defaultdict(list)
     for number, socket in enumerate(sockets, 1):
         by_port[socket.port].append((number, socket))
@@ -362,9 +368,9 @@ def _ports(found: Collector, sockets: list[SocketStats]) -> Iterator[PortStats]:
         )
 
 
-def _pings(found: Collector, groups: dict[PathKey, list[int]]) -> Iterator[PingStats]:
+def _pings(found: Collector, ways: Ways) -> Iterator[PingStats]:
     pings = found.pings
-    for (source, destination, transport, path), lanes in sorted(groups.items()):
+    for lanes in ways.paths:
         sent = sum(pings.sent.get(lane, 0) for lane in lanes)
         if not sent:
             continue
@@ -372,12 +378,14 @@ def _pings(found: Collector, groups: dict[PathKey, list[int]]) -> Iterator[PingS
         clock = sum(pings.clock.get(lane, 0) for lane in lanes)
         sound = [lane for lane in lanes if not pings.clock.get(lane) and not found.acks.doubtful[lane >> 1]]
         rows = [int(found.lanes.histogram[lane]) for lane in sound if found.lanes.histogram[lane] != OTHERS]
+        stream = found.streams[lanes[0] >> 1]
+        source, destination = stream.ends(lanes[0] & 1)
         reasons = {"no pong seen": sent - answered, Outcome.CLOCK.words: clock}
         yield PingStats(
-            src=address_text(source),
-            dst=address_text(destination),
-            transport=transport.label,
-            path=path_or_none(path),
+            src=source.host,
+            dst=destination.host,
+            transport=stream.transport.label,
+            path=path_or_none(stream.path),
             sent=sent,
             answered=answered,
             round_trip=latency_with(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Literal
 
 from rich import box
@@ -130,12 +131,13 @@ def _table(
     section: str, title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], limit: int | None = None
 ) -> Sheet | None:
     """A table; None without rows."""
-    listed = list(rows)
+    rest = iter(rows)
+    listed = list(islice(rest, limit))
     if not listed:
         return None
-    hidden = len(listed) - limit if limit is not None and len(listed) > limit else 0
+    hidden = sum(1 for _ in rest)
     caption = f"{hidden} more: --section {section}" if hidden else None
-    return Sheet(title, caption, headings, listed[:limit])
+    return Sheet(title, caption, headings, listed)
 
 
 def _capture(stats: CaptureStats, _limit: int | None) -> RenderableType:
@@ -263,7 +265,8 @@ def _paths(stats: CaptureStats, limit: int | None) -> RenderableType | None:
 
 
 def _sockets(stats: CaptureStats, limit: int | None) -> RenderableType | None:
-    ordered = sorted(stats.sockets, key=lambda one: -(one.sent_bytes + one.received_bytes))
+    weights = [one.sent_bytes + one.received_bytes for one in stats.sockets]
+    ordered = sorted(range(len(weights)), key=lambda place: -weights[place])
     return _table(
         "sockets",
         "Sockets",
@@ -274,7 +277,7 @@ def _sockets(stats: CaptureStats, limit: int | None) -> RenderableType | None:
                 str(one.received_messages), amount(one.received_bytes), *_latency(one.latency),
                 amount(one.in_flight.max_bytes), amount(one.in_flight.mean_bytes), share(one.coverage),
             )
-            for one in ordered
+            for one in (stats.sockets[place] for place in ordered)
         ),
         limit,
     )  # fmt: skip

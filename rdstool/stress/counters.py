@@ -9,8 +9,10 @@ from pathlib import Path
 
 _PARTS = 8
 """Buckets for each doubling of a time: a percentile is off by a sixteenth at most."""
-_COUNTS = 9
+_COUNTS = 11
 """Numbers that ``Watch`` looks at, beside the clocks."""
+TRACKED_KEYS = 32 << 10
+"""Keys of memory regions that are remembered; the oldest are forgotten."""
 _PROC_STAT = Path("/proc/stat")
 
 
@@ -43,6 +45,28 @@ class Times:
         return 0.0
 
 
+class KeyMeter:
+    """How soon keys of memory regions come again (``--rdma-key-o-meter``)."""
+
+    def __init__(self) -> None:
+        self._issued: dict[int, float] = {}
+        self.reissued = 0
+        self.least_s = 0.0
+        self.total_s = 0.0
+
+    def add(self, cookie: int) -> None:
+        """A region was registered; the key is in the lower half of its cookie."""
+        key, now = cookie & 0xFFFFFFFF, time.monotonic()
+        before = self._issued.pop(key, None)
+        if before is not None:
+            self.least_s = min(self.least_s, now - before) if self.reissued else now - before
+            self.total_s += now - before
+            self.reissued += 1
+        elif len(self._issued) >= TRACKED_KEYS:
+            del self._issued[next(iter(self._issued))]
+        self._issued[key] = now
+
+
 @dataclass(slots=True)
 class Counters:
     """Messages and bytes of all tasks of one side."""
@@ -58,6 +82,11 @@ class Counters:
     """Time in calls that sent a request."""
     round_trips: Times = field(default_factory=Times)
     """From a request to its ack."""
+    rdma_bytes_in: int = 0
+    """Moved by RDMA to us: by our reads and by the peer's writes."""
+    rdma_bytes_out: int = 0
+    keys: KeyMeter = field(default_factory=KeyMeter)
+    """Of memory that was offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +101,9 @@ class Interval:
     acks_received: int
     bytes_sent: int
     bytes_received: int
+    rdma_bytes_in: int
+    """Moved by RDMA."""
+    rdma_bytes_out: int
     send_us: float
     """Mean duration of a call that sends a request."""
     round_trip_us: float
@@ -89,6 +121,7 @@ class Summary:
     """Of round trips."""
     p99_us: float
     longest_us: float
+    keys: KeyMeter
 
 
 class Watch:
@@ -113,6 +146,7 @@ class Watch:
             times.percentile_us(0.5),
             times.percentile_us(0.99),
             times.longest_us,
+            self._counters.keys,
         )
 
     def _look(self) -> tuple[float, ...]:
@@ -129,12 +163,13 @@ class Watch:
             now.send_us,
             now.round_trips.count,
             now.round_trips.total_us,
+            now.rdma_bytes_in,
+            now.rdma_bytes_out,
         )
 
     def _between(self, before: tuple[float, ...], after: tuple[float, ...]) -> Interval:
-        seconds, cpu, sent, received, acks_sent, acks_received, out, back, send_us, trips, trips_us = (
-            new - old for old, new in zip(before, after, strict=True)
-        )
+        difference = (new - old for old, new in zip(before, after, strict=True))
+        seconds, cpu, sent, received, acks_sent, acks_received, out, back, send_us, trips, trips_us, *rdma = difference
         return Interval(
             seconds=seconds,
             tasks=self._tasks,
@@ -144,6 +179,8 @@ class Watch:
             acks_received=int(acks_received),
             bytes_sent=int(out),
             bytes_received=int(back),
+            rdma_bytes_in=int(rdma[0]),
+            rdma_bytes_out=int(rdma[1]),
             send_us=send_us / sent if sent else 0.0,
             round_trip_us=trips_us / trips if trips else 0.0,
             cpu_percent=100 * cpu / seconds if seconds else 0.0,

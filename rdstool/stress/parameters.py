@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Self
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from dissectors.wire.stress import (
@@ -13,6 +14,7 @@ from dissectors.wire.stress import (
     STRESS_OPTIONS,
     STRESS_VERSION,
     VERSION,
+    RdmaMode,
     StressMore,
     StressOptions,
     StressVersion,
@@ -21,6 +23,8 @@ from rdstool.errors import UsageError
 
 MAX_TASKS = 256
 """Tasks of each side; each talks to all of the other side."""
+MAX_VECTOR = 512
+"""Buffers of one RDMA, as rds-stress has it."""
 MAX_DEPTH = 0xFFFF
 """Requests between two tasks: a slot's number has 16 bits."""
 MAX_BUFFER_BYTES = 1 << 30
@@ -30,6 +34,72 @@ LONG_BYTES = STRESS_VERSION.size + STRESS_OPTIONS.size + STRESS_MORE.size
 FIRST_READ_BYTES = STRESS_VERSION.size
 """What tells the two forms apart: rds-stress reads so much, and at once."""
 _VERSION = VERSION.encode().ljust(STRESS_VERSION.size, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaParameters:
+    """The RDMA that requests ask for. Raises ``UsageError`` where it cannot be done."""
+
+    size: int
+    """Bytes of each buffer."""
+    mode: RdmaMode = RdmaMode.BOTH
+    vector: int = 1
+    """Buffers that one RDMA moves."""
+    use_once: bool = True
+    """Memory is void after the ack."""
+    use_get_mr: bool = False
+    """Register memory before the request that offers it, not with it."""
+    fence: bool = True
+    """Acks wait until the RDMA READ before them is done."""
+    cache: bool = False
+    """Register memory once and keep it."""
+    alignment: int = 0
+    """Bytes between a page and the memory. rds-stress has it; where memory begins is not seen by RoCE in userspace."""
+    key_meter: bool = False
+    """Look for keys that come again."""
+
+    def __post_init__(self) -> None:
+        _within("the RDMA size", self.size, 1, MAX_MESSAGE_BYTES)
+        _within("the number of RDMA buffers", self.vector, 1, MAX_VECTOR)
+        _within("the bytes of one RDMA", self.bytes, 1, MAX_MESSAGE_BYTES)
+        if self.cache and self.use_once:
+            raise UsageError("memory that is kept (--rdma-cache-mrs) cannot be for one use (--rdma-use-once)")
+        if self.cache and not self.use_get_mr:
+            raise UsageError("memory that is kept (--rdma-cache-mrs) is registered before (--rdma-use-get-mr 1)")
+
+    @property
+    def bytes(self) -> int:
+        """All buffers of one RDMA."""
+        return self.size * self.vector
+
+    @classmethod
+    def chosen(
+        cls,
+        size: int,
+        *,
+        mode: int,
+        vector: int,
+        use_once: int | None,
+        use_get_mr: int | None,
+        fence: bool,
+        cache: bool,
+        alignment: int,
+        key_meter: bool,
+    ) -> Self | None:
+        """With rds-stress's defaults where a choice is left out; None without RDMA."""
+        if not size:
+            return None
+        return cls(
+            size,
+            RdmaMode(mode),
+            vector,
+            use_once=not cache if use_once is None else bool(use_once),
+            use_get_mr=cache if use_get_mr is None else bool(use_get_mr),
+            fence=fence,
+            cache=cache,
+            alignment=alignment,
+            key_meter=key_meter,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +122,7 @@ class Parameters:
     """Only the active side sends requests."""
     tos: int = 0
     """Type of service. TCP knows one only, but the peer is told."""
+    rdma: RdmaParameters | None = None
 
     def __post_init__(self) -> None:
         for what, size in (("request", self.request_bytes), ("ack", self.ack_bytes)):
@@ -60,6 +131,8 @@ class Parameters:
         _within("the number of tasks", self.tasks, 1, MAX_TASKS)
         _within("the port", self.port, 1, 0xFFFF - self.tasks)
         _within("the type of service", self.tos, 0, 0xFF)
+        if self.rdma is not None and self.rdma_bytes > MAX_BUFFER_BYTES:
+            raise UsageError(f"RDMA buffers of {self.rdma_bytes} bytes in all are more than {MAX_BUFFER_BYTES}")
         if self.buffer_bytes > MAX_BUFFER_BYTES:
             raise UsageError(
                 f"{self.tasks} tasks, depth {self.depth} and {self.request_bytes}-byte requests take buffers of "
@@ -70,6 +143,11 @@ class Parameters:
     def buffer_bytes(self) -> int:
         """SO_SNDBUF and SO_RCVBUF of each task."""
         return self.tasks * self.depth * (self.request_bytes + self.ack_bytes) * 2
+
+    @property
+    def rdma_bytes(self) -> int:
+        """Memory of one side for RDMA: what it offers, and what it moves to and from."""
+        return 0 if self.rdma is None else 2 * self.tasks**2 * self.depth * self.rdma.bytes
 
     def ports(self) -> list[int]:
         """RDS ports of the tasks of one side."""
@@ -88,6 +166,7 @@ class Parameters:
             run_time=self.seconds,
             verify=self.verify,
             simplex=self.simplex,
+            **_rdma_options(self.rdma),
         )
         block = STRESS_OPTIONS.pack(options)
         if not self.tos:
@@ -108,8 +187,6 @@ def unpack(block: bytes) -> tuple[Parameters, str]:
     long = is_long(block[:FIRST_READ_BYTES])
     options = STRESS_OPTIONS.unpack_from(block, STRESS_VERSION.size if long else 0)
     more = STRESS_MORE.unpack_from(block, STRESS_VERSION.size + STRESS_OPTIONS.size) if long else StressMore()
-    if options.rdma_size:
-        raise UsageError("the active side asks for RDMA (-D), which rdstool cannot do over TCP")
     if more.asynchronous:
         raise UsageError("the active side asks for asynchronous sends, which only Oracle's kernel has")
     parameters = Parameters(
@@ -122,8 +199,43 @@ def unpack(block: bytes) -> tuple[Parameters, str]:
         verify=bool(options.verify),
         simplex=bool(options.simplex),
         tos=more.tos,
+        rdma=_rdma_asked(options),
     )
     return parameters, str(IPv4Address(options.receive_addr))
+
+
+def _rdma_options(rdma: RdmaParameters | None) -> dict[str, int]:
+    if rdma is None:
+        return {}
+    return {
+        "rdma_size": rdma.size,
+        "rdma_use_once": rdma.use_once,
+        "rdma_use_get_mr": rdma.use_get_mr,
+        "rdma_use_fence": rdma.fence,
+        "rdma_cache_mrs": rdma.cache,
+        "rdma_key_o_meter": rdma.key_meter,
+        "rw_mode": rdma.mode,
+        "rdma_vector": rdma.vector,
+        "rdma_alignment": rdma.alignment,
+    }
+
+
+def _rdma_asked(options: StressOptions) -> RdmaParameters | None:
+    if not options.rdma_size:
+        return None
+    if options.rw_mode not in set(RdmaMode):
+        raise UsageError(f"the active side asks for RDMA of mode {options.rw_mode}, which there is not")
+    return RdmaParameters(
+        options.rdma_size,
+        RdmaMode(options.rw_mode),
+        options.rdma_vector,
+        use_once=bool(options.rdma_use_once),
+        use_get_mr=bool(options.rdma_use_get_mr),
+        fence=bool(options.rdma_use_fence),
+        cache=bool(options.rdma_cache_mrs),
+        alignment=options.rdma_alignment,
+        key_meter=bool(options.rdma_key_o_meter),
+    )
 
 
 def _within(what: str, value: int, least: int, most: int) -> None:

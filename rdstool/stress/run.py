@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from rdstool.endpoint.node import Node
 from rdstool.stress.control import Control
 from rdstool.stress.counters import Counters, Interval, Summary, Watch
+from rdstool.stress.failure import StressError
 from rdstool.stress.parameters import Parameters
-from rdstool.stress.traffic import StressError, Task
+from rdstool.stress.traffic import Task
 
 INTERVAL_S = 1.0
 """Between two reports."""

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, StressMessage, pattern
 from rdstool.endpoint.node import AsyncSocket, Node
-from rdstool.errors import RdsError
 from rdstool.protocol.sockets import ReceivedMessage
 from rdstool.stress.counters import Counters
+from rdstool.stress.failure import StressError
 from rdstool.stress.parameters import Parameters
+from rdstool.stress.rdma import LAST_WITHOUT_RDMA, Controls, Rdma
 
 _CHECKED = ("seq", "from_addr", "to_addr", "from_port", "to_port", "index", "op")
 """What a receiver can foretell of a message."""
 _CHECKED_BYTES = STRESS_MESSAGE.table["rdma_op"].offset
 _pack = STRESS_MESSAGE.partial(*_CHECKED).pack
 _REQUEST, _ACK = int(Op.REQUEST), int(Op.ACK)
-
-
-class StressError(RdsError):
-    """The peer, or what is between, did what a run of rds-stress does not allow."""
+Parcel = tuple[bytes, Controls]
+"""A message, and the control messages that go with it."""
 
 
 class Filling:
@@ -36,7 +36,9 @@ class Filling:
 class Pair:
     """One of our tasks and one of the peer's: two sequences of messages, one each way."""
 
-    def __init__(self, own: tuple[str, int], peer: tuple[str, int], parameters: Parameters) -> None:
+    def __init__(
+        self, own: tuple[str, int], peer: tuple[str, int], parameters: Parameters, rdma: Rdma | None = None
+    ) -> None:
         self.peer = peer
         self._depth = parameters.depth
         from_addr, to_addr = IPv4Address(own[0]).packed, IPv4Address(peer[0]).packed
@@ -53,29 +55,48 @@ class Pair:
         """Acks that are still to be sent."""
         self.news = asyncio.Event()
         """There may be something to send."""
+        self._rdma = rdma
+        if rdma is not None:
+            rdma.changed = self.news.set
 
-    def next_request(self, filling: bytes) -> bytes:
-        """The request that comes next."""
-        self._sent_at[self._send_index] = time.monotonic()
-        message = _pack(self._send_seq, *self._out, self._send_index, _REQUEST) + filling
+    def next_request(self, filling: bytes) -> Parcel:
+        """The request that comes next. Raises ``StressError``."""
+        seq, index = self._send_seq, self._send_index
+        self._sent_at[index] = time.monotonic()
+        header = _pack(seq, *self._out, index, _REQUEST)
+        control: Controls = ()
+        if self._rdma is not None and seq > LAST_WITHOUT_RDMA:
+            rest, control = self._rdma.request(seq, index)
+            header = header[:_CHECKED_BYTES] + rest
         self._send_index = (self._send_index + 1) % self._depth
         self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self.outstanding += 1
-        return message
+        return header + filling, control
 
-    def next_ack(self, filling: bytes) -> bytes:
+    @property
+    def may_ack(self) -> bool:
+        """The oldest request that has no ack can have one: what RDMA its slot did before is done."""
+        return self._rdma is None or not self._rdma.busy((self._receive_index - self.owed) % self._depth)
+
+    def next_ack(self, filling: bytes) -> Parcel:
         """The ack of the oldest request that has none."""
         index = (self._receive_index - self.owed) % self._depth
-        message = _pack(self._send_seq, *self._out, index, _ACK) + filling
+        header = _pack(self._send_seq, *self._out, index, _ACK)
+        control: Controls = ()
+        if self._rdma is not None:
+            rest, control = self._rdma.ack(index)
+            header = header[:_CHECKED_BYTES] + rest
         self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self.owed -= 1
-        return message
+        return header + filling, control
 
-    def request_came(self, data: bytes) -> None:
-        """Check a request. Raises ``StressError``."""
+    def request_came(self, data: bytes, control: Sequence[object] = ()) -> None:
+        """Check a request, and note the RDMA that it asks for. Raises ``StressError``."""
         self._check(data, self._receive_index, _REQUEST)
         if self.owed >= self._depth:
             raise StressError(f"{self._who} has more than {self._depth} requests outstanding")
+        if self._rdma is not None:
+            self._rdma.request_came(self._receive_index, STRESS_MESSAGE.unpack_from(data), control)
         self._receive_index = (self._receive_index + 1) % self._depth
         self.owed += 1
 
@@ -85,6 +106,8 @@ class Pair:
             raise StressError(f"{self._who} acks a request that was not made")
         index = (self._send_index - self.outstanding) % self._depth
         self._check(data, index, _ACK)
+        if self._rdma is not None:
+            self._rdma.ack_came(index)
         self.outstanding -= 1
         return now - self._sent_at[index]
 
@@ -119,8 +142,17 @@ class Task:
         self._counters = counters
         self._filling = Filling(parameters)
         self._asks = asks
-        self._pairs = {there: Pair((own, port), (peer, there), parameters) for there in parameters.ports()}
+        self._pairs = {
+            there: Pair((own, port), (peer, there), parameters, self._rdma(number))
+            for number, there in enumerate(parameters.ports())
+        }
         self._peer = peer
+
+    def _rdma(self, number: int) -> Rdma | None:
+        run = self._parameters
+        if run.rdma is None:
+            return None
+        return Rdma(self._socket, run.rdma, run.depth, self._counters, number, verify=run.verify)
 
     async def run(self, flowing: asyncio.Event) -> None:
         """Talk until cancelled. Raises ``StressError``.
@@ -140,11 +172,15 @@ class Task:
             pair.news.clear()
             while pair.owed or pair.outstanding < depth:
                 if pair.owed:
-                    counters.bytes_sent += await send(pair.next_ack(ack), pair.peer)
+                    if not pair.may_ack:
+                        break
+                    message, control = pair.next_ack(ack)
+                    counters.bytes_sent += await send(message, pair.peer, control=control)
                     counters.acks_sent += 1
                 else:
                     began = time.monotonic()
-                    counters.bytes_sent += await send(pair.next_request(request), pair.peer)
+                    message, control = pair.next_request(request)
+                    counters.bytes_sent += await send(message, pair.peer, control=control)
                     counters.send_us += round((time.monotonic() - began) * 1e6)
                     counters.requests_sent += 1
             await pair.news.wait()
@@ -169,7 +205,7 @@ class Task:
         op = data[_CHECKED_BYTES - 1]
         if op == _REQUEST:
             self._whole(message, self._parameters.request_bytes, self._filling.request)
-            pair.request_came(data)
+            pair.request_came(data, message.control)
             counters.requests_received += 1
         elif op == _ACK:
             self._whole(message, self._parameters.ack_bytes, self._filling.ack)

@@ -132,6 +132,8 @@ class AcknowledgementCheck(Check):
         super().__init__(context)
         self._acked = PerFlow(np.int64, -1)
         """By the flow that carries the acknowledgement."""
+        self._acked_frame = PerFlow(np.int64, -1)
+        """Frame of its latest row."""
         self._run = PerFlow(np.int64, 0)
         """Messages since the last that asked, or since a hole."""
         self._waiting: dict[int, _Waiting] = {}
@@ -173,14 +175,17 @@ class AcknowledgementCheck(Check):
         index, flow, begins = grouped.index[ib], grouped.flow[ib], grouped.begins[ib]
         ack = view.ack[index]
         at = np.flatnonzero(begins)
-        before = np.empty(len(ack), np.int64)
-        before[1:] = ack[:-1]
-        before[at] = self._acked[flow[at]]
-        back = np.flatnonzero(ack < before)
+        frame = view.frame[index]
+        before, before_frame = np.empty((2, len(ack)), np.int64)
+        before[1:], before_frame[1:] = ack[:-1], frame[:-1]
+        before[at], before_frame[at] = self._acked[flow[at]], self._acked_frame[flow[at]]
+        # A message has the acknowledgement of the time when it began; ack-only frames may stand between its fragments.
+        back = np.flatnonzero((ack < before) & (view.first_frame[index] > before_frame))
         old = dict(zip(index[back].tolist(), before[back].tolist(), strict=True))
         self.report.rows(DECREASE, view, index[back], lambda i: f"h_ack is {view.ack[i]} after {old[i]}")
         self._beyond(batch, index, flow, ack)
         self._acked[flow[at]] = np.maximum(self._acked[flow[at]], np.maximum.reduceat(ack, at) if len(at) else ack)
+        self._acked_frame[flow[at]] = frame[np.append(at[1:], len(frame)) - 1] if len(at) else frame
 
     def _beyond(self, batch: Batch, index: Ints, flow: Ints, ack: Ints) -> None:
         """Acknowledgements above the highest sequence of the other direction."""

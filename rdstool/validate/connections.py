@@ -33,7 +33,6 @@ class Connections:
         """Streams of an address pair in the order of their first frames."""
         self.shared: set[Pair] = set()
         """Pairs with more than one stream."""
-        self.opened: dict[int, StreamOpened] = {}
         self.closed: dict[int, StreamClosed] = {}
         """The first end seen of a stream."""
         self.ended: dict[int, StreamClosed] = {}
@@ -45,6 +44,10 @@ class Connections:
         self.last_time = PerFlow(np.int64, 0)
         self.now = 0
         """Time of the latest message, ns."""
+        self._opened_frame = PerFlow(np.int64, 0)
+        self._opened_time = PerFlow(np.int64, 0)
+        self._opened_direction = PerFlow(np.int8, 0)
+        """By stream; frame 0: it was not seen to begin."""
         self._known = 0
         self._first_end: dict[Pair, int] = {}
         """Pair -> frame in which one of its streams first ended."""
@@ -58,13 +61,15 @@ class Connections:
             if len(members) == 2:
                 self.shared.add(pair)
         self._known = len(streams)
+        fresh: list[StreamOpened] = []
         for event in view.decoded.events:
             if isinstance(event, StreamOpened):
-                self.opened.setdefault(event.stream, event)
+                fresh.append(event)
             elif isinstance(event, StreamClosed):
                 self.closed.setdefault(event.stream, event)
                 self._first_end.setdefault(pair_of(streams[event.stream]), event.frame)
                 self.ended.setdefault(2 * event.stream + event.direction, event)
+        self._note_opened(fresh)
         at = np.flatnonzero(grouped.begins)
         if not len(at):
             return
@@ -79,6 +84,22 @@ class Connections:
         whole = view.rows["complete"][grouped.index[last]]
         self.last_time[keys[whole]] = view.time[grouped.index[last[whole]]]
         self.now = max(self.now, int(view.time[-1]))
+
+    def _note_opened(self, events: list[StreamOpened]) -> None:
+        """The first of each stream counts: the last that is assigned."""
+        events.reverse()
+        numbers = np.array([event.stream for event in events], np.int64)
+        known = self._opened_frame[numbers] > 0
+        for column, name in ((self._opened_time, "time"), (self._opened_direction, "direction")):
+            column[numbers] = np.where(known, column[numbers], [getattr(event, name) for event in events])
+        self._opened_frame[numbers] = np.where(known, self._opened_frame[numbers], [event.frame for event in events])
+
+    def opened(self, stream: int) -> StreamOpened | None:
+        """How a stream began; None where that was not captured."""
+        frame = self._opened_frame.one(stream)
+        if not frame:
+            return None
+        return StreamOpened(frame, self._opened_time.one(stream), stream, self._opened_direction.one(stream))
 
     def spoke(self, stream: int) -> tuple[int, int] | None:
         """Frames of the first and the last message of a stream, up to its end; None without messages."""
@@ -102,8 +123,13 @@ class Connections:
 
     def made_again(self, pair: Pair) -> bool:
         """Some stream of the pair began after another had ended."""
-        youngest = max((self.opened[number].frame for number in self.pairs[pair] if number in self.opened), default=0)
+        youngest = max(self._opened_frame.one(number) for number in self.pairs[pair])
         return youngest > self._first_end.get(pair, youngest)
+
+    def is_over(self, number: int, frame: int) -> bool:
+        """A stream was seen to end by that frame."""
+        closed = self.closed.get(number)
+        return closed is not None and closed.frame <= frame
 
     def replaced(self, stream: Stream) -> bool:
         """An older stream of its address pair ended before this one began."""

@@ -77,6 +77,8 @@ class Story:
         """By the receiving end's lane."""
         self._partner: dict[Lane, Lane] = {}
         """The other end's lane on the latest connection."""
+        self._unplaced: list[Leg] = []
+        """Connections of which it is not known which path of the receiver they served."""
         self._copies: dict[tuple[Lane, int], list[Copy]] = {}
         self._delivered: dict[tuple[Lane, int, int], tuple[int, int]] = {}
         """(lane, sport, dport) -> highest number delivered, and its frame."""
@@ -104,7 +106,9 @@ class Story:
             settled = both and all(self._settled(leg) for leg in legs)
             for leg in legs:
                 other = next((one.lane for one in legs if one is not leg), None)
-                self._carry(leg, other or self._partner.get(leg.lane), settled=settled)
+                if other is None and self._binder.keeps_paths(self._context.streams[number]):
+                    other = self._partner.get(leg.lane)
+                self._carry(leg, other, settled=settled)
         for lane in (*self._binder.lanes[0], *self._binder.lanes[1]):
             self._unsent(lane, kept)
         self._unread()
@@ -167,7 +171,7 @@ class Story:
         receiver = 1 - self._end_of(flow)
         if self._from_start and not 0 < self._spoke[receiver] < closed.frame:
             return Refusal.CERTAIN
-        opened, ended = self._connections.opened.get(number), self._connections.ended.get(flow ^ 1)
+        opened, ended = self._connections.opened(number), self._connections.ended.get(flow ^ 1)
         if closed_at_once(kept.sent[0], opened, ended, self._trips[receiver]):
             return Refusal.LIKELY
         return Refusal.NONE
@@ -199,7 +203,9 @@ class Story:
         lane = leg.lane
         expected: Expected | None = None
         if receiver is not None:
-            expected = self._expected.setdefault(receiver, Expected(0, 0 if self._from_start else BIGGEST))
+            expected = self._expected.setdefault(receiver, self._first_expected(leg))
+        else:
+            self._place_anywhere(leg)
         again = len(lane.streams) > 1
         if again and leg.known:
             self._continues(leg)
@@ -227,6 +233,24 @@ class Story:
             self._note_delivery(lane, copy)
             earlier.append(copy)
             lane.take(sent)
+
+    def _first_expected(self, leg: Leg) -> Expected:
+        """What a path of the receiver expects that was not heard before: it may have served an earlier connection."""
+        if not self._from_start:
+            return Expected(0, BIGGEST)
+        began = self._context.streams[leg.stream].first_frame
+        earlier = [one for one in self._unplaced if one.lane.end == leg.lane.end]
+        over = [one for one in earlier if self._connections.is_over(one.stream, began)]
+        return Expected(0, max((1 + sent.sequence for one in over for sent in one.sent), default=0))
+
+    def _place_anywhere(self, leg: Leg) -> None:
+        """Any path of the receiver that was free may have taken these messages."""
+        self._unplaced.append(leg)
+        began = self._context.streams[leg.stream].first_frame
+        for lane, expected in self._expected.items():
+            if lane.end != leg.lane.end and self._connections.is_over(lane.streams[-1], began):
+                for sent in leg.sent:
+                    expected.receive(sent.sequence, retransmitted=sent.flagged, arrived=False)
 
     def _forget(self, lane: Lane) -> None:
         """The sender has started again: its numbers mean other messages now."""
@@ -347,10 +371,12 @@ class Story:
 
     def _unread(self) -> None:
         """Acknowledged on a connection that RDS did not take up, and nowhere else."""
-        for copies in self._copies.values():
+        for (lane, _), copies in self._copies.items():
             last = next((one for one in reversed(copies) if self._forgotten(one.sent)), None)
             if last is None or not last.sent.delivered_to_sockets or not all(one.unread for one in copies):
                 continue
+            if not lane.went_on_behind(copies[-1].sent):
+                continue  # It may still be sent again.
             if last.refusal is Refusal.NONE:
                 continue
             sure = all(one.missed for one in copies)

@@ -63,7 +63,7 @@ FOREIGN = Rule(
     IB,
     "7.4",
     _SOURCE,
-    "Continuations repeat sequence, length and ports of the first fragment.",
+    "Continuations repeat sequence, length and ports of the first fragment. Only ack-only frames may stand between.",
     "The receiver drops the connection; both messages are sent again.",
     "Messages must not be interleaved on a queue pair: check the sender.",
     unbroken=True,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rdstool.capture.streams import Stream
+from rdstool.protocol.kinds import Transport
 from rdstool.validate.connections import Connections
 from rdstool.validate.journal import Sent
 
@@ -30,6 +31,8 @@ class Lane:
     sports: set[int] = field(default_factory=set)
     copies: dict[int, list[Sent]] = field(default_factory=dict)
     """Sequence -> each time that it was sent, in order."""
+    begins: dict[int, int] = field(default_factory=dict)
+    """Connection -> the first number on it."""
     highest: int = 0
     path: int = -1
     """Known number of the path, -1 where it is not."""
@@ -38,14 +41,24 @@ class Lane:
         """The message was sent on this lane before."""
         return any(copy.same(sent) for copy in self.copies.get(sent.sequence, ()))
 
-    def agreement(self, sent: list[Sent]) -> tuple[int, int]:
-        """How many of the messages were sent on this lane before, and how many of the numbers were other messages."""
+    def agreement(self, sent: list[Sent], *, cut: bool) -> tuple[int, int]:
+        """How many of the messages were sent on this lane before, and how many of the numbers were other messages.
+
+        ``cut``: the lane's latest connection is over. While it lives only what is flagged can be the same message: a
+        socket may have the same numbers on path 0, before the fan-out, and on its own path.
+        """
         known = [one for one in sent if one.sequence in self.copies]
-        again = sum(self.has(one) for one in known)
+        again = sum(self.has(one) for one in known if cut or one.flagged)
         return again, len(known) - again
+
+    def went_on_behind(self, sent: Sent) -> bool:
+        """A later connection began with a higher number: what is sent again comes in order, so this will not be."""
+        later = self.streams[self.streams.index(sent.flow >> 1) + 1 :]
+        return any(self.begins.get(stream, 0) > sent.sequence for stream in later)
 
     def take(self, sent: Sent) -> None:
         """Another sending."""
+        self.begins.setdefault(sent.flow >> 1, sent.sequence)
         self.copies.setdefault(sent.sequence, []).append(sent)
         self.highest = max(self.highest, sent.sequence)
         if sent.sport >= LOWEST_SOCKET_PORT:
@@ -63,6 +76,11 @@ class Binder:
         """Those that a connection may go on with."""
         self._connections = connections
         self._sure_only = sure_only
+
+    def keeps_paths(self, stream: Stream) -> bool:
+        """A connection of this one's kind joins the same path of both ends each time that it is made."""
+        single = "single path" in stream.path_basis and not self._sure_only
+        return single or PORTS_TELL in stream.path_basis or stream.transport is Transport.IB
 
     def bind(self, stream: Stream, end: int, sent: list[Sent]) -> tuple[Lane, bool, bool]:
         """The lane of what ``end`` sent on a connection, whether it was known before, and whether that is proved."""
@@ -95,7 +113,9 @@ class Binder:
             free = [lane for lane in free if lane.path < 0]
         if not free:
             return None, not goes_on
-        scores = [lane.agreement(sent) for lane in free]
+        # InfiniBand has one connection at a time: a new one is the old one's end, seen or not.
+        single, over = stream.transport is Transport.IB, self._connections.is_over
+        scores = [lane.agreement(sent, cut=single or over(lane.streams[-1], first.frame)) for lane in free]
         if self._sure_only:
             scores = [(again if not against else 0, against) for again, against in scores]
         fitting = [(lane, again) for lane, (again, against) in zip(free, scores, strict=True) if again >= against]
@@ -115,17 +135,10 @@ class Binder:
         return (free[0] if len(free) == 1 else None), False
 
     def _is_free(self, lane: Lane, stream: Stream, first: Sent, goes_on: bool) -> bool:
-        """The lane's last connection was over when this one began to speak."""
-        last = lane.streams[-1]
-        closed = self._connections.closed.get(last)
-        if closed is not None and closed.frame <= first.frame:
-            return True
-        spoke = self._connections.last_frame.one(2 * last + self._direction(last, first))
-        return goes_on and spoke < stream.first_frame
-
-    @staticmethod
-    def _direction(stream: int, first: Sent) -> int:
-        return first.flow & 1
+        """The lane's last connection was over when this one began to speak, or may have been: it was silent."""
+        spoke = self._connections.last_frame.one(2 * lane.streams[-1] + (first.flow & 1))
+        over = self._connections.is_over(lane.streams[-1], first.frame)
+        return over or (goes_on and spoke < stream.first_frame)
 
 
 def _leader(votes: list[int]) -> int | None:

@@ -22,7 +22,7 @@ from rdstool.validate.view import REORDER_FRAMES, View
 
 PONG_WAIT_NS = 5_000_000_000
 """A pong is missing when the pinging side went on for so long without it: TCP may have to send it several times."""
-MAX_PINGS = 65536
+MAX_PINGS = 16384
 """Pings that wait for their pong at one time."""
 MAX_SOCKETS = 65536
 """RDS sockets whose streams are remembered."""
@@ -230,7 +230,7 @@ class MultipathCheck(Check):
             if other is None:
                 continue
             self._early_told.add(pair)
-            opened = self.context.connections.opened.get(second.number)
+            opened = self.context.connections.opened(second.number)
             shaken = self._shaken.get(pair)
             late = opened and (shaken is None or (shaken.frame > opened.frame and shaken.time > opened.time))
             if opened and late and second.a.address < second.b.address:
@@ -414,7 +414,7 @@ class MultipathCheck(Check):
                 alive = [one for one in alive if one[0] > spoke[0]]
                 alive.append((spoke[1], number))
                 if len(alive) > limit:
-                    opened = connections.opened.get(number)
+                    opened = connections.opened(number)
                     self.report.at(
                         COUNT,
                         f"{len(alive)} connections carry messages at one time, {limit} paths were agreed",

@@ -92,7 +92,7 @@ class TcpCheck(Check):
         """Judge each connection as a whole."""
         connections = self.context.connections
         for stream in self.context.streams.streams:
-            opened = connections.opened.get(stream.number)
+            opened = connections.opened(stream.number)
             if stream.transport is not Transport.TCP or not stream.initiator_known or opened is None:
                 continue
             spoke = connections.spoke(stream.number)
@@ -134,7 +134,7 @@ class TcpCheck(Check):
             path = stream.a.port % MAX_PATHS
             holder = holders.get(path)
             if holder is not None and holder[1] > spoke[0]:
-                opened = connections.opened.get(number)
+                opened = connections.opened(number)
                 self.report.at(
                     SAME_PATH,
                     f"TCP source port {stream.a.port} is path {path}, which stream {holder[0]} still carries "

@@ -46,8 +46,8 @@ ADVERT = struct.Struct(">QII")
 """What rping's ends tell each other: address, key and size of their memory."""
 ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 PINGPONG_PORT = 18515
-OPTIONS = ConnectionOptions(ack_timeout=17)
-"""A busy machine holds a guest up for more than a second: 8 times 0.5 s."""
+OPTIONS = ConnectionOptions(ack_timeout=19)
+"""A busy machine holds a guest up for seconds: 8 times 2 s."""
 
 
 class FaultySocket(socket.socket):
@@ -265,9 +265,11 @@ class RpingServer(Rping):
 
     READ, WRITE = 2, 3
 
-    def __init__(self, peer: Peer, size: int, wrong_key: int = 0) -> None:
+    def __init__(self, peer: Peer, size: int, wrong_key: int = 0, waits: bool = False) -> None:
         super().__init__(peer, size)
-        self.wrong_key = wrong_key
+        self.wrong_key, self.waits = wrong_key, waits
+        self.confirmed = 0
+        """Rounds whose end the client's kernel has confirmed."""
         peer.provider.listen(RPING)
 
     def on(self, event: Event) -> None:
@@ -275,13 +277,20 @@ class RpingServer(Rping):
         super().on(event)
         if isinstance(event, ConnectRequested):
             self.connection = event.connection
-            for number in range(4):
-                event.connection.post_receive(number, ADVERT.size)
-            event.connection.accept(options=OPTIONS)
+            if not self.waits:
+                self.accept()
+
+    def accept(self) -> None:
+        """Answer the client."""
+        assert self.connection is not None
+        for number in range(4):
+            self.connection.post_receive(number, ADVERT.size)
+        self.connection.accept(options=OPTIONS)
 
     def completed(self, event: Completed) -> None:
         """An offer has come, or what it was for is done."""
         connection = event.connection
+        self.confirmed += event.operation is Operation.SEND
         if event.operation is Operation.RECEIVE:
             address, key, size = ADVERT.unpack(event.data)
             if not self.rounds % 2:

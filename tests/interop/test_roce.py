@@ -227,11 +227,18 @@ def test_atomic_operations_both_ways(start: Starter, guest: Guest, network: Netw
 def test_faults_of_the_network_are_made_good(
     start: Starter, guest: Guest, network: Network, fault: str, arguments: list[str]
 ) -> None:
+    # rping ends at once when our last SEND has come, and its queue pair with it. The kernel sends its DREQ once and no
+    # more then (ib_cm cancels it when its owner goes). Where that is lost, a capture shows nothing behind the SEND's
+    # ACK, and nobody owes us more: what counts is that rping has seen all rounds and found them right. It looks for
+    # our address for no more than 2 s, so the network becomes bad after that.
+    command = ["rping", "-c", "-a", network.smaller, "-I", network.guest, "-S", "30000", "-C", "10", "-V"]
     with Peer(network, network.smaller, fault) as peer:
-        server = RpingServer(peer, 30_000)
+        server = RpingServer(peer, 30_000, waits=True)
+        program = start(*command)
+        peer.until(lambda: server.connection)
         with guest.wire.netem(*arguments):
-            program = start("rping", "-c", "-a", network.smaller, "-I", network.guest, "-S", "30000", "-C", "10", "-V")
-            peer.until(lambda: server.ended)
-            program.wait()
+            server.accept()
+            peer.until(lambda: server.ended or server.broken or server.confirmed == 20)
+            done = program.wait()
         assert server.rounds == 20
-        assert set(server.failed) <= {Status.FLUSHED}
+    assert "mismatch" not in done.stdout + done.stderr

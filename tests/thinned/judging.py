@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from rdstool.capture.pipeline import open_capture
 from rdstool.validate.rule import Finding, Severity
 from rdstool.validate.validator import Validator
-from tests.thinned.thinning import PCAPS, Frames, thinned, write
+from tests.thinned.thinning import PCAPS, Frames, thinned, whole, write
 
 LIMIT = 100_000
 FAMILIES = {
@@ -83,8 +83,14 @@ def of_truth(name: str) -> frozenset[Key]:
 
 def surprises(name: str, end: str, seed: int) -> tuple[str, list[Finding], Frames]:
     """What a thinned capture gives and neither the whole one nor the programs do; and how it was thinned."""
-    header, frames, how = thinned(name, end, seed)
+    _, frames, how = thinned(name, end, seed)
+    return how, beyond(name, end, frames), frames
+
+
+def beyond(name: str, end: str, frames: Frames) -> list[Finding]:
+    """What these frames of a capture give and neither the whole one nor the programs do."""
+    header, _ = whole(name, end)
     with TemporaryDirectory() as folder:
         found = judge(write(Path(folder) / "thinned.pcap", header, frames)).findings
     known = of_whole(name, end) | of_truth(name)
-    return how, [finding for finding, key in found if key not in known], frames
+    return [finding for finding, key in found if key not in known]

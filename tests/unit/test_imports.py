@@ -19,7 +19,7 @@ LAYERS = (
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
     ("rdstool.capture", "rdstool.transport", "rdstool.afrds"),
     ("rdstool.protocol",),
-    ("rdstool.fields", "rdstool.errors", "rdstool.version"),
+    ("rdstool.fields", "rdstool.errors", "rdstool.folders", "rdstool.version", "rdstool.words"),
     ("dissectors",),
     ("dissectors.wire",),
 )
@@ -28,57 +28,28 @@ LAYERS = (
 FACADE = "rdstool"
 """The package's own __init__ offers the interface for programs; nothing below the command line imports it."""
 
+TERMINAL = {"rich", "typer"}
+THE_WORLD = {"asyncio", "datetime", "os", "secrets", "socket", "threading", "time"}
+"""Sockets, clocks, randomness, files: what parts without I/O are given by those that have it."""
+SANS_IO = THE_WORLD | TERMINAL | {"numpy", "scapy"}
+LIGHT = TERMINAL | {"numpy", "scapy"}
+
 FORBIDDEN = {
-    "dissectors.wire": {
-        "asyncio",
-        "datetime",
-        "numpy",
-        "os",
-        "random",
-        "rich",
-        "scapy",
-        "secrets",
-        "socket",
-        "threading",
-    }
-    | {"time", "typer"},
-    "rdstool.protocol": {
-        "asyncio",
-        "datetime",
-        "numpy",
-        "os",
-        "random",
-        "rich",
-        "scapy",
-        "secrets",
-        "socket",
-        "threading",
-    }
-    | {"time", "typer"},
-    "dissectors": {"asyncio", "numpy", "rich", "socket", "threading", "typer"},
-    "rdstool.transport.ib.roce": {
-        "asyncio",
-        "datetime",
-        "numpy",
-        "os",
-        "rich",
-        "scapy",
-        "secrets",
-        "socket",
-        "threading",
-    }
-    | {"time", "typer"},
-    "rdstool.capture": {"rich", "scapy", "typer"},
-    "rdstool.filter": {"rich", "scapy", "typer"},
-    "rdstool.validate": {"rich", "scapy", "typer"},
-    "rdstool.export": {"rich", "typer"},
+    "dissectors.wire": SANS_IO | {"random"},
+    "rdstool.protocol": SANS_IO | {"random"},
+    "rdstool.transport.ib.roce": SANS_IO,
+    "dissectors": TERMINAL | {"asyncio", "numpy", "socket", "threading"},
+    "rdstool.capture": TERMINAL | {"scapy"},
+    "rdstool.filter": TERMINAL | {"scapy"},
+    "rdstool.validate": TERMINAL | {"scapy"},
+    "rdstool.export": TERMINAL,
     "rdstool.stats": {"scapy", "typer"},
-    "rdstool.transport": {"numpy", "rich", "scapy", "typer"},
-    "rdstool.endpoint": {"numpy", "rich", "scapy", "typer"},
-    "rdstool.afrds": {"numpy", "rich", "scapy", "typer"},
-    "rdstool.lab": {"numpy", "rich", "scapy", "typer"},
-    "rdstool.stress": {"numpy", "rich", "scapy", "typer"},
-    "rdstool.craft": {"numpy", "rich", "scapy", "typer"},
+    "rdstool.transport": LIGHT,
+    "rdstool.endpoint": LIGHT,
+    "rdstool.afrds": LIGHT,
+    "rdstool.lab": LIGHT,
+    "rdstool.stress": LIGHT,
+    "rdstool.craft": LIGHT,
 }
 """What a package imports nowhere, not even inside a function."""
 

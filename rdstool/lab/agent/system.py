@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import suppress
 from pathlib import Path
+from time import sleep
 
 from rdstool.afrds import info
 from rdstool.afrds.records import Record
 from rdstool.afrds.sockets import open_socket
 
+SETTLE_ATTEMPTS = 10
+SETTLE_PAUSE_S = 0.5
 _NET = Path("/sys/class/net")
 
 
@@ -20,8 +22,7 @@ class System:
     def setup(self, mac: str, addresses: list[str], modules: list[str]) -> dict[str, str]:
         """Load modules, then bring up the device with hardware address ``mac``, with these addresses (and prefixes)."""
         self.load(["virtio_net", *modules])
-        with suppress(FileNotFoundError):
-            _call(["udevadm", "settle"])  # where there is udev, it may give the device another name
+        settle()
         device = next((path.name for path in _NET.iterdir() if (path / "address").read_text().strip() == mac), None)
         commands = ["link set lo up"]
         if device is not None:
@@ -57,6 +58,24 @@ class System:
         """A table of ``rds-info``."""
         with open_socket() as sock:
             return info.table(sock, name, ipv6=ipv6)
+
+
+def settle() -> None:
+    """Wait for udev, where there is one: it may give the network device another name.
+
+    On a slow machine udev was seen to hang up on who asks while it starts. Raises ``OSError`` where it goes on so.
+    """
+    for left in reversed(range(SETTLE_ATTEMPTS)):
+        try:
+            _call(["udevadm", "settle"])
+        except FileNotFoundError:
+            return
+        except OSError:
+            if not left:
+                raise
+            sleep(SETTLE_PAUSE_S)
+        else:
+            return
 
 
 def _call(command: list[str], text: str = "") -> None:

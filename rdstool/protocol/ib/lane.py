@@ -199,8 +199,11 @@ class IbLane(Lane):
             out.append(going.work.popleft())
             link.posted += 1
         message = going.message
-        if isinstance(message, RemoteOutgoing) and message.is_silent:
-            return True
+        if isinstance(message, RemoteOutgoing):
+            if message.operation.unfinished:
+                return False
+            if message.is_silent:
+                return True
         length = len(going.payload)
         at = max(going.at, 0)
         wanted = max(1, -(-(length - at) // FRAGMENT_BYTES))
@@ -224,6 +227,7 @@ class IbLane(Lane):
                 link.ack_wanted = False
                 counters.ib_ack_send_piggybacked += 1
         header = self._header(link, going, grant) if grant else going.header
+        counters.ib_tx_credit_updates += bool(grant)
         for number in range(fits):
             end = at + FRAGMENT_BYTES
             last = end >= length
@@ -278,6 +282,10 @@ class IbLane(Lane):
             operation = link.operations.pop(work, None)
             if operation is not None:
                 operation.done(status, original)
+                for more in operation.more(link.new_id):
+                    link.operations[more.id] = operation
+                    assert link.transmission is not None
+                    link.transmission.work.append(more)
                 if operation.ended and link.silent:
                     self._silent_done(link)
         if status not in _NO_FAILURE and not link.deaf:

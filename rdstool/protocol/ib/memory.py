@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rdstool.protocol.errors import SocketError
 
+if TYPE_CHECKING:
+    from rdstool.protocol.counters import Counters
+
 MAX_REGION_BYTES = 1 << 20
 """Of one region: 256 pages (``RDS_MAX_MSG_SIZE``)."""
+SMALL_REGION_BYTES = 8 << 10
+"""Up to here a region counts as one of 8 KiB, beyond as one of 1 MiB (kernel ``rds_ib_alloc_frmr``)."""
 _KEY_BITS = 32
 _KEY_MASK = (1 << _KEY_BITS) - 1
 
@@ -91,10 +96,11 @@ class Offered:
 class SocketMemory:
     """The regions of one socket, by key (kernel ``rs_rdma_keys``)."""
 
-    __slots__ = ("_by_key", "_registrar")
+    __slots__ = ("_by_key", "_counters", "_registrar")
 
-    def __init__(self, registrar: Registrar) -> None:
+    def __init__(self, registrar: Registrar, counters: Counters) -> None:
         self._registrar = registrar
+        self._counters = counters
         self._by_key: dict[int, Offered] = {}
 
     def __len__(self) -> int:
@@ -119,6 +125,12 @@ class SocketMemory:
             access |= Access.REMOTE_WRITE | Access.REMOTE_ATOMIC
         region = self._registrar.register(memory, access)
         self._by_key[region.rkey] = Offered(region, bool(flags & RdmaFlags.USE_ONCE))
+        if size <= SMALL_REGION_BYTES:
+            self._counters.ib_rdma_mr_8k_alloc += 1
+            self._counters.ib_rdma_mr_8k_used += 1
+        else:
+            self._counters.ib_rdma_mr_1m_alloc += 1
+            self._counters.ib_rdma_mr_1m_used += 1
         return make_cookie(region.rkey, region.address)
 
     def free(self, cookie: int) -> None:
@@ -131,17 +143,24 @@ class SocketMemory:
         offered = self._by_key.pop(split_cookie(cookie)[0], None)
         if offered is None:
             raise SocketError(errno.EINVAL, f"{cookie:#x} is no memory of this socket")
-        self._registrar.deregister(offered.region)
+        self._release(offered.region)
 
     def used(self, rkey: int) -> None:
         """A message says that RDMA has used this key."""
         offered = self._by_key.get(rkey)
         if offered is not None and offered.use_once:
             del self._by_key[rkey]
-            self._registrar.deregister(offered.region)
+            self._release(offered.region)
 
     def close(self) -> None:
         """Free all of them."""
         for offered in self._by_key.values():
-            self._registrar.deregister(offered.region)
+            self._release(offered.region)
         self._by_key.clear()
+
+    def _release(self, region: Region) -> None:
+        if region.length <= SMALL_REGION_BYTES:
+            self._counters.ib_rdma_mr_8k_free += 1
+        else:
+            self._counters.ib_rdma_mr_1m_free += 1
+        self._registrar.deregister(region)

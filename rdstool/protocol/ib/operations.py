@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dissectors.wire.extensions import RdmaDirection
-from rdstool.protocol.control import Atomic, FetchAdd, RdmaArgs
+from rdstool.protocol.control import Atomic, CompareSwap, FetchAdd, RdmaArgs
 from rdstool.protocol.ib.memory import Access, Memory, RdmaFlags, Region, Registrar, split_cookie
 from rdstool.protocol.ib.work import CompareSwapWork, FetchAddWork, Read, Work, WorkStatus, Write
 from rdstool.protocol.outgoing import Outgoing
@@ -40,6 +40,15 @@ class RemoteOperation:
         self._recverr = socket.recverr
         self._pending = 0
         self.ended = False
+
+    @property
+    def unfinished(self) -> bool:
+        """More work may follow what is under way; the message behind it has to wait."""
+        return False
+
+    def more(self, _new_id: Callable[[], int]) -> Sequence[Work]:
+        """Work requests that follow from what was done."""
+        return ()
 
     def start(self, new_id: Callable[[], int]) -> Sequence[Work]:
         """The work requests, in order."""
@@ -130,7 +139,7 @@ class ReadOperation(RemoteOperation):
 
 
 class AtomicOperation(RemoteOperation):
-    """Fetch and add, or compare and swap. Its work goes out unmasked; who needs masks is refused before."""
+    """Fetch and add, or compare and swap, without masks."""
 
     def __init__(self, socket: Socket, atomic: Atomic) -> None:
         super().__init__(socket, atomic)
@@ -147,6 +156,60 @@ class AtomicOperation(RemoteOperation):
 
     def _succeeded(self, original: int) -> None:
         memoryview(self._result).cast("B")[:] = original.to_bytes(8, sys.byteorder)
+
+
+class MaskedOperation(AtomicOperation):
+    """An atomic with masks, made of what InfiniBand has: what the adapter's own would put on the wire is no standard.
+
+    The number is fetched, and swapped for what it should become where it is still the same; else that begins anew with
+    what it is now. To others on the peer's memory this is one step, as any atomic is.
+    """
+
+    def __init__(self, socket: Socket, atomic: Atomic) -> None:
+        super().__init__(socket, atomic)
+        self._expected: int | None = None
+        """What the number was; None before it is known."""
+        self._wanted: int | None = None
+        """What it is to become, where that is yet to be posted."""
+
+    @property
+    def unfinished(self) -> bool:
+        """As long as the number has not been what was expected."""
+        return not self.ended
+
+    def _work(self, new_id: Callable[[], int]) -> Sequence[Work]:
+        return [FetchAddWork(new_id(), self.address, self.rkey, 0, self.fence)]
+
+    def _succeeded(self, original: int) -> None:
+        wanted = masked_result(self._atomic, original)
+        if original in {self._expected, wanted}:
+            super()._succeeded(original)
+            return
+        self._expected, self._wanted = original, wanted
+        self._pending += 1
+
+    def more(self, new_id: Callable[[], int]) -> Sequence[Work]:
+        """The swap, where one is due."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is None or self._expected is None or self.ended:
+            return ()
+        return [CompareSwapWork(new_id(), self.address, self.rkey, self._expected, wanted, self.fence)]
+
+
+def masked_result(atomic: Atomic, original: int) -> int:
+    """What a number becomes (kernel ``IB_WR_MASKED_ATOMIC_*``): itself, where the bits compared differ."""
+    if isinstance(atomic, CompareSwap):
+        if (original ^ atomic.compare) & atomic.compare_mask & _WORD:
+            return original
+        return (original & ~atomic.swap_mask | atomic.swap & atomic.swap_mask) & _WORD
+    total = start = 0
+    ends = [place for place in range(64) if atomic.nocarry_mask >> place & 1]
+    for end in (*ends, 63):
+        if end >= start:
+            field = (1 << end - start + 1) - 1
+            total |= ((original >> start) + ((atomic.add & _WORD) >> start) & field) << start
+        start = end + 1
+    return total
 
 
 class RemoteOutgoing(Outgoing):

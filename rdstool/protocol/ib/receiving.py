@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dissectors.wire.congestion import BITMAP_BYTES
-from dissectors.wire.extensions import Rdma, RdmaDest, parse_extensions
+from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, parse_extensions
 from dissectors.wire.rds import HEADER_BYTES, PING_PORT, Flags
 from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.framing import NO_EXTENSIONS
@@ -14,6 +14,7 @@ from rdstool.protocol.ib.memory import make_cookie
 from rdstool.protocol.pings import answer_ping
 from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.receive_rule import is_duplicate
+from rdstool.protocol.sockets import Socket
 
 _CONGESTION = int(Flags.CONG_BITMAP)
 _ACK_REQUIRED = int(Flags.ACK_REQUIRED)
@@ -28,8 +29,11 @@ def receive_frame(link: IbLink, frame: bytes, now: float) -> None:
     lane, counters = connection.lane, connection.node.counters
     if lane.link is not link:
         return
+    counters.ib_rx_cq_event += 1
     counters.ib_rx_total_frags += 1
     link.receives_due += 1
+    if link.receives_due == connection.node.settings.ib_max_recv_wr:
+        counters.ib_rx_ring_empty += 1
     try:
         header = _checked(connection, frame)
         if header.credit and link.flow is not None:
@@ -89,16 +93,23 @@ def _take(link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None
             return
         counters.recv_drop_no_sock += 1
         return
-    cookie = None
-    if header.exthdr != NO_EXTENSIONS:
-        for item in parse_extensions(header.exthdr).items:
-            if isinstance(item, Rdma) and socket.memory is not None:
-                socket.memory.used(item.rkey)
-            elif isinstance(item, RdmaDest):
-                cookie = make_cookie(item.rkey, item.offset)
+    cookie = _take_extensions(socket, header.exthdr) if header.exthdr != NO_EXTENSIONS else None
     if not socket.deliver(payload, connection.peer, sport, link.assembler.began, now, cookie):
         counters.dropped_overrun += 1
         lane.drop(DropReason.RECEIVE_OVERRUN, f"socket {connection.local}:{dport}", now, abort=True)
+
+
+def _take_extensions(socket: Socket, exthdr: bytes) -> int | None:
+    """What a message says of RDMA; gives the cookie of the memory that it offers."""
+    cookie = None
+    for item in parse_extensions(exthdr).items:
+        if isinstance(item, Rdma) and socket.memory is not None:
+            socket.memory.used(item.rkey)
+        elif isinstance(item, RdmaBytes):
+            socket.node.counters.recv_rdma_bytes += item.length
+        elif isinstance(item, RdmaDest):
+            cookie = make_cookie(item.rkey, item.offset)
+    return cookie
 
 
 def _take_map(connection: IbConnection, payload: bytes) -> None:

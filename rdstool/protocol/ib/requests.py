@@ -14,6 +14,7 @@ from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import RdmaFlags, split_cookie
 from rdstool.protocol.ib.operations import (
     AtomicOperation,
+    MaskedOperation,
     ReadOperation,
     RemoteOperation,
     RemoteOutgoing,
@@ -48,8 +49,6 @@ def check(socket: Socket, control: Sequence[SendControl], transport: str) -> Non
             case FetchAdd() | CompareSwap():
                 if memoryview(item.result).nbytes != ATOMIC_BYTES:
                     raise SocketError(errno.EFAULT, f"the result of an atomic needs {ATOMIC_BYTES} bytes")
-                if item.nocarry_mask if isinstance(item, FetchAdd) else item.masked:
-                    raise SocketError(errno.EOPNOTSUPP, "RoCE has no atomics with masks on its wire")
 
 
 def _check_args(args: RdmaArgs) -> None:
@@ -89,7 +88,7 @@ def _operation(socket: Socket, item: RdmaArgs | FetchAdd | CompareSwap) -> Remot
             counters.ib_atomic_fadd += 1
         else:
             counters.ib_atomic_cswp += 1
-        return AtomicOperation(socket, item)
+        return MaskedOperation(socket, item) if item.masked else AtomicOperation(socket, item)
     operation: RemoteOperation
     if item.flags & RdmaFlags.READWRITE:
         operation = WriteOperation(socket, item)

@@ -233,7 +233,7 @@ class Provider(Protocol):
         """Receive what has come, do what is due, send what can go; ``now`` in seconds, never going back."""
 
     def set_tap(self, tap: Tap | None) -> None:
-        """Give each packet to ``tap`` from now on, or none."""
+        """Give each packet to ``tap`` from now on, or none. Raises ``TransportError`` where no program sees them."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -251,7 +251,7 @@ class Completed(NamedTuple):
     original: int = 0
     """What an atomic found."""
     solicited: bool = False
-    """The sender of what a RECEIVE got asked to wake us."""
+    """The sender of what a RECEIVE got asked to wake us, where the provider can tell."""
 
 
 @dataclass(frozen=True, slots=True)

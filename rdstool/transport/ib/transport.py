@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from rdstool.errors import TransportError
 from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap
 from rdstool.transport.driver import Driver
@@ -29,7 +30,11 @@ class IbTransport(Glue):
     def listen(self, address: str) -> None:
         """Take connections for an address of the node. Raises ``TransportError``."""
         provider = self._make(address)
-        provider.set_tap(self._tap)
+        try:
+            provider.set_tap(self._tap)
+        except TransportError:
+            provider.close()
+            raise
         self.add(address, provider)
         for fileno in provider.filenos():
             self._loop.add_reader(fileno, partial(self._readable, address))

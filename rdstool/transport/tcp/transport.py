@@ -21,9 +21,9 @@ from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""
 READ_LONG_BYTES = 1 << 18
-"""At once of a long payload, which is kept as it comes."""
-READ_ROUNDS = 16
-"""Reads from one socket before others have their turn."""
+"""At once of a long payload that has no room of its own yet."""
+TURN_BYTES = 1 << 20
+"""Read from one socket before others have their turn, and the application has its own."""
 ACCEPT_ROUNDS = 64
 """Connections taken before others have their turn."""
 ACCEPT_PAUSE_S = 1.0
@@ -286,39 +286,51 @@ class TcpTransport:
                     if before is not None and before.reading:
                         self._read_all(before)
             if not stream.ended:
-                self._read(stream, READ_ROUNDS)
+                self._read(stream, TURN_BYTES)
             if not stream.ended and stream.waiting:
                 self._update_acked(stream)
             self._driver.act()
 
-    def _read(self, stream: Stream, rounds: int) -> None:
+    def _read(self, stream: Stream, limit: int) -> None:
+        """Read until the system has no more, or until ``limit`` bytes have come."""
         stream.fresh = False
-        receive, now, best_read = self._engine.bytes_received, self._driver.now, stream.link.deframer.best_read
-        for _ in range(rounds):
-            size = min(best_read(READ_BYTES), READ_LONG_BYTES)
+        engine, now, link = self._engine, self._driver.now, stream.link
+        while limit > 0:
+            # A tap wants the bytes themselves.
+            room = link.deframer.room() if stream.tap is None else None
             try:
-                data = stream.sock.recv(size)
+                if room is not None:
+                    size = len(room[0]) + len(room[1])
+                    count = stream.sock.recvmsg_into(room)[0]
+                else:
+                    size = min(link.deframer.best_read(READ_BYTES), READ_LONG_BYTES)
+                    data = stream.sock.recv(size)
+                    count = len(data)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as problem:
                 self._lose(stream, problem.strerror or str(problem), by_peer=True, reset=True)
                 return
-            if not data:
+            if not count:
                 self._lose(stream, "closed by the peer", by_peer=True)
                 return
-            if stream.tap is not None:
-                stream.tap.received(stream.key, data)
-            receive(stream.link, data, now())
-            if len(data) < size or not stream.link.reading:
+            if room is not None:
+                engine.bytes_placed(link, count, now())
+            else:
+                if stream.tap is not None:
+                    stream.tap.received(stream.key, data)
+                engine.bytes_received(link, data, now())
+            if count < size or not link.reading:
                 return
+            limit -= count
 
     def _read_all(self, stream: Stream) -> None:
         """Read what the system has; a peer that goes on sending cannot prolong it beyond one receive buffer."""
         try:
-            rounds = 1 + stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // READ_BYTES
+            limit = READ_BYTES + stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         except OSError:
-            rounds = 1
-        self._read(stream, rounds)
+            limit = READ_BYTES
+        self._read(stream, limit)
 
     # ---- Keeping track
 

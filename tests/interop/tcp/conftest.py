@@ -13,16 +13,11 @@ from rdstool.lab.capture import Capture
 from rdstool.validate.validator import validate
 from tests.interop.tcp.meeting import BUFFER, Ground
 
-ACROSS_PATHS = {"RDS-RTX-001", "RDS-RTX-002"}
-"""They compare a message with one of the same number and ports on another path, which is not the same message."""
 
-
-def errors_in(path: Path, *, guessed_paths: bool) -> list[str]:
-    """What rdstool validate calls an error in a capture; with ``guessed_paths`` without what takes them for sure."""
-    passed_over = ACROSS_PATHS if guessed_paths else set()
+def errors_in(path: Path) -> list[str]:
+    """What rdstool validate calls an error in a capture."""
     with rdstool.open_capture(str(path)) as frames:
-        errors = [each for each in validate(frames) if each.severity.name == "ERROR"]
-    return [str(each) for each in errors if each.rule not in passed_over]
+        return [str(each) for each in validate(frames) if each.severity.name == "ERROR"]
 
 
 @pytest.fixture
@@ -36,5 +31,4 @@ def ground(guest: Guest, network: Network, capture: Capture, tmp_path: Path) -> 
     meeting_place.give_up_addresses()
     if not meeting_place.may_have_errors:
         for recording in (capture.path, *meeting_place.recorded):
-            # Before 7.0 nothing on the wire tells the path of a connection.
-            assert errors_in(recording, guessed_paths=guest.kernel.release.startswith("6.")) == []
+            assert errors_in(recording) == []

@@ -48,6 +48,11 @@ class Ground:
 
     _taken: list[str] = field(default_factory=list)
 
+    @property
+    def learns_paths_late(self) -> bool:
+        """Kernels before 7.0 send on path 0 until they know of others, then reset some; no generation is told."""
+        return self.guest.kernel.release.startswith("6.")
+
     def take_address(self, role: Role, *, ipv6: bool = False) -> str:
         """An address of the host's side that this kernel has not met."""
         number = next(self._hosts[role])
@@ -173,11 +178,11 @@ async def send(sock: AsyncSocket, to: RdsSocket, texts: list[Text]) -> None:
         await sock.sendto(payload(seed, size), to.end)
 
 
-async def read(sock: AsyncSocket, number: int) -> list[tuple[int, str]]:
+async def read(sock: AsyncSocket, number: int, patience_s: float = PATIENCE_S) -> list[tuple[int, str]]:
     """Length and digest of messages that come to rdstool; as many as came in time."""
     found: list[tuple[int, str]] = []
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             while len(found) < number:
                 data, _ = await sock.recvfrom()
                 found.append((len(data), digest(data)))

@@ -21,6 +21,7 @@ MOST = 200
 @pytest.mark.parametrize("role", ["smaller", "larger"])
 async def test_a_kernel_is_held_back_by_rdstools_congestion_map(ground: Ground, role: Role) -> None:
     async with ground.meeting(role) as meeting:
+        await meeting.agree_on_paths()
         here, there = meeting.node.socket(4000), await meeting.open()
         here.setsockopt(1, 8, RCVBUF)
         await meeting.ask(ground.guest.rds.monitor_congestion, there)

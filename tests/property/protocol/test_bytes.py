@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, RdsHeader
+from rdstool.protocol.framing import LONG_BYTES
 from rdstool.protocol.link import Link
 from rdstool.protocol.node import Node
 
@@ -25,7 +26,7 @@ EXTENSIONS = st.one_of(
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
     """One message whose length is true; all else may be anything."""
-    length = draw(st.one_of(st.integers(0, 60), st.just(8192)))
+    length = draw(st.one_of(st.integers(0, 60), st.just(8192), st.integers(LONG_BYTES, 2 * LONG_BYTES)))
     header = RdsHeader(
         sequence=draw(st.one_of(st.integers(0, 8), st.integers(0, 2**64 - 1))),
         length=length,
@@ -74,6 +75,30 @@ def test_pieces_make_no_difference(stream: bytes, sizes: list[int], greeted: boo
         at += size
     pieces.append(stream[at:])
     assert outcome([piece for piece in pieces if piece], greeted) == outcome([stream] if stream else [], greeted)
+
+
+@given(STREAMS, st.lists(st.integers(1, 40_000), max_size=40))
+def test_reading_into_the_room_of_a_payload_makes_no_difference(stream: bytes, sizes: list[int]) -> None:
+    node, link = listening()
+    plain, other = listening()
+    at = 0
+    for size in [*sizes, *[len(stream)] * 40]:
+        room = link.deframer.room()
+        piece = stream[at : at + (size if room is None else min(size, sum(map(len, room))))]
+        at += len(piece)
+        if not piece:
+            break
+        if room is None:
+            node.bytes_received(link, piece, 1.0)
+        else:
+            body = len(room[0])
+            room[0][: len(piece)] = piece[:body]
+            room[1][: max(len(piece) - body, 0)] = piece[body:]
+            node.bytes_placed(link, len(piece), 1.0)
+    plain.bytes_received(other, stream[:at], 1.0)
+    taken, expected = ([list(socket.received) for socket in each.ports[LOCAL].values()] for each in (node, plain))
+    assert taken == expected
+    assert [repr(event) for event in node.take_events()] == [repr(event) for event in plain.take_events()]
 
 
 @given(STREAMS, st.booleans())

@@ -195,6 +195,25 @@ def test_what_differs_between_the_headers_of_a_message_is_told(change: dict[str,
     assert reading.rows["fragments"].tolist() == [2] + [1] * others
 
 
+@pytest.mark.parametrize("batch", [1, 5, 1000])
+def test_a_message_goes_on_behind_an_ack_only_frame(batch: int) -> None:
+    """A kernel sends those apart from messages, and takes them before it looks at the message under way."""
+    connection = Connection().connect()
+    connection.a.message(b"first")
+    header = connection.a.header(9000, ack=3)
+    connection.a.frame(header, octets(4096), last=False)
+    connection.a.frame(RdsHeader(ack=4), b"")
+    connection.a.frame(header, octets(4096), last=False)
+    connection.a.frame(header, octets(808))
+    connection.a.message(b"next", ack=4)
+    reading = Reading(in_pieces(connection.capture.packets(), batch), PayloadOptions(keep_payloads=True))
+    whole = [(1, 5, 1, 5, True, False), (0, 0, 1, 0, True, False), (2, 9000, 3, 9000, True, False)]
+    assert summary(reading) == [*whole, (3, 4, 1, 4, True, False)]
+    assert reading.payloads[2] == octets(4096) * 2 + octets(808)
+    assert reading.fragments["header_match"].max() == HeaderMatch.SAME
+    assert reading.acks["position"].tolist() == [3, 4]
+
+
 def test_a_message_whose_length_is_a_lie_ends_at_its_solicited_event() -> None:
     connection = Connection().connect()
     connection.a.frame(replace(connection.a.header(5), length=500_000), b"12345")

@@ -46,9 +46,9 @@ class Background:
         """Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
-    def end(self) -> subprocess.CompletedProcess[str]:
+    def end(self, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
         """Wait for its end; stderr is what was not read before."""
-        _, err = self.process.communicate(timeout=TIMEOUT_S)
+        _, err = self.process.communicate(timeout=timeout_s)
         self._results.seek(0)
         out = self._results.read()
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, out.decode(), err.decode())

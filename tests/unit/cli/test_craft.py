@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,26 @@ def test_a_peer_that_does_otherwise_is_told_with_file_and_line(
     assert (last["event"], last["verdict"], last["line"]) == ("verdict", outcome, 19)
 
 
+def test_junit_has_a_case_for_each_scenario(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    file = tmp_path / "odd.toml"
+    file.write_text(ODD.format(strictness="must"))
+    with background("listen", f"{large}:4000", "-q") as peer:
+        peer.wait_for("listening")
+        done = rdstool("craft", "ping", file, "--to", large, "--from", small, "--format", "junit")
+    assert done.returncode == 1
+    suites = ET.fromstring(done.stdout)  # noqa: S314
+    assert (suites.get("tests"), suites.get("failures")) == ("2", "1")
+    passed, failed = suites.iter("testcase")
+    assert passed.find("failure") is None
+    assert failed.get("name") == "odd: A ping that is expected to stay unanswered"
+    failure = failed.find("failure")
+    assert failure is not None
+    assert str(failure.get("message")).endswith("came")
+    assert failure.text == f"{file}:19: Nobody requires it. (protocol.md §6)"
+    assert "pong seq " in str(failed.findtext("system-out"))
+
+
 def test_scenarios_are_listed_and_shown() -> None:
     listed = lines("craft", "--list")
     assert "length-4gib                  A header that announces 4 GiB" in listed
@@ -83,6 +104,7 @@ def test_scenarios_are_listed_and_shown() -> None:
         (["pign", "--to", "127.0.0.9"], "there is no scenario 'pign', did you mean ping?"),
         (["nowhere.toml", "--to", "127.0.0.9"], "nowhere.toml: cannot be read: No such file"),
         (["ping"], "--to is missing"),
+        (["ping", "--to", "127.0.0.9", "--format", "xml"], "--format xml: choose one of text, json, junit"),
         ([], "name a scenario, or see --list"),
         (["ping", "--to", "127.0.0.1", "--from", "127.0.0.9"], "ping needs an own address that is smaller than"),
         (["ping", "--to", "127.0.0.9", "--from", "127.0.0.9"], "cannot be the two ends of a connection"),

@@ -36,6 +36,7 @@ def test_all_sections_are_shown_in_the_order_of_rds_info(node: tuple[str, Backgr
     shown = rdstool("info")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert re.findall(r"^\n?(\w.*):$", shown.stdout, re.MULTILINE) == [
+        "RDS IB Connections",
         "TCP Connections",
         "Counters",
         "RDS Sockets",
@@ -46,6 +47,18 @@ def test_all_sections_are_shown_in_the_order_of_rds_info(node: tuple[str, Backgr
     ]
     assert re.search(rf"^ *{re.escape(node[0])}  4000 +0\.0\.0\.0 +0 +106496 +106496 +0$", shown.stdout, re.MULTILINE)
     assert re.search(r"^ +recv_queued +3$", shown.stdout, re.MULTILINE)
+
+
+def test_connections_over_infiniband_are_shown_as_rds_info_shows_them() -> None:
+    small, large = own_addresses(2)
+    with background("listen", f"{large}:4000", "--transport", "ib") as listening:
+        listening.wait_for("listening on")
+        assert rdstool("send", f"{large}:4000", "--from", small, "--transport", "ib", "-m", "x").returncode == 0
+        shown = rdstool("info", "-I")
+        assert shown.stdout.split()[-6:] == [large, small, "0", "0", f"::ffff:{large}", f"::ffff:{small}"]
+        record = json.loads(rdstool("info", "-I", "--json").stdout)
+    assert (record["section"], record["local"], record["peer"]) == ("ib_connections", large, small)
+    assert (record["max_send_wr"], record["max_recv_wr"], record["version"]) == (256, 1024, "3.1")
 
 
 def test_a_node_is_chosen_by_address_or_by_process(node: tuple[str, Background]) -> None:
@@ -93,13 +106,6 @@ def test_verbose_shows_every_path(node: tuple[str, Background]) -> None:
     assert len(rdstool("info", "-n").stdout.splitlines()) == 4
     told = rdstool("info", "-n", "-v").stdout
     assert [f"path={path}, paths=8" in told for path in range(8)] == [True] * 8
-
-
-def test_what_a_node_does_not_have_is_said(node: tuple[str, Background]) -> None:
-    shown = rdstool("info", "-I")
-    assert shown.stdout == ""
-    title = f"node {node[0]} (process {node[1].process.pid})"
-    assert shown.stderr == f"rdstool: warning: {title} has nothing of the kind: RDS IB Connections\n"
 
 
 def test_where_nothing_runs_it_says_so() -> None:

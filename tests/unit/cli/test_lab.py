@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,11 @@ def test_the_error_says_what_to_do(arguments: list[str], told: str) -> None:
 def test_an_empty_list_says_how_to_fill_it() -> None:
     done = rdstool_here("lab", "list")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no kernels yet: rdstool lab fetch\n")
+
+
+def test_a_folder_that_others_may_enter_is_not_used_for_control_sockets(tmp_path: Path) -> None:
+    folder = tmp_path / f"rdstool-lab-{os.getuid()}"
+    folder.mkdir(mode=0o755)
+    done = rdstool_here("lab", "list")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"rdstool: error: {folder} has to be a folder that only you may enter")

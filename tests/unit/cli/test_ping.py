@@ -75,7 +75,7 @@ def test_a_peer_that_refuses_is_named_and_tried_again() -> None:
     done = rdstool("ping", large, "-I", small, "-c", "2", "-i", "1ms", "--timeout", "100ms")
     assert done.returncode == 1
     assert f"{large} cannot be reached (Connection refused), attempt 1; trying on" in done.stderr
-    assert done.stdout.splitlines()[:2] == ["   1: no answer within 100ms", "   2: no answer within 100ms"]
+    assert done.stdout.splitlines()[:2] == ["   1: no answer within 0.1 s", "   2: no answer within 0.1 s"]
     assert "2 sent, 0 received, 100 % lost" in done.stdout
     assert "hint" not in done.stderr
 

@@ -96,3 +96,14 @@ def test_wrong_use_is_one_line(arguments: tuple[str, ...], complaint: str) -> No
     assert done.returncode == 2
     assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_masks_leave_the_other_bits_of_a_number_alone(offer: Offer) -> None:
+    assert offer.rdma("atomic", "--add", "0xff01")[0] == 2
+    assert offer.rdma("atomic", "--add", "65281")[:2] == (0, "0\n")
+    only = "--compare-mask", "0xff", "--swap-mask", "0xff"
+    assert offer.rdma("atomic", "--compare", "1", "--swap", "128", *only)[:2] == (0, "65281\n")
+    assert offer.rdma("atomic", "--add", "128", "--nocarry-mask", "0x80")[:2] == (0, "65408\n")
+    assert offer.rdma("atomic", "--add", "0")[:2] == (0, "65280\n")
+    status, _, told = offer.rdma("atomic", "--add", "0", "--nocarry-mask", "x")
+    assert (status, "'x' is not a mask" in told) == (2, True)

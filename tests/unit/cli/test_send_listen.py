@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from rdstool.cli.payloads import Sizes, made_up, sizes
 from rdstool.errors import UsageError
 from tests.kit.loopback import own_addresses
 from tests.unit.cli.background import background
-from tests.unit.cli.running import rdstool, rdstool_here
+from tests.unit.cli.running import COMMAND, TIMEOUT_S, rdstool, rdstool_here
 
 
 def test_a_text_arrives_and_both_sides_say_so() -> None:
@@ -58,6 +59,19 @@ def test_each_line_of_standard_input_is_a_message() -> None:
         lengths = [json.loads(line)["length"] for line in listening.end().stdout.splitlines()]
     assert sent.returncode == 0
     assert lengths == [3, 0, 5]
+
+
+def test_standard_input_may_be_empty(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    (tmp_path / "empty").touch()
+    with background("listen", large, "-q") as listening:
+        listening.wait_for("listening")
+        for nothing in (Path("/dev/null"), tmp_path / "empty"):
+            with nothing.open("rb") as stdin:
+                arguments = [*COMMAND, "send", large, "--from", small]
+                sent = subprocess.run(arguments, stdin=stdin, capture_output=True, timeout=TIMEOUT_S, check=False)
+            assert (sent.returncode, sent.stderr) == (0, b"")
+            assert sent.stdout.startswith(b"%s:4000: 0 messages, 0 bytes sent" % large.encode())
 
 
 def test_files_are_sent_whole_and_written_whole(tmp_path: Path) -> None:

@@ -49,6 +49,29 @@ def test_json_has_a_line_a_second_and_one_for_the_whole() -> None:
     assert 0 < whole["round_trip_p50_us"] <= whole["round_trip_p99_us"] <= whole["round_trip_longest_us"]
 
 
+def test_rdma_is_shown_in_the_columns_of_rds_stress() -> None:
+    small, large = own_addresses(2)
+    with background("stress", "-r", large, "--transport", "ib") as passive:
+        passive.wait_for("waiting")
+        run = "-T", "1", "-D", "8K", "-v", "--transport", "ib", "--rdma-key-o-meter"
+        active = rdstool("stress", "-r", small, "-s", large, *run)
+        heard = passive.end()
+    assert (active.returncode, heard.returncode) == (0, 0), active.stderr + heard.stderr
+    assert "of memory came again" in active.stderr
+    moved = [float(word) for word in active.stdout.splitlines()[-1].split()[4:6]]
+    assert all(moved)
+
+
+def test_without_a_named_transport_two_sides_take_tcp() -> None:
+    small, large = own_addresses(2)
+    with background("stress", "-r", large, "--transport", "auto") as passive:
+        passive.wait_for("waiting")
+        active = rdstool("stress", "-r", small, "-s", large, "-T", "1", "--transport", "auto")
+        heard = passive.end()
+    assert (active.returncode, heard.returncode) == (0, 0), active.stderr + heard.stderr
+    assert f"auto: {large} over tcp" in active.stderr
+
+
 def test_a_terminal_gets_a_table() -> None:
     small, large = own_addresses(2)
     master, slave = pty.openpty()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import random
 import select
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,39 @@ def test_a_reader_in_another_thread_is_woken(ends: tuple[rdstool.Socket, rdstool
         one.sendto(b"%d" % number, other.getsockname())
     reader.join()
     assert got == [b"%d" % number for number in range(1000)]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    lengths = [
+        1 << 20,
+        1 << 20,
+        16_384,
+        16_383,
+        1 << 20,
+        0,
+        70_000,
+        70_000,
+        *(chance.randrange(1 << 20) for _ in range(20)),
+    ]
+    sent = [chance.randbytes(length) for length in lengths]
+    settings = rdstool.Settings(sndbuf=1 << 20, rcvbuf=1 << 20)
+    options = rdstool.NodeOptions(settings, pcap=tmp_path / "recorded.pcapng" if recorded else None)
+    with (
+        Stack(rdstool.NodeOptions(settings)) as far,
+        Stack(options) as near,
+        rdstool.Socket(far) as one,
+        rdstool.Socket(near) as other,
+    ):
+        for sock, address in zip((one, other), own_addresses(2), strict=True):
+            sock.bind((address, 4000))
+        to = other.getsockname()
+        sender = threading.Thread(target=lambda: [one.sendto(each, to) for each in sent])
+        sender.start()
+        assert [other.recv() == each for each in sent] == [True] * len(sent)
+        sender.join()
+        one.drain()
 
 
 def test_select_tells_when_there_is_a_message(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:

@@ -17,7 +17,10 @@ import pytest
 import rdstool
 from rdstool.endpoint import control, running, snapshot
 from rdstool.endpoint.stack import Stack
-from rdstool.protocol.kinds import MessageKind
+from rdstool.errors import TransportError
+from rdstool.protocol.kinds import MessageKind, Transport
+from rdstool.transport.ib.provider import Tap
+from rdstool.transport.ib.roce_udp import RoceProvider
 from rdstool.validate.validator import validate
 from tests.kit.loopback import own_addresses
 
@@ -275,3 +278,27 @@ async def test_a_reader_of_frames_that_falls_behind_is_cut_off(
         assert await there.recv() == b"undisturbed"
         await asyncio.to_thread(tap.read)
         tap.close()
+
+
+class Blind(RoceProvider):
+    """Sees no packets, as an adapter's driver."""
+
+    def set_tap(self, tap: Tap | None) -> None:
+        if tap is not None:
+            raise TransportError("no program sees these packets")
+
+
+async def test_who_asks_for_frames_that_nobody_sees_is_told_so(place: Path) -> None:
+    (address,) = own_addresses(1)
+    async with shown(address, transport=Transport.IB, provider=Blind), client(place) as (reader, writer):
+        for request in ("tap", "node"):
+            writer.write(json.dumps({"request": request}).encode() + b"\n")
+        assert json.loads(await reader.readline()) == {"error": "no program sees these packets"}
+        assert json.loads(await reader.readline())["addresses"] == [address]
+
+
+async def test_a_recording_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    options = rdstool.NodeOptions(transport=Transport.IB, provider=Blind, pcap=tmp_path / "x.pcapng")
+    with pytest.raises(TransportError, match="no program sees"):
+        async with rdstool.Node(*own_addresses(1), options=options):
+            pass

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest_asyncio
 
 from rdstool.capture.pipeline import open_capture
 from rdstool.endpoint.blocking import Socket
-from rdstool.endpoint.constants import RDS_TRANS_IB, SO_RDS_TRANSPORT, SOL_RDS
+from rdstool.endpoint.constants import RDS_TRANS_IB, RDS_TRANS_TCP, SO_RDS_TRANSPORT, SOL_RDS
 from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.node import AsyncSocket, Node
 from rdstool.endpoint.stack import Stack
@@ -62,6 +63,23 @@ async def test_messages_of_all_sizes_arrive_both_ways(pair: Pair) -> None:
     assert pair.near.unacknowledged == 0
 
 
+def test_one_address_and_port_has_a_socket_of_each_transport() -> None:
+    here, there = own_addresses(2)
+    with Stack() as stack:
+        for number in (RDS_TRANS_IB, RDS_TRANS_TCP):
+            made = Socket(stack), Socket(stack)
+            for sock, address in zip(made, (here, there), strict=True):
+                sock.setsockopt(SOL_RDS, SO_RDS_TRANSPORT, number)
+                sock.bind((address, 4000))
+                sock.settimeout(LIMIT_S)
+                assert sock.getsockopt(SOL_RDS, SO_RDS_TRANSPORT) == number
+                with pytest.raises(SocketError) as caught:
+                    sock.setsockopt(SOL_RDS, SO_RDS_TRANSPORT, number)
+                assert caught.value.errno == errno.EOPNOTSUPP
+            made[0].sendto(bytes([number]), (there, 4000))
+            assert made[1].recvfrom(10) == (bytes([number]), (here, 4000))
+
+
 async def test_a_ping_is_answered(pair: Pair) -> None:
     await pair.near.sendto(b"", (pair.far.getsockname()[0], 0))
     assert await got(pair.near) == b""
@@ -81,6 +99,19 @@ async def test_memory_is_written_read_and_counted_in(pair: Pair) -> None:
     assert await pair.near.compare_swap(cookie, 41, 7, peer) == 42
     assert await pair.near.compare_swap(cookie, 42, 7, peer) == 42
     assert await pair.near.fetch_add(cookie, 0, peer) == 7
+    assert await pair.near.compare_swap(cookie, 0x107, 0x333, peer, compare_mask=0xFF, swap_mask=0xF0) == 7
+    assert await pair.near.fetch_add(cookie, 0xD0, peer, nocarry_mask=0x80) == 0x37
+    assert memory[:8] == (7).to_bytes(8, "little")
+
+
+async def test_memory_for_one_destination_is_offered_as_any_other(pair: Pair) -> None:
+    memory = bytearray(10)
+    cookie = pair.far.offer_memory(memory, destination=pair.near.getsockname())
+    await pair.near.rdma_write(cookie, b"for you", pair.far.getsockname())
+    assert memory == b"for you" + bytes(3)
+    with pytest.raises(SocketError) as caught:
+        pair.far.offer_memory(memory, destination=("nobody", 1))
+    assert caught.value.errno == errno.EINVAL
 
 
 @pytest.mark.parametrize("wrong", ["key", "end", "rights", "freed"])
@@ -172,3 +203,22 @@ def test_over_tcp_there_is_no_rdma() -> None:
         with pytest.raises(SocketError) as caught:
             socket.rdma_write(1, b"x", (own_addresses(1)[0], 4000))
         assert caught.value.errno == errno.EOPNOTSUPP
+
+
+async def test_atomics_with_masks_of_several_peers_lose_nothing() -> None:
+    addresses = own_addresses(4)
+    memory = bytearray(8)
+    async with AsyncExitStack() as stack:
+        server, *clients = [await stack.enter_async_context(Node(each, options=OPTIONS)) for each in addresses]
+        target = server.socket(4000)
+        cookie, peer = target.offer_memory(memory), target.getsockname()
+
+        async def count(node: Node) -> None:
+            sock = node.socket(0)
+            for _ in range(20):
+                await sock.fetch_add(cookie, 0x1_0000_0001, peer, nocarry_mask=1 << 31)
+
+        async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
+            for client in clients:
+                group.create_task(count(client))
+    assert memory == (60).to_bytes(4, "little") * 2

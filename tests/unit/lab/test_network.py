@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 import rdstool
 from rdstool.errors import LabError
+from rdstool.lab.annex import Annex
 from rdstool.lab.network import TAP, Network
 
 TIMEOUT_S = 20
@@ -87,3 +89,12 @@ def test_a_capture_has_every_frame_of_the_device(network: Network, tmp_path: Pat
     assert (tmp_path / "frames.pcap").read_bytes().count(frame) == 100
     with rdstool.open_capture(str(tmp_path / "frames.pcap")) as read:
         assert list(read) == []  # no RDS in it, but it reads to its end
+
+
+def test_an_annex_has_a_tap_device_of_its_own_and_the_network_forwards_to_it(network: Network) -> None:
+    with Annex(network) as annex:
+        assert f"dev {annex.tap} " in network.ip("route", "get", annex.guest, "from", network.guest, "iif", TAP) + " "
+        assert f"dev {TAP} " in network.ip("route", "get", network.guest, "from", annex.guest, "iif", annex.tap) + " "
+        with os.fdopen(annex.plug()), pytest.raises(LabError, match="another guest holds it"):
+            annex.plug()
+    network.ip("link", "show", TAP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dissectors.wire.rds import RDS_HEADER, RdsHeader
-from rdstool.protocol.framing import CONGESTION_HEADER, Deframer, pack_extended_header, pack_header
+from rdstool.protocol.framing import CONGESTION_HEADER, Deframer, Frame, pack_extended_header, pack_header
 from rdstool.protocol.reasons import DropReason
 from tests.unit.protocol.driving import header
 
@@ -59,14 +59,14 @@ def test_four_gigabytes_are_not_waited_for() -> None:
     assert deframer.error is not None
 
 
-def test_a_long_payload_is_asked_for_alone_and_given_as_it_came() -> None:
+def test_a_long_payload_is_asked_for_alone() -> None:
     deframer = Deframer(1 << 20)
     payload = bytes(60_000)
     assert deframer.best_read(65_536) == 65_536
     assert deframer.feed(header(1, len(payload), 4000, 4001), 0.0) == []
     assert deframer.best_read(65_536) == len(payload)
     (frame,) = deframer.feed(payload, 0.0)
-    assert frame[5] is payload
+    assert frame[5] == payload
     # The next one may be as long: its header first.
     assert deframer.best_read(65_536) == 48
     deframer.feed(header(2, 3, 4000, 4001), 0.0)
@@ -74,3 +74,44 @@ def test_a_long_payload_is_asked_for_alone_and_given_as_it_came() -> None:
     (frame,) = deframer.feed(b"abc" + header(3, 0, 4000, 4001)[:10], 0.0)
     assert frame[5] == b"abc"
     assert deframer.best_read(65_536) == 65_536
+
+
+def place(deframer: Deframer, data: bytes) -> list[Frame]:
+    """Put bytes where the deframer has room for them, as the system would."""
+    room = deframer.room()
+    assert room is not None
+    payload, behind = room
+    payload[: len(data)] = data[: len(payload)]
+    behind[: max(len(data) - len(payload), 0)] = data[len(payload) :]
+    return deframer.placed(len(data), 0.0)
+
+
+def test_a_long_payload_has_room_of_its_own_once_the_peer_has_sent_one_as_long() -> None:
+    deframer = Deframer(1 << 20)
+    first, second = b"\1" * 60_000, b"\2" * 60_000
+    deframer.feed(header(1, 60_000, 4000, 4001), 0.0)
+    assert deframer.room() is None
+    deframer.feed(first, 0.0)
+    deframer.feed(header(2, 60_000, 4000, 4001), 0.0)
+    assert place(deframer, second[:20_000]) == []
+    assert deframer.held == 20_048
+    # The header of the third comes with the end of the second, but for a byte.
+    third = header(3, 60_001, 4000, 4001)
+    assert [frame[:6] for frame in place(deframer, second[20_000:] + third[:47])] == [
+        (2, 60_000, 4000, 4001, 0, second)
+    ]
+    deframer.feed(third[47:], 0.0)
+    assert deframer.room() is None, "60,001 bytes have not come before"
+
+
+def test_bytes_that_were_not_read_into_the_room_go_there_too() -> None:
+    deframer = Deframer(1 << 20)
+    long = bytes(range(256)) * 100
+    deframer.feed(header(1, len(long), 4000, 4001) + long[:1], 0.0)
+    deframer.feed(long[1:], 0.0)
+    deframer.feed(header(2, len(long), 4000, 4001) + long[:100], 0.0)
+    assert place(deframer, long[100:9000]) == []
+    (frame,) = deframer.feed(long[9000:] + b"more", 0.0)
+    assert frame[5] == long
+    assert deframer.held == 4
+    assert deframer.room() is None

@@ -82,11 +82,61 @@ def test_connections_without_end() -> None:
 def test_peers_without_end() -> None:
     node, honest, _ = attacked(connections=50)
     for number in range(1000):
-        node.accepted(LARGE, f"9.0.{number >> 8}.{number & 255}", 40000, 0.0)
+        meet = greeted if number < 48 else Node.accepted
+        meet(node, LARGE, f"9.0.{number >> 8}.{number & 255}", 40000, 0.0)
     assert len(node.connections) == 50
     reasons = {event.reason for event in node.take_events() if isinstance(event, events.ConnectionRefused)}
     assert reasons == {RefuseReason.TOO_MANY_CONNECTIONS}
     assert undisturbed(node, honest)
+
+
+def test_peers_that_never_speak_make_room_for_others_the_oldest_first() -> None:
+    node, honest, _ = attacked(connections=50)
+    silent = [node.accepted(LARGE, f"9.0.0.{number}", 40000, 0.0) for number in range(100)]
+    assert None not in silent
+    assert len(node.connections) == 50
+    assert node.counters.forgotten_peers == 52
+    told = node.take_events()
+    assert [each.peer for each in told if isinstance(each, events.PeerForgotten)] == [f"9.0.0.{n}" for n in range(52)]
+    aborted = [each for each in told if isinstance(each, events.AbortWanted)]
+    assert [each.link for each in aborted] == silent[:52]
+    assert {each.reason for each in aborted} == {DropReason.FORGOTTEN}
+    for each in aborted:
+        assert isinstance(each.link, Link)
+        node.bytes_received(each.link, header(1, 4, 4000, 4999) + b"late", 0.0)
+        node.connection_lost(each.link, "given up", 0.0)
+    assert undisturbed(node, honest)
+
+
+def test_peers_that_have_spoken_or_that_sockets_send_to_are_kept() -> None:
+    node, honest, _ = attacked(connections=4)
+    assert node.accepted(LARGE, "9.0.0.1", 40000, 0.0) is not None
+    bound(node).sendmsg(b"for you", "9.0.0.1", 4000, now=0.0)
+    greeted(node, LARGE, "9.0.0.2", 40000, 0.0)
+    assert node.accepted(LARGE, "9.0.0.3", 40000, 0.0) is None
+    assert node.counters.forgotten_peers == 0
+    assert undisturbed(node, honest)
+
+
+def test_where_all_have_spoken_a_forgotten_peer_does_not_come_back() -> None:
+    node, *_ = attacked(connections=3)
+    first = node.accepted(LARGE, "9.0.0.1", 40000, 0.0)
+    greeted(node, LARGE, "9.0.0.2", 40000, 0.0)
+    assert first is not None
+    node.connection_lost(first, "given up", 0.0)
+    assert node.accepted(LARGE, "9.0.0.1", 40001, 0.0) is None, "all others have spoken"
+    assert node.counters.forgotten_peers == 1
+
+
+def test_a_larger_peer_that_knocks_and_never_listens_is_not_dialled_for_ever() -> None:
+    node = make_node(SMALL, limits=Limits(connections=1))
+    assert node.accepted(SMALL, "10.0.0.8", 40000, 0.0) is None
+    assert node.accepted(SMALL, "10.0.0.9", 40000, 0.0) is None
+    dialled = [each for each in node.take_events() if isinstance(each, events.ConnectWanted)]
+    assert [each.peer for each in dialled] == ["10.0.0.8", "10.0.0.9"]
+    node.connect_failed(dialled[0].link, "refused", 0.0)
+    node.timer_expired(1000.0)
+    assert not [each for each in node.take_events() if isinstance(each, events.ConnectWanted)]
 
 
 def test_messages_without_handshake_are_kept_up_to_a_limit() -> None:

@@ -9,7 +9,7 @@ from dissectors.wire.checksum import with_checksum
 from dissectors.wire.cm import SERVICE_ID_TCP, Attribute, CmRej, RejectReason
 from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, RdmaDirection, build_extensions
 from dissectors.wire.infiniband import Opcode
-from dissectors.wire.rds import RDS_HEADER, TCP_PORT
+from dissectors.wire.rds import RDS_HEADER, TCP_PORT, RdsHeader
 from rdstool.validate.view import REORDER_FRAMES
 from tests.kit.ib import ACK, EXTENDED, FLAGGED, RKEY, Cm, Fragment, Script, Send, Side, Write, conversation, reconnect
 from tests.kit.rds import header, text
@@ -293,4 +293,19 @@ MUTATIONS["RDS-RDM-006"] = lambda: changed("b2", exthdr=build_extensions([RdmaDe
 
 ALSO = {"RDS-CRD-002": FLOW_CONTROL, "RDS-CRD-004": FLOW_CONTROL}
 """Rules that a mutation cannot help breaking too."""
-CLEAN: dict[str, Callable[[], Script]] = {"conversation": conversation, "reconnect": reconnect}
+
+
+def acknowledged_between() -> Script:
+    """An ack-only frame stands between two fragments, which have the message's older acknowledgement."""
+    script = conversation()
+    only = Fragment(with_checksum(RdsHeader(ack=3)), b"", solicited=True)
+    script["b3"].edit = lambda fragments: fragments.insert(1, only)
+    script.change("b3", ack=2)
+    return script
+
+
+CLEAN: dict[str, Callable[[], Script]] = {
+    "conversation": conversation,
+    "reconnect": reconnect,
+    "acknowledged between": acknowledged_between,
+}

@@ -295,15 +295,14 @@ def path_dialled_twice() -> Script:
 # Delivery. Old kernels, whose connections can change paths: the two ends' numbering tells which.
 
 
-def two_paths(*, b_on_second: bool = True, last_acked: bool = True) -> tuple[Script, Side, Side, Side, Side]:
+def two_paths(*, last_acked: bool = True) -> tuple[Script, Side, Side, Side, Side]:
     """Path 0, then x1 (sockets 4001 and 5001) and x2 (4002 and 5002)."""
     a, b = Side(0), Side(1)
     a1, b1, a2, b2 = Side(0), Side(1), Side(0), Side(1)
     steps = [*opening("p0", 40000, a, b, OLD), Open("x1", 40001), Open("x2", 40002)]
     steps += [a1.data("x1", f"a1.{n}", 4001, 7000, 100 + n) for n in (1, 2)]
     steps += [a2.data("x2", f"a2.{n}", 4002, 7000, 200 + n) for n in range(1, 9)]
-    if b_on_second:
-        steps += [b2.data("x2", "b2.1", 5002, 7000, 50)]
+    steps += [b2.data("x2", "b2.1", 5002, 7000, 50)]
     steps += [a1.data("x1", "a1.3", 4001, 7000, 103, acked=last_acked)]
     return Script(steps), a1, b1, a2, b2
 
@@ -315,12 +314,12 @@ def cut(script: Script) -> None:
 
 def exchanged(*, acked: bool) -> Script:
     """A goes on with its first path on a connection where B begins with a path that it never used."""
-    script, a1, b1, _, b2 = two_paths(b_on_second=False, last_acked=acked)
+    script, a1, b1, _, _ = two_paths(last_acked=acked)
     at = script.index("a1.1")
     script.steps.insert(at, b1.data("x1", "b1.1", 5001, 7000, 60))
     cut(script)
     last = script["a1.3"]
-    script.steps += [b2.data("y1", "b2.1", 5002, 7000, 50)]
+    script.steps += [Side(1).data("y1", "b3.1", 5003, 7000, 50)]
     script.steps += [Send("y1", 0, replace(last.header, flags=4), last.payload)]
     script.steps += [a1.data("y1", "a1.4", 4001, 7000, 104)]
     return script
@@ -419,9 +418,22 @@ def given_up_unread() -> Script:
     )
 
 
+def numbers_of_two_paths() -> Script:
+    """A socket has the same numbers on path 0, before the fan-out, and on its own path when that is made again."""
+    a, b, a1, b1 = Side(0), Side(1), Side(0), Side(1)
+    steps = opening("p0", 40000, a, b, OLD)
+    steps += [a.data("p0", "", 4001, 7000, 100) for _ in range(4)]
+    steps += [Open("x1", 40010), b1.bitmap("x1", ""), a1.data("x1", "", 4001, 7000, 100)]
+    steps += [b1.data("x1", "", 7000, 4001, 10), a1.data("x1", "", 4001, 7000, 100)]
+    steps += [End("x1", 0), End("x1", 1), Open("y1", 40020), b1.bitmap("y1", "")]
+    steps += [b1.data("y1", "", 7000, 4001, 10), *(a1.data("y1", "", 4001, 7000, 100) for _ in range(4))]
+    return Script(steps)
+
+
 CLEAN: dict[str, Callable[[], Script]] = {
     "7.x": lambda: conversation(MODERN),
     "6.x": lambda: conversation(OLD),
     "single path": lambda: single_path()[0],
     "made again": again,
+    "numbers of two paths": numbers_of_two_paths,
 }

@@ -247,3 +247,11 @@ def test_the_transport_option_knows_what_the_node_has() -> None:
     socket.set_transport(0)
     socket.bind(ONE, 4000)
     assert socket.get_transport() == 0
+
+
+def test_a_connection_of_ipv6_addresses_is_shown_with_their_gids() -> None:
+    node = make_node("fd00::1")
+    node.connection("fd00::1", "fd00::2", 3)
+    (shown,) = info.ib_connections(node)
+    assert (shown.local, shown.peer, shown.tos, shown.sl) == ("fd00::1", "fd00::2", 3, 3)
+    assert (shown.local_gid, shown.peer_gid, shown.state) == ("fd00::1", "fd00::2", "down")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -12,7 +14,8 @@ from dissectors.wire.rds import Flags
 from rdstool.protocol.control import CompareSwap, FetchAdd, RdmaArgs, RdmaDest, RdmaMap, SendControl
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import Access, RdmaFlags, make_cookie, split_cookie
-from rdstool.protocol.ib.work import Read, Work, Write
+from rdstool.protocol.ib.operations import MaskedOperation
+from rdstool.protocol.ib.work import CompareSwapWork, Read, Work, WorkStatus, Write
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_6
 from rdstool.protocol.reasons import SendStatus
@@ -219,8 +222,6 @@ def test_control_messages_that_cannot_be() -> None:
     fails(errno.EINVAL, server, RdmaDest(scene.cookie))
     fails(errno.EMSGSIZE, server, RdmaMap(bytearray((1 << 20) + 1)))
     fails(errno.EFAULT, server, FetchAdd(1, 1, bytearray(4)))
-    fails(errno.EOPNOTSUPP, server, FetchAdd(1, 1, nocarry_mask=1))
-    fails(errno.EOPNOTSUPP, server, CompareSwap(1, 1, 2, compare_mask=0xFF))
 
 
 def test_over_tcp_and_within_a_node_there_is_no_rdma() -> None:
@@ -270,3 +271,67 @@ def test_work_names_the_region_of_the_peer() -> None:
     assert isinstance(write, Write)
     assert (bytes(write.data), write.address, write.rkey) == (b"abc", 4, split_cookie(scene.cookie)[0])
     assert not isinstance(write, Read)
+
+
+def test_regions_and_what_rdma_moved_are_counted() -> None:
+    scene = Scene()
+    big = scene.client.offer_memory(bytearray(8193))
+    scene.send(RdmaArgs(scene.cookie, [b"x" * 50], flags=WRITE))
+    scene.client.free_memory(big)
+    scene.client.close()
+    found = scene.two.counters.as_dict()
+    assert [found[f"ib_rdma_mr_{kind}"] for kind in ("8k_alloc", "8k_used", "8k_free")] == [1, 1, 1]
+    assert [found[f"ib_rdma_mr_{kind}"] for kind in ("1m_alloc", "1m_used", "1m_free")] == [1, 1, 1]
+    assert found["recv_rdma_bytes"] == scene.one.counters.send_rdma_bytes == 50
+    assert found["ib_rx_cq_event"] == found["ib_rx_total_frags"] > 0
+
+
+@pytest.mark.parametrize(
+    ("atomic", "before", "after"),
+    [
+        (FetchAdd(0, 0x01FF, nocarry_mask=0x80), 0x0101, 0x0200),
+        (FetchAdd(0, 1, nocarry_mask=1 << 31), 0xFFFF_FFFF, 0),
+        (FetchAdd(0, -1, nocarry_mask=1 << 31), 1, 0xFFFF_FFFF_0000_0000),
+        (CompareSwap(0, 0x12, 0x99, compare_mask=0xFF, swap_mask=0xF0), 0x3412, 0x3492),
+        (CompareSwap(0, 0x13, 0x99, compare_mask=0xFF), 0x3412, 0x3412),
+        (CompareSwap(0, 0xFF12, 5, compare_mask=0xFF), 0x3412, 5),
+    ],
+)
+def test_masks_say_what_is_compared_replaced_and_added_apart(
+    atomic: FetchAdd | CompareSwap, before: int, after: int
+) -> None:
+    scene = Scene()
+    scene.memory[:8] = before.to_bytes(8, "little")
+    made = replace(atomic, cookie=scene.cookie, flags=NOTIFY)
+    scene.send(made)
+    assert int.from_bytes(made.result, "little") == before
+    assert int.from_bytes(scene.memory[:8], "little") == after
+    assert notices(scene.server) == [Notification(0, SendStatus.ACKNOWLEDGED)]
+    assert received(scene.client)[-1] == b"reply"
+
+
+def test_an_atomic_with_masks_begins_anew_where_somebody_came_between() -> None:
+    scene = Scene()
+    scene.send(FetchAdd(scene.cookie, 0))
+    values = iter((0x100, 0x200, 0x300, 0x300))
+    socket = scene.server
+    done: list[SendStatus] = []
+    item = CompareSwap(scene.cookie, 0, 7, compare_mask=0xFF, swap_mask=0xFF, ended=done.append)
+    operation = MaskedOperation(socket, item)
+    number = count(1).__next__
+    work = list(operation.start(number))
+    swaps = []
+    while work:
+        assert operation.unfinished
+        operation.done(WorkStatus.SUCCESS, next(values))
+        work = list(operation.more(number))
+        swaps += [(each.compare, each.swap) for each in work if isinstance(each, CompareSwapWork)]
+    assert swaps == [(0x100, 0x107), (0x200, 0x207), (0x300, 0x307)]
+    assert done == [SendStatus.ACKNOWLEDGED]
+    assert int.from_bytes(item.result, "little") == 0x300
+
+
+def test_an_atomic_with_masks_on_memory_that_refuses_ends_with_a_status() -> None:
+    scene = Scene()
+    scene.send(CompareSwap(scene.cookie ^ 1, 0, 7, swap_mask=0xFF, flags=NOTIFY, token=9))
+    assert notices(scene.server) == [Notification(9, SendStatus.REMOTE_ERROR)]

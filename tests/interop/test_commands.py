@@ -1,0 +1,61 @@
+"""What the README shows: a guest that stays up, its kernel that sends, and ``rdstool listen`` that hears it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.background import Background, background
+from tests.unit.cli.running import rdstool
+
+HERE = "192.0.2.1:4000"
+LISTEN = ["lab", "host", "--", sys.executable, "-m", "rdstool", "listen", HERE, "--count", "1"]
+BOOT_S = 300
+"""At most, on a machine that has much to do."""
+
+
+@pytest.fixture
+def up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Brings up a guest that nobody else knows of, and takes it down."""
+    with tempfile.TemporaryDirectory(prefix="rdstool-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+
+        def bring(*arguments: str) -> str:
+            with background("lab", "up", *arguments) as booting:
+                done = booting.end(BOOT_S)
+            assert (done.returncode, done.stderr) == (0, "")
+            return done.stdout
+
+        yield bring
+        assert rdstool("lab", "down").returncode == 0
+
+
+def heard(listening: Background) -> str:
+    """What a command that listens showed."""
+    done = listening.end()
+    assert done.returncode == 0
+    return done.stdout
+
+
+def test_a_kernel_sends_a_datagram_to_rdstool(up: Callable[..., str]) -> None:
+    assert "at 192.0.2.100" in up("6.12")
+    with background(*LISTEN) as listening:
+        listening.wait_for("listening")
+        said = rdstool("lab", "say", HERE, "hello")
+        assert re.fullmatch(r"192.0.2.100:\d+ > 192.0.2.1:4000: 5 bytes, acknowledged\n", said.stdout), said
+        assert heard(listening).endswith('> 4000  5 bytes  "hello"\n')
+
+
+def test_a_kernel_writes_into_memory_that_rdstool_offers(up: Callable[..., str], tmp_path: Path) -> None:
+    up("newest", "--rxe")
+    with background(*LISTEN, "--transport", "ib", "--offer", "64", "--write", tmp_path / "kept") as listening:
+        cookie = listening.wait_for("cookie").split()[-1]
+        said = rdstool("lab", "say", HERE, "hello", "--rdma-write", cookie)
+        assert said.stdout.endswith("5 bytes, acknowledged, written by RDMA before\n"), said
+        heard(listening)
+    assert (tmp_path / "kept" / "memory.bin").read_bytes() == b"hello".ljust(64, b"\0")

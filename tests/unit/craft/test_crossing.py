@@ -1,0 +1,84 @@
+"""A larger peer that connects while a scenario does, and then forgets the scenario's connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+
+from dissectors.wire.rds import HEADER_BYTES, TCP_PORT
+from rdstool.craft.judge import Match
+from rdstool.craft.library import scenario
+from rdstool.craft.play import CROSSED_TRIES, play
+from tests.kit.hostile import PATIENCE_S, RawPeer, message
+from tests.kit.loopback import own_addresses
+
+
+class Peer:
+    """Answers a probe and a ping, but not on its first connections: those it closes."""
+
+    def __init__(self, own: str, other: str, failures: int, *, crossing: bool) -> None:
+        self._own, self._other = own, other
+        self._failures = failures
+        self._crossing = crossing
+        """Before it fails, it connects itself, and is refused."""
+        self.connections = 0
+
+    async def serve(self) -> None:
+        """Take connections, one after the other."""
+        loop = asyncio.get_running_loop()
+        with socket.create_server((self._own, TCP_PORT)) as server:
+            server.setblocking(False)
+            while True:
+                sock, _ = await loop.sock_accept(server)
+                self.connections += 1
+                with sock, suppress(OSError):
+                    await self._answer(sock, fails=self.connections <= self._failures)
+
+    async def _answer(self, sock: socket.socket, *, fails: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if fails:
+            if self._crossing:
+                own = await RawPeer(self._own).reach(self._other)
+                assert await own.is_dropped()
+                own.close()
+            return
+        for reply in (message(1, 0, 1), message(2, 0, 5000)):
+            await loop.sock_recv(sock, HEADER_BYTES)
+            await loop.sock_sendall(sock, reply)
+        await loop.sock_recv(sock, HEADER_BYTES)
+
+
+async def attempt(failures: int, *, crossing: bool) -> tuple[bool, int, int]:
+    """Play a scenario: whether it differed, the connections that it took, and how often a crossing was told."""
+    own, other = own_addresses(2)
+    peer = Peer(other, own, failures, crossing=crossing)
+    told: list[str] = []
+    serving = asyncio.create_task(peer.serve())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            verdict = await play(
+                scenario("flags-unknown"),
+                Match(own, other, seed=1, patience=PATIENCE_S),
+                tell=lambda line: told.append(line.text),
+            )
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    return (
+        bool(verdict.difference),
+        peer.connections,
+        told.count("the peer connected to us at the same time: once more"),
+    )
+
+
+async def test_a_scenario_that_the_peer_crossed_is_played_again() -> None:
+    assert await attempt(1, crossing=True) == (False, 2, 1)
+
+
+async def test_a_peer_that_always_crosses_is_judged_in_the_end() -> None:
+    assert await attempt(100, crossing=True) == (True, CROSSED_TRIES, CROSSED_TRIES - 1)
+
+
+async def test_without_a_crossing_the_first_difference_stands() -> None:
+    assert await attempt(1, crossing=False) == (True, 1, 0)
