@@ -440,15 +440,17 @@ local function plural(count, noun)
    return format(count == 1 and "%.0f %s" or "%.0f %ss", count, noun)
 end
 
+-- Twelve words of 16 bits, added up.
+local function words_sum(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x)
+   return (a + c + e + g + i + k + m + o + q + s + u + w) * 256 + b + d + f + h + j + l + n + p + r + t + v + x
+end
+
 -- The Internet checksum: "absent", "good" or "bad" (protocol.md 1.1). `raw` has the 48 bytes of a header.
 local function checksum_status(raw)
    if u16(raw, 31) == 0 then
       return "absent"
    end
-   local total = 0
-   for at = 1, 47, 2 do
-      total = total + u16(raw, at)
-   end
+   local total = words_sum(byte(raw, 1, 24)) + words_sum(byte(raw, 25, 48))
    total = total % 65536 + floor(total / 65536)
    total = total % 65536 + floor(total / 65536)
    return total == 65535 and "good" or "bad"
@@ -675,6 +677,7 @@ local function add_stream(transport, a, b, from_start)
       lane.pings, lane.ack_positions, lane.ack_frames = {}, {}, {}
       lane.part = { stream = stream, direction = direction }
       lane.parts = { lane.part }
+      lane.part_frame = { parts = lane.parts }
       stream.lanes[direction] = lane
    end
    insert(streams, stream)
@@ -690,11 +693,12 @@ local function tell(stream, direction, event, now)
    insert(shows(now, "parts"), { stream = stream, direction = direction, event = event })
 end
 
--- Part of a message, and no more to say, in this frame. Such frames share one list.
+-- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.
 local function tell_part(lane, now)
    if not now.parts then
       now.parts = lane.parts
-      shown[now.number] = now
+      local number = now.number
+      shown[number] = shown[number] or lane.part_frame
    end
 end
 
@@ -946,6 +950,7 @@ do
          acked = 0,
          boundary = 0, -- where the next header begins, or the search goes on
          last_sequence = 0,
+         open = nil, -- the message under way: raw, position, stop, first; and what came of it: parts, seen, done
          pieces = {}, -- what was delivered and belongs to no message yet: start, size, data or nil, frame, done
          head = 1, -- the first of them
          tail = 0,
@@ -960,16 +965,36 @@ do
    end
 
    local function push(half, start, size, data, frame, done, hole)
-      local last = half.pieces[half.tail]
-      if last and half.tail >= half.head and last.done.number > done.number then
+      local last = half.pieces[half.tail] or half.open
+      if last and last.done.number > done.number then
          done = last.done
       end
       half.tail = half.tail + 1
       half.pieces[half.tail] = { start = start, size = size, data = data, frame = frame, done = done, hole = hole }
    end
 
+   -- Payload of the message under way. It stays in parts until somebody looks at it.
+   local function extend(open, data, done)
+      open.parts[#open.parts + 1] = data
+      open.seen = open.seen + #data
+      if done.number > open.done.number then
+         open.done = done
+      end
+   end
+
    -- Take contiguous bytes; where `data` is shorter than `size` the frame was cut, or the bytes were not captured.
    local function deliver(half, start, size, data, frame, done, hole)
+      local open = half.open
+      local room = open and open.stop - start or 0
+      half.next = start + size
+      if room > 0 then
+         local most = min(room, size)
+         extend(open, #data > most and sub(data, 1, most) or data, done)
+         if size <= room then
+            return
+         end
+         start, size, data = open.stop, size - room, sub(data, room + 1)
+      end
       local captured = min(#data, size)
       if captured > 0 then
          push(half, start, captured, captured == #data and data or sub(data, 1, captured), frame, done)
@@ -977,7 +1002,6 @@ do
       if captured < size then
          push(half, start + captured, size - captured, nil, frame, done, hole)
       end
-      half.next = start + size
    end
 
    -- Index of the piece that holds a stream offset.
@@ -1054,11 +1078,9 @@ do
       return message
    end
 
-   -- Enter a message whose bytes lie in the pieces. Its payload stays in pieces until somebody looks at it.
-   local function emit(half, raw, position, stop, first_frame, done, now)
-      local message = make_message(half, raw, position, first_frame, done)
-      local parts, start, seen = {}, position + HEADER_BYTES, 0
-      local upto = min(stop, half.next)
+   -- The captured bytes between two offsets as parts, and how many they are.
+   local function parts_between(half, start, upto)
+      local parts, seen = {}, 0
       local index = piece_at(half, start)
       while start < upto do
          local piece = half.pieces[index]
@@ -1074,11 +1096,19 @@ do
          start = from + size
          index = index + 1
       end
+      return parts, seen
+   end
+
+   -- Enter a message. What follows it is next.
+   local function emit(half, raw, position, stop, first_frame, done, parts, seen, now)
+      local message = make_message(half, raw, position, first_frame, done)
       message.parts = parts
       if seen < stop - position - HEADER_BYTES then
          message.seen, message.complete = seen, false
       end
       add_message(message, now)
+      half.boundary = min(stop, half.next)
+      forget_before(half, half.boundary)
    end
 
    -- Read messages from the boundary on. Returns true where the framing was lost and a search was started.
@@ -1124,13 +1154,16 @@ do
                return true
             end
          end
+         local parts, seen = parts_between(half, position + HEADER_BYTES, min(stop, half.next))
          if stop > half.next then
-            half.open = { raw = raw, position = position, stop = stop, first = piece.frame }
+            local open = { raw = raw, position = position, stop = stop, first = piece.frame, parts = parts, seen = seen }
+            open.done = half.pieces[half.tail].done
+            half.open = open
+            forget_before(half, half.next)
             return false
          end
-         emit(half, raw, position, stop, piece.frame, half.pieces[piece_at(half, stop - 1)].done, now)
-         half.boundary = stop
-         forget_before(half, stop)
+         local done = half.pieces[piece_at(half, stop - 1)].done
+         emit(half, raw, position, stop, piece.frame, done, parts, seen, now)
       end
       return false
    end
@@ -1199,9 +1232,7 @@ do
                return
             end
             half.open = nil
-            emit(half, open.raw, open.position, open.stop, open.first, half.pieces[piece_at(half, open.stop - 1)].done, now)
-            half.boundary = open.stop
-            forget_before(half, open.stop)
+            emit(half, open.raw, open.position, open.stop, open.first, open.done, open.parts, open.seen, now)
          end
          if not walk(half, now) then
             return
@@ -1217,9 +1248,7 @@ do
          if open.first.number > closing.number then
             closing = open.first -- It was on its way when the other side ended the connection.
          end
-         emit(half, open.raw, open.position, open.stop, open.first, closing, now)
-         half.boundary = half.next
-         forget_before(half, half.next)
+         emit(half, open.raw, open.position, open.stop, open.first, closing, open.parts, open.seen, now)
       end
    end
 
@@ -1340,7 +1369,12 @@ do
          settle(half, frame)
          return
       end
-      local skip = half.next - offset
+      local skip, open = half.next - offset, half.open
+      if open and skip == 0 and stop < open.stop and #data == size and not half.pending[1] then
+         extend(open, data, frame)
+         half.next = stop
+         return
+      end
       if skip == 0 and #data == size and half.boundary == offset and not half.search and not half.pending[1] then
          local taken = take_whole_messages(half, data, frame)
          half.next = offset + taken
@@ -1527,8 +1561,16 @@ do
 
    -- Whether a segment acknowledges more than was acknowledged before.
    function advances(half, segment)
+      local number = segment.ack
+      if number == half.last_ack then
+         return false
+      end
       local other = half.connection.halves[1 - half.direction]
-      return other.base ~= nil and offset_in(other, segment.ack) > other.acked
+      if other.base == nil then
+         return false
+      end
+      half.last_ack = number
+      return offset_in(other, number) > other.acked
    end
 
    function seen_segment(number, time)
@@ -1590,8 +1632,9 @@ do
 
    local segment = {} -- the same for all: it is looked at once
 
-   -- Read a TCP segment whose header begins with the bytes `raw`. Addresses come from `pinfo`, all else from the bytes.
-   function read_segment(raw, tvb, pinfo)
+   -- Read a TCP segment whose header begins with the bytes `raw`, and of which `captured` bytes lie in `tvb`. Addresses
+   -- come from `pinfo`, all else from the bytes.
+   function read_segment(raw, tvb, captured, pinfo)
       local sport, sport_low, dport, dport_low = byte(raw, 1, 4)
       local header, bits = byte(raw, 13, 14)
       header = floor(header / 16) * 4
@@ -1599,7 +1642,7 @@ do
       if header < 20 or header > total then
          return nil
       end
-      local captured = tvb:len() - header
+      captured = captured - header
       segment.src, segment.dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
       segment.sport, segment.dport = sport * 256 + sport_low, dport * 256 + dport_low
       segment.seq, segment.ack = u32(raw, 5), u32(raw, 9)
@@ -1687,7 +1730,9 @@ do
       order.expected = order.expected + span_of(order, packet)
       order.fresh = false
       order.choices = nil
-      order.far = {}
+      if order.far[1] then
+         order.far = {}
+      end
       while order.count > 0 do
          local position = order.expected
          local entry = order.waiting[position]
@@ -2014,7 +2059,10 @@ do
          flow.unit = nil
          return
       end
-      local data = sub(packet.data, what.header + 1)
+      local data = packet.data
+      if what.header > 0 then
+         data = sub(data, what.header + 1)
+      end
       if what.part == READ or what.part == ATOMIC then
          flow.unit = nil
          ask(flow, packet, position, frame, now)
@@ -2243,8 +2291,8 @@ end
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local start_infiniband, finish_infiniband, flow_key, new_flow, direct, follow, feed_packet, read_packet
-local flows, flow_count
+local start_infiniband, finish_infiniband, find_flow, new_flow, direct, follow, feed_packet, read_packet
+local flows, flow_count -- the set of all flows
 local take_datagram
 do
    local MIN_CHAIN = 2 -- headers that must verify and agree
@@ -2253,28 +2301,51 @@ do
    local MAX_FLOWS = 131072
    local MAX_KEPT_PACKETS = 128 -- of a flow that is not decided
    local CM_QP = 1
+   local BTH_BYTES = 12
    local KNOWN_BITS = 0x40 -- flags below this are known to some kernel
 
+   local by_queue_pair -- number of a queue pair -> a flow to it, others `chained`
+
    function start_infiniband()
-      flows, flow_count = {}, 0
+      flows, flow_count, by_queue_pair = {}, 0, {}
       start_operations()
    end
 
-   function flow_key(src, dst, qpn)
-      return src .. ">" .. dst .. "/" .. qpn
+   function find_flow(src, dst, qpn)
+      local flow = by_queue_pair[qpn]
+      while flow and not (flow.src == src and flow.dst == dst) do
+         flow = flow.chained
+      end
+      return flow
    end
 
+   local function unchain(flow)
+      local before = by_queue_pair[flow.qpn]
+      if before == flow then
+         by_queue_pair[flow.qpn] = flow.chained
+         return
+      end
+      while before.chained ~= flow do
+         before = before.chained
+      end
+      before.chained = flow.chained
+   end
+
+   -- A flow about which nothing is known, in place of an earlier one between the same ends.
    function new_flow(src, dst, qpn)
-      local key = flow_key(src, dst, qpn)
-      if not flows[key] then
-         if flow_count >= MAX_FLOWS then
-            return nil
-         end
+      local before = find_flow(src, dst, qpn)
+      if before then
+         unchain(before)
+         flows[before] = nil
+      elseif flow_count >= MAX_FLOWS then
+         return nil
+      else
          flow_count = flow_count + 1
       end
-      local flow = { key = key, src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
+      local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
       flow.pending, flow.early, flow.announced = {}, {}, {}
-      flows[key] = flow
+      flow.chained, by_queue_pair[qpn] = by_queue_pair[qpn], flow
+      flows[flow] = true
       return flow
    end
 
@@ -2344,7 +2415,7 @@ do
    -- The flow of the other direction, where there is only one that may be it.
    local function counterpart(flow)
       local found
-      for _, other in pairs(flows) do
+      for other in pairs(flows) do
          if other.stream and not other.peer and other.src == flow.dst and other.dst == flow.src then
             if found then
                return nil
@@ -2430,7 +2501,7 @@ do
          return false
       end
       packet.what = what
-      local flow = flows[flow_key(packet.src, packet.dst, packet.qpn)] or new_flow(packet.src, packet.dst, packet.qpn)
+      local flow = find_flow(packet.src, packet.dst, packet.qpn) or new_flow(packet.src, packet.dst, packet.qpn)
       if not flow or flow.foreign then
          return false
       end
@@ -2469,7 +2540,7 @@ do
    -- The capture has ended: give up all holes, and report what is incomplete and what was not answered.
    function finish_infiniband()
       local found = {}
-      for _, flow in pairs(flows) do
+      for flow in pairs(flows) do
          if flow.stream then
             insert(found, flow)
          end
@@ -2497,12 +2568,13 @@ do
    -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
    function read_packet(tvb, at, stop, src, dst, frame)
       local captured = min(tvb:len(), stop)
-      if captured - at < 12 then
+      if captured - at < BTH_BYTES then
          return nil
       end
-      local raw = tvb:raw(at, captured - at)
+      local raw = tvb:raw(at, BTH_BYTES)
       local bits = byte(raw, 2)
-      local length = max(0, stop - at - 12 - floor(bits / 16) % 4)
+      local length = max(0, stop - at - BTH_BYTES - floor(bits / 16) % 4)
+      local size = min(length, captured - at - BTH_BYTES)
       return {
          src = src,
          dst = dst,
@@ -2511,7 +2583,7 @@ do
          solicited = bits >= 128,
          qpn = u24(raw, 6),
          psn = u24(raw, 10),
-         data = sub(raw, 13, 12 + length),
+         data = size > 0 and tvb:raw(at + BTH_BYTES, size) or "",
          length = length,
       }
    end
@@ -2651,7 +2723,7 @@ do
    end
 
    local function renew(src, dst, qpn)
-      local old = flows[flow_key(src, dst, qpn)]
+      local old = find_flow(src, dst, qpn)
       local kept = old and old.kept or {}
       if old and old.peer and old.peer.peer == old then
          old.peer.peer = nil
@@ -2933,14 +3005,14 @@ do
          index = index + 1
       end
       lane.unacked = index
-      insert(lane.ack_positions, position)
-      insert(lane.ack_frames, now)
+      local count_of_acks = #lane.ack_positions + 1
+      lane.ack_positions[count_of_acks], lane.ack_frames[count_of_acks] = position, now.number
       if last then
          insert(shows(now, "acks"), { last = last, count = count })
       end
    end
 
-   -- The frame that acknowledged a message, nil where none has.
+   -- The number of the frame that acknowledged a message, nil where none has.
    function acknowledging_frame(message)
       local lane = message.lane
       local wanted = message.tcp and message.finish or message.sequence
@@ -3279,6 +3351,11 @@ do
       insert(shows(now, "parts"), part)
    end
 
+   -- A header without what may differ between fragments of a message: credit and checksum.
+   local function rest_of(raw)
+      return sub(raw, 1, 25) .. sub(raw, 27, 30) .. sub(raw, 33)
+   end
+
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.
    function check_fragment(flow, unit, message, _, now)
       if unit.opcode ~= 0x02 and unit.opcode ~= 0x04 then
@@ -3293,7 +3370,8 @@ do
          message.fragment_bytes = (data == 8192 or data == MAX_FRAGMENT_BYTES) and data or FRAGMENT_BYTES
       end
       local size, number = message.fragment_bytes, message.fragments + 1
-      local foreign = key_of(unit.header) ~= message.key
+      local same = unit.header == message.raw
+      local foreign = not same and key_of(unit.header) ~= message.key
       if data > size then
          say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
       elseif foreign then
@@ -3308,10 +3386,7 @@ do
       if foreign and data > size then
          say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
       end
-      local function rest_of(raw)
-         return sub(raw, 1, 25) .. sub(raw, 27, 30) .. sub(raw, 33)
-      end
-      if not foreign and rest_of(unit.header) ~= rest_of(message.raw) then
+      if not (same or foreign) and rest_of(unit.header) ~= rest_of(message.raw) then
          say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), now)
       end
       local credit = byte(unit.header, 26)
@@ -3764,8 +3839,8 @@ do
          generated(tree, "rds.response_in", message.response.number)
       end
       local acked = acknowledging_frame(message)
-      if acked and acked.number >= message.frame.number then
-         generated(tree, "rds.acked_in", acked.number)
+      if acked and acked >= message.frame.number then
+         generated(tree, "rds.acked_in", acked)
       end
       for _, operation in ipairs(message.operations or {}) do
          generated(tree, "rds.rdma.announced", operation.id)
@@ -3850,8 +3925,8 @@ do
    end
 
    -- What is no message by itself: segments and fragments on their way, and the ends of a stream.
-   local function show_part(part, root, nothing)
-      local tree = root:add(rds_part, nothing)
+   local function show_part(part, root)
+      local tree = root:add(rds_part)
       local stream = part.stream
       if not (part.event or part.findings) then
          -- Most frames are such: one line has to do.
@@ -3869,15 +3944,15 @@ do
       add_findings(tree, part)
    end
 
-   local function show_acknowledgement(ack, frame, root, nothing)
-      local tree = root:add(rds_part, nothing)
+   local function show_acknowledgement(ack, frame, root)
+      local tree = root:add(rds_part)
       generated(tree, "rds.acknowledges", ack.last.frame.number)
       generated(tree, "rds.acknowledges.count", ack.count)
       generated(tree, "rds.ack_time", span_of_time(frame.time - ack.last.frame.time))
    end
 
-   local function show_operation(operation, root, nothing)
-      local tree = root:add(rds_rdma, nothing)
+   local function show_operation(operation, root)
+      local tree = root:add(rds_rdma)
       tree:set_generated()
       tree:append_text(format(", %s of %s: %s", operation.kind, plural(operation.length, "byte"), operation.status))
       generated(tree, "rds.kind", operation.kind)
@@ -3950,46 +4025,47 @@ do
       return root:referenced(handles[name])
    end
 
-   -- Show what is known of a frame. `tvb` is what messages of this frame lie in, `nothing` an empty range.
-   function show_frame(frame, tvb, nothing, pinfo, root)
+   -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
+   function show_frame(frame, tvb, pinfo, root)
       local visible = root.visible
       add = visible and add_always or add_referenced
       local wanted = visible or is_wanted(root, "rds")
-      local messages = frame.messages
+      local columns, messages = pinfo.cols, frame.messages
       if messages then
-         pinfo.cols.protocol = "RDS"
+         columns.protocol = "RDS"
          local lines = {}
          for index, message in ipairs(messages) do
             lines[index] = headline(message)
             show_message(message, tvb, pinfo, root, wanted)
          end
-         pinfo.cols.info = concat(lines, "; ")
+         columns.info = concat(lines, "; ")
       end
       if frame.cm then
-         pinfo.cols.protocol = "RDS"
+         columns.protocol = "RDS"
          for _, message in ipairs(frame.cm) do
-            pinfo.cols.info = cm_words(message)
+            columns.info = cm_words(message)
             show_cm(message, root)
          end
       end
       if frame.parts then
          if not (messages or frame.cm) and not frame.parts[1].event then
-            pinfo.cols.protocol = "RDS"
-            pinfo.cols.info = "part of a message"
+            columns.protocol = "RDS"
+            columns.info = "part of a message"
          end
          for _, part in ipairs(frame.parts) do
-            if visible or part.findings or wanted or is_wanted(root, "rds_part") then
-               show_part(part, root, nothing)
+            if wanted or part.findings or is_wanted(root, "rds_part") then
+               show_part(part, root)
             end
          end
       end
-      if wanted or is_wanted(root, "rds_rdma") then
-         for _, ack in ipairs(frame.acks or {}) do
-            show_acknowledgement(ack, frame, root, nothing)
-         end
-         for _, operation in ipairs(frame.operations or {}) do
-            show_operation(operation, root, nothing)
-         end
+      if not (frame.acks or frame.operations) or not (wanted or is_wanted(root, "rds_rdma")) then
+         return
+      end
+      for _, ack in ipairs(frame.acks or {}) do
+         show_acknowledgement(ack, frame, root)
+      end
+      for _, operation in ipairs(frame.operations or {}) do
+         show_operation(operation, root)
       end
    end
 end
@@ -3999,16 +4075,18 @@ end
 -- InfiniBand transport: it notes what passes, and then lets them do their work.
 
 do
+   local TCP_HEADER_BYTES = 20
    local tcp_ports = {}
-   -- The frame that is dissected: the tvb and pinfo that the watcher got, what it read of it, and whether it is shown.
-   local outer_tvb, outer_pinfo, segment, done
+   -- The frame that is dissected: its number, the tvb and pinfo that the watcher got, what it read of it, and whether it
+   -- is shown. Whatever is asked of Wireshark costs more than all that Lua does with the answer, so it is asked once.
+   local current, outer_tvb, outer_pinfo, segment, done
 
    local function rds_tcp_port(port)
       return tcp_ports[port] or false
    end
 
    local function now_of(pinfo)
-      return { number = pinfo.number, time = pinfo.abs_ts, messages = nil, parts = nil }
+      return { number = current, time = pinfo.abs_ts, messages = nil, parts = nil }
    end
 
    -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
@@ -4032,10 +4110,10 @@ do
    end
 
    local function show_once(tvb, pinfo, root)
-      local frame = shown[pinfo.number]
-      if frame and not done then
+      local frame = not done and shown[current]
+      if frame then
          done = true
-         show_frame(frame, tvb, (tvb or outer_tvb)(0, 0), pinfo, root)
+         show_frame(frame, tvb, pinfo, root)
       end
    end
 
@@ -4043,18 +4121,19 @@ do
 
    local function watch_tcp(tvb, pinfo, tree, original)
       local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
-      outer_tvb, outer_pinfo, segment, done = tvb, pinfo, nil, false
+      current, outer_tvb, outer_pinfo, segment, done = pinfo.number, tvb, pinfo, nil, false
+      local size = tvb:len()
       if pinfo.visited then
          settle_at_end()
-      elseif tvb:len() >= 20 then
-         local raw = tvb:raw(0, 20)
+      elseif size >= TCP_HEADER_BYTES then
+         local raw = tvb:raw(0, TCP_HEADER_BYTES)
          local rds_port = tcp_ports[u16(raw, 1)] or tcp_ports[u16(raw, 3)]
          if rds_port or connection_count > 0 then
-            segment = read_segment(raw, tvb, pinfo)
+            segment = read_segment(raw, tvb, size, pinfo)
             local half = segment and half_of(segment)
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
-               seen_segment(pinfo.number, pinfo.abs_ts)
+               seen_segment(current, pinfo.abs_ts)
                if advances(half, segment) then
                   take_acknowledgement(half, segment, now_of(pinfo))
                end
@@ -4064,9 +4143,9 @@ do
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
-      if not done and shown[pinfo.number] then
-         local header = tvb:len() >= 20 and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
-         show_once(header > 0 and header < tvb:len() and tvb(header):tvb() or nil, pinfo, tree)
+      if not done and shown[current] then
+         local header = size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
+         show_once(header > 0 and header < size and tvb(header):tvb() or nil, pinfo, tree)
       end
       outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
       return used
@@ -4074,8 +4153,9 @@ do
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      if not segment and outer_tvb and outer_tvb:len() >= 20 then
-         segment = read_segment(outer_tvb:raw(0, 20), outer_tvb, outer_pinfo)
+      local size = outer_tvb and outer_tvb:len() or 0
+      if not segment and size >= TCP_HEADER_BYTES then
+         segment = read_segment(outer_tvb:raw(0, TCP_HEADER_BYTES), outer_tvb, size, outer_pinfo)
       end
       return segment and not segment.used and segment or nil
    end
@@ -4113,7 +4193,7 @@ do
    local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
 
    local function odd_tcp_port(tvb, pinfo, tree)
-      if not (shown[pinfo.number] or pinfo.visited) then
+      if not (shown[current] or pinfo.visited) then
          local unused = unused_segment()
          if not unused or unused.size ~= #unused.data then
             return false
@@ -4125,7 +4205,7 @@ do
          odd_ends[from], odd_ends[to] = true, true
          feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
       end
-      if not shown[pinfo.number] then
+      if not shown[current] then
          return false
       end
       show_once(tvb, pinfo, tree)
@@ -4135,8 +4215,8 @@ do
    -- InfiniBand and RoCE.
 
    local function watch_packet(tvb, pinfo, tree, original, read)
-      local saved_tvb, saved_done = outer_tvb, done
-      outer_tvb, done = tvb, false
+      local saved_done = done
+      current, done = pinfo.number, false
       if pinfo.visited then
          settle_at_end()
       else
@@ -4148,7 +4228,7 @@ do
       end
       local used = pass_on(original, tvb, pinfo, tree)
       show_once(nil, pinfo, tree)
-      outer_tvb, done = saved_tvb, saved_done
+      done = saved_done
       return used
    end
 
@@ -4194,7 +4274,7 @@ do
 
    -- Claims payloads of RDS, so that no other heuristic does. What is shown was decided by the watcher.
    local function infiniband_payload(tvb, pinfo, tree)
-      local frame = shown[pinfo.number]
+      local frame = shown[current]
       if not frame or not (frame.messages or frame.parts) then
          return false
       end
@@ -4203,7 +4283,7 @@ do
    end
 
    local function infiniband_private(_, pinfo, tree)
-      local frame = shown[pinfo.number]
+      local frame = shown[current]
       if not frame or not frame.cm then
          return false
       end

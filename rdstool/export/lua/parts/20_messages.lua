@@ -44,6 +44,7 @@ local function add_stream(transport, a, b, from_start)
       lane.pings, lane.ack_positions, lane.ack_frames = {}, {}, {}
       lane.part = { stream = stream, direction = direction }
       lane.parts = { lane.part }
+      lane.part_frame = { parts = lane.parts }
       stream.lanes[direction] = lane
    end
    insert(streams, stream)
@@ -59,11 +60,12 @@ local function tell(stream, direction, event, now)
    insert(shows(now, "parts"), { stream = stream, direction = direction, event = event })
 end
 
--- Part of a message, and no more to say, in this frame. Such frames share one list.
+-- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.
 local function tell_part(lane, now)
    if not now.parts then
       now.parts = lane.parts
-      shown[now.number] = now
+      local number = now.number
+      shown[number] = shown[number] or lane.part_frame
    end
 end
 

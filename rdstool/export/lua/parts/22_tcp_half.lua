@@ -22,6 +22,7 @@ do
          acked = 0,
          boundary = 0, -- where the next header begins, or the search goes on
          last_sequence = 0,
+         open = nil, -- the message under way: raw, position, stop, first; and what came of it: parts, seen, done
          pieces = {}, -- what was delivered and belongs to no message yet: start, size, data or nil, frame, done
          head = 1, -- the first of them
          tail = 0,
@@ -36,16 +37,36 @@ do
    end
 
    local function push(half, start, size, data, frame, done, hole)
-      local last = half.pieces[half.tail]
-      if last and half.tail >= half.head and last.done.number > done.number then
+      local last = half.pieces[half.tail] or half.open
+      if last and last.done.number > done.number then
          done = last.done
       end
       half.tail = half.tail + 1
       half.pieces[half.tail] = { start = start, size = size, data = data, frame = frame, done = done, hole = hole }
    end
 
+   -- Payload of the message under way. It stays in parts until somebody looks at it.
+   local function extend(open, data, done)
+      open.parts[#open.parts + 1] = data
+      open.seen = open.seen + #data
+      if done.number > open.done.number then
+         open.done = done
+      end
+   end
+
    -- Take contiguous bytes; where `data` is shorter than `size` the frame was cut, or the bytes were not captured.
    local function deliver(half, start, size, data, frame, done, hole)
+      local open = half.open
+      local room = open and open.stop - start or 0
+      half.next = start + size
+      if room > 0 then
+         local most = min(room, size)
+         extend(open, #data > most and sub(data, 1, most) or data, done)
+         if size <= room then
+            return
+         end
+         start, size, data = open.stop, size - room, sub(data, room + 1)
+      end
       local captured = min(#data, size)
       if captured > 0 then
          push(half, start, captured, captured == #data and data or sub(data, 1, captured), frame, done)
@@ -53,7 +74,6 @@ do
       if captured < size then
          push(half, start + captured, size - captured, nil, frame, done, hole)
       end
-      half.next = start + size
    end
 
    -- Index of the piece that holds a stream offset.
@@ -130,11 +150,9 @@ do
       return message
    end
 
-   -- Enter a message whose bytes lie in the pieces. Its payload stays in pieces until somebody looks at it.
-   local function emit(half, raw, position, stop, first_frame, done, now)
-      local message = make_message(half, raw, position, first_frame, done)
-      local parts, start, seen = {}, position + HEADER_BYTES, 0
-      local upto = min(stop, half.next)
+   -- The captured bytes between two offsets as parts, and how many they are.
+   local function parts_between(half, start, upto)
+      local parts, seen = {}, 0
       local index = piece_at(half, start)
       while start < upto do
          local piece = half.pieces[index]
@@ -150,11 +168,19 @@ do
          start = from + size
          index = index + 1
       end
+      return parts, seen
+   end
+
+   -- Enter a message. What follows it is next.
+   local function emit(half, raw, position, stop, first_frame, done, parts, seen, now)
+      local message = make_message(half, raw, position, first_frame, done)
       message.parts = parts
       if seen < stop - position - HEADER_BYTES then
          message.seen, message.complete = seen, false
       end
       add_message(message, now)
+      half.boundary = min(stop, half.next)
+      forget_before(half, half.boundary)
    end
 
    -- Read messages from the boundary on. Returns true where the framing was lost and a search was started.
@@ -200,13 +226,16 @@ do
                return true
             end
          end
+         local parts, seen = parts_between(half, position + HEADER_BYTES, min(stop, half.next))
          if stop > half.next then
-            half.open = { raw = raw, position = position, stop = stop, first = piece.frame }
+            local open = { raw = raw, position = position, stop = stop, first = piece.frame, parts = parts, seen = seen }
+            open.done = half.pieces[half.tail].done
+            half.open = open
+            forget_before(half, half.next)
             return false
          end
-         emit(half, raw, position, stop, piece.frame, half.pieces[piece_at(half, stop - 1)].done, now)
-         half.boundary = stop
-         forget_before(half, stop)
+         local done = half.pieces[piece_at(half, stop - 1)].done
+         emit(half, raw, position, stop, piece.frame, done, parts, seen, now)
       end
       return false
    end
@@ -275,9 +304,7 @@ do
                return
             end
             half.open = nil
-            emit(half, open.raw, open.position, open.stop, open.first, half.pieces[piece_at(half, open.stop - 1)].done, now)
-            half.boundary = open.stop
-            forget_before(half, open.stop)
+            emit(half, open.raw, open.position, open.stop, open.first, open.done, open.parts, open.seen, now)
          end
          if not walk(half, now) then
             return
@@ -293,9 +320,7 @@ do
          if open.first.number > closing.number then
             closing = open.first -- It was on its way when the other side ended the connection.
          end
-         emit(half, open.raw, open.position, open.stop, open.first, closing, now)
-         half.boundary = half.next
-         forget_before(half, half.next)
+         emit(half, open.raw, open.position, open.stop, open.first, closing, open.parts, open.seen, now)
       end
    end
 
@@ -416,7 +441,12 @@ do
          settle(half, frame)
          return
       end
-      local skip = half.next - offset
+      local skip, open = half.next - offset, half.open
+      if open and skip == 0 and stop < open.stop and #data == size and not half.pending[1] then
+         extend(open, data, frame)
+         half.next = stop
+         return
+      end
       if skip == 0 and #data == size and half.boundary == offset and not half.search and not half.pending[1] then
          local taken = take_whole_messages(half, data, frame)
          half.next = offset + taken

@@ -169,8 +169,16 @@ do
 
    -- Whether a segment acknowledges more than was acknowledged before.
    function advances(half, segment)
+      local number = segment.ack
+      if number == half.last_ack then
+         return false
+      end
       local other = half.connection.halves[1 - half.direction]
-      return other.base ~= nil and offset_in(other, segment.ack) > other.acked
+      if other.base == nil then
+         return false
+      end
+      half.last_ack = number
+      return offset_in(other, number) > other.acked
    end
 
    function seen_segment(number, time)
@@ -232,8 +240,9 @@ do
 
    local segment = {} -- the same for all: it is looked at once
 
-   -- Read a TCP segment whose header begins with the bytes `raw`. Addresses come from `pinfo`, all else from the bytes.
-   function read_segment(raw, tvb, pinfo)
+   -- Read a TCP segment whose header begins with the bytes `raw`, and of which `captured` bytes lie in `tvb`. Addresses
+   -- come from `pinfo`, all else from the bytes.
+   function read_segment(raw, tvb, captured, pinfo)
       local sport, sport_low, dport, dport_low = byte(raw, 1, 4)
       local header, bits = byte(raw, 13, 14)
       header = floor(header / 16) * 4
@@ -241,7 +250,7 @@ do
       if header < 20 or header > total then
          return nil
       end
-      local captured = tvb:len() - header
+      captured = captured - header
       segment.src, segment.dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
       segment.sport, segment.dport = sport * 256 + sport_low, dport * 256 + dport_low
       segment.seq, segment.ack = u32(raw, 5), u32(raw, 9)

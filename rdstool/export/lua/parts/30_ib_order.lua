@@ -70,7 +70,9 @@ do
       order.expected = order.expected + span_of(order, packet)
       order.fresh = false
       order.choices = nil
-      order.far = {}
+      if order.far[1] then
+         order.far = {}
+      end
       while order.count > 0 do
          local position = order.expected
          local entry = order.waiting[position]

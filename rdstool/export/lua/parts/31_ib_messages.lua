@@ -181,7 +181,10 @@ do
          flow.unit = nil
          return
       end
-      local data = sub(packet.data, what.header + 1)
+      local data = packet.data
+      if what.header > 0 then
+         data = sub(data, what.header + 1)
+      end
       if what.part == READ or what.part == ATOMIC then
          flow.unit = nil
          ask(flow, packet, position, frame, now)

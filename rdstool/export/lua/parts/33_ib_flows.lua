@@ -2,8 +2,8 @@
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local start_infiniband, finish_infiniband, flow_key, new_flow, direct, follow, feed_packet, read_packet
-local flows, flow_count
+local start_infiniband, finish_infiniband, find_flow, new_flow, direct, follow, feed_packet, read_packet
+local flows, flow_count -- the set of all flows
 local take_datagram
 do
    local MIN_CHAIN = 2 -- headers that must verify and agree
@@ -12,28 +12,51 @@ do
    local MAX_FLOWS = 131072
    local MAX_KEPT_PACKETS = 128 -- of a flow that is not decided
    local CM_QP = 1
+   local BTH_BYTES = 12
    local KNOWN_BITS = 0x40 -- flags below this are known to some kernel
 
+   local by_queue_pair -- number of a queue pair -> a flow to it, others `chained`
+
    function start_infiniband()
-      flows, flow_count = {}, 0
+      flows, flow_count, by_queue_pair = {}, 0, {}
       start_operations()
    end
 
-   function flow_key(src, dst, qpn)
-      return src .. ">" .. dst .. "/" .. qpn
+   function find_flow(src, dst, qpn)
+      local flow = by_queue_pair[qpn]
+      while flow and not (flow.src == src and flow.dst == dst) do
+         flow = flow.chained
+      end
+      return flow
    end
 
+   local function unchain(flow)
+      local before = by_queue_pair[flow.qpn]
+      if before == flow then
+         by_queue_pair[flow.qpn] = flow.chained
+         return
+      end
+      while before.chained ~= flow do
+         before = before.chained
+      end
+      before.chained = flow.chained
+   end
+
+   -- A flow about which nothing is known, in place of an earlier one between the same ends.
    function new_flow(src, dst, qpn)
-      local key = flow_key(src, dst, qpn)
-      if not flows[key] then
-         if flow_count >= MAX_FLOWS then
-            return nil
-         end
+      local before = find_flow(src, dst, qpn)
+      if before then
+         unchain(before)
+         flows[before] = nil
+      elseif flow_count >= MAX_FLOWS then
+         return nil
+      else
          flow_count = flow_count + 1
       end
-      local flow = { key = key, src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
+      local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
       flow.pending, flow.early, flow.announced = {}, {}, {}
-      flows[key] = flow
+      flow.chained, by_queue_pair[qpn] = by_queue_pair[qpn], flow
+      flows[flow] = true
       return flow
    end
 
@@ -103,7 +126,7 @@ do
    -- The flow of the other direction, where there is only one that may be it.
    local function counterpart(flow)
       local found
-      for _, other in pairs(flows) do
+      for other in pairs(flows) do
          if other.stream and not other.peer and other.src == flow.dst and other.dst == flow.src then
             if found then
                return nil
@@ -189,7 +212,7 @@ do
          return false
       end
       packet.what = what
-      local flow = flows[flow_key(packet.src, packet.dst, packet.qpn)] or new_flow(packet.src, packet.dst, packet.qpn)
+      local flow = find_flow(packet.src, packet.dst, packet.qpn) or new_flow(packet.src, packet.dst, packet.qpn)
       if not flow or flow.foreign then
          return false
       end
@@ -228,7 +251,7 @@ do
    -- The capture has ended: give up all holes, and report what is incomplete and what was not answered.
    function finish_infiniband()
       local found = {}
-      for _, flow in pairs(flows) do
+      for flow in pairs(flows) do
          if flow.stream then
             insert(found, flow)
          end
@@ -256,12 +279,13 @@ do
    -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
    function read_packet(tvb, at, stop, src, dst, frame)
       local captured = min(tvb:len(), stop)
-      if captured - at < 12 then
+      if captured - at < BTH_BYTES then
          return nil
       end
-      local raw = tvb:raw(at, captured - at)
+      local raw = tvb:raw(at, BTH_BYTES)
       local bits = byte(raw, 2)
-      local length = max(0, stop - at - 12 - floor(bits / 16) % 4)
+      local length = max(0, stop - at - BTH_BYTES - floor(bits / 16) % 4)
+      local size = min(length, captured - at - BTH_BYTES)
       return {
          src = src,
          dst = dst,
@@ -270,7 +294,7 @@ do
          solicited = bits >= 128,
          qpn = u24(raw, 6),
          psn = u24(raw, 10),
-         data = sub(raw, 13, 12 + length),
+         data = size > 0 and tvb:raw(at + BTH_BYTES, size) or "",
          length = length,
       }
    end

@@ -132,7 +132,7 @@ do
    end
 
    local function renew(src, dst, qpn)
-      local old = flows[flow_key(src, dst, qpn)]
+      local old = find_flow(src, dst, qpn)
       local kept = old and old.kept or {}
       if old and old.peer and old.peer.peer == old then
          old.peer.peer = nil

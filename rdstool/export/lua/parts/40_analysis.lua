@@ -181,14 +181,14 @@ do
          index = index + 1
       end
       lane.unacked = index
-      insert(lane.ack_positions, position)
-      insert(lane.ack_frames, now)
+      local count_of_acks = #lane.ack_positions + 1
+      lane.ack_positions[count_of_acks], lane.ack_frames[count_of_acks] = position, now.number
       if last then
          insert(shows(now, "acks"), { last = last, count = count })
       end
    end
 
-   -- The frame that acknowledged a message, nil where none has.
+   -- The number of the frame that acknowledged a message, nil where none has.
    function acknowledging_frame(message)
       local lane = message.lane
       local wanted = message.tcp and message.finish or message.sequence

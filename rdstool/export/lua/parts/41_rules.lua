@@ -312,6 +312,11 @@ do
       insert(shows(now, "parts"), part)
    end
 
+   -- A header without what may differ between fragments of a message: credit and checksum.
+   local function rest_of(raw)
+      return sub(raw, 1, 25) .. sub(raw, 27, 30) .. sub(raw, 33)
+   end
+
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.
    function check_fragment(flow, unit, message, _, now)
       if unit.opcode ~= 0x02 and unit.opcode ~= 0x04 then
@@ -326,7 +331,8 @@ do
          message.fragment_bytes = (data == 8192 or data == MAX_FRAGMENT_BYTES) and data or FRAGMENT_BYTES
       end
       local size, number = message.fragment_bytes, message.fragments + 1
-      local foreign = key_of(unit.header) ~= message.key
+      local same = unit.header == message.raw
+      local foreign = not same and key_of(unit.header) ~= message.key
       if data > size then
          say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
       elseif foreign then
@@ -341,10 +347,7 @@ do
       if foreign and data > size then
          say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
       end
-      local function rest_of(raw)
-         return sub(raw, 1, 25) .. sub(raw, 27, 30) .. sub(raw, 33)
-      end
-      if not foreign and rest_of(unit.header) ~= rest_of(message.raw) then
+      if not (same or foreign) and rest_of(unit.header) ~= rest_of(message.raw) then
          say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), now)
       end
       local credit = byte(unit.header, 26)

@@ -155,8 +155,8 @@ do
          generated(tree, "rds.response_in", message.response.number)
       end
       local acked = acknowledging_frame(message)
-      if acked and acked.number >= message.frame.number then
-         generated(tree, "rds.acked_in", acked.number)
+      if acked and acked >= message.frame.number then
+         generated(tree, "rds.acked_in", acked)
       end
       for _, operation in ipairs(message.operations or {}) do
          generated(tree, "rds.rdma.announced", operation.id)
@@ -241,8 +241,8 @@ do
    end
 
    -- What is no message by itself: segments and fragments on their way, and the ends of a stream.
-   local function show_part(part, root, nothing)
-      local tree = root:add(rds_part, nothing)
+   local function show_part(part, root)
+      local tree = root:add(rds_part)
       local stream = part.stream
       if not (part.event or part.findings) then
          -- Most frames are such: one line has to do.
@@ -260,15 +260,15 @@ do
       add_findings(tree, part)
    end
 
-   local function show_acknowledgement(ack, frame, root, nothing)
-      local tree = root:add(rds_part, nothing)
+   local function show_acknowledgement(ack, frame, root)
+      local tree = root:add(rds_part)
       generated(tree, "rds.acknowledges", ack.last.frame.number)
       generated(tree, "rds.acknowledges.count", ack.count)
       generated(tree, "rds.ack_time", span_of_time(frame.time - ack.last.frame.time))
    end
 
-   local function show_operation(operation, root, nothing)
-      local tree = root:add(rds_rdma, nothing)
+   local function show_operation(operation, root)
+      local tree = root:add(rds_rdma)
       tree:set_generated()
       tree:append_text(format(", %s of %s: %s", operation.kind, plural(operation.length, "byte"), operation.status))
       generated(tree, "rds.kind", operation.kind)
@@ -341,46 +341,47 @@ do
       return root:referenced(handles[name])
    end
 
-   -- Show what is known of a frame. `tvb` is what messages of this frame lie in, `nothing` an empty range.
-   function show_frame(frame, tvb, nothing, pinfo, root)
+   -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
+   function show_frame(frame, tvb, pinfo, root)
       local visible = root.visible
       add = visible and add_always or add_referenced
       local wanted = visible or is_wanted(root, "rds")
-      local messages = frame.messages
+      local columns, messages = pinfo.cols, frame.messages
       if messages then
-         pinfo.cols.protocol = "RDS"
+         columns.protocol = "RDS"
          local lines = {}
          for index, message in ipairs(messages) do
             lines[index] = headline(message)
             show_message(message, tvb, pinfo, root, wanted)
          end
-         pinfo.cols.info = concat(lines, "; ")
+         columns.info = concat(lines, "; ")
       end
       if frame.cm then
-         pinfo.cols.protocol = "RDS"
+         columns.protocol = "RDS"
          for _, message in ipairs(frame.cm) do
-            pinfo.cols.info = cm_words(message)
+            columns.info = cm_words(message)
             show_cm(message, root)
          end
       end
       if frame.parts then
          if not (messages or frame.cm) and not frame.parts[1].event then
-            pinfo.cols.protocol = "RDS"
-            pinfo.cols.info = "part of a message"
+            columns.protocol = "RDS"
+            columns.info = "part of a message"
          end
          for _, part in ipairs(frame.parts) do
-            if visible or part.findings or wanted or is_wanted(root, "rds_part") then
-               show_part(part, root, nothing)
+            if wanted or part.findings or is_wanted(root, "rds_part") then
+               show_part(part, root)
             end
          end
       end
-      if wanted or is_wanted(root, "rds_rdma") then
-         for _, ack in ipairs(frame.acks or {}) do
-            show_acknowledgement(ack, frame, root, nothing)
-         end
-         for _, operation in ipairs(frame.operations or {}) do
-            show_operation(operation, root, nothing)
-         end
+      if not (frame.acks or frame.operations) or not (wanted or is_wanted(root, "rds_rdma")) then
+         return
+      end
+      for _, ack in ipairs(frame.acks or {}) do
+         show_acknowledgement(ack, frame, root)
+      end
+      for _, operation in ipairs(frame.operations or {}) do
+         show_operation(operation, root)
       end
    end
 end

@@ -3,16 +3,18 @@
 -- InfiniBand transport: it notes what passes, and then lets them do their work.
 
 do
+   local TCP_HEADER_BYTES = 20
    local tcp_ports = {}
-   -- The frame that is dissected: the tvb and pinfo that the watcher got, what it read of it, and whether it is shown.
-   local outer_tvb, outer_pinfo, segment, done
+   -- The frame that is dissected: its number, the tvb and pinfo that the watcher got, what it read of it, and whether it
+   -- is shown. Whatever is asked of Wireshark costs more than all that Lua does with the answer, so it is asked once.
+   local current, outer_tvb, outer_pinfo, segment, done
 
    local function rds_tcp_port(port)
       return tcp_ports[port] or false
    end
 
    local function now_of(pinfo)
-      return { number = pinfo.number, time = pinfo.abs_ts, messages = nil, parts = nil }
+      return { number = current, time = pinfo.abs_ts, messages = nil, parts = nil }
    end
 
    -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
@@ -36,10 +38,10 @@ do
    end
 
    local function show_once(tvb, pinfo, root)
-      local frame = shown[pinfo.number]
-      if frame and not done then
+      local frame = not done and shown[current]
+      if frame then
          done = true
-         show_frame(frame, tvb, (tvb or outer_tvb)(0, 0), pinfo, root)
+         show_frame(frame, tvb, pinfo, root)
       end
    end
 
@@ -47,18 +49,19 @@ do
 
    local function watch_tcp(tvb, pinfo, tree, original)
       local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
-      outer_tvb, outer_pinfo, segment, done = tvb, pinfo, nil, false
+      current, outer_tvb, outer_pinfo, segment, done = pinfo.number, tvb, pinfo, nil, false
+      local size = tvb:len()
       if pinfo.visited then
          settle_at_end()
-      elseif tvb:len() >= 20 then
-         local raw = tvb:raw(0, 20)
+      elseif size >= TCP_HEADER_BYTES then
+         local raw = tvb:raw(0, TCP_HEADER_BYTES)
          local rds_port = tcp_ports[u16(raw, 1)] or tcp_ports[u16(raw, 3)]
          if rds_port or connection_count > 0 then
-            segment = read_segment(raw, tvb, pinfo)
+            segment = read_segment(raw, tvb, size, pinfo)
             local half = segment and half_of(segment)
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
-               seen_segment(pinfo.number, pinfo.abs_ts)
+               seen_segment(current, pinfo.abs_ts)
                if advances(half, segment) then
                   take_acknowledgement(half, segment, now_of(pinfo))
                end
@@ -68,9 +71,9 @@ do
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
-      if not done and shown[pinfo.number] then
-         local header = tvb:len() >= 20 and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
-         show_once(header > 0 and header < tvb:len() and tvb(header):tvb() or nil, pinfo, tree)
+      if not done and shown[current] then
+         local header = size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
+         show_once(header > 0 and header < size and tvb(header):tvb() or nil, pinfo, tree)
       end
       outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
       return used
@@ -78,8 +81,9 @@ do
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      if not segment and outer_tvb and outer_tvb:len() >= 20 then
-         segment = read_segment(outer_tvb:raw(0, 20), outer_tvb, outer_pinfo)
+      local size = outer_tvb and outer_tvb:len() or 0
+      if not segment and size >= TCP_HEADER_BYTES then
+         segment = read_segment(outer_tvb:raw(0, TCP_HEADER_BYTES), outer_tvb, size, outer_pinfo)
       end
       return segment and not segment.used and segment or nil
    end
@@ -117,7 +121,7 @@ do
    local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
 
    local function odd_tcp_port(tvb, pinfo, tree)
-      if not (shown[pinfo.number] or pinfo.visited) then
+      if not (shown[current] or pinfo.visited) then
          local unused = unused_segment()
          if not unused or unused.size ~= #unused.data then
             return false
@@ -129,7 +133,7 @@ do
          odd_ends[from], odd_ends[to] = true, true
          feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
       end
-      if not shown[pinfo.number] then
+      if not shown[current] then
          return false
       end
       show_once(tvb, pinfo, tree)
@@ -139,8 +143,8 @@ do
    -- InfiniBand and RoCE.
 
    local function watch_packet(tvb, pinfo, tree, original, read)
-      local saved_tvb, saved_done = outer_tvb, done
-      outer_tvb, done = tvb, false
+      local saved_done = done
+      current, done = pinfo.number, false
       if pinfo.visited then
          settle_at_end()
       else
@@ -152,7 +156,7 @@ do
       end
       local used = pass_on(original, tvb, pinfo, tree)
       show_once(nil, pinfo, tree)
-      outer_tvb, done = saved_tvb, saved_done
+      done = saved_done
       return used
    end
 
@@ -198,7 +202,7 @@ do
 
    -- Claims payloads of RDS, so that no other heuristic does. What is shown was decided by the watcher.
    local function infiniband_payload(tvb, pinfo, tree)
-      local frame = shown[pinfo.number]
+      local frame = shown[current]
       if not frame or not (frame.messages or frame.parts) then
          return false
       end
@@ -207,7 +211,7 @@ do
    end
 
    local function infiniband_private(_, pinfo, tree)
-      local frame = shown[pinfo.number]
+      local frame = shown[current]
       if not frame or not frame.cm then
          return false
       end
