@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from textwrap import fill
 
+from rdstool.validate.alone import ALONE
 from rdstool.validate.registry import AREAS, RULES
 from rdstool.validate.rule import Rule
 
@@ -61,19 +62,33 @@ def page() -> str:
         "Rules marked † conclude nothing across a hole in the capture, nor before message boundaries were found.",
         "Ids are never renumbered or used again. `--select` and `--ignore` take ids, areas such as `RDS-SEQ`, or",
         "`ALL`; the longer name wins.",
+        "With the plugin, Wireshark shows rules marked *yes* as expert items. The others compare connections, or need",
+        "the end of the capture, which a dissector does not see.",
         "",
     ]
     for area, title in AREAS.items():
         rules = [rule for rule in RULES if rule.area == area]
-        out += [f"## {area}: {title}", "", "| Rule | Severity | Transport | Promise broken |", "|---|---|---|---|"]
+        out += [f"## {area}: {title}", "", "| Rule | Severity | Transport | Wireshark | Promise broken |"]
+        out.append("|---|---|---|---|---|")
         for rule in rules:
             mark = "†" if rule.unbroken else ""
-            out.append(f"| {rule.id}{mark} | {rule.severity.value} | {TRANSPORTS[rule.transports]} | {rule.title} |")
+            cells = (
+                f"{rule.id}{mark}",
+                rule.severity.value,
+                TRANSPORTS[rule.transports],
+                _in_wireshark(rule),
+                rule.title,
+            )
+            out.append(f"| {' | '.join(cells)} |")
         out.append("")
         for rule in rules:
             out += [f"**{rule.id}** {rule.title}. {rule.why} *Kernel:* {rule.kernel} *What to do:* {rule.advice}"]
             out += [f"*Source:* {rule.reference}.", ""]
     return "\n".join(out)
+
+
+def _in_wireshark(rule: Rule) -> str:
+    return "yes" if rule.id in ALONE else "no"
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import pytest
 from rdstool import __version__
 from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_text
 from rdstool.export.lua.derived import PLUGIN_FIELDS
-from rdstool.export.lua.rules import CHECKED
 from rdstool.export.lua.tables import LEFT_TO_WIRESHARK, NOT_IN_LUA
 from rdstool.fields import registry
 from rdstool.tshark.program import Tshark
+from rdstool.validate.alone import ALONE
 from rdstool.validate.registry import RULES
 from tests.tshark.running import PLUGIN, ROOT, STRESS, run
 
@@ -50,7 +50,7 @@ def test_wireshark_knows_every_field_of_rdstool(tshark: Tshark) -> None:
 
 
 def test_checked_rules_are_rules_of_validate() -> None:
-    assert set(CHECKED) <= {rule.id for rule in RULES}
+    assert set(ALONE) <= {rule.id for rule in RULES}
 
 
 def test_colouring_rules_and_buttons_are_filters_that_wireshark_takes(tshark: Tshark, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT
 from dissectors.wire.infiniband import BTH, Bth, Opcode
 from rdstool.export.lua.derived import PLUGIN_FIELDS
-from rdstool.export.lua.rules import CHECKED
 from rdstool.tshark.program import Tshark
+from rdstool.validate.alone import ALONE
 from tests.fuzz.damage import (
     FRAME_DAMAGE,
     ORDER_DAMAGE,
@@ -85,13 +85,13 @@ def told(tshark: Tshark, path: Path) -> Counter[tuple[int, str]]:
 
 
 def native(path: Path) -> Counter[tuple[int, str]]:
-    return Counter((finding.frame, finding.rule) for finding in findings(path) if finding.rule in CHECKED)
+    return Counter((finding.frame, finding.rule) for finding in findings(path) if finding.rule in ALONE)
 
 
 @pytest.mark.parametrize(
     ("rule", "make"),
-    [(rule, make) for _, rule, make in CASES if rule in CHECKED],
-    ids=[f"{rule}-{transport}" for transport, rule, _ in CASES if rule in CHECKED],
+    [(rule, make) for _, rule, make in CASES if rule in ALONE],
+    ids=[f"{rule}-{transport}" for transport, rule, _ in CASES if rule in ALONE],
 )
 def test_a_broken_rule_is_told_where_validate_tells_it(rule: str, make: Callable[[], Script], tmp_path: Path) -> None:
     path = make().write(tmp_path / "broken.pcap")

@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 from rdstool.export.lua.text import block, quoted
+from rdstool.validate.alone import ALONE
 from rdstool.validate.registry import AREAS, RULES
 from rdstool.validate.rule import Rule, Severity
-
-CHECKED = (
-    *(f"RDS-HDR-{number:03d}" for number in range(1, 13)),
-    *(f"RDS-EXT-{number:03d}" for number in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11)),
-    *(f"RDS-SEQ-{number:03d}" for number in (1, 2, 3, 4)),
-    *(f"RDS-RTX-{number:03d}" for number in (3, 4, 5)),
-    *(f"RDS-ACK-{number:03d}" for number in (1, 3)),
-    *(f"RDS-CNG-{number:03d}" for number in (1, 2, 3, 6)),
-    *(f"RDS-CMR-{number:03d}" for number in range(1, 12)),
-    *(f"RDS-FRG-{number:03d}" for number in (1, 2, 3, 4, 5)),
-    "RDS-CRD-003",
-    *(f"RDS-RDM-{number:03d}" for number in (2, 3, 5, 6)),
-)
-"""Rules that one message, or one stream by itself, can break. Others compare connections, or need the capture's end."""
 
 MILDER = {
     "RDS-HDR-004": (Severity.NOTE,),
@@ -31,7 +18,7 @@ _LEVELS = {Severity.ERROR: "ERROR", Severity.WARNING: "WARN", Severity.NOTE: "NO
 
 def checked_rules() -> list[Rule]:
     """Those rules, in the order of the reference."""
-    return [rule for rule in RULES if rule.id in CHECKED]
+    return [rule for rule in RULES if rule.id in ALONE]
 
 
 def rules_text() -> str:
