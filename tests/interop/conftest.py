@@ -2,7 +2,7 @@
 
 ``guest``
     A running kernel with RDS over TCP: the test runs once for each of Linux 6.1, 6.12 and the newest. It is booted
-    once a session; each test finds it alive, without sockets, connections, counters and changed sysctls of RDS.
+    once for all of them; each test finds it alive, without sockets, connections, counters and changed sysctls of RDS.
     ``guest.rds`` has AF_RDS sockets in it, ``guest.rds.counters()`` and ``guest.rds.table("connections")`` what
     rds-info shows, ``guest.wire`` its faults: ``with guest.wire.netem("loss", "1%")``, ``guest.wire.cut()``.
     ``guest.kill()``, ``guest.start()`` and ``guest.reboot()`` (about 10 s) are allowed. ``guest.run(["command"])``
@@ -81,9 +81,9 @@ class Guests:
             self._fresh.add(name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guests(request: pytest.FixtureRequest) -> Iterator[Guests]:
-    """All guests of the session."""
+    """All guests of these tests, which end with the last of them: without KVM even idle ones cost the others time."""
     asked = {item.callspec.params.get("kernel") for item in request.session.items if hasattr(item, "callspec")}
     made = Guests([name for name in KERNELS if name in asked])
     yield made
