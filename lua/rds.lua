@@ -1877,7 +1877,8 @@ do
 end
 
 -- SENDs of one direction, in order, to RDS messages (protocol.md 7.4). Each SEND is one frame of RDS: a header and at
--- most a fragment of data. All fragments of a message repeat its header, and follow one another without others between.
+-- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
+-- ack-only frames.
 
 local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, MAX_ANNOUNCED, key_of
 local close_message
@@ -2006,6 +2007,22 @@ do
       end
    end
 
+   -- What a receiver takes for an ack-only frame.
+   local function only_acknowledges(unit, raw)
+      return unit.length == HEADER_BYTES and sub(raw, 21, 24) == ZERO4
+   end
+
+   -- An ack-only frame stands between two fragments of a message: of their boundaries it tells nothing.
+   local function take_between(flow, unit, status, frame, now)
+      local message, lost, announced = flow.open, flow.lost, flow.announced
+      flow.lost, flow.announced = false, {}
+      local alone = begin_message(flow, unit, frame)
+      check_fragment(flow, unit, alone, frame, now)
+      extend_message(alone, unit, status, frame)
+      close_message(flow, alone, now)
+      flow.open, flow.lost, flow.announced = message, lost, announced
+   end
+
    -- Take the next frame of RDS. `frame` completed it, or the one before it in order.
    local function take_unit(flow, unit, frame, now)
       if #unit.header < HEADER_BYTES then
@@ -2018,6 +2035,10 @@ do
          acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
       end
       local message = flow.open
+      if message and only_acknowledges(unit, raw) then
+         take_between(flow, unit, status, frame, now)
+         return
+      end
       if message then
          local same = key_of(raw) == message.key
          if not same and (message.broken or message.solicited) then
@@ -3319,10 +3340,11 @@ do
          say(message, "RDS-ACK-003", format("flags are 0x%02x", message.flags))
       end
       local before = lane.highest_ack or -1
-      if message.ack < before then
+      -- A message has the acknowledgement of the time when it began; ack-only frames may stand between its fragments.
+      if message.ack < before and message.first.number > lane.acks_until then
          say(message, "RDS-ACK-001", format("h_ack is %s after %s", whole(message.ack), whole(before)))
       end
-      lane.highest_ack = max(before, message.ack)
+      lane.highest_ack, lane.acks_until = max(before, message.ack), message.frame.number
    end
 
    function check_message(message, lane)

@@ -17,6 +17,7 @@ from rdstool.tshark.program import Tshark
 from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Frames, split
 from tests.kit.tsharks import newer_tshark
 from tests.tshark.running import PCAPS, ROOT
+from tests.unit.validate.test_mutations import CLEAN
 
 OPTIONS = CaptureOptions(digests=True)
 COOKED = 113
@@ -30,6 +31,11 @@ def compare(path: Path, tshark: Tshark) -> list[str]:
         ours = objects(capture)
     assert ours
     return [str(difference) for difference in differences(ours, theirs)]
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_no_difference_on_crafted_captures(name: str, tmp_path: Path, tshark: Tshark) -> None:
+    assert compare(CLEAN[name]().write(tmp_path / "clean.pcap"), tshark) == []
 
 
 @pytest.mark.parametrize("path", PCAPS, ids=lambda path: path.parent.name)

@@ -31,7 +31,7 @@ from tests.kit.rds import bitmap
 from tests.kit.tsharks import newer_tshark, system_tshark
 from tests.tshark.running import PCAPS, PLUGIN, STRESS, rows, run
 from tests.unit.validate.checking import findings
-from tests.unit.validate.test_mutations import CASES, Script
+from tests.unit.validate.test_mutations import CASES, CLEAN, Script
 
 MUTATED = 2000
 """Damaged captures that are read without an error of Lua."""
@@ -98,6 +98,11 @@ def test_a_broken_rule_is_told_where_validate_tells_it(rule: str, make: Callable
     found = told(system_tshark(), path)
     assert found == native(path)
     assert rule in {name for _, name in found}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_nothing_is_told_of_what_is_faultless(name: str, tmp_path: Path) -> None:
+    assert told(system_tshark(), CLEAN[name]().write(tmp_path / "clean.pcap")) == Counter()
 
 
 def test_a_group_of_rules_can_be_switched_off(tmp_path: Path) -> None:
