@@ -42,6 +42,8 @@ class Ground:
     capture: Capture
     """All frames between the two."""
     recorded: list[Path] = field(default_factory=list)
+    corrupted: bool = False
+    """Set where the network changes bits: TCP's receivers drop such segments, but a capture of the wire has them."""
     may_have_errors: bool = False
     """Set by tests in which a kernel is known to go wrong."""
     _hosts: dict[Role, count[int]] = field(default_factory=lambda: {"smaller": count(2), "larger": count(0x101)})

@@ -10,18 +10,27 @@ FAULTS = {
     "loss": ("loss", "3%"),
     "duplication": ("duplicate", "20%"),
     "reordering": ("delay", "5ms", "reorder", "30%", "50%"),
-    "corruption": ("corrupt", "2%"),
 }
 MESSAGES = 60
 
 
 @pytest.mark.parametrize("role", ["smaller", "larger"])
 async def test_messages_arrive_as_they_were_sent(ground: Ground, role: Role) -> None:
+    await _messages_arrive(ground, role, *FAULTS.values())
+
+
+@pytest.mark.parametrize("role", ["smaller", "larger"])
+async def test_messages_arrive_over_a_network_that_changes_bits(ground: Ground, role: Role) -> None:
+    ground.corrupted = True
+    await _messages_arrive(ground, role, ("corrupt", "2%"))
+
+
+async def _messages_arrive(ground: Ground, role: Role, *faults: tuple[str, ...]) -> None:
     guest = ground.guest
     async with ground.meeting(role) as meeting:
         await meeting.agree_on_paths()
         resets = meeting.counter("conn_reset")
-        for number, fault in enumerate(FAULTS.values()):
+        for number, fault in enumerate(faults):
             here, there = [meeting.node.socket(0) for _ in range(4)], await meeting.open_many(4)
             texts = [
                 [(10_000 * number + 1000 * index + turn, 300 * (turn % 20)) for turn in range(MESSAGES)]
