@@ -11,7 +11,6 @@ from random import Random
 import pytest
 
 from rdstool.errors import TransportError
-from rdstool.transport.ib.driver import Driver
 from rdstool.transport.ib.provider import (
     Access,
     Completed,
@@ -27,6 +26,7 @@ from rdstool.transport.ib.provider import (
     Status,
 )
 from rdstool.transport.ib.roce_udp import RoceProvider
+from tests.kit.roce_driver import Driver
 
 SERVICE = 0x0106_1C06
 WAIT_S = 60.0
