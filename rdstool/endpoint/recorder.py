@@ -18,7 +18,10 @@ from rdstool.errors import TransportError
 from rdstool.export.pcapng import PcapngWriter
 
 FIRST_SEQUENCE = 1
-"""Initial TCP sequence number of both sides, as a relative one."""
+"""Initial TCP sequence number of both sides of the first connection."""
+SEQUENCE_STEP = 0x9E3779B1
+"""What the initial numbers of the next connection lie ahead by. They differ, so that a connection on the ports of an
+earlier one is not taken for its continuation."""
 APPLICATION = "rdstool"
 """What pcapng files name as the program that wrote them."""
 
@@ -41,6 +44,8 @@ class _Conversation:
 
     local: Host
     peer: Host
+    first_sequence: int
+    """Of both, initially."""
     local_ended: bool = False
     peer_ended: bool = False
 
@@ -53,6 +58,7 @@ class Recorder:
         self.takers: list[FrameTaker] = []
         self._clock = clock
         self._conversations: dict[int, _Conversation] = {}
+        self._next_first = FIRST_SEQUENCE
 
     def packet(self, frame: bytes) -> None:
         """A frame that is known as it went over the network."""
@@ -60,8 +66,7 @@ class Recorder:
 
     def opened(self, key: int, local: tuple[str, int], peer: tuple[str, int], *, incoming: bool) -> None:
         """SYN, SYN and ACK, ACK."""
-        talk = _Conversation(Host(*local, FIRST_SEQUENCE), Host(*peer, FIRST_SEQUENCE))
-        self._conversations[key] = talk
+        talk = self._begin(key, local, peer)
         client, server = (talk.peer, talk.local) if incoming else (talk.local, talk.peer)
         self._add(client, server, TcpFlag.SYN)
         client.advance(1)
@@ -73,12 +78,18 @@ class Recorder:
 
     def joined(self, key: int, local: tuple[str, int], peer: tuple[str, int], sent: int, *, ended: bool) -> None:
         """The frames begin in the middle of a connection."""
-        talk = _Conversation(Host(*local, FIRST_SEQUENCE), Host(*peer, FIRST_SEQUENCE), local_ended=ended)
+        talk = self._begin(key, local, peer)
+        talk.local_ended = ended
         talk.peer.advance(1)
         talk.local.advance(1 + sent + ended)
         talk.local.acknowledges = talk.peer.next_sequence
         talk.peer.acknowledges = talk.local.next_sequence
-        self._conversations[key] = talk
+
+    def _begin(self, key: int, local: tuple[str, int], peer: tuple[str, int]) -> _Conversation:
+        first = self._next_first
+        self._next_first = (first + SEQUENCE_STEP) % SEQUENCES
+        self._conversations[key] = talk = _Conversation(Host(*local, first), Host(*peer, first), first)
+        return talk
 
     def sent(self, key: int, data: bytes) -> None:
         """Segments of ours."""
@@ -96,7 +107,7 @@ class Recorder:
         """An acknowledgement of the peer, for the first ``total`` bytes of ours."""
         talk = self._conversations.get(key)
         if talk is not None:
-            talk.peer.acknowledges = (FIRST_SEQUENCE + 1 + total) % SEQUENCES
+            talk.peer.acknowledges = (talk.first_sequence + 1 + total) % SEQUENCES
             self._add(talk.peer, talk.local, TcpFlag.ACK)
 
     def closed(self, key: int, *, reset: bool, by_peer: bool) -> None:

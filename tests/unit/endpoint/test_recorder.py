@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 import rdstool
+from dissectors.wire.rds import RDS_HEADER, RdsHeader
+from rdstool.endpoint.recorder import Recorder, open_file
 from rdstool.errors import TransportError
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.validator import validate
@@ -36,6 +39,25 @@ async def test_a_recorded_exchange_decodes_to_what_was_sent_and_breaks_no_rule(t
     assert all(message.complete for message in told)
     with rdstool.open_capture(path) as capture:
         assert list(validate(capture)) == []
+
+
+def test_a_connection_on_the_ports_of_an_earlier_one_is_another(tmp_path: Path) -> None:
+    """A host that boots anew may begin with the same ports."""
+    path = tmp_path / "node.pcapng"
+    writer = open_file(path)
+    clock = count(1_000_000_000_000_000_000, 1_000_000)
+    recorder = Recorder(lambda: next(clock))
+    recorder.takers.append(writer.frame)
+    for key in range(2):
+        recorder.opened(key, ("10.0.0.2", 16385), ("10.0.0.1", 32776), incoming=True)
+        for sequence in range(1, 4):
+            header = RdsHeader(sequence=sequence, length=100, sport=4000 + key, dport=5000)
+            recorder.received(key, RDS_HEADER.pack(header) + bytes(100))
+        recorder.closed(key, reset=True, by_peer=True)
+    writer.close()
+    with rdstool.open_capture(path) as capture:
+        told = [(message.stream, message.sequence, message.sport) for message in capture]
+    assert told == [(key, sequence, 4000 + key) for key in range(2) for sequence in range(1, 4)]
 
 
 async def test_a_file_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path) -> None:
