@@ -87,7 +87,7 @@ def test_junit_has_a_case_for_each_scenario(tmp_path: Path) -> None:
     assert failure is not None
     assert str(failure.get("message")).endswith("came")
     assert failure.text == f"{file}:19: Nobody requires it. (protocol.md §6)"
-    assert "pong seq " in str(failed.findtext("system-out"))
+    assert "expected silence: " in str(failed.findtext("system-out"))
 
 
 def test_scenarios_are_listed_and_shown() -> None:
