@@ -101,9 +101,10 @@ def _change(action: str, directory: Path | None, extcap: Path | None, *, force: 
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
-    where = _directory(directory)
-    if extcap is None and directory is None:
-        extcap = find_tshark().extcap
+    where = directory
+    if where is None:
+        tshark = find_tshark()
+        where, extcap = tshark.plugins, extcap or tshark.extcap
     if action == "install":
         written = install(where, __version__, force=force)
         written += [install_extcap(extcap, force=force)] if extcap is not None else []

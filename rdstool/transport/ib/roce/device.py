@@ -17,10 +17,10 @@ from random import Random
 from typing import NamedTuple
 
 from dissectors.wire.infiniband import CM_QP, Opcode
-from rdstool.errors import TransportError
-from rdstool.protocol.addresses import canonical, is_host, same_family
+from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.timers import Timers
+from rdstool.transport.ib.checks import reachable
 from rdstool.transport.ib.provider import Access, Broken, ConnectionOptions, Event, Region
 from rdstool.transport.ib.roce import mads
 from rdstool.transport.ib.roce.connection import RoceConnection
@@ -94,14 +94,16 @@ class Device:
         self, peer: str, service_id: int, private_data: bytes = b"", options: ConnectionOptions | None = None
     ) -> RoceConnection:
         """Ask a peer for a connection."""
-        return self.manager.connect(self._peer(peer), service_id, private_data, options or ConnectionOptions())
+        return self.manager.connect(
+            reachable(peer, self.address), service_id, private_data, options or ConnectionOptions()
+        )
 
     def queue_pair(self, peer: str, options: ConnectionOptions | None = None) -> RoceConnection:
         """A connection without communication management: the owner agrees with the peer on numbers by other means.
 
         Continue with :meth:`join`; end it with ``fail`` and :meth:`forget`.
         """
-        return self.make(self._peer(peer), options or ConnectionOptions())
+        return self.make(reachable(peer, self.address), options or ConnectionOptions())
 
     def join(self, connection: RoceConnection, number: int, send_psn: int, receive_psn: int) -> None:
         """Begin to talk to the peer's queue pair ``number``."""
@@ -123,15 +125,6 @@ class Device:
         """What has happened since the last call, in order."""
         events, self.events = self.events, []
         return events
-
-    def _peer(self, peer: str) -> str:
-        try:
-            peer = canonical(peer)
-        except ValueError:
-            raise TransportError(f"{peer} is not an IP address") from None
-        if not is_host(peer) or not same_family(peer, self.address):
-            raise TransportError(f"{peer} is no host that {self.address} can reach: give an address of its family")
-        return peer
 
     # ---- Time
 

@@ -8,8 +8,8 @@ from dissectors.wire.encapsulation import ICRC_BYTES
 from dissectors.wire.infiniband import BTH
 from rdstool.errors import TransportError
 from rdstool.protocol.timers import Timer
+from rdstool.transport.ib.checks import check_atomic, check_remote
 from rdstool.transport.ib.provider import (
-    ATOMIC_BYTES,
     MAX_MESSAGE_BYTES,
     Access,
     Buffer,
@@ -109,7 +109,8 @@ class QueuePair:
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA WRITE."""
-        self._post(WorkRequest(wr_id, Operation.WRITE, *_viewed(data), *_remote(address, rkey), fence=fence))
+        check_remote(address, rkey)
+        self._post(WorkRequest(wr_id, Operation.WRITE, *_viewed(data), address, rkey, fence=fence))
 
     def post_read(self, wr_id: int, into: Segment, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA READ into registered memory."""
@@ -117,8 +118,8 @@ class QueuePair:
         if view is None:
             where = f"{into.length} bytes at {into.address:#x}"
             raise TransportError(f"no region with local key {into.lkey:#x} can be written for {where}: register it")
-        remote = _remote(address, rkey)
-        work = WorkRequest(wr_id, Operation.READ, b"", into.length, *remote, fence=fence, into=view)
+        check_remote(address, rkey)
+        work = WorkRequest(wr_id, Operation.READ, b"", into.length, address, rkey, fence=fence, into=view)
         work.responds = True
         self._post(work)
 
@@ -135,10 +136,8 @@ class QueuePair:
     def _post_atomic(
         self, wr_id: int, operation: Operation, address: int, rkey: int, value: int, compare: int, fence: bool
     ) -> None:
-        if address % ATOMIC_BYTES:
-            raise TransportError(f"an atomic operation needs an address that {ATOMIC_BYTES} divides, not {address:#x}")
-        remote = _remote(address, rkey)
-        work = WorkRequest(wr_id, operation, b"", 0, *remote, value % _U64, compare % _U64, fence=fence)
+        check_atomic(address, rkey)
+        work = WorkRequest(wr_id, operation, b"", 0, address, rkey, value % _U64, compare % _U64, fence=fence)
         work.responds = True
         self._post(work)
 
@@ -228,9 +227,3 @@ def _viewed(data: Buffer) -> tuple[bytes | memoryview, int]:
         return data, len(data)
     view = memoryview(data).cast("B")
     return view, len(view)
-
-
-def _remote(address: int, rkey: int) -> tuple[int, int]:
-    if not 0 <= address < _U64 or not 0 <= rkey < 1 << 32:
-        raise TransportError(f"no remote memory has address {address} and key {rkey}: 64 and 32 bits are there")
-    return address, rkey

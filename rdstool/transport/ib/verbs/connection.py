@@ -18,6 +18,7 @@ from pyverbs.pyverbs_error import PyverbsError
 
 from rdstool.errors import TransportError
 from rdstool.protocol.errors import LocalProtocolError
+from rdstool.transport.ib.checks import check_atomic, check_remote
 from rdstool.transport.ib.provider import (
     ATOMIC_BYTES,
     MAX_MESSAGE_BYTES,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 MAX_WORK_REQUESTS = 16_384
 """Receives, and other requests, that may be posted at a time."""
 _U64 = 1 << 64
-_U32 = 1 << 32
 
 
 class State(Enum):
@@ -137,12 +137,12 @@ class VerbsConnection:
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA WRITE."""
-        _check_remote(address, rkey)
+        check_remote(address, rkey)
         self._post(Request(wr_id, Operation.WRITE, data, _size(data), None, address, rkey), fence)
 
     def post_read(self, wr_id: int, into: Segment, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA READ."""
-        _check_remote(address, rkey)
+        check_remote(address, rkey)
         self._post(Request(wr_id, Operation.READ, None, 0, into, address, rkey), fence)
 
     def post_compare_swap(
@@ -158,9 +158,7 @@ class VerbsConnection:
     def _post_atomic(
         self, wr_id: int, operation: Operation, address: int, rkey: int, first: int, second: int, fence: bool
     ) -> None:
-        if address % ATOMIC_BYTES:
-            raise TransportError(f"an atomic operation needs an address that {ATOMIC_BYTES} divides, not {address:#x}")
-        _check_remote(address, rkey)
+        check_atomic(address, rkey)
         numbers = first % _U64, second % _U64
         self._post(Request(wr_id, operation, None, ATOMIC_BYTES, None, address, rkey, *numbers), fence)
 
@@ -254,8 +252,3 @@ class VerbsConnection:
 
 def _size(data: Buffer) -> int:
     return len(data) if type(data) is bytes else memoryview(data).nbytes
-
-
-def _check_remote(address: int, rkey: int) -> None:
-    if not 0 <= address < _U64 or not 0 <= rkey < _U32:
-        raise TransportError(f"no remote memory has address {address} and key {rkey}: 64 and 32 bits are there")

@@ -14,8 +14,9 @@ from pyverbs.pyverbs_error import PyverbsRDMAError
 
 from dissectors.wire.cm import SERVICE_ID_TCP
 from rdstool.errors import TransportError
-from rdstool.protocol.addresses import canonical, is_host, same_family
+from rdstool.protocol.addresses import canonical, is_host
 from rdstool.protocol.errors import LocalProtocolError
+from rdstool.transport.ib.checks import reachable
 from rdstool.transport.ib.provider import (
     ATOMIC_BYTES,
     PATH_MTUS,
@@ -134,7 +135,7 @@ class VerbsProvider:
         self, peer: str, service_id: int, private_data: bytes = b"", options: ConnectionOptions | None = None
     ) -> VerbsConnection:
         """Ask a peer for a connection."""
-        peer = self._peer(peer)
+        peer = reachable(peer, self.address)
         rdmacm.check_room(private_data, rdmacm.REQUEST_ROOM)
         identifier = self._channel.make()
         try:
@@ -150,7 +151,7 @@ class VerbsProvider:
 
     def path_mtu(self, peer: str) -> int:
         """That of the device's port: RDMA-CM asks for no more."""
-        self._peer(peer)
+        reachable(peer, self.address)
         code = int(self._anchor.context.query_port(self._anchor.port_num).active_mtu)
         return PATH_MTUS[min(max(code, 1), len(PATH_MTUS)) - 1]
 
@@ -210,15 +211,6 @@ class VerbsProvider:
         self._channel.close()
         self._anchor.close()
         self._anchor_channel.close()
-
-    def _peer(self, peer: str) -> str:
-        try:
-            peer = canonical(peer)
-        except ValueError:
-            raise TransportError(f"{peer} is not an IP address") from None
-        if not is_host(peer) or not same_family(peer, self.address):
-            raise TransportError(f"{peer} is no host that {self.address} can reach: give an address of its family")
-        return peer
 
     def _make(self, identifier: ConnectionId, peer: str, options: ConnectionOptions) -> VerbsConnection:
         """A connection with a queue pair, and room for its completions."""
