@@ -213,7 +213,8 @@ class _Player:
             connected: asyncio.Future[None] = self._loop.create_future()
             self._loop.add_writer(sock, _set, connected)
             try:
-                await asyncio.wait_for(connected, CONNECT_S)
+                async with asyncio.timeout(CONNECT_S):
+                    await connected
             finally:
                 self._loop.remove_writer(sock)
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
