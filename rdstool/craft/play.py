@@ -31,7 +31,7 @@ from rdstool.errors import TransportError, UsageError
 from rdstool.protocol.addresses import rank, same_family
 from rdstool.protocol.config import Settings
 from rdstool.transport.base import Tap
-from rdstool.transport.tcp.sockets import Dialler, abort, listener
+from rdstool.transport.tcp.sockets import Dialler, abort, listener, tune
 
 WRITE_BYTES = 1 << 16
 """Written at once, at least, where messages are sent one behind the other."""
@@ -234,6 +234,8 @@ class _Player:
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if number:
                 raise OSError(number, os.strerror(number))
+            # Keep-alive shows whether the peer has it, too: what a full backlog has dropped looks open for ever.
+            tune(sock)
             await self._loop.create_connection(lambda: wire, sock=sock)
         except BaseException:
             sock.close()
