@@ -9,6 +9,7 @@ from dissectors.wire.extensions import EXTENSION_BYTES
 from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, Flags
 from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.reasons import DropReason
+from rdstool.protocol.room import room_for
 
 LONG_BYTES = 16_384
 """Payloads of this length or more had better be read alone: then they need not be copied."""
@@ -178,7 +179,7 @@ class Deframer:
         self._missing = length
         self.began = now
         if LONG_BYTES <= length <= self._longest:
-            self._payload = BytesIO(bytes(length))
+            self._payload = room_for(length)
             self._room = self._payload.getbuffer()
 
     def _keep(self, piece: bytes) -> None:
