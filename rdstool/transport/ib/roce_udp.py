@@ -192,6 +192,13 @@ class RoceProvider:
         for made in (self._receiver, *self._senders.values()):
             made.close()
 
+    def inject(self, connection: RoceConnection, packet: bytes, *, good: bool = True) -> None:
+        """Send a packet (BTH and what follows, without ICRC) with the next ``process``, beside the connection's own.
+
+        For tests of peers: the connection does not know of it, and its numbers do not count it.
+        """
+        self._unsent.append(self.device.inject(connection, packet, good=good))
+
     # ---- Datagrams
 
     def _receive(self) -> list[tuple[bytes, str, int]]:

@@ -12,7 +12,8 @@ import pytest
 from dissectors.wire.rds import HEADER_BYTES, TCP_PORT
 from rdstool.craft.judge import Match
 from rdstool.craft.library import scenario
-from rdstool.craft.play import CROSSED_TRIES, _Player, play
+from rdstool.craft.play import CROSSED_TRIES, play
+from rdstool.craft.tcp_stage import TcpStage
 from tests.kit.hostile import PATIENCE_S, RawPeer, message
 from tests.kit.loopback import own_addresses
 
@@ -90,8 +91,9 @@ async def test_without_a_crossing_the_first_difference_stands() -> None:
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_connection_that_comes_at_the_very_end_is_not_left_open(turns: int) -> None:
     own, other = own_addresses(2)
-    player = _Player(scenario("larger-side-speaks"), Match(other, own, seed=1, patience=PATIENCE_S), None, print)
-    async with player.ready():
+    match = Match(other, own, seed=1, patience=PATIENCE_S)
+    stage = TcpStage(scenario("larger-side-speaks"), match, lambda *_: None, lambda: None, None)
+    async with stage.ready():
         await asyncio.sleep(0)
         with socket.create_connection((other, TCP_PORT)):
             for _ in range(turns):

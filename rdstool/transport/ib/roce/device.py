@@ -258,6 +258,14 @@ class Device:
             flow = self._outflows[port, peer] = Flow(self.address, port, peer)
         return flow
 
+    def inject(self, connection: RoceConnection, packet: bytes, *, good: bool) -> Outgoing:
+        """Any packet, its ICRC good or bad, to be sent beside those of a connection, which does not know of it."""
+        flow = self.flow_of(connection)
+        sealed = flow.seal(packet, b"", 0)
+        batch: list[Outgoing] = []
+        self._add(self.now, batch, flow, [sealed if good else sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))])
+        return batch[0]
+
     # ---- For the parts
 
     def make(self, peer: str, options: ConnectionOptions) -> RoceConnection:

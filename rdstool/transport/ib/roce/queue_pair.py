@@ -158,6 +158,11 @@ class QueuePair:
             raise TransportError(f"{posted} work requests are posted: wait until some are done")
         return True
 
+    @property
+    def next_psn(self) -> int:
+        """Number of the next packet that is sent for the first time."""
+        return self.requester.reached & NUMBER_MASK
+
     # ---- Packets
 
     def packet(self, kind: PacketKind, opcode: int, flags: int, word: int, datagram: bytes, now: float) -> None:

@@ -108,6 +108,11 @@ class Requester:
         return len(self._waiting) + len(self._started)
 
     @property
+    def reached(self) -> int:
+        """One behind the last packet that was ever sent."""
+        return self._reached
+
+    @property
     def due(self) -> float | None:
         """When ``timer_expired`` is to be called; None = never."""
         if self._quiet_until is not None:
