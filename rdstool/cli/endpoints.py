@@ -270,9 +270,12 @@ def carrier_named(transport: str, provider: str, pcap: Path | None) -> Transport
 
 
 class Notices:
-    """Tells on stderr when a peer for whom messages wait cannot be reached, and when it can again; not each time."""
+    """Tells on stderr when a peer for whom messages wait cannot be reached, and when it can again; not each time.
 
-    def __init__(self, node: Node) -> None:
+    ``first`` is the attempt whose failure is told first.
+    """
+
+    def __init__(self, node: Node, first: int = 1) -> None:
         from rdstool.protocol import events, info  # noqa: PLC0415
 
         self._told: dict[str, float] = {}
@@ -280,7 +283,8 @@ class Notices:
 
         def hear(event: events.Event) -> None:
             if isinstance(event, events.ConnectFailed) and info.waits(node.engine, event.local, event.peer):
-                self._failed(event.peer, event.attempt, event.detail)
+                if event.attempt >= first:
+                    self._failed(event.peer, event.attempt, event.detail)
             elif isinstance(event, events.PathUp) and self._told.pop(event.peer, None) is not None:
                 self._say(f"{event.peer} is reached now")
 

@@ -285,7 +285,7 @@ class _Job:
         from rdstool.stress.failure import StressError  # noqa: PLC0415
         from rdstool.stress.run import Run, Side  # noqa: PLC0415
 
-        Notices(node)
+        Notices(node, first=2)  # a peer that has ended the run is gone, and that may be seen before the end itself
         side = Side(
             own, peer, active=self.peer is not None, patience_s=self.patience_s, whole_machine=self.whole_machine
         )
