@@ -1,11 +1,12 @@
 """Run a stage of capture reading in a process of its own, ahead of this one.
 
 What the other process makes comes through a pipe, item by item, and so does the ``CaptureError`` that ends it. A
-process that nobody listens to any more ends by itself.
+process that nobody listens to any more ends by itself, and on Linux when the first one is killed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 import signal
 import sys
@@ -21,8 +22,8 @@ from rdstool.errors import CaptureError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-_END_SECONDS = 5.0
-"""Time that a process gets to end."""
+_PR_SET_PDEATHSIG = 1
+"""``prctl``: the signal that this process gets when its parent ends (linux/prctl.h)."""
 
 
 def can_fork() -> bool:
@@ -47,15 +48,15 @@ def worker(run: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
         yield here
     finally:
         here.close()
-        process.join(_END_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        process.kill()  # It has nothing to put in order, and may be waiting for a file to grow.
+        process.join()
 
 
 def _start(run: Callable[..., None], arguments: tuple[Any, ...], pipe: Connection) -> None:
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     run(*arguments, pipe)
 
 
