@@ -64,6 +64,8 @@ def test_help_lists_all_commands() -> None:
 
 WRONG = [
     ([], "Missing command"),
+    (["lab"], "Missing command (see: rdstool lab --help)"),
+    (["rdma"], "Missing command (see: rdstool rdma --help)"),
     (["decod", "x"], "Did you mean 'decode'?"),
     (["--bogus"], "No such option"),
     (["decode"], "Missing argument"),
