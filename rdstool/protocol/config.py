@@ -79,6 +79,10 @@ class Settings:
     """How long messages wait for the peer's handshake message, where it may be on its way: on an accepted first
     connection for the number of paths, after the fan-out for the pong behind what path 0 carried. More than TCP's
     keep-alive takes to find a dead connection (§4.1). Only a peer that answers no pings makes them wait in full."""
+    answer_patience_s: float = 10.0
+    """How long path 0's new connection may bring nothing, not even the congestion map, while messages wait; then it
+    is made anew. Linux 7.3 was seen to forget connections that its own SYN had crossed: they stay open, and nobody
+    reads them. The kernel waits for ever."""
     knock_interval_s: float = 1.0
     """How often the larger address asks the smaller one to connect, while messages wait. The kernel asks once
     for each message that is sent, and waits for ever where that one attempt is lost."""

@@ -22,6 +22,7 @@ Where this differs from the kernel it is so that nothing is lost or doubled in c
   also the newest.
 - After the fan-out the other paths wait for a pong (:mod:`rdstool.protocol.gate`).
 - A sender that is refused by an old congestion map has the peer connected to.
+- A connection of path 0 on which the peer never answers is made anew while messages wait.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Connection(BaseConnection):
     """What this node shares with one peer address over TCP."""
 
     __slots__ = (
+        "answer_timer",
         "ended",
         "gate",
         "gen_link",
@@ -98,6 +100,8 @@ class Connection(BaseConnection):
         self.unsure = False
         """A TCP connection of path 0 was lost before it was known whether the peer took it for another path."""
         self.knock_timer: Timer | None = None
+        self.answer_timer: Timer | None = None
+        """Stands while path 0's connection has brought nothing."""
 
     def lanes(self) -> Sequence[Path]:
         """All paths, by number."""
@@ -250,8 +254,29 @@ class Connection(BaseConnection):
             if path.link is not None and path.link.incoming:
                 patience = node.settings.handshake_patience_s
                 path.hold = node.timers.at(now + patience, lambda when: self._hold_no_longer(path, when))
+        if path.link is not None and path.link.doubtful:
+            self._expect_answer(path, now)
         if self.smaller and self.npaths > 1:
             self._dial_all(now)
+
+    def _expect_answer(self, path: Path, now: float) -> None:
+        patience = self.node.settings.answer_patience_s
+        self.answer_timer = self.node.timers.at(now + patience, lambda when: self._judge_silence(path, when))
+
+    def answered(self) -> None:
+        """The peer has taken up path 0's connection, or that is gone."""
+        if self.answer_timer is not None:
+            self.answer_timer.cancel()
+            self.answer_timer = None
+
+    def _judge_silence(self, path: Path, now: float) -> None:
+        """The peer's system has taken our connection; has the peer? The old one still delivers, should it speak now."""
+        self.answer_timer = None
+        if any(message.socket is not None for lane in self.paths for queue in lane.queues() for message in queue):
+            self.node.counters.dropped_unanswered += 1
+            path.drop(DropReason.UNANSWERED, "", now)
+        else:
+            self._expect_answer(path, now)
 
     def _hold_no_longer(self, path: Path, now: float) -> None:
         path.hold = None
@@ -265,6 +290,8 @@ class Connection(BaseConnection):
 
     def went_error(self, path: Path, _now: float) -> None:
         """A path sends no more: what it may have told of congestion, another one tells again."""
+        if path.index == 0:
+            self.answered()
         carrier = self._carrier()
         if carrier is not None and path.link is not None and path.link.carries_map:
             carrier.map_pending = True
