@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
@@ -50,6 +50,18 @@ if TYPE_CHECKING:
     from rdstool.protocol.node import Node
 
 _UP, _DOWN = PathState.UP, PathState.DOWN
+
+
+class Remembered(NamedTuple):
+    """What is kept of a peer that was forgotten: a connection made from it goes on as if it had only been down."""
+
+    npaths: int
+    agreed: bool
+    peer_gen: int
+    peer_sport_idx: bool
+    unsure: bool
+    numbers: tuple[tuple[int, int], ...]
+    """``next_tx`` and ``next_rx`` of each path."""
 
 
 class Connection(BaseConnection):
@@ -243,6 +255,7 @@ class Connection(BaseConnection):
     def went_up(self, path: Path, now: float) -> None:
         """A path is connected: the congestion map first, then the rest (§3.3)."""
         node = self.node
+        node.away.pop(self, None)
         if path is self._carrier():
             path.map_pending = True
         if path.index == 0 and self.knock_timer is not None:
@@ -305,6 +318,7 @@ class Connection(BaseConnection):
             self._probe_again()
         if self.ended:
             return
+        node.away[self] = None
         self.unpark(now)
         if path.state is not _DOWN:
             return
@@ -444,7 +458,32 @@ class Connection(BaseConnection):
 
     def forget(self, now: float) -> None:
         """Give them up at once, unread; the node knows this peer no more."""
+        for socket in self.ports.values():
+            socket.forget_route(self.peer)
         self._end(DropReason.FORGOTTEN, now, abort=True)
+
+    @property
+    def idle(self) -> bool:
+        """The peer is away and nobody would miss it: nothing waits for it, and nothing of it is under way."""
+        return (
+            all(path.state is _DOWN for path in self.paths)
+            and not (self.parked or self.unjudged or self.map_missed)
+            and (self.agreed or not self.node.profile.waits_for_paths)
+            and all(message.is_handshake for path in self.paths for queue in path.queues() for message in queue)
+            and all(socket.peer is None or socket.peer[0] != self.peer for socket in self.ports.values())
+        )
+
+    def remember(self) -> Remembered:
+        """What a later connection with this peer has to know."""
+        numbers = tuple((path.next_tx, path.next_rx) for path in self.paths)
+        return Remembered(self.npaths, self.agreed, self.peer_gen, self.peer_sport_idx, self.unsure, numbers)
+
+    def recall(self, past: Remembered) -> None:
+        """Go on where an earlier connection with this peer was forgotten."""
+        self.npaths, self.agreed, self.peer_gen, self.peer_sport_idx, self.unsure, numbers = past
+        self.mask = self.npaths - 1
+        for path, (next_tx, next_rx) in zip(self.paths, numbers, strict=True):
+            path.next_tx, path.next_rx = next_tx, next_rx
 
     def _end(self, reason: DropReason, now: float, *, abort: bool) -> None:
         self.ended = True
