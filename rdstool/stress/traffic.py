@@ -215,7 +215,8 @@ class Task:
             counters.requests_received += 1
         elif op == _ACK:
             self._whole(message, self._parameters.ack_bytes, self._filling.ack)
-            counters.round_trips.add(round(pair.ack_came(data, time.monotonic()) * 1e6))
+            took_us = round(pair.ack_came(data, time.monotonic()) * 1e6)
+            counters.round_trip(took_us, self._socket.getsockname()[1], f"{message.address}:{message.port}")
             counters.acks_received += 1
         else:
             raise StressError(f"{message.address}:{message.port} sent a message that is neither request nor ack ({op})")
