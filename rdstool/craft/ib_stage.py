@@ -17,7 +17,7 @@ from rdstool.craft.build import raw_bytes
 from rdstool.craft.hearing import Came, Hear, Hearing
 from rdstool.craft.ib_build import FRAME_BYTES, IbBuilder, private_data, target
 from rdstool.craft.ib_line import Line
-from rdstool.craft.ib_packets import Packets
+from rdstool.craft.ib_packets import SEQUENCE_ERROR, Packets
 from rdstool.craft.judge import Match, sent_words
 from rdstool.craft.scenario import ACCEPTED, MESSAGES, NAK, REJECTED, REMOTE, Action, Expect, Scenario, Send
 from rdstool.craft.stage import connection_of
@@ -121,7 +121,7 @@ class IbStage:
         if self._packets is None or (nak := self._packets.nak(frame, self._match.peer)) is None:
             return
         for line in self._lines.values():
-            if self._packets.is_of(line, nak):
+            if self._packets.is_of(line, nak) and (line.provoked or nak.syndrome != SEQUENCE_ERROR):
                 line.tell(NAK, None, {"syndrome": nak.syndrome, "psn": nak.psn})
 
     # ---- What we do
@@ -249,6 +249,7 @@ class IbStage:
             carried = self._builder.carried(_numbered(step, first + number), first + number, line.ack)
             queue_pair, psn = packets.next_of(line)
             packet = self._builder.packet(step.values, queue_pair, psn + number, carried)
+            line.provoked = True
             packets.send(line, packet, good=step.values.get("icrc") != "bad")
             self._turn()
             await asyncio.sleep(step.every_s)
