@@ -9,7 +9,6 @@ from rdstool.errors import RdsError, TransportError
 from rdstool.protocol import events
 from rdstool.protocol.ib.header import FRAME_BYTES
 from rdstool.protocol.ib.link import IbLink
-from rdstool.protocol.ib.memory import Access, Memory, Region
 from rdstool.protocol.ib.port import REJECT_DATA
 from rdstool.protocol.ib.private import service_id
 from rdstool.protocol.ib.work import CompareSwapWork, FetchAddWork, Read, Send, Work, Write
@@ -20,21 +19,6 @@ from rdstool.transport.ib import provider as verbs
 
 SERVICE_LEVELS = 0xF
 """Bits of the type of service that make the service level (§7.7)."""
-
-
-class _Memory:
-    """One provider's memory, as the engine asks for it."""
-
-    def __init__(self, provider: verbs.Provider) -> None:
-        self._provider = provider
-
-    def register(self, memory: Memory, access: Access) -> Region:
-        """Make memory known."""
-        return self._provider.register(memory, verbs.Access(int(access)))
-
-    def deregister(self, region: Region) -> None:
-        """Its keys are void."""
-        self._provider.deregister(region)  # type: ignore[arg-type]  # regions come from this provider alone
 
 
 class Glue:
@@ -53,7 +37,7 @@ class Glue:
         """Take connections for an address of the node."""
         self.providers[address] = provider
         provider.listen(service_id(address))
-        self._engine.registrars[address] = _Memory(provider)
+        self._engine.registrars[address] = provider
 
     # ---- What the engine wants
 

@@ -9,7 +9,8 @@ import pytest
 from dissectors.wire.cm import CM_MESSAGES, Attribute
 from dissectors.wire.infiniband import AETH, BTH, RETH, Aeth, Bth, Opcode, Reth
 from rdstool.errors import UsageError
-from rdstool.transport.ib.provider import Access, Broken, Completed, Segment, Status
+from rdstool.protocol.ib.memory import Access
+from rdstool.transport.ib.provider import Broken, Completed, Segment, Status
 from rdstool.transport.ib.roce import device as device_module
 from rdstool.transport.ib.roce import mads, manager
 from rdstool.transport.ib.roce.connection import RoceConnection
