@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,10 +29,12 @@ NATIVE, TSHARK = ENGINES = ("native", "tshark")
 MAX_JOBS = 64
 """Worker processes."""
 
-Files = Annotated[
-    list[Path],
-    typer.Argument(metavar="FILE...", help="Captures (pcap, pcapng, gz, xz, zst), in order; - is standard input."),
-]
+FILES: Any = typer.Argument(
+    metavar="FILE...",
+    help="Captures (pcap, pcapng, ERF; gz, xz, zst), in order; - is standard input.",
+    readable=False,  # reading tells better what is wrong
+)
+Files = Annotated[list[Path], FILES]
 TcpPorts = Annotated[
     list[int] | None,
     typer.Option("--tcp-port", metavar="PORT", min=1, max=65535, help="RDS runs on this TCP port too (repeatable)."),

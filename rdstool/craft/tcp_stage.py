@@ -85,16 +85,30 @@ class TcpStage:
 
     async def _accept(self, sock: socket.socket) -> None:
         while True:
-            incoming, _ = await self._loop.sock_accept(sock)
+            incoming = await self._next(sock)
             wire = Wire("", self._hear, self._tap, incoming=True)
             self._all.append(wire)
             await self._loop.create_connection(lambda wire=wire: wire, sock=incoming)  # type: ignore[misc]
             self._come.put_nowait(wire)
 
+    async def _next(self, sock: socket.socket) -> socket.socket:
+        """The next connection. ``sock_accept`` would leave one open that comes as the wait is cancelled."""
+        while True:
+            with suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
+                incoming, _ = sock.accept()
+                incoming.setblocking(False)
+                return incoming
+            readable: asyncio.Future[None] = self._loop.create_future()
+            self._loop.add_reader(sock, _set, readable)
+            try:
+                await readable
+            finally:
+                self._loop.remove_reader(sock)
+
     async def _watch(self, sock: socket.socket) -> None:
         """Refuse the larger peer, as a node does, and remember that it came."""
         while True:
-            incoming, _ = await self._loop.sock_accept(sock)
+            incoming = await self._next(sock)
             abort(incoming)
             self.crossed = self._dialled
             self._news()
@@ -147,7 +161,8 @@ class TcpStage:
             connected: asyncio.Future[None] = self._loop.create_future()
             self._loop.add_writer(sock, _set, connected)
             try:
-                await asyncio.wait_for(connected, CONNECT_S)
+                async with asyncio.timeout(CONNECT_S):
+                    await connected
             finally:
                 self._loop.remove_writer(sock)
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -129,7 +129,8 @@ class Wire(Hearing, asyncio.Protocol):
         self.sent_bytes += len(data)
         if not self._room.is_set():
             try:
-                await asyncio.wait_for(self._room.wait(), patience_s)
+                async with asyncio.timeout(patience_s):
+                    await self._room.wait()
             except TimeoutError:
                 return False
         return self.usable

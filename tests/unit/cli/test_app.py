@@ -64,6 +64,8 @@ def test_help_lists_all_commands() -> None:
 
 WRONG = [
     ([], "Missing command"),
+    (["lab"], "Missing command (see: rdstool lab --help)"),
+    (["rdma"], "Missing command (see: rdstool rdma --help)"),
     (["decod", "x"], "Did you mean 'decode'?"),
     (["--bogus"], "No such option"),
     (["decode"], "Missing argument"),
@@ -82,6 +84,9 @@ WRONG = [
     (["decode", "--tcp-port", "70000", str(TCP)], "--tcp-port"),
     (["decode", "--parquet", "/no/such/folder/out", str(TCP)], "/no/such/folder/out"),
     (["fields", "zzzz"], "zzzz"),
+    (["validate", "--explain"], "see: rdstool validate --help"),
+    (["validate", "no-such-file.pcap"], "no-such-file.pcap: cannot be opened"),
+    (["stats", str(ROOT)], "is a directory"),
 ]
 
 
@@ -116,6 +121,12 @@ def test_a_file_that_breaks_off_shows_what_could_be_read_and_ends_with_2(tmp_pat
     assert len(done.stdout.splitlines()) >= 3
     assert done.stderr.startswith(f"rdstool: error: {cut}: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["decode", "validate", "stats", "crosscheck"])
+def test_whether_a_file_may_be_read_is_found_out_by_reading(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    assert "not readable" not in rdstool_here(command, TCP).stderr
 
 
 def test_a_capture_without_rds_is_clean_and_says_so(tmp_path: Path) -> None:

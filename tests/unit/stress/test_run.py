@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import rdstool
-from dissectors.wire.stress import STRESS_MESSAGE, RdmaMode, StressMessage, pattern
+from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, RdmaMode, RdmaOp, StressMessage, pattern
 from rdstool.errors import TransportError, UsageError
+from rdstool.protocol import events
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.kinds import Transport
 from rdstool.stress.control import Doorway, dial
@@ -108,6 +109,44 @@ async def test_memory_of_both_sides_is_read_and_written_and_compared(rdma: RdmaP
         assert summary.interval.rdma_bytes_out > 0
 
 
+@pytest.mark.parametrize("peer", ["ends", "stays"])
+async def test_rdma_that_fails_is_a_failure_unless_the_peer_ends_the_run(
+    peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = Parameters(simplex=True, rdma=RdmaParameters(64))
+    here, there = own_addresses(2)
+    doorway = await Doorway.open(there, parameters.port)
+    async with (
+        rdstool.Node(here, options=options(parameters)) as active,
+        rdstool.Node(there, options=options(parameters)) as passive,
+    ):
+        with await dial(there, parameters.port, here, 0) as asks, await doorway.control() as answers:
+            run = Run(passive, answers, Side(there, here, active=False, patience_s=PATIENCE_S), parameters)
+            job = asyncio.create_task(run.whole(lambda _interval: None))
+            await asks.go(active=True)
+            broken = asyncio.Event()
+            passive.on_event(lambda event: broken.set() if isinstance(event, events.PathDown) else None)
+            # It asks for RDMA from memory that was never offered.
+            (port,) = parameters.ports()
+            client = active.socket(port)
+            message, _ = Pair((here, port), (there, port), parameters).next_request(bytes(1024 - MESSAGE_BYTES))
+            asked = StressMessage(rdma_op=RdmaOp.READ, rdma_key=1 << 32 | 7, rdma_size=64, rdma_vector=1)
+            rest = STRESS_MESSAGE.table["rdma_op"].offset
+            request = message[:rest] + STRESS_MESSAGE.pack(asked)[rest:] + message[MESSAGE_BYTES:]
+            if peer == "stays":
+                monkeypatch.setattr("rdstool.stress.run.END_S", 0.01)
+            await client.sendto(request, (there, port))
+            await asyncio.wait_for(broken.wait(), PATIENCE_S)
+            if peer == "stays":
+                with pytest.raises(StressError, match="RDMA read failed: remote_error"):
+                    await asyncio.wait_for(job, PATIENCE_S)
+                return
+            for _ in range(100):
+                await asyncio.sleep(0)  # the run has noticed by then
+            asks.close()
+            await asyncio.wait_for(job, PATIENCE_S)
+
+
 @pytest.mark.parametrize("rdma", RDMA_RUNS.values(), ids=RDMA_RUNS)
 def test_the_peer_is_told_what_rdma_to_do(rdma: RdmaParameters) -> None:
     parameters = Parameters(rdma=rdma)
@@ -142,9 +181,10 @@ async def test_memory_with_other_bytes_than_agreed_ends_a_run(kind: str) -> None
             await asyncio.wait_for(changed.wait(), PATIENCE_S)
             if seq == 11:
                 asks.ack_came(0)
+                answers.check()
                 assert not answers.busy(0)
         with pytest.raises(StressError, match="is damaged, first at byte"):
-            asks.ack_came(0) if kind == "written" else answers.busy(0)
+            asks.ack_came(0) if kind == "written" else answers.check()
 
 
 def test_a_request_for_other_rdma_than_agreed_ends_a_run() -> None:
@@ -229,6 +269,21 @@ async def test_silence_ends_a_run() -> None:
             await silent.asked()
             await silent.go(active=False)
             with pytest.raises(StressError, match=f"nothing came from {other}"):
+                await job
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_run_that_is_cancelled_while_the_answer_arrives_is_over(turns: int) -> None:
+    own, other = own_addresses(2)
+    doorway = await Doorway.open(other, 4000)
+    with await dial(other, 4000, own, 0) as control, await doorway.control():
+        job = asyncio.create_task(control.go(active=True))
+        await asyncio.sleep(0)
+        control._reader.feed_data(b"\0")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if job.cancel():
+            with pytest.raises(asyncio.CancelledError):
                 await job
 
 
