@@ -28,6 +28,8 @@ class Line(Hearing):
     def __init__(self, name: str, news: Hear) -> None:
         super().__init__(name, news)
         self.established = False
+        self.provoked = False
+        """Single packets were sent on it. Else a sequence error tells of a packet that the network has lost."""
         self.ack = 0
         """Highest sequence number of what has come: what our frames acknowledge."""
         self.posted = 0

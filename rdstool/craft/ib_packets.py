@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dissectors.wire.infiniband import AETH, BTH, AckKind, Opcode
+from dissectors.wire.infiniband import AETH, BTH, AckKind, NakCode, Opcode
 from rdstool.craft.ib_line import Line
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.flow import ETHERNET_BYTES, hardware_address, header_bytes
 from rdstool.transport.ib.roce_udp import RoceProvider
+
+SEQUENCE_ERROR = AckKind.NAK << 5 | NakCode.PSN_SEQUENCE
+"""Syndrome of a gap."""
 
 
 class Nak(NamedTuple):

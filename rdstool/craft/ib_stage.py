@@ -17,11 +17,12 @@ from rdstool.craft.build import raw_bytes
 from rdstool.craft.hearing import Came, Hear, Hearing
 from rdstool.craft.ib_build import FRAME_BYTES, IbBuilder, private_data, target
 from rdstool.craft.ib_line import Line
-from rdstool.craft.ib_packets import Packets
+from rdstool.craft.ib_packets import SEQUENCE_ERROR, Packets
 from rdstool.craft.judge import Match, sent_words
 from rdstool.craft.scenario import ACCEPTED, MESSAGES, NAK, REJECTED, REMOTE, Action, Expect, Scenario, Send
 from rdstool.craft.stage import connection_of
 from rdstool.errors import UsageError
+from rdstool.protocol.ib.memory import Access
 from rdstool.protocol.ib.private import INCOMPATIBLE, service_id
 from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap
@@ -37,7 +38,6 @@ STALL_S = 5.0
 """How long the peer may take no frame, before we go on with the next step."""
 ASK_AGAIN_S = 0.05, 0.5
 """At least and at most so long after a request was refused that may have crossed the peer's own."""
-_READ = verbs.Access.LOCAL_WRITE
 
 
 class IbStage:
@@ -121,7 +121,7 @@ class IbStage:
         if self._packets is None or (nak := self._packets.nak(frame, self._match.peer)) is None:
             return
         for line in self._lines.values():
-            if self._packets.is_of(line, nak):
+            if self._packets.is_of(line, nak) and (line.provoked or nak.syndrome != SEQUENCE_ERROR):
                 line.tell(NAK, None, {"syndrome": nak.syndrome, "psn": nak.psn})
 
     # ---- What we do
@@ -232,7 +232,7 @@ class IbStage:
             case Action.WRITE:
                 connection.post_write(0, bytes(size), address, rkey)
             case Action.READ:
-                region = self._provider.register(bytearray(max(size, 1)), _READ)
+                region = self._provider.register(bytearray(max(size, 1)), Access.LOCAL_WRITE)
                 connection.post_read(0, verbs.Segment(region.address, size, region.lkey), address, rkey)
             case Action.FETCH_ADD:
                 connection.post_fetch_add(0, address, rkey, values.get("add", 0))
@@ -249,6 +249,7 @@ class IbStage:
             carried = self._builder.carried(_numbered(step, first + number), first + number, line.ack)
             queue_pair, psn = packets.next_of(line)
             packet = self._builder.packet(step.values, queue_pair, psn + number, carried)
+            line.provoked = True
             packets.send(line, packet, good=step.values.get("icrc") != "bad")
             self._turn()
             await asyncio.sleep(step.every_s)

@@ -22,7 +22,7 @@ from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap
 from rdstool.protocol.errors import RdmaError, WouldBlock
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import Notification
+from rdstool.protocol.received import Notification
 from rdstool.validate.validator import validate
 from tests.interop import rdma_program
 from tests.interop.conftest import KERNELS

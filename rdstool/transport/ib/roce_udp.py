@@ -18,7 +18,8 @@ from random import Random, SystemRandom
 from dissectors.wire.encapsulation import ROCE_UDP_PORT
 from rdstool.errors import TransportError
 from rdstool.protocol.addresses import canonical, parsed
-from rdstool.transport.ib.provider import Access, ConnectionOptions, Event, Region
+from rdstool.protocol.ib.memory import Access, Region
+from rdstool.transport.ib.provider import ConnectionOptions, Event
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
 from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES

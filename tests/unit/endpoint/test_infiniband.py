@@ -24,7 +24,7 @@ from rdstool.protocol.errors import RdmaError, SocketError
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import Notification
+from rdstool.protocol.received import Notification
 from rdstool.validate.validator import validate
 from tests.kit.loopback import own_addresses
 

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from dissectors.wire.infiniband import CM_QP, Opcode
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import LocalProtocolError
+from rdstool.protocol.ib.memory import Access, Region
 from rdstool.protocol.timers import Timers
 from rdstool.transport.ib.checks import reachable
-from rdstool.transport.ib.provider import Access, Broken, ConnectionOptions, Event, Region
+from rdstool.transport.ib.provider import Broken, ConnectionOptions, Event
 from rdstool.transport.ib.roce import mads
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.counters import Counters

@@ -7,17 +7,10 @@ from collections.abc import Callable
 from dissectors.wire.encapsulation import ICRC_BYTES
 from dissectors.wire.infiniband import BTH
 from rdstool.errors import TransportError
+from rdstool.protocol.ib.memory import Access
 from rdstool.protocol.timers import Timer
 from rdstool.transport.ib.checks import check_atomic, check_remote
-from rdstool.transport.ib.provider import (
-    MAX_MESSAGE_BYTES,
-    Access,
-    Buffer,
-    ConnectionOptions,
-    Operation,
-    Segment,
-    Status,
-)
+from rdstool.transport.ib.provider import MAX_MESSAGE_BYTES, Buffer, ConnectionOptions, Operation, Segment, Status
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
