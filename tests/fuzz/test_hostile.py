@@ -19,7 +19,7 @@ from tests.fuzz.crafted import ACK, PCAP_HEADER, SYN, rds_header, record, tcp_fr
 
 MEMORY_BYTES = 2 << 30
 """Address space that a command may have; what it maps at start is a good part of it."""
-PEAK_BYTES = 400_000_000
+PEAK_BYTES = 400 << 20
 """Memory that a command may take of a capture of any size."""
 TELLING_MEMORY = """\
 import pathlib, sys
