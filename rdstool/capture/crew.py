@@ -94,9 +94,11 @@ class Crew:
         items = []
         for pipe in self._deliveries:
             while pipe not in (ready := wait([pipe, *(process.sentinel for process in self._processes)])):
-                if any(process.exitcode for process in self._processes):
-                    raise CaptureError("a worker process ended unexpectedly: try again with --jobs 1")
                 ended = [process for process in self._processes if process.sentinel in ready]
+                for process in ended:
+                    process.join()  # Its files are closed a moment before its exit code is known.
+                    if process.exitcode:
+                        raise CaptureError("a worker process ended unexpectedly: try again with --jobs 1")
                 self._processes = [process for process in self._processes if process not in ended]
             item = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from a process of our own
             if isinstance(item, CaptureError):
