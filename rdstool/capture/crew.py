@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import pickle
 import signal
@@ -133,6 +134,8 @@ def crew(size: int, run: Callable[..., None], *arguments: Any) -> Iterator[Crew]
 
 
 def _start(parent: int, pipe: Connection, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    # What was there before the fork is shared as long as nobody writes to it, which the collector would.
+    gc.freeze()
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Where that one is killed, nobody else would end this one.

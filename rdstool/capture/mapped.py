@@ -115,14 +115,9 @@ class MappedFiles:
     def data(self, file: int, start: int, end: int) -> Bytes:
         """Bytes of a file. Raises CaptureError where it does not have them any more."""
         before = start % mmap.ALLOCATIONGRANULARITY
+        size = end - start + before
         try:
-            pages = mmap.mmap(
-                self.files[file].file.fileno(),
-                end - start + before,
-                mmap.MAP_SHARED | mmap.MAP_POPULATE,
-                mmap.PROT_READ,
-                offset=start - before,
-            )
+            pages = mmap.mmap(self.files[file].file.fileno(), size, access=mmap.ACCESS_READ, offset=start - before)
         except (OSError, ValueError) as error:
             raise CaptureError(f"{self.files[file].path}: became shorter while it was read", start) from error
         return np.frombuffer(pages, np.uint8)[before:]

@@ -10,6 +10,7 @@ raise typer.Exit(reading.exit_code(problems=False))
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,8 +58,11 @@ class Reading:
 
     def batches(self) -> Iterator[Decoded]:
         """The decoded batches in order, with progress on stderr where that helps."""
+        batches = iter(self.capture.batches())
+        # Processes start with the first batch, and do not where the bar's thread is there before them.
+        first = list(islice(batches, 1))
         with progress(self.capture.size) as done:
-            for decoded in self.capture.batches():
+            for decoded in chain(first, batches):
                 if len(self.capture.paths) > 1:
                     self._look_at_order(decoded)
                 yield decoded

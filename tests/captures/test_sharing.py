@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import os
+import pty
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,11 @@ from benchmarks.grow import grow
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
 from rdstool.capture.streams import StreamTable
+from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
 from rdstool.validate.rule import Finding
 from rdstool.validate.validator import Validator
-from tests.unit.cli.running import rdstool
+from tests.unit.cli.running import TIMEOUT_S, environment, rdstool
 
 PCAPS = Path(__file__).parents[2] / "pcaps"
 CHUNK_BYTES = 128 << 10
@@ -181,6 +185,31 @@ def test_reading_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
         next(iter(capture))
         assert children()
     assert not children()
+
+
+def test_processes_share_the_work_beside_a_progress_bar(tmp_path: Path) -> None:
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 12)
+    assert Path(path).stat().st_size > LONG_INPUT_BYTES
+    program = (
+        "import resource, sys; from rdstool.cli.app import run; run(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    arguments = [sys.executable, "-c", program, "validate", "--select", "RDS-HDR", "--jobs", "2", path]
+    terminal, end = pty.openpty()
+    try:
+        # On a dumb terminal the bar runs without being drawn, so nobody has to read what it draws.
+        done = subprocess.run(
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=end,
+            env=environment(TERM="dumb"),
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+    finally:
+        os.close(end)
+        os.close(terminal)
+    assert int(done.stdout.split()[-1]) > 0
 
 
 def children() -> list[str]:
