@@ -26,6 +26,7 @@ from rdstool.protocol.reasons import SendStatus
 
 if TYPE_CHECKING:
     from rdstool.protocol.base_connection import BaseConnection
+    from rdstool.protocol.link import Link
     from rdstool.protocol.loopback import LoopbackConnection
     from rdstool.protocol.node import Node
 
@@ -101,6 +102,7 @@ class Socket:
         "closed",
         "congested",
         "hash",
+        "held_up",
         "local_map",
         "memory",
         "monitor",
@@ -139,6 +141,8 @@ class Socket:
         """Messages to read: payload, sender's address and port, when its header and when all of it was there; the
         cookie of the memory that it offers."""
         self.receive_bytes = 0
+        self.held_up: list[Link] = []
+        """TCP connections that are not read on until this socket has room."""
         self.congested = False
         """This port is marked in our congestion map."""
         self.tos = 0
@@ -340,21 +344,30 @@ class Socket:
     # ---- Receiving
 
     def deliver(
-        self, payload: bytes, address: str, port: int, began: float, now: float, cookie: int | None = None
+        self,
+        payload: bytes,
+        address: str,
+        port: int,
+        began: float,
+        now: float,
+        cookie: int | None = None,
+        *,
+        at_any_rate: bool = False,
     ) -> bool:
         """Queue a message that has come, with the memory that it offers.
 
-        False where the sender went on too far beyond the receive buffer.
+        False where the sender went on too far beyond the receive buffer, unless it is to be taken ``at_any_rate``.
         """
         counters = self.node.counters
         length = len(payload)
-        if self.receive_bytes + length > self.rcvbuf + self.node.settings.limits.overrun_bytes:
+        queued = self.receive_bytes + length
+        if queued > self.rcvbuf + self.node.settings.limits.overrun_bytes and self.receive_bytes and not at_any_rate:
             return False
         self.received.append((payload, address, port, began, now, cookie))
         counters.recv_queued += 1
         if length:
             counters.recv_bytes_added_to_sock += length
-            self.receive_bytes = queued = self.receive_bytes + length
+            self.receive_bytes = queued
             if queued > self.rcvbuf and not self.congested:
                 self._mark()
         if not self._readable_told:
@@ -385,6 +398,8 @@ class Socket:
                 self.receive_bytes -= length
                 if self.congested:
                     self._mark()
+                if self.held_up and self.receive_bytes <= self.rcvbuf:
+                    self._let_go(now)
             if not self.received:
                 self._readable_told = False
         data = payload if size is None or length <= size else payload[:size]
@@ -395,6 +410,12 @@ class Socket:
             control += (RdmaDest(cookie),)
         answered = length if flags & MSG_TRUNC else len(data)
         return ReceivedMessage(data, address, port, answered, MSG_TRUNC if len(data) < length else 0, control)
+
+    def _let_go(self, now: float) -> None:
+        """Have those TCP connections read on that waited for this socket."""
+        waiting, self.held_up = self.held_up, []
+        for link in waiting:
+            link.connection.go_on(link, now)
 
     def _control(self, *, peek: bool) -> ReceivedMessage:
         if self._notifications:
@@ -527,6 +548,7 @@ class Socket:
         if self.address:
             self.node.ports[self.address].pop(self.port, None)
             self._clear()
+        self._let_go(self.node.now)
 
     def _clear(self) -> None:
         if self.congested:
