@@ -11,10 +11,14 @@ import typer
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.inputs import TcpPorts
 from rdstool.cli.output import Results, json_line, note
+from rdstool.words import plural
 
 
 def crosscheck(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Captures; each is compared by itself.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Captures; each is compared by itself.", readable=False),
+    ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object for each difference.")] = False,
     tcp_port: TcpPorts = None,
 ) -> None:
@@ -45,6 +49,7 @@ def crosscheck(
                 shown = {"file": str(path), **asdict(difference)}
                 results.write(json_line(shown) if json else f"{path}: {difference}\n")
             total += len(found)
-            count = f"{len(found)} differences" if found else "no difference"
-            note(f"{path}: {len(ours)} messages, {count} between rdstool and tshark {tshark.version_text}")
+            count = plural(len(found), "difference") if found else "no difference"
+            messages = plural(len(ours), "message")
+            note(f"{path}: {messages}, {count} between rdstool and tshark {tshark.version_text}")
     raise typer.Exit(ExitCode.PROBLEMS if total else ExitCode.CLEAN)

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, StressMessage, pattern
 from rdstool.endpoint.node import AsyncSocket, Node
-from rdstool.protocol.sockets import ReceivedMessage
+from rdstool.protocol.received import ReceivedMessage
 from rdstool.stress.counters import Counters
 from rdstool.stress.failure import StressError
 from rdstool.stress.parameters import Parameters

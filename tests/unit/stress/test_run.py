@@ -272,6 +272,21 @@ async def test_silence_ends_a_run() -> None:
                 await job
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_run_that_is_cancelled_while_the_answer_arrives_is_over(turns: int) -> None:
+    own, other = own_addresses(2)
+    doorway = await Doorway.open(other, 4000)
+    with await dial(other, 4000, own, 0) as control, await doorway.control():
+        job = asyncio.create_task(control.go(active=True))
+        await asyncio.sleep(0)
+        control._reader.feed_data(b"\0")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if job.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await job
+
+
 # ---- What is checked
 
 
