@@ -19,8 +19,8 @@ class Limits:
     message_bytes: int = MAX_MESSAGE_BYTES
     """Longest payload that a received header may announce; no kernel sends more."""
     overrun_bytes: int = 64 * MIB
-    """Payload bytes that a socket holds beyond its receive buffer before the sender is cut off. Messages already
-    on their way when a port is marked congested are accepted, so this is far above what honest peers need."""
+    """Payload bytes that a socket holds beyond its receive buffer before TCP connections that bring more are no longer
+    read, until its own buffer holds all again. What was on its way when the port was marked congested has room here."""
     pongs: int = 16_384
     """Answers to pings that may wait on one path; a peer that pings on and never reads is cut off."""
     unjudged_bytes: int = 4 * MIB

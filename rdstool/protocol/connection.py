@@ -42,7 +42,7 @@ from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
-from rdstool.protocol.receiving import judge
+from rdstool.protocol.receiving import go_on, judge
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
 
@@ -449,8 +449,15 @@ class Connection(BaseConnection):
         assert isinstance(link, Link)
         if link in self.parked:
             self.parked.remove(link)
+        if link.held and not link.deaf:
+            go_on(link, now, at_any_rate=True)
         if link.path is not None and link.path.link is link:
             link.path.lost(detail, now)
+
+    def go_on(self, link: Link, now: float) -> None:
+        """A socket that held up a TCP connection has room again."""
+        if not link.deaf:
+            go_on(link, now)
 
     def close(self, now: float) -> None:
         """Give up all TCP connections."""

@@ -49,7 +49,14 @@ class IbConnectWanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadWanted:
-    """Begin to read a link that was accepted with ``reading`` off: its path is free now."""
+    """Begin to read a link that was accepted with ``reading`` off, or go on after ``PauseWanted``."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class PauseWanted:
+    """Read no more of a link until ``ReadWanted``: a socket has more to read than it may hold. ``reading`` is off."""
 
     link: Link
 
@@ -206,6 +213,7 @@ Event = (
     ConnectWanted
     | IbConnectWanted
     | ReadWanted
+    | PauseWanted
     | CloseWanted
     | AbortWanted
     | PathUp

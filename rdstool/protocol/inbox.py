@@ -13,6 +13,7 @@ from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.received import CongestionUpdate, Latency, Notification, ReceivedControl, ReceivedMessage
 
 if TYPE_CHECKING:
+    from rdstool.protocol.link import Link
     from rdstool.protocol.node import Node
 
 # Linux's numbers, plain integers because recvmsg tests them for every message.
@@ -32,6 +33,7 @@ class Inbox(ABC):
         "_readable_told",
         "armed",
         "congested",
+        "held_up",
         "node",
         "rcvbuf",
         "receive_bytes",
@@ -47,6 +49,8 @@ class Inbox(ABC):
         """Messages to read: payload, sender's address and port, when its header and when all of it was there; the
         cookie of the memory that it offers."""
         self.receive_bytes = 0
+        self.held_up: list[Link] = []
+        """TCP connections that are not read on until this socket has room."""
         self.congested = False
         """This port is marked in our congestion map."""
         self.armed = 0
@@ -66,21 +70,30 @@ class Inbox(ABC):
         """Tell all peers whether this port takes messages."""
 
     def deliver(
-        self, payload: bytes, address: str, port: int, began: float, now: float, cookie: int | None = None
+        self,
+        payload: bytes,
+        address: str,
+        port: int,
+        began: float,
+        now: float,
+        cookie: int | None = None,
+        *,
+        at_any_rate: bool = False,
     ) -> bool:
         """Queue a message that has come, with the memory that it offers.
 
-        False where the sender went on too far beyond the receive buffer.
+        False where the sender went on too far beyond the receive buffer, unless it is to be taken ``at_any_rate``.
         """
         counters = self.node.counters
         length = len(payload)
-        if self.receive_bytes + length > self.rcvbuf + self.node.settings.limits.overrun_bytes:
+        queued = self.receive_bytes + length
+        if queued > self.rcvbuf + self.node.settings.limits.overrun_bytes and self.receive_bytes and not at_any_rate:
             return False
         self.received.append((payload, address, port, began, now, cookie))
         counters.recv_queued += 1
         if length:
             counters.recv_bytes_added_to_sock += length
-            self.receive_bytes = queued = self.receive_bytes + length
+            self.receive_bytes = queued
             if queued > self.rcvbuf and not self.congested:
                 self._mark()
         if not self._readable_told:
@@ -110,6 +123,8 @@ class Inbox(ABC):
                 self.receive_bytes -= length
                 if self.congested:
                     self._mark()
+                if self.held_up and self.receive_bytes <= self.rcvbuf:
+                    self.let_go(now)
             if not self.received:
                 self._readable_told = False
         data = payload if size is None or length <= size else payload[:size]
@@ -120,6 +135,12 @@ class Inbox(ABC):
             control += (RdmaDest(cookie),)
         answered = length if flags & MSG_TRUNC else len(data)
         return ReceivedMessage(data, address, port, answered, MSG_TRUNC if len(data) < length else 0, control)
+
+    def let_go(self, now: float) -> None:
+        """Have those TCP connections read on that waited for this socket."""
+        waiting, self.held_up = self.held_up, []
+        for link in waiting:
+            link.connection.go_on(link, now)
 
     def _control(self, *, peek: bool) -> ReceivedMessage:
         if self._notifications:

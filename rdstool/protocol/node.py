@@ -14,7 +14,7 @@ What a transport owes the engine:
 - Where several links of a peer are readable, path 0 had better be emptied before the others are read: a kernel that
   has just fanned out sends on the other paths as soon as path 0 is acknowledged.
 - ``bytes_acked`` tells what the peer's system has acknowledged, before ``connection_lost`` for the last time.
-- A link whose ``reading`` is off is not read until ``ReadWanted``.
+- A link whose ``reading`` is off is not read until ``ReadWanted``, unless it is to be aborted.
 """
 
 from __future__ import annotations

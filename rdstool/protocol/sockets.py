@@ -351,6 +351,7 @@ class Socket(Inbox):
         if self.address:
             self.node.ports[self.address].pop(self.port, None)
             self._clear()
+        self.let_go(self.node.now)
 
     def _clear(self) -> None:
         if self.congested:
