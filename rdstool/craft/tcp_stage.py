@@ -21,7 +21,7 @@ from rdstool.craft.wire import Wire
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol.config import Settings
 from rdstool.transport.base import Tap
-from rdstool.transport.tcp.sockets import Dialler, abort, listener
+from rdstool.transport.tcp.sockets import Dialler, abort, listener, tune
 
 WRITE_BYTES = 1 << 16
 """Written at once, at least, where messages are sent one behind the other."""
@@ -168,6 +168,8 @@ class TcpStage:
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if number:
                 raise OSError(number, os.strerror(number))
+            # Keep-alive shows whether the peer has it, too: what a full backlog has dropped looks open for ever.
+            tune(sock)
             await self._loop.create_connection(lambda: wire, sock=sock)
         except BaseException:
             sock.close()

@@ -31,6 +31,10 @@ class Side:
     """The run fails when nothing has come from the peer for so long."""
     whole_machine: bool = False
     """Report the processor use of the machine, not that of this program."""
+    outlier_us: int | None = None
+    """Tell of each round trip that takes longer."""
+    tell: Callable[[str], None] = lambda _line: None
+    """Takes a line for people."""
 
 
 class Run:
@@ -41,7 +45,7 @@ class Run:
         self._control = control
         self._side = side
         self._parameters = parameters
-        self._counters = Counters()
+        self._counters = Counters(outlier_us=side.outlier_us, tell=side.tell)
         self._watch: Watch | None = None
 
     @property

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, StressMessage, pattern
 from rdstool.endpoint.node import AsyncSocket, Node
-from rdstool.protocol.sockets import ReceivedMessage
+from rdstool.protocol.received import ReceivedMessage
 from rdstool.stress.counters import Counters
 from rdstool.stress.failure import StressError
 from rdstool.stress.parameters import Parameters
@@ -215,7 +215,8 @@ class Task:
             counters.requests_received += 1
         elif op == _ACK:
             self._whole(message, self._parameters.ack_bytes, self._filling.ack)
-            counters.round_trips.add(round(pair.ack_came(data, time.monotonic()) * 1e6))
+            took_us = round(pair.ack_came(data, time.monotonic()) * 1e6)
+            counters.round_trip(took_us, self._socket.getsockname()[1], f"{message.address}:{message.port}")
             counters.acks_received += 1
         else:
             raise StressError(f"{message.address}:{message.port} sent a message that is neither request nor ack ({op})")

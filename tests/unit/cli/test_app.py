@@ -15,6 +15,7 @@ import pytest
 from rdstool import __version__
 from rdstool.cli import app, exit_codes, output
 from rdstool.cli.progress import LONG_INPUT_BYTES, progress
+from tests.thinned.thinning import whole, write
 from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
 
 HEAVY = ("asyncio", "numpy", "scapy", "ssl", "rich.live", "rich.progress", "pyarrow")
@@ -121,6 +122,17 @@ def test_a_file_that_breaks_off_shows_what_could_be_read_and_ends_with_2(tmp_pat
     assert len(done.stdout.splitlines()) >= 3
     assert done.stderr.startswith(f"rdstool: error: {cut}: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["decode", "validate", "stats"])
+def test_files_that_are_not_in_the_order_of_their_time_are_warned_about(command: str, tmp_path: Path) -> None:
+    header, frames = whole("tcp-basic-73", "a")
+    first = write(tmp_path / "first.pcap", header, frames[:1500])
+    second = write(tmp_path / "second.pcap", header, frames[1500:])
+    assert "warning" not in rdstool_here(command, first, second).stderr
+    complaints = rdstool_here(command, second, first).stderr
+    assert complaints.count("warning") == 1
+    assert f"{first} is older than {second}" in complaints
 
 
 @pytest.mark.parametrize("command", ["decode", "validate", "stats", "crosscheck"])
