@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -56,9 +55,10 @@ class IbStage:
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._loop, self._turn)
         self._stirred = asyncio.Event()
-        self._later: asyncio.TimerHandle | None = None
+        self._later: dict[str, asyncio.TimerHandle] = {}
+        """Requests that are to be made once more, by path."""
         self._tap = tap
-        self._provider = provider_named(match.provider, socket.socket)(match.own)
+        self._provider = provider_named(match.provider, match.make_socket)(match.own)
         self._packets = Packets(self._provider) if isinstance(self._provider, RoceProvider) else None
         self._lines: dict[verbs.Connection, Line] = {}
         self._by_path: dict[str, Line] = {}
@@ -80,8 +80,8 @@ class IbStage:
             yield
         finally:
             self._alarm.set(None)
-            if self._later is not None:
-                self._later.cancel()
+            for timer in self._later.values():
+                timer.cancel()
             for fileno in provider.filenos():
                 self._loop.remove_reader(fileno)
             for connection in list(self._lines):
@@ -206,9 +206,9 @@ class IbStage:
 
     async def _room(self, line: Line) -> bool:
         """Wait until the peer has taken enough; False where it takes nothing more."""
-        while line.posted >= SENDS_AHEAD and line.ended is None:
-            self._stirred.clear()
+        if line.posted >= SENDS_AHEAD:
             self._turn()
+        while line.posted >= SENDS_AHEAD and line.ended is None:
             self._stirred.clear()
             try:
                 async with asyncio.timeout(STALL_S * self._match.patience):
@@ -271,7 +271,8 @@ class IbStage:
         if came.what != REJECTED or ACCEPTED not in step.outcomes or REJECTED in step.outcomes:
             return False
         self._by_path[step.path].ended = None
-        self._later = self._loop.call_later(self._chance.uniform(*ASK_AGAIN_S), self._connect, step.path)
+        wait_s = self._chance.uniform(*ASK_AGAIN_S)
+        self._later[step.path] = self._loop.call_later(wait_s, self._connect, step.path)
         return True
 
     async def incoming(self, step: Expect) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 
 from dissectors.wire.rds import Flags
 from rdstool.craft.hearing import Came
 from rdstool.craft.scenario import ENDS, SILENCE, Action, Expect, Scenario, Send, Strictness
 from rdstool.protocol.kinds import Transport
+from rdstool.transport.tcp.sockets import MakeSocket
 
 _UNASKED = frozenset({"congestion", "probe"})
 """What every peer sends by itself: no answer to anything."""
@@ -61,6 +63,8 @@ class Match:
     """Of InfiniBand."""
     cookie: int | None = None
     """Of memory that the peer offers, for scenarios that use it."""
+    make_socket: MakeSocket = socket.socket
+    """Makes a socket of a family and kind for ``roce``, in another network namespace, say."""
 
 
 class Differs(Exception):  # noqa: N818 - no error of ours

@@ -33,6 +33,8 @@ SIZES = (0, 1, 4095, 4096, 4097, 65536, 1 << 20)
 RDMA_SIZES = (1, 4096, 10_000, 1 << 20)
 PART = 500
 """Messages that a guest is asked to send or to receive in one go."""
+CROSSING = "192.0.2.79"
+"""Of ours: both sides ask at once for its connection."""
 SERVED, ASKING = 5001, 5002
 """Ports of programs in the guest."""
 PROGRAM = Path(rdma_program.__file__)
@@ -42,7 +44,8 @@ TRIES = 5
 """Of an operation whose connection may end for another reason."""
 SILENT = ("loss", "100%")
 """Not a link that is down: what Soft-RoCE sends before it is up again puts the queue pair in error. On 7.3 that was
-seen to be queue pair 1, and no REQ was answered any more."""
+seen to be queue pair 1, and no REQ was answered any more; 6.1 asked for its connection for more than 90 s, and refused
+ours meanwhile."""
 
 
 @pytest.fixture(scope="module", params=KERNELS)
@@ -231,6 +234,22 @@ def test_a_bad_network_loses_doubles_and_reorders_nothing(meeting: Meeting, faul
         arrived = rds.receive_many([there], len(sizes), timeout_s=TIMEOUT_S)
         assert [each.sha256 for each in arrived] == [digest(payload(seed, size)) for seed, size in enumerate(sizes)]
         assert [here.recv() for _ in sizes] == [payload(1000 + seed, size) for seed, size in enumerate(sizes)]
+
+
+@ENDING
+def test_requests_that_cross_refuse_each_other_and_nothing_is_lost(meeting: Meeting) -> None:
+    there, rds = meeting.theirs(), meeting.guest.rds
+    meeting.network.add_address(CROSSING)
+    with meeting.ours(CROSSING) as here:
+        before = rds.counters()["ib_connect_raced"]
+        # The kernel asks, and its question takes so long that ours comes first.
+        with meeting.guest.wire.netem("delay", "2s"):
+            rds.send(there, here.getsockname(), size=5000, seed=1)
+            until(lambda: CROSSING in {each["peer"] for each in rds.table("connections")})
+            here.sendto(payload(2, 5000), there.end)
+            until(lambda: rds.counters()["ib_connect_raced"] > before)
+        assert here.recv() == payload(1, 5000)
+        assert rds.receive(there, timeout_s=TIMEOUT_S).sha256 == digest(payload(2, 5000))
 
 
 @ENDING
