@@ -186,6 +186,11 @@ class IbPackets:
         return len(self.frame)
 
 
+def pair_key(rows: Segments | IbPackets) -> NDArray[np.uint64]:
+    """A number for each row that is the same for both directions between two addresses."""
+    return rows.src_hi + rows.dst_hi + rows.src_lo + rows.dst_lo
+
+
 @dataclass(slots=True)
 class MessageBatch:
     """Messages in the order of their numbers, with what cannot be a column."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
     from rdstool.endpoint.node import Node
     from rdstool.protocol.config import Settings
+    from rdstool.protocol.kinds import Transport
 
 DEFAULT_PORT = 4000
 """RDS port where an address comes without one."""
@@ -240,11 +241,20 @@ def node_options(
 ) -> NodeOptions:
     """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
-    from rdstool.protocol.kinds import Transport  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
 
     if profile not in KNOWN:
         raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
+    carrier = carrier_named(transport, provider, pcap)
+    return NodeOptions(
+        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
+    )
+
+
+def carrier_named(transport: str, provider: str, pcap: Path | None) -> Transport:
+    """The transport of that name. Raises ``UsageError`` where it, the provider or the two together cannot be."""
+    from rdstool.protocol.kinds import Transport  # noqa: PLC0415
+
     if transport not in TRANSPORTS:
         raise UsageError(f"there is no transport {transport!r}: they are {', '.join((*TRANSPORTS, AUTO))}")
     if provider not in PROVIDERS:
@@ -256,10 +266,7 @@ def node_options(
             f"--pcap needs --provider {PROVIDERS[0]}: what a device sends no program sees, "
             "but rdstool capture on its network interface may"
         )
-    carrier = Transport[transport.upper()]
-    return NodeOptions(
-        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
-    )
+    return Transport[transport.upper()]
 
 
 class Notices:

@@ -117,10 +117,12 @@ class ConnectionRefused:
 
 @dataclass(frozen=True, slots=True)
 class PeerForgotten:
-    """A peer that had connected and never sent a message made room for another one."""
+    """A peer made room for another one: it had connected and never sent a message, or had gone away."""
 
     local: str
     peer: str
+    remembered: bool = False
+    """It had gone away; its sequence numbers are kept, should it come back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class Link(BaseLink):
         "map_seen",
         "path",
         "peer_port",
+        "pressed",
         "reading",
         "sent",
     )
@@ -67,6 +68,8 @@ class Link(BaseLink):
         """Bytes handed to the transport."""
         self.acked = 0
         """Bytes that the peer's TCP has acknowledged."""
+        self.pressed = False
+        """The sender of what was handed on last needs room soon: its acknowledgement had better be noticed at once."""
         self.heard = False
         """The peer has sent something: it has taken this connection up, and not only its system."""
         self.carries_map = False

@@ -14,6 +14,7 @@ class DropReason(Enum):
     REPLACED = "the peer connected first"
     MISPLACED = "its source port belongs to another path"
     PEER_RESTARTED = "the peer was restarted"
+    UNANSWERED = "the peer has never answered on it"
     OVERSIZED_MESSAGE = "the peer announced a longer message than allowed"
     TOO_MANY_PINGS = "the peer sent too many pings without reading the answers"
     RECEIVE_OVERRUN = "the peer sent on far beyond a socket's receive buffer"

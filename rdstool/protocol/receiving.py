@@ -33,6 +33,8 @@ def receive(link: Link, data: bytes | int, now: float) -> None:
     counters = connection.node.counters
     counters.tcp_data_ready_calls += 1
     if not link.heard:
+        if link.doubtful:
+            connection.answered()
         link.heard = True
         if link.acked and path.link is link:
             path.bytes_acked(link.acked)

@@ -201,6 +201,10 @@ class Socket(Inbox):
         self._routes[destination] = connection
         return connection
 
+    def forget_route(self, address: str) -> None:
+        """The node knows this peer no more: the next message to it finds the way anew."""
+        self._routes.pop(address, None)
+
     def _congested(self, connection: BaseConnection | LoopbackConnection, port: int, flags: int, now: float) -> None:
         counters = self.node.counters
         connection.miss_map(now)

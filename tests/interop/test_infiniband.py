@@ -38,6 +38,8 @@ SERVED, ASKING = 5001, 5002
 PROGRAM = Path(rdma_program.__file__)
 ENDING = pytest.mark.parametrize("meeting", ["6.1", "newest"], indirect=True)
 """Kernels whose RDS lives on when a connection ends: see ``tests/interop/infiniband.py``."""
+TRIES = 5
+"""Of an operation whose connection may end for another reason."""
 SILENT = ("loss", "100%")
 """Not a link that is down: what Soft-RoCE sends before it is up again puts the queue pair in error. On 7.3 that was
 seen to be queue pair 1, and no REQ was answered any more."""
@@ -237,10 +239,15 @@ def test_a_queue_pair_in_error_is_replaced_and_nothing_is_lost(meeting: Meeting)
     with meeting.ours(BROKEN) as here:
         exchange(meeting, here, there, 0, 5000, theirs_first=False)
         before = rds.counters()["conn_reset"]
-        with pytest.raises(RdmaError) as caught:
-            here.rdma_write(0xDEAD, b"nowhere", there.end, timeout_s=TIMEOUT_S)
-        # On a busy machine the end of the connection was once known before the refusal was.
-        assert caught.value.status in {SendStatus.REMOTE_ERROR, SendStatus.DROPPED}
+        status = SendStatus.DROPPED
+        for _ in range(TRIES):
+            with pytest.raises(RdmaError) as caught:
+                here.rdma_write(0xDEAD, b"nowhere", there.end, timeout_s=TIMEOUT_S)
+            status = caught.value.status
+            # A kernel that has dialled too may end the first connection at that very time, and nothing is known then.
+            if status is not SendStatus.DROPPED:
+                break
+        assert status is SendStatus.REMOTE_ERROR
         for seed in range(1, 20):
             here.sendto(payload(seed, 5000), there.end)
         plan = [(there, here.getsockname(), 5000, 100 + seed) for seed in range(20)]

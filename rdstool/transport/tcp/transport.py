@@ -287,8 +287,11 @@ class TcpTransport:
                         self._read_all(before)
             if not stream.ended:
                 self._read(stream, TURN_BYTES)
-            if not stream.ended and stream.waiting:
-                self._update_acked(stream)
+            if not stream.ended:
+                if stream.asked:
+                    stream.notice()
+                if stream.waiting:
+                    self._update_acked(stream)
             self._driver.act()
 
     def _read(self, stream: Stream, limit: int) -> None:

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from rdstool.errors import TransportError
+from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import (
-    Access,
     Completed,
     Connection,
     ConnectionOptions,
@@ -22,7 +22,6 @@ from rdstool.transport.ib.provider import (
     Event,
     Operation,
     Provider,
-    Region,
     Status,
 )
 from rdstool.transport.ib.roce_udp import RoceProvider
