@@ -822,6 +822,14 @@ local function add_message(message, now)
    analyse(message)
 end
 
+-- RDS over TCP. What it gives to the rest, and what it takes from 40_analysis.lua:
+-- whether an ordinary message is just what was expected; and to be told what a peer has received.
+
+local start_tcp, feed_tcp, finish_tcp, read_segment, half_of, advances, take_acknowledgement, seen_segment
+local connection_count
+local is_next, acknowledged
+
+do
 -- Find message boundaries again in a TCP stream whose framing was lost, or was never seen. One plausible header proves
 -- nothing: a chain of headers does, each lying where the length of the one before says, with sequences that go on.
 
@@ -932,7 +940,6 @@ end
 -- Stream offsets count payload bytes from the first one. The first copy of a byte wins, as in Linux.
 
 local new_half, offset_in, flush, settle, take
-local is_next -- Whether an ordinary message is just what was expected; in 40_analysis.lua.
 do
    local MAX_PENDING_BYTES = 4194304 -- that may wait behind a hole
    local MAX_PENDING_SEGMENTS = 4096
@@ -1392,9 +1399,7 @@ end
 
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local start_tcp, feed_tcp, finish_tcp, read_segment, half_of, advances, take_acknowledgement, seen_segment
-local connections, connection_count -- by both ports: the half that the sender fills, others of these ports `chained`
-local acknowledged -- Tells what a peer has received; in 40_analysis.lua.
+local connections -- by both ports: the half that the sender fills, others of these ports `chained`
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072
@@ -1658,13 +1663,23 @@ do
    end
 end
 
+end
+
+-- RDS over InfiniBand and RoCE. What it gives to the rest, and what it takes from 41_rules.lua.
+
+local start_infiniband, finish_infiniband, feed_packet, read_packet, start_cm
+local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
+local check_fragment, check_cm
+
+do
 -- InfiniBand requests of one direction in the order of their packet sequence numbers (PSN). An RDMA READ takes as many
 -- numbers as its response has packets. What came before is dropped, what is early waits until the hole before it fills:
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES, new_order, read_span, put_in_order, packets_acknowledged, give_up_packets
-local accept_packet, lose_packets, restart_flow -- What follows in order, in 31_ib_messages.lua and 33_ib_flows.lua.
+   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES
+local new_order, read_span, put_in_order, packets_acknowledged, give_up_packets
+local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
    PSN_MODULUS = 16777216
    MAX_WAITING_PACKETS = 1024
@@ -1880,10 +1895,8 @@ end
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
 -- ack-only frames.
 
-local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, MAX_ANNOUNCED, key_of
-local close_message
-local ask, announce_write -- RDMA operations; in 32_ib_rdma.lua.
-local check_fragment -- In 41_rules.lua.
+local MAX_ANNOUNCED, close_message
+local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
@@ -2312,9 +2325,9 @@ end
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local start_infiniband, finish_infiniband, find_flow, new_flow, direct, follow, feed_packet, read_packet
+local find_flow, new_flow, direct, follow
 local flows, flow_count -- the set of all flows
-local take_datagram
+local take_datagram -- A packet that may be a message of the connection manager; in 5_cm.lua.
 do
    local MIN_CHAIN = 2 -- headers that must verify and agree
    local MAX_FOREIGN = 8 -- frames without a good header after which a flow is something else
@@ -2510,8 +2523,6 @@ do
       end
    end
 
-   -- A packet that may be a message of the connection manager; in 34_ib_cm.lua.
-
    -- Take a packet of the InfiniBand transport. Returns true where its flow is RDS.
    function feed_packet(packet, now)
       if packet.qpn == CM_QP and packet.opcode == 0x64 then
@@ -2612,8 +2623,6 @@ end
 
 -- RDMA-CM: which queue pairs were connected, for which service, and between which RDS addresses (protocol.md 7.1).
 
-local REQ, REJ, REP, start_cm
-local check_cm -- In 41_rules.lua.
 do
    local DETH_BYTES, MAD_BYTES, CM_BYTES, IP_CM_BYTES = 8, 24, 232, 36
    local CM_CLASS = 0x07
@@ -2841,6 +2850,8 @@ do
       insert(shows(now, "cm"), message)
       return true
    end
+end
+
 end
 
 -- What a message means after those before it: path, expected number, repetition, ping and pong, acknowledgement.

@@ -19,6 +19,8 @@ from rdstool.validate.registry import RULES
 from tests.tshark.running import PLUGIN, ROOT, STRESS, run
 
 SCRIPTS = [PLUGIN, STRESS]
+SPARE_NAMES = 25
+"""Of the 200 local names that the main part may have at a time, so many are free."""
 
 
 @pytest.mark.parametrize("name", [PLUGIN_FILE, *COMPANIONS])
@@ -31,6 +33,13 @@ def test_the_committed_files_are_what_is_exported(name: str) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_the_plugin_compiles(script: Path, version: str) -> None:
     subprocess.run([f"luac{version}", "-p", str(script)], check=True)
+
+
+@pytest.mark.parametrize("version", ["5.2", "5.4"])
+def test_a_part_can_be_added_within_the_names_that_a_function_of_lua_may_have(version: str) -> None:
+    more = "".join(f"local spare_{number}\n" for number in range(SPARE_NAMES))
+    text = PLUGIN.read_text("utf-8") + more
+    subprocess.run([f"luac{version}", "-p", "-"], input=text, text=True, check=True)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -1,7 +1,5 @@
 -- RDMA-CM: which queue pairs were connected, for which service, and between which RDS addresses (protocol.md 7.1).
 
-local REQ, REJ, REP, start_cm
-local check_cm -- In 41_rules.lua.
 do
    local DETH_BYTES, MAD_BYTES, CM_BYTES, IP_CM_BYTES = 8, 24, 232, 36
    local CM_CLASS = 0x07

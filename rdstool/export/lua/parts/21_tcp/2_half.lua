@@ -4,7 +4,6 @@
 -- Stream offsets count payload bytes from the first one. The first copy of a byte wins, as in Linux.
 
 local new_half, offset_in, flush, settle, take
-local is_next -- Whether an ordinary message is just what was expected; in 40_analysis.lua.
 do
    local MAX_PENDING_BYTES = 4194304 -- that may wait behind a hole
    local MAX_PENDING_SEGMENTS = 4096

@@ -1,8 +1,6 @@
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local start_tcp, feed_tcp, finish_tcp, read_segment, half_of, advances, take_acknowledgement, seen_segment
-local connections, connection_count -- by both ports: the half that the sender fills, others of these ports `chained`
-local acknowledged -- Tells what a peer has received; in 40_analysis.lua.
+local connections -- by both ports: the half that the sender fills, others of these ports `chained`
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072

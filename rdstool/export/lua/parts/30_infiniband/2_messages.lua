@@ -2,10 +2,8 @@
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
 -- ack-only frames.
 
-local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, MAX_ANNOUNCED, key_of
-local close_message
-local ask, announce_write -- RDMA operations; in 32_ib_rdma.lua.
-local check_fragment -- In 41_rules.lua.
+local MAX_ANNOUNCED, close_message
+local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message

@@ -2,9 +2,9 @@
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local start_infiniband, finish_infiniband, find_flow, new_flow, direct, follow, feed_packet, read_packet
+local find_flow, new_flow, direct, follow
 local flows, flow_count -- the set of all flows
-local take_datagram
+local take_datagram -- A packet that may be a message of the connection manager; in 5_cm.lua.
 do
    local MIN_CHAIN = 2 -- headers that must verify and agree
    local MAX_FOREIGN = 8 -- frames without a good header after which a flow is something else
@@ -199,8 +199,6 @@ do
          end
       end
    end
-
-   -- A packet that may be a message of the connection manager; in 34_ib_cm.lua.
 
    -- Take a packet of the InfiniBand transport. Returns true where its flow is RDS.
    function feed_packet(packet, now)

@@ -3,8 +3,9 @@
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES, new_order, read_span, put_in_order, packets_acknowledged, give_up_packets
-local accept_packet, lose_packets, restart_flow -- What follows in order, in 31_ib_messages.lua and 33_ib_flows.lua.
+   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES
+local new_order, read_span, put_in_order, packets_acknowledged, give_up_packets
+local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
    PSN_MODULUS = 16777216
    MAX_WAITING_PACKETS = 1024
