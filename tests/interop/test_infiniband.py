@@ -44,8 +44,7 @@ TRIES = 5
 """Of an operation whose connection may end for another reason."""
 SILENT = ("loss", "100%")
 """Not a link that is down: what Soft-RoCE sends before it is up again puts the queue pair in error. On 7.3 that was
-seen to be queue pair 1, and no REQ was answered any more; 6.1 asked for its connection for more than 90 s, and refused
-ours meanwhile."""
+seen to be queue pair 1, and no REQ was answered any more; on 6.1 nothing came through for more than 90 s."""
 
 
 @pytest.fixture(scope="module", params=KERNELS)
