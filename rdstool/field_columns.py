@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.extensions import TYPE_OF, ParsedExtensions, Unknown, parse_extensions
 from rdstool.capture.columns import ChecksumStatus, Ints, MessageBatch
-from rdstool.capture.events import CmMessage, Event, RdmaOperation
+from rdstool.capture.events import CmMessage, Event, RdmaKind, RdmaOperation
 from rdstool.capture.streams import V4_PREFIX, StreamTable
 from rdstool.fields import FieldInfo, FieldType, Part
 from rdstool.protocol.kinds import MessageKind, Transport
@@ -24,6 +24,14 @@ from rdstool.protocol.kinds import MessageKind, Transport
 if TYPE_CHECKING:
     from dissectors.wire.cm import RdsReject
 
+_RDMA_KINDS = [kind.value for kind in RdmaKind]
+WORDS: dict[str, Sequence[str]] = {
+    "rds.kind": [*(kind.label for kind in MessageKind), "cm", *_RDMA_KINDS],
+    "rds.transport": [transport.label for transport in Transport],
+    "rds.checksum.status": ChecksumStatus.LABELS,
+    "rds.rdma.kind": _RDMA_KINDS,
+}
+"""Texts that can be nothing else."""
 PARSED_LIMIT = 1 << 16
 """Distinct extension headers that are remembered."""
 

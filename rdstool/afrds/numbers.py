@@ -6,8 +6,6 @@ from enum import IntEnum
 
 AF_RDS = 21
 SOL_RDS = 276
-SIOCRDSSETTOS = 0x89E0
-SIOCRDSGETTOS = 0x89E1
 
 
 class Option(IntEnum):

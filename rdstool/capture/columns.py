@@ -134,8 +134,8 @@ class FrameBatch:
 
 
 @dataclass(slots=True)
-class Segments:
-    """TCP segments. Addresses are 128-bit numbers in two halves, IPv4 as ::ffff:a.b.c.d."""
+class Packets:
+    """What was parsed of a batch of frames. Addresses are 128-bit numbers in two halves, IPv4 as ::ffff:a.b.c.d."""
 
     data: Bytes
     frame: Ints
@@ -144,6 +144,15 @@ class Segments:
     src_lo: NDArray[np.uint64]
     dst_hi: NDArray[np.uint64]
     dst_lo: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+@dataclass(slots=True)
+class Segments(Packets):
+    """TCP segments."""
+
     sport: NDArray[np.uint16]
     dport: NDArray[np.uint16]
     seq: NDArray[np.uint32]
@@ -157,22 +166,14 @@ class Segments:
     length: Ints
     """Payload bytes on the wire."""
 
-    def __len__(self) -> int:
-        return len(self.frame)
-
 
 @dataclass(slots=True)
-class IbPackets:
-    """Packets of the InfiniBand transport: RoCE v2, RoCE v1 and native InfiniBand."""
+class IbPackets(Packets):
+    """Packets of the InfiniBand transport: RoCE v2, RoCE v1 and native InfiniBand.
 
-    data: Bytes
-    frame: Ints
-    time: Ints
-    src_hi: NDArray[np.uint64]
-    src_lo: NDArray[np.uint64]
-    dst_hi: NDArray[np.uint64]
-    dst_lo: NDArray[np.uint64]
-    """IP address or GID; without GRH, ``hi`` is 0 and ``lo`` the LID."""
+    Addresses may be GIDs; without GRH, ``hi`` is 0 and ``lo`` the LID.
+    """
+
     network: Ints
     """Offset of the IP header or GRH in ``data``, -1 without one (ICRC covers from there)."""
     bth: Ints
@@ -182,8 +183,10 @@ class IbPackets:
     length: Ints
     """Bytes behind the BTH on the wire, without ICRC; pad bytes included."""
 
-    def __len__(self) -> int:
-        return len(self.frame)
+
+def pair_key(rows: Packets) -> NDArray[np.uint64]:
+    """A number for each row that is the same for both directions between two addresses."""
+    return rows.src_hi + rows.dst_hi + rows.src_lo + rows.dst_lo
 
 
 @dataclass(slots=True)

@@ -69,6 +69,14 @@ class DecompressionError(Exception):
     """The compressed data are broken."""
 
 
+class TooLargeError(DecompressionError):
+    """The compressed data need more memory than :data:`XZ_MEMORY_BYTES` or :data:`ZSTD_WINDOW_BYTES`."""
+
+
+_TOO_LARGE = ("requires too much memory", "Memory usage limit")
+"""How zstd and xz say so."""
+
+
 class Expander:
     """Decompresses a file that is put in block by block; its members may follow each other."""
 
@@ -109,7 +117,10 @@ class Expander:
             self._used += len(piece) - len(self._member.unused_data)
             produced += len(output[-1])
         if self._failure is not None and not produced:
-            raise DecompressionError(str(self._failure)) from self._failure
+            reason = str(self._failure)
+            if any(words in reason for words in _TOO_LARGE):
+                raise TooLargeError("need too much memory: decompress the file first") from self._failure
+            raise DecompressionError(reason) from self._failure
         return b"".join(output)
 
     def _next_member(self) -> bool:

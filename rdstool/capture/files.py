@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
-from rdstool.capture.compression import MAGIC_BYTES, DecompressionError, Expander, detect_compression
+from rdstool.capture.compression import MAGIC_BYTES, DecompressionError, Expander, TooLargeError, detect_compression
 from rdstool.errors import CaptureError
 
 STANDARD_INPUT = "-"
@@ -84,10 +84,13 @@ class Input:
         if not self.follow or self._status is None:
             return False
         if self._replaced:
-            raise CaptureError(f"{self.name}: another file took its place; start again to follow that", self.position)
+            raise CaptureError(f"{self.name}: removed or replaced; start again to follow anew", self.position)
         now = self._stat()
         if now is not None and stat.S_ISREG(now.st_mode) and now.st_size < self.consumed:
-            raise CaptureError(f"{self.name}: the file became shorter while it was followed", self.position)
+            raise CaptureError(
+                f"{self.name}: the file became shorter; start again to follow it anew",
+                self.position,
+            )
         if not stat.S_ISREG(self._status.st_mode):
             return False
         # What was written before the file was replaced still comes with one more read.
@@ -165,6 +168,8 @@ class Input:
                     return False
                 expander.put(block)
                 output = expander.take()
+        except TooLargeError as error:
+            raise CaptureError(f"{self.name}: the {self.compression} data {error}", self.position) from error
         except DecompressionError as error:
             raise CaptureError(
                 f"{self.name}: broken {self.compression} data before byte {self.consumed}: {error}", self.position

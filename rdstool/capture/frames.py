@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rdstool.capture import pcap, pcapng
-from rdstool.capture.columns import FrameBatch
+from rdstool.capture.columns import Bytes, FrameBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.erf import ErfFormat, is_erf
 from rdstool.capture.files import Input, Wait, open_input, wait_for_growth
@@ -97,7 +97,7 @@ def read_frames(
 def batches_of(source: Input, file: int, first_frame: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[FrameBatch]:
     """Yield the frames of one input. Raises CaptureError with the position in the decompressed bytes."""
     window = Window(source, chunk_bytes)
-    found = _detect(window)
+    found = detect(window)
     if found is not None:
         yield from scan_window(window, *found, file, first_frame)
 
@@ -111,7 +111,7 @@ def scan_window(window: Window, form: Format, start: int, file: int, first_frame
     while True:
         records = form.scan(window.data, start, window.end)
         if len(records):
-            yield _batch(records, window, file, first_frame)
+            yield batch_of(records, window.data[: window.end], file, first_frame, source.consumed)
             first_frame += len(records)
         position = window.base + records.end
         if records.problem is not None:
@@ -121,11 +121,16 @@ def scan_window(window: Window, form: Format, start: int, file: int, first_frame
             break
         start = 0
     if left and not source.follow:
-        there = f"{left} of {records.wanted} bytes of the record at byte {position}"
-        raise CaptureError(f"{source.name}: the file ends too early, with {there}", position)
+        raise cut_off(source.name, left, records.wanted, position)
 
 
-def _detect(window: Window) -> tuple[Format, int] | None:
+def cut_off(name: str, left: int, wanted: int, position: int) -> CaptureError:
+    """What is wrong with a file that ends with ``left`` of the ``wanted`` bytes of the record at ``position``."""
+    there = f"{left} of {wanted} bytes of the record at byte {position}"
+    return CaptureError(f"{name}: the file ends too early, with {there}", position)
+
+
+def detect(window: Window) -> tuple[Format, int] | None:
     """Find the format of a file from its beginning, and where its records begin.
 
     None: a followed file stayed too short. Raises CaptureError for what is no capture.
@@ -161,9 +166,10 @@ def _no_capture(head: bytes) -> str:
     return f"not a capture file: it begins with {head[:4].hex(' ')}; pcap, pcapng and ERF files can be read"
 
 
-def _batch(records: Records, window: Window, file: int, first_frame: int) -> FrameBatch:
+def batch_of(records: Records, data: Bytes, file: int, first_frame: int, consumed: int) -> FrameBatch:
+    """What was found in ``data`` as a batch."""
     return FrameBatch(
-        data=window.data[: window.end],
+        data=data,
         frame=np.arange(first_frame, first_frame + len(records), dtype=np.int64),
         offset=records.offset,
         captured=records.captured,
@@ -171,5 +177,5 @@ def _batch(records: Records, window: Window, file: int, first_frame: int) -> Fra
         time=records.time,
         link=records.link,
         file=file,
-        consumed=window.source.consumed,
+        consumed=consumed,
     )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dissectors.wire.extensions import parse_extensions
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PING_PORT, PROBE_PORT, RDS_HEADER, Flags
-from rdstool.capture.columns import RDS_DTYPE, ChecksumStatus
+from rdstool.capture.columns import ChecksumStatus
 from rdstool.protocol.kinds import HEARTBEAT_FLAGS, MessageKind, Transport
 
 TCP_FLAGS = (0, Flags.CONG_BITMAP.value, Flags.RETRANSMITTED.value)
@@ -50,11 +50,6 @@ def checksum_status(headers: NDArray[Any]) -> NDArray[np.uint8]:
         total = (total & 0xFFFF) + (total >> 16)
         status[given] = np.where(total == 0xFFFF, ChecksumStatus.GOOD, ChecksumStatus.BAD)
     return status
-
-
-def as_headers(raw: bytes | bytearray) -> NDArray[Any]:
-    """Return 48-byte headers that lie back to back as a structured array."""
-    return np.frombuffer(raw, RDS_DTYPE)
 
 
 def oddities(header: bytes) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from dissectors.wire.infiniband import CM_QP, Opcode
-from rdstool.capture.columns import NS_PER_S, IbPackets, Ints
+from rdstool.capture.columns import NS_PER_S, IbPackets, Ints, pair_key
 from rdstool.capture.events import Closing, StreamClosed, StreamOpened
 from rdstool.capture.ib_cm import MAD_BYTES, REP, CmResult, ConnectionManager, Exchange, attribute_of
 from rdstool.capture.ib_flows import PAIRING_PACKETS, SETTLED_PACKETS, Flow, Key
@@ -36,6 +36,8 @@ MAX_RECENT = 1024
 """Messages of RDMA-CM that are remembered to tell copies."""
 LOOK_PACKETS = 64
 """Packets between two looks at a flow that is not decided."""
+_MANAGED, _CONNECTED, _DECIDED_AT_LAST = 10, 11, 12
+"""Steps of this stage, as turns of the stream table: behind those of TCP."""
 
 
 class IbStreams:
@@ -53,34 +55,47 @@ class IbStreams:
         """The oldest frame that a flow holds back."""
         self._frame = 0
 
-    def feed(self, packets: IbPackets) -> StreamPart:
-        """Take the packets of one chunk, in capture order."""
-        count = len(packets)
-        if not count:
-            return StreamPart.empty()
-        self._frame = int(packets.frame[-1])
-        parsed, qpn = parse_bth(packets)
-        begin = 0
-        # What a REP connects is another use of its queue pairs from that packet on.
-        for index in np.flatnonzero((qpn == CM_QP) & (parsed.opcode == Opcode.UD_SEND_ONLY)).tolist():
-            at = int(parsed.at[index])
-            raw = parsed.data[at : at + min(int(parsed.captured[index]), 8 + MAD_BYTES)].tobytes()
-            if attribute_of(raw) == REP and index > begin:
-                self._connected(packets, parsed, qpn, np.arange(begin, index))
-                begin = index
-            self._managed(packets, raw, index)
-        self._connected(packets, parsed, qpn, np.arange(begin, count))
+    def feed(self, packets: IbPackets, last_frame: int | None = None) -> StreamPart:
+        """Take the packets of one chunk, in capture order.
+
+        ``last_frame`` is that of the chunk's last packet, where these are only some of them.
+        """
+        if last_frame is None:
+            if not len(packets):
+                return StreamPart.empty()
+            last_frame = int(packets.frame[-1])
+        self._frame = last_frame
+        if len(packets):
+            self._feed(packets)
         self._output.release(self._frame)
         return self._output.part()
+
+    def _feed(self, packets: IbPackets) -> None:
+        parsed, qpn = parse_bth(packets)
+        waiting = np.ones(len(packets), np.bool_)
+        managed = np.flatnonzero((qpn == CM_QP) & (parsed.opcode == Opcode.UD_SEND_ONLY)).tolist()
+        hosts = pair_key(packets) if managed else None
+        for index in managed:
+            at = int(parsed.at[index])
+            raw = parsed.data[at : at + min(int(parsed.captured[index]), 8 + MAD_BYTES)].tobytes()
+            self.streams.turn = _MANAGED, int(packets.frame[index])
+            if attribute_of(raw) == REP and hosts is not None:
+                # What a REP connects is another use of its queue pairs from that packet on.
+                before = np.flatnonzero(waiting[:index] & (hosts[:index] == hosts[index]))
+                waiting[before] = False
+                self._connected(packets, parsed, qpn, before)
+            self._managed(packets, raw, index)
+        self._connected(packets, parsed, qpn, np.flatnonzero(waiting), turn=_CONNECTED)
 
     def finish(self) -> StreamPart:
         """Give up all holes, decide what was not decided, report what is incomplete, and forget all state."""
         answers: list[tuple[Flow, Packets]] = []
-        for flow in list(self._table.undecided.values()):
+        for flow in self._undecided():
             if flow.evidence.is_rds:
+                self.streams.turn = _DECIDED_AT_LAST, flow.first_frame
                 self._table.attach(flow, self._table.counterpart(flow, last=True))
                 self._replay(flow, answers)
-        for flow in list(self._table.undecided.values()):
+        for flow in self._undecided():
             peer = self._table.counterpart(flow, last=False)
             if peer is not None and flow.evidence.good > flow.evidence.foreign:
                 self._table.attach(flow, peer)
@@ -108,6 +123,9 @@ class IbStreams:
     def kept_bytes(self) -> int:
         """Bytes of packets and payloads that are held back."""
         return MAX_KEPT_BYTES - self._table.budget.left
+
+    def _undecided(self) -> list[Flow]:
+        return sorted(self._table.undecided.values(), key=lambda flow: flow.first_frame)
 
     # RDMA-CM.
 
@@ -194,12 +212,14 @@ class IbStreams:
 
     # Flows.
 
-    def _connected(self, packets: IbPackets, parsed: Packets, qpn: Ints, index: Ints) -> None:
+    def _connected(self, packets: IbPackets, parsed: Packets, qpn: Ints, index: Ints, turn: int | None = None) -> None:
         """Packets of reliable connections, with no new connection among them."""
         of_interest = (PART_OF[parsed.opcode[index]] != Part.NONE) & (qpn[index] > CM_QP)
         self.counts.datagrams += len(index) - int(of_interest.sum())
         answers: list[tuple[Flow, Packets]] = []
         for key, some in _groups(packets, qpn, index[of_interest]):
+            if turn is not None:
+                self.streams.turn = turn, int(packets.frame[some[0]])
             flow = self._table.flows.get(key) or self._table.enter(key, int(packets.frame[some[0]]))
             if flow is None or flow.foreign:
                 self.counts.foreign += len(some)

@@ -106,10 +106,7 @@ class FlowTable:
                 flow.mtu = peer.mtu
             # A packet that goes to a queue pair names it: now the sender of the first flow has a number too.
             for life in flow.lives:
-                if number == 0:
-                    life.b = Endpoint(life.b.address, flow.qpn)
-                else:
-                    life.a = Endpoint(life.a.address, flow.qpn)
+                self._streams.set_port(life, 1 - number, flow.qpn)
         else:
             source, target = Endpoint(flow.src, NO_QPN), Endpoint(flow.dst, flow.qpn)
             number = 0 if flow.src <= flow.dst else 1

@@ -14,6 +14,8 @@ from rdstool.capture.events import Event
 from rdstool.capture.part import Part
 
 T = TypeVar("T")
+_FOREVER = 1 << 62
+"""More than there are frames."""
 
 
 class Merger:
@@ -34,7 +36,8 @@ class Merger:
         rows = whole.rows
         if len(rows):
             whole = _reordered(whole, np.lexsort((rows["position"], rows["direction"], rows["stream"], rows["frame"])))
-        whole.events.sort(key=attrgetter("frame"))
+        whole.events.sort(key=attrgetter("frame", "stream"))
+        whole.fragments = _by_message(whole.fragments)
         whole.acks = whole.acks[np.argsort(whole.acks["frame"], kind="stable")]
         ready, self._held = (whole, Part.empty()) if settled is None else _cut(whole, settled)
         count = len(ready.rows)
@@ -91,6 +94,14 @@ def _reordered(part: Part, order: NDArray[np.int64]) -> Part:
         fragments["message"][known] = place[fragments["message"][known]]
         part.fragments = fragments
     return part
+
+
+def _by_message(fragments: NDArray[Any]) -> NDArray[Any]:
+    """Frames of no message in the order of the capture, then message after message."""
+    if not len(fragments):
+        return fragments
+    message, frame = fragments["message"], fragments["frame"]
+    return fragments[np.argsort(np.where(message < 0, frame - _FOREVER, message), kind="stable")]
 
 
 def _renamed(items: dict[int, T], place: NDArray[np.int64]) -> dict[int, T]:

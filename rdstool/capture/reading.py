@@ -1,29 +1,14 @@
-"""Files to parsed packets, in this process or in one of its own.
-
-Reading and parsing know nothing of streams, so they can run ahead in another process while this one reassembles.
-The chunk's bytes go through shared memory, what was parsed of them through a pipe.
-"""
+"""Files to parsed packets, chunk by chunk."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from rdstool.capture.columns import IbPackets
+from rdstool.capture.columns import FrameBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.frames import CHUNK_BYTES, FrameReader
 from rdstool.capture.network import Parsed, parse
-from rdstool.capture.workers import Slots, received, serve, worker
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-SLOTS = 4
-"""Chunks that the reading process may be ahead."""
-SLOT_BYTES = 4 * CHUNK_BYTES
-"""A chunk with what was left over of the one before, and the columns of it; larger ones go through the pipe."""
-_IB_COLUMNS = [item.name for item in fields(IbPackets) if item.name != "data"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +18,13 @@ class Reading:
     paths: tuple[str, ...]
     tcp_ports: frozenset[int]
     follow: bool = False
+    chunk_bytes: int = CHUNK_BYTES
 
 
 @dataclass(slots=True)
-class Arrival:
-    """What one chunk brought."""
+class About:
+    """Where a chunk stands in the capture."""
 
-    parsed: Parsed
     file: int
     """Index of the file."""
     first_frame: int
@@ -47,28 +32,18 @@ class Arrival:
     consumed: int
     """Bytes of all files up to here, as they lie on disk."""
     counts: FrameCounts
-    """Of all chunks up to this one."""
+    """Of this chunk."""
 
 
-def read_here(reading: Reading) -> Generator[Arrival]:
-    """Read and parse in this process. Raises ``CaptureError`` after the last good chunk."""
-    counts = FrameCounts()
-    reader = FrameReader(reading.paths, follow=reading.follow)
+def read_here(reading: Reading) -> Generator[tuple[Parsed, About]]:
+    """Read and parse all files. Raises ``CaptureError`` after the last good chunk."""
+    reader = FrameReader(reading.paths, follow=reading.follow, chunk_bytes=reading.chunk_bytes)
     for batch in reader:
-        parsed = parse(batch, counts, reading.tcp_ports)
-        yield Arrival(parsed, batch.file, int(batch.frame[0]), reader.consumed, counts)
+        yield parse_chunk(batch, reading.tcp_ports, reader.consumed)
 
 
-def read_ahead(reading: Reading) -> Generator[Arrival]:
-    """Read and parse in another process. The same arrivals and errors as :func:`read_here`."""
-    slots = Slots(SLOTS, SLOT_BYTES)
-    with worker(_read_for, reading, slots) as pipe:
-        for arrival in received(pipe, slots):
-            # Queue pairs that are not judged yet keep columns; connections keep none.
-            columns = {name: getattr(arrival.parsed.ib, name).copy() for name in _IB_COLUMNS}
-            arrival.parsed.ib = replace(arrival.parsed.ib, **columns)
-            yield arrival
-
-
-def _read_for(reading: Reading, slots: Slots, pipe: Connection) -> None:
-    serve(read_here(reading), pipe, slots)
+def parse_chunk(batch: FrameBatch, tcp_ports: frozenset[int], consumed: int) -> tuple[Parsed, About]:
+    """Parse what one chunk brought."""
+    counts = FrameCounts()
+    parsed = parse(batch, counts, tcp_ports)
+    return parsed, About(batch.file, int(batch.frame[0]), consumed, counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rdstool.protocol.kinds import Transport
@@ -90,6 +91,9 @@ class Stream:
         return first, second
 
 
+Turn = tuple[int, int]
+"""A step of a stage, and the frame that it is at. Streams that one chunk brings are numbered in the order of turns, so
+that it does not matter which process met them."""
 MAX_STREAMS = 1 << 17
 """Streams that are followed; more than a cluster makes, few enough to bound memory."""
 
@@ -101,6 +105,10 @@ class StreamTable:
         self.streams: list[Stream] = []
         self.refused = 0
         """Times that a stream beyond ``MAX_STREAMS`` was not entered."""
+        self.turn: Turn = (0, 0)
+        """Where the stage that fills the table stands, within a chunk of the capture."""
+        self.on_news: Callable[[Stream, Turn], None] | None = None
+        """Is told of each new stream, and again when an end of it becomes known."""
 
     def add(
         self,
@@ -118,7 +126,20 @@ class StreamTable:
             return None
         stream = Stream(len(self.streams), transport, a, b, initiator_known, first_frame, from_start)
         self.streams.append(stream)
+        self._tell(stream)
         return stream
+
+    def set_port(self, stream: Stream, end: int, port: int) -> None:
+        """Now the port of an end is known: 0 for ``a``, 1 for ``b``."""
+        if end:
+            stream.b = Endpoint(stream.b.address, port)
+        else:
+            stream.a = Endpoint(stream.a.address, port)
+        self._tell(stream)
+
+    def _tell(self, stream: Stream) -> None:
+        if self.on_news is not None:
+            self.on_news(stream, self.turn)
 
     def __getitem__(self, number: int) -> Stream:
         return self.streams[number]

@@ -25,6 +25,8 @@ FIN, SYN, RST, ACK_FLAG = 0x01, 0x02, 0x04, 0x10
 REORDER_FRAMES = 64
 """An acknowledgement may stand this many frames before the data it covers: captures reorder a little."""
 _SEQUENCE_SPACE = 1 << 32
+_IN_ORDER, _AGAIN = 0, 1
+"""Steps of this stage, as turns of the stream table."""
 
 
 @dataclass(slots=True)
@@ -65,16 +67,24 @@ class TcpStreams:
         """Halves with a hole or in search, by identity."""
         self._last_frame = self._last_time = 0
 
-    def feed(self, segments: Segments) -> Part:
-        """Take the segments of one chunk, in capture order."""
+    def feed(self, segments: Segments, last: tuple[int, int] | None = None) -> Part:
+        """Take the segments of one chunk, in capture order.
+
+        ``last`` is frame and time of the chunk's last segment, where these are only some of them.
+        """
+        if last is not None:
+            self._last_frame, self._last_time = last
         if not len(segments):
             return Part.empty()
+        if last is None:
+            self._last_frame, self._last_time = int(segments.frame[-1]), int(segments.time[-1])
         chunk = Chunk(segments.data)
         out = _Output(RowBuilder(self.options))
-        self._last_frame, self._last_time = int(segments.frame[-1]), int(segments.time[-1])
         grouping = by_connection(segments)
         regular: list[tuple[int, Connection]] = []
-        for group in np.argsort(grouping.first).tolist():
+        order = np.argsort(grouping.first)
+        for group, frame in zip(order.tolist(), segments.frame[grouping.first[order]].tolist(), strict=True):
+            self.table.turn = _IN_ORDER, frame
             connection = self._prepare(grouping, group, segments, out)
             if connection is not None:
                 regular.append((group, connection))
@@ -160,6 +170,8 @@ class TcpStreams:
         if len(lanes.jumps):
             odd = set((lanes.jumps // 2).tolist())
             for index in sorted(odd):
+                first = int(grouping.first[regular[index][0]])
+                self.table.turn = _AGAIN, int(segments.frame[first])
                 self._feed_connection(grouping, regular[index][0], segments, chunk, out)
             rest = [item for index, item in enumerate(regular) if index not in odd]
             if rest:

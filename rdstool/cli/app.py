@@ -146,16 +146,17 @@ def run(arguments: Sequence[str]) -> int:
         error(str(problem))
         return ExitCode.UNUSABLE
     except Exception as problem:
-        return _unexpected(problem)
+        return _unexpected(problem, arguments)
     return code if isinstance(code, int) else ExitCode.CLEAN
 
 
-def _unexpected(problem: Exception) -> int:
+def _unexpected(problem: Exception, arguments: Sequence[str]) -> int:
     """Wrong use as Typer reports it, trouble of the operating system, or a fault of rdstool itself."""
     message = getattr(problem, "format_message", None)
     if message is not None:
         context = getattr(problem, "ctx", None)
-        command = context.command_path if context is not None else PROGRAM
+        named = " ".join([PROGRAM, *(name for name in arguments[:1] if name in COMMANDS)])
+        command = context.command_path if context is not None else named
         error(f"{message().rstrip('.') or 'a command is needed'} (see: {command} --help)")
     elif isinstance(problem, OSError):
         where = f"{os.fsdecode(problem.filename)}: " if problem.filename else ""

@@ -9,6 +9,7 @@ import typer
 
 from rdstool.cli.inputs import Reading, TcpPorts
 from rdstool.cli.output import Results, note
+from rdstool.words import plural
 
 
 def capture(
@@ -53,5 +54,5 @@ def capture(
         with reading:
             show.to(view, reading, results, Clock(TimeForm("relative")))
     told = f", packets written to {output}" if output is not None else ""
-    note(f"{show.messages} messages{told}")
+    note(f"{plural(show.messages, 'message')}{told}")
     raise typer.Exit(reading.exit_code())

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
-from rdstool.cli.endpoints import Pcap, resolve, run_job, source_for
+from rdstool.cli.endpoints import (
+    PROVIDERS,
+    TRANSPORTS,
+    Pcap,
+    ProviderName,
+    TransportName,
+    carrier_named,
+    cookie_number,
+    resolve,
+    run_job,
+    source_for,
+    transport_to,
+)
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.errors import UsageError
@@ -50,6 +62,11 @@ def craft(
         list[str] | None,
         typer.Option("--port", metavar="NAME=PORT", help="Another number for a named port (repeatable)."),
     ] = None,
+    transport: TransportName = TRANSPORTS[0],
+    provider: ProviderName = PROVIDERS[0],
+    cookie: Annotated[
+        str | None, typer.Option(metavar="COOKIE", help="Of memory that the peer offers, for scenarios that use it.")
+    ] = None,
     patience: Annotated[
         float, typer.Option(metavar="FACTOR", min=0.01, max=1000, help="Give the peer so many times as long.")
     ] = 1.0,
@@ -81,6 +98,7 @@ def craft(
       rdstool craft --list
       rdstool craft length-4gib garbage --to 10.0.0.2
       rdstool craft mine.toml --to 127.0.0.2 --from 127.0.0.1 --json
+      rdstool craft all --to 10.0.0.2 --transport ib --quiet
     """  # noqa: D301
     from rdstool.craft import library  # noqa: PLC0415
 
@@ -100,10 +118,18 @@ def craft(
         if to is None:
             raise UsageError("--to is missing: whom to play against")
         peer = resolve(to)
-        own = resolve(source) if source is not None else source_for(peer)
+        own = resolve(source) if source is not None else source_for(peer, transport)
         from rdstool.craft.judge import Match  # noqa: PLC0415
 
-        match = Match(own, peer, secrets.randbits(32) if seed is None else seed, patience)
+        match = Match(
+            own,
+            peer,
+            secrets.randbits(32) if seed is None else seed,
+            patience,
+            carrier_named(transport_to(transport, [peer], own, provider), provider, pcap),
+            provider,
+            None if cookie is None else cookie_number(cookie),
+        )
         chosen = [_with_ports(each, port or ()) for each in _chosen(scenarios, match)]
         job = _Job(chosen, match, pcap, _teller(form, results, quiet=quiet), strict=strict)
         code = run_job(job.run)
@@ -117,8 +143,9 @@ def _list(results: Results, *, json: bool) -> None:
     width = max(len(each.id) for each in known)
     for each in known:
         told = {"id": each.id, "title": each.title, "requirement": each.requirement, "source": each.source}
-        more = {"strictness": each.strictness.value, "role": each.role.value}
-        results.write(json_line({**told, **more}) if json else f"{each.id:<{width}}  {each.title}\n")
+        more = {"transport": each.transport.label, "strictness": each.strictness.value, "role": each.role.value}
+        text = f"{each.id:<{width}}  {each.transport.label:<3}  {each.title}\n"
+        results.write(json_line({**told, **more}) if json else text)
 
 
 def _chosen(wanted: Sequence[str], match: Match) -> list[Scenario]:
@@ -136,7 +163,7 @@ def _chosen(wanted: Sequence[str], match: Match) -> list[Scenario]:
         try:
             check(each, match)
         except UsageError:
-            continue  # for the other role
+            continue  # for the other role or transport, or for what this match has not
         fitting.append(each)
     if not fitting:
         check(library.scenario(library.names()[0]), match)

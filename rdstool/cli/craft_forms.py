@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rdstool.cli.output import Results, json_line
+from rdstool.protocol.kinds import Transport
 
 if TYPE_CHECKING:
     from rdstool.craft.judge import Line, Verdict
@@ -109,7 +110,8 @@ class JunitTeller:
         scenario = verdict.scenario
         name = _quoted(f"{scenario.id}: {scenario.title}")
         time_s = verdict.lines[-1].time_s if verdict.lines else 0.0
-        head = f'<testcase classname="craft.{scenario.role.value}" name={name} time="{time_s:.3f}">'
+        played = scenario.role.value if scenario.transport is Transport.TCP else scenario.transport.label
+        head = f'<testcase classname="craft.{played}" name={name} time="{time_s:.3f}">'
         story = "".join(_told(line) for line in verdict.lines)
         failure = ""
         if not passed:

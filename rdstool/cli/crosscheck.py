@@ -11,10 +11,14 @@ import typer
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.inputs import TcpPorts
 from rdstool.cli.output import Results, json_line, note
+from rdstool.words import plural
 
 
 def crosscheck(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Captures; each is compared by itself.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Captures; each is compared by itself.", readable=False),
+    ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object for each difference.")] = False,
     tcp_port: TcpPorts = None,
 ) -> None:
@@ -49,7 +53,7 @@ def crosscheck(
                 shown = {"file": str(path), **asdict(difference)}
                 results.write(json_line(shown) if json else f"{path}: {difference}\n")
             total += len(found)
-            count = f"{len(found)} differences" if found else "no difference"
-            compared = f"{len(ours)} messages, {told.total()} findings"
+            count = plural(len(found), "difference") if found else "no difference"
+            compared = f"{plural(len(ours), 'message')}, {plural(told.total(), 'finding')}"
             note(f"{path}: {compared}, {count} between rdstool and tshark {tshark.version_text}")
     raise typer.Exit(ExitCode.PROBLEMS if total else ExitCode.CLEAN)

@@ -11,6 +11,7 @@ import typer
 from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
+from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.cli.showing import Show
@@ -195,6 +196,6 @@ def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> N
 def _conclude(reading: Reading, show: Show, parquet: Path | None) -> None:
     """Tell on stderr what the results cannot say."""
     if parquet is not None:
-        note(f"{show.shown} messages written to {parquet}")
+        note(f"{plural(show.shown, 'message')} written to {parquet}")
     if not show.messages and reading.problem is None and not reading.interrupted:
         warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
     from rdstool.endpoint.node import Node
     from rdstool.protocol.config import Settings
+    from rdstool.protocol.kinds import Transport
 
 DEFAULT_PORT = 4000
 """RDS port where an address comes without one."""
@@ -240,11 +241,20 @@ def node_options(
 ) -> NodeOptions:
     """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
-    from rdstool.protocol.kinds import Transport  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
 
     if profile not in KNOWN:
         raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
+    carrier = carrier_named(transport, provider, pcap)
+    return NodeOptions(
+        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
+    )
+
+
+def carrier_named(transport: str, provider: str, pcap: Path | None) -> Transport:
+    """The transport of that name. Raises ``UsageError`` where it, the provider or the two together cannot be."""
+    from rdstool.protocol.kinds import Transport  # noqa: PLC0415
+
     if transport not in TRANSPORTS:
         raise UsageError(f"there is no transport {transport!r}: they are {', '.join((*TRANSPORTS, AUTO))}")
     if provider not in PROVIDERS:
@@ -256,16 +266,16 @@ def node_options(
             f"--pcap needs --provider {PROVIDERS[0]}: what a device sends no program sees, "
             "but rdstool capture on its network interface may"
         )
-    carrier = Transport[transport.upper()]
-    return NodeOptions(
-        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
-    )
+    return Transport[transport.upper()]
 
 
 class Notices:
-    """Tells on stderr when a peer for whom messages wait cannot be reached, and when it can again; not each time."""
+    """Tells on stderr when a peer for whom messages wait cannot be reached, and when it can again; not each time.
 
-    def __init__(self, node: Node) -> None:
+    ``first`` is the attempt whose failure is told first.
+    """
+
+    def __init__(self, node: Node, first: int = 1) -> None:
         from rdstool.protocol import events, info  # noqa: PLC0415
 
         self._told: dict[str, float] = {}
@@ -273,7 +283,8 @@ class Notices:
 
         def hear(event: events.Event) -> None:
             if isinstance(event, events.ConnectFailed) and info.waits(node.engine, event.local, event.peer):
-                self._failed(event.peer, event.attempt, event.detail)
+                if event.attempt >= first:
+                    self._failed(event.peer, event.attempt, event.detail)
             elif isinstance(event, events.PathUp) and self._told.pop(event.peer, None) is not None:
                 self._say(f"{event.peer} is reached now")
 

@@ -10,14 +10,15 @@ raise typer.Exit(reading.exit_code(problems=False))
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import error
+from rdstool.cli.output import error, warn
 from rdstool.cli.progress import progress
 from rdstool.errors import CaptureError
 
@@ -29,10 +30,12 @@ NATIVE, TSHARK = ENGINES = ("native", "tshark")
 MAX_JOBS = 64
 """Worker processes."""
 
-Files = Annotated[
-    list[Path],
-    typer.Argument(metavar="FILE...", help="Captures (pcap, pcapng, gz, xz, zst), in order; - is standard input."),
-]
+FILES: Any = typer.Argument(
+    metavar="FILE...",
+    help="Captures (pcap, pcapng, ERF; gz, xz, zst), in order; - is standard input.",
+    readable=False,  # reading tells better what is wrong
+)
+Files = Annotated[list[Path], FILES]
 TcpPorts = Annotated[
     list[int] | None,
     typer.Option("--tcp-port", metavar="PORT", min=1, max=65535, help="RDS runs on this TCP port too (repeatable)."),
@@ -50,13 +53,30 @@ class Reading:
         self.capture = capture
         self.interrupted = False
         self.problem: CaptureError | None = None
+        self._begins: dict[int, int] = {}
+        """File -> ns since 1970 of a message near its beginning."""
 
     def batches(self) -> Iterator[Decoded]:
         """The decoded batches in order, with progress on stderr where that helps."""
+        batches = iter(self.capture.batches())
+        # Processes start with the first batch, and do not where the bar's thread is there before them.
+        first = list(islice(batches, 1))
         with progress(self.capture.size) as done:
-            for decoded in self.capture.batches():
+            for decoded in chain(first, batches):
+                if len(self.capture.paths) > 1:
+                    self._look_at_order(decoded)
                 yield decoded
                 done(decoded.consumed)
+
+    def _look_at_order(self, decoded: Decoded) -> None:
+        """Warn of a file that is older than the one before it: what it holds came too late to be put together."""
+        for row in decoded.messages.rows[[0, -1]] if len(decoded.messages.rows) else ():
+            file, _ = self.capture.frame_label(int(row["frame"]))
+            time = int(row["time"])
+            if file not in self._begins and time < self._begins.get(file - 1, time):
+                name, before = self.capture.paths[file], self.capture.paths[file - 1]
+                warn(f"{name} is older than {before}: name captures in the order of their time, or merge them before")
+            self._begins.setdefault(file, time)
 
     def exit_code(self, *, problems: bool = False) -> ExitCode:
         """The command's exit status; tells on stderr why the reading ended early."""

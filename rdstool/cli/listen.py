@@ -73,7 +73,7 @@ class Arrival:
     def line(self) -> str:
         """For people: who, how much, and how it begins."""
         return (
-            f"{self.time.astimezone():%H:%M:%S.%f} {self.source} > {self.port}  {len(self.data)} bytes  "
+            f"{self.time.astimezone():%H:%M:%S.%f} {self.source} > {self.port}  {plural(len(self.data), 'byte')}  "
             f"{preview(self.data)}"
         ).rstrip()
 
@@ -213,7 +213,7 @@ class _Job:
         for sock in sockets:
             if self.memory is not None and sock.has_rdma:
                 cookie = sock.offer_memory(self.memory)
-                note(f"{len(self.memory)} bytes of memory at {sock.getsockname()[0]}, cookie {cookie:#x}")
+                note(f"{plural(len(self.memory), 'byte')} of memory at {sock.getsockname()[0]}, cookie {cookie:#x}")
         try:
             async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
                 readers = [group.create_task(self._read(sock, lambda: _cancel(readers))) for sock in sockets]
@@ -260,7 +260,7 @@ def offered(text: str, transport: str) -> bytearray:
     path = Path(text)
     memory = bytearray(path.read_bytes()) if path.is_file() else bytearray(byte_count(text, "--offer"))
     if not 0 < len(memory) <= MAX_REGION_BYTES:
-        raise UsageError(f"--offer {text}: {len(memory)} bytes; RDS has room for 1 to {MAX_REGION_BYTES}")
+        raise UsageError(f"--offer {text}: {plural(len(memory), 'byte')}; RDS has room for 1 to {MAX_REGION_BYTES}")
     return memory
 
 

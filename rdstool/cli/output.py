@@ -42,7 +42,11 @@ def colour_wanted(stream: TextIO) -> bool:
 
 def json_line(value: Any) -> str:
     """One line of JSON with its newline."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return _ENCODER.encode(value) + "\n"
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""One for all lines: ``json.dumps`` makes another each time."""
 
 
 class Results:

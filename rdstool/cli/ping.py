@@ -45,7 +45,9 @@ def ping(
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Whom to ping.")],
     source: Annotated[
         str | None,
-        typer.Option("--source", "-I", metavar="ADDR", help="Own address; the one that routes there if not given."),
+        typer.Option(
+            "--source", "--from", "-I", metavar="ADDR", help="Own address; the one that routes there if not given."
+        ),
     ] = None,
     count: Annotated[
         int | None, typer.Option("--count", "-c", metavar="N", min=1, help="Send N pings; without it, until Ctrl-C.")

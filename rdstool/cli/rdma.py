@@ -37,7 +37,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=HELP,
     help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.",

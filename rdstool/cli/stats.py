@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 VIEWS = {"path": "paths", "socket": "sockets", "port": "ports"}
 """Values of ``--by`` and the section that each shows."""
+LINES_AT_ONCE = 1000
+"""Lines of JSON that are written in one piece."""
 DEFAULT_VIEWS = ("path", "socket")
 WIDTH = 400
 """Columns of output into a file or pipe: each table stands in one piece. On a terminal wide ones go on below."""
@@ -136,8 +138,9 @@ def _list_acks(reading: Reading, results: Results, *, json: bool) -> None:
 
 def _show(stats: CaptureStats, names: list[str], results: Results, *, json: bool, all_rows: bool) -> None:
     if json:
-        for record in stats.records(names):
-            results.write(json_line(record))
+        records = stats.records(names)
+        while text := "".join(map(json_line, islice(records, LINES_AT_ONCE))):
+            results.write(text)
         return
     from rich.console import Console  # noqa: PLC0415
 

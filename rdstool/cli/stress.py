@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from rdstool.cli.endpoints import (
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, error, note
 from rdstool.cli.payloads import byte_count
-from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View
+from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View, described
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,6 +95,16 @@ def stress(
     ] = False,
     report_summary: Annotated[
         bool, typer.Option("--report-summary", "-z", help="Only the summary at the end.")
+    ] = False,
+    show_histogram: Annotated[
+        bool, typer.Option("--show-histogram", help="Count round trips between powers of two; JSON always has them.")
+    ] = False,
+    show_outliers: Annotated[
+        int | None, typer.Option(metavar="USEC", min=0, help="Tell of each round trip that takes longer.")
+    ] = None,
+    show_params: Annotated[bool, typer.Option("--show-params", help="Tell what is run, on both sides.")] = False,
+    real_time: Annotated[
+        bool, typer.Option("--rtprio", "-R", help="Run at real-time priority (SCHED_RR 1), before all other programs.")
     ] = False,
     rdma_bytes: Annotated[
         str | None,
@@ -175,9 +186,13 @@ def stress(
         simplex=one_way,
         tos=tos,
         rdma=rdma,
+        show=show_params,
+        real_time=real_time,
     )
     settings(assignments, paths=paths)  # complain before anything is started
     log_to_stderr(verbose=verbose)
+    if real_time:
+        run_at_real_time()
 
     def make_node(address: str, run: Parameters, carrier: str) -> Node:
         from rdstool.endpoint.node import Node  # noqa: PLC0415
@@ -193,9 +208,9 @@ def stress(
         if json:
             view = JsonView(results)
         elif sys.stdout.isatty() and not report_summary:
-            view = LiveView(results)
+            view = LiveView(results, histogram=show_histogram)
         else:
-            view = PlainView(results)
+            view = PlainView(results, histogram=show_histogram)
         job = _Job(
             parameters,
             own=resolve_ipv4(recv_addr) if recv_addr is not None else None,
@@ -203,6 +218,7 @@ def stress(
             retries=connect_retries,
             patience_s=timeout,
             whole_machine=report_cpu,
+            outlier_us=show_outliers,
             each_second=not report_summary,
             transport=transport,
             provider=provider,
@@ -211,6 +227,16 @@ def stress(
         )
         code = run_job(job.run)
     raise typer.Exit(code)
+
+
+def run_at_real_time() -> None:
+    """Have this process run before all usual ones. Raises ``UsageError`` where it has no right to."""
+    if sys.platform != "linux":
+        raise UsageError("-R: this system has no real-time priorities that rdstool knows")
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        raise UsageError("-R: no right to a real-time priority (CAP_SYS_NICE): run it as root, or without -R") from None
 
 
 def keys_line(keys: KeyMeter) -> str:
@@ -241,6 +267,7 @@ class _Job:
     retries: int
     patience_s: float
     whole_machine: bool
+    outlier_us: int | None
     each_second: bool
     transport: str
     provider: str
@@ -285,10 +312,18 @@ class _Job:
         from rdstool.stress.failure import StressError  # noqa: PLC0415
         from rdstool.stress.run import Run, Side  # noqa: PLC0415
 
-        Notices(node)
+        Notices(node, first=2)  # a peer that has ended the run is gone, and that may be seen before the end itself
         side = Side(
-            own, peer, active=self.peer is not None, patience_s=self.patience_s, whole_machine=self.whole_machine
+            own,
+            peer,
+            active=self.peer is not None,
+            patience_s=self.patience_s,
+            whole_machine=self.whole_machine,
+            outlier_us=self.outlier_us,
+            tell=note,
         )
+        if parameters.show:
+            note(described(parameters))
         run = Run(node, control, side, parameters)
         code = ExitCode.CLEAN
         try:

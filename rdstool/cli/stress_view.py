@@ -18,7 +18,31 @@ if TYPE_CHECKING:
 
 SHOWN_INTERVALS = 15
 """Seconds that the live table goes back."""
+BAR_WIDTH = 40
+"""Characters of the longest bar of a histogram."""
 _MIB = 1 << 20
+
+
+def described(parameters: Parameters) -> str:
+    """What a run does, in one line."""
+    words = [f"{parameters.tasks} tasks", f"depth {parameters.depth}"]
+    words += [f"{parameters.request_bytes} bytes out", f"{parameters.ack_bytes} back"]
+    words += [word for word, so in (("one way", parameters.simplex), ("verified", parameters.verify)) if so]
+    rdma = parameters.rdma
+    if rdma is not None:
+        words.append(f"RDMA of {rdma.vector} x {rdma.size} bytes ({rdma.mode.name.lower().replace('_', ' ')})")
+        choices = ("use once", rdma.use_once), ("get MR", rdma.use_get_mr), ("fence", rdma.fence), ("cache", rdma.cache)
+        words += [word for word, so in choices if so]
+    return ", ".join(words)
+
+
+def histogram(summary: Summary, *, bar: str = "#") -> Iterator[str]:
+    """Lines with the number of round trips between powers of two."""
+    yield f"{'round trip us':>19} {'count':>10}"
+    most = max((each.count for each in summary.round_trips), default=0)
+    for each in summary.round_trips:
+        long = round(BAR_WIDTH * each.count / most)
+        yield f"{each.from_us:8} - {each.below_us:8} {each.count:10} {bar * long}".rstrip()
 
 
 class View(Protocol):
@@ -57,6 +81,7 @@ class JsonView:
             "round_trip_p50_us": round(summary.p50_us, 1),
             "round_trip_p99_us": round(summary.p99_us, 1),
             "round_trip_longest_us": round(summary.longest_us, 1),
+            "round_trips": [asdict(each) for each in summary.round_trips],
         }
         self._results.write(json_line({"event": "summary", **_plain(summary.interval), **more}))
 
@@ -64,9 +89,10 @@ class JsonView:
 class PlainView:
     """The lines of rds-stress, for programs that read them. RDMA has the columns mbi (to us) and mbo."""
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, *, histogram: bool = False) -> None:
         self._results = results
         self._any = False
+        self._histogram = histogram
 
     def shown(self, _title: str, _parameters: Parameters) -> AbstractContextManager[None]:
         """The names of the columns."""
@@ -86,6 +112,8 @@ class PlainView:
         if self._any:
             self._results.write("-" * 45 + "\n")
         self._results.write(f"{self._line(summary.interval)}  (average)\n")
+        if self._histogram:
+            self._results.write("\n" + "\n".join(histogram(summary)) + "\n")
 
     @staticmethod
     def _line(interval: Interval) -> str:
@@ -102,12 +130,13 @@ class PlainView:
 class LiveView:
     """A table that grows by a row each second."""
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, *, histogram: bool = False) -> None:
         from rich.console import Console  # noqa: PLC0415
 
         self._console = Console(no_color=not results.colour, safe_box=not results.unicode, highlight=False)
         self._rows: deque[Interval] = deque(maxlen=SHOWN_INTERVALS)
         self._title = ""
+        self._bar = "" if not histogram else "█" if results.unicode else "#"
         self._live: Any = None
 
     @contextmanager
@@ -115,11 +144,7 @@ class LiveView:
         """Show the table, and leave it standing at the end."""
         from rich.live import Live  # noqa: PLC0415
 
-        self._title = (
-            f"{title}: {parameters.tasks} tasks, depth {parameters.depth}, "
-            f"{parameters.request_bytes} bytes out, {parameters.ack_bytes} back"
-            f"{', one way' if parameters.simplex else ''}{', verified' if parameters.verify else ''}"
-        )
+        self._title = f"{title}: {described(parameters)}"
         with Live(self._table(None), console=self._console, auto_refresh=False) as self._live:
             yield
 
@@ -136,6 +161,8 @@ class LiveView:
             f"round trips: half within {summary.p50_us:,.0f} us, 99 % within {summary.p99_us:,.0f} us, "
             f"the longest {summary.longest_us:,.0f} us"
         )
+        if self._bar:
+            self._console.print(*histogram(summary, bar=self._bar), sep="\n")
 
     def _table(self, whole: Interval | None) -> Table:
         from rich.table import Table  # noqa: PLC0415

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.inputs import Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
@@ -37,10 +37,7 @@ def _complete_formats(incomplete: str) -> list[str]:
 
 
 def validate(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="FILE...", help="Captures (pcap, pcapng, gz, xz, zst), in order; - is standard input."),
-    ] = None,
+    files: Annotated[list[Path] | None, FILES] = None,
     form: Annotated[
         str,
         typer.Option(
@@ -105,10 +102,10 @@ def validate(
 
 
 def _write_reference(rules: list[Rule] | tuple[Rule, ...], *, explained: bool) -> None:
-    from rdstool.validate.reference import explanation, listing  # noqa: PLC0415
+    from rdstool.validate.reference import WIDTH, explanation, listing  # noqa: PLC0415
 
     with Results() as results:
-        results.write(explanation(rules[0]) if explained else listing(rules))
+        results.write(explanation(rules[0], results.width or WIDTH) if explained else listing(rules))
 
 
 def _check(reading: Reading, rules: tuple[Rule, ...], form: str, limit: int, *, at_once: bool) -> Validator:
@@ -123,7 +120,8 @@ def _check(reading: Reading, rules: tuple[Rule, ...], form: str, limit: int, *, 
                 _write(results, writer, validator.feed(decoded))
         _write(results, writer, validator.finish())
         results.write(writer.end(validator.withheld))
-    _sum_up(reading, validator)
+    if reading.problem is None or reading.capture.frames.frames:
+        _sum_up(reading, validator)
     return validator
 
 

@@ -38,11 +38,11 @@ class Builder:
                 known = ", ".join(self._ports) or "none"
                 raise UsageError(f"{what}: there is no port named {value!r} (there are: {known})")
             return self._ports[value]
-        return _number(value, 0xFFFF, what)
+        return number_of(value, 0xFFFF, what)
 
     def message(self, action: Action, values: Mapping[str, Any], sequence: int) -> bytes:
         """A whole message; ``sequence`` counts where the scenario does not say another. Raises ``UsageError``."""
-        payload = self._payload(action, values)
+        payload = self.payload(action, values)
         header = RdsHeader(sequence=sequence, length=len(payload))
         self._shape(action, header)
         for name in HEADER_FIELDS & values.keys() - {"checksum"}:
@@ -85,19 +85,20 @@ class Builder:
             return _extensions(value)
         field = RDS_HEADER.table[name]
         if isinstance(field.default, bytes):
-            return _hex(value, name).ljust(field.size, b"\0")
-        return _number(value, field.mask, name)
+            return hex_of(value, name).ljust(field.size, b"\0")
+        return number_of(value, field.mask, name)
 
-    def _payload(self, action: Action, values: Mapping[str, Any]) -> bytes:
+    def payload(self, action: Action, values: Mapping[str, Any]) -> bytes:
+        """What is behind the header. Raises ``UsageError``."""
         given = [key for key in PAYLOAD_KEYS if key in values]
         if len(given) > 1:
             raise UsageError(f"{given[0]} and {given[1]} are two payloads")
         if "payload" in values:
-            return _text(values["payload"], "payload").encode()
+            return text_of(values["payload"], "payload").encode()
         if "payload_hex" in values:
-            return _hex(values["payload_hex"], "payload_hex")
+            return hex_of(values["payload_hex"], "payload_hex")
         if "payload_size" in values:
-            return bytes(_number(values["payload_size"], MAX_MESSAGE_BYTES, "payload_size"))
+            return bytes(number_of(values["payload_size"], MAX_MESSAGE_BYTES, "payload_size"))
         if action is Action.CONGESTION:
             ports = values.get("congested", [])
             if ports == "all":
@@ -114,35 +115,38 @@ def raw_bytes(values: Mapping[str, Any]) -> bytes:
     if len(given) != 1:
         raise UsageError(f"bytes take one of {', '.join(BYTES_KEYS)}")
     if given[0] == "hex":
-        return _hex(values["hex"], "hex")
-    size = _number(values[given[0]], MAX_MESSAGE_BYTES, given[0])
+        return hex_of(values["hex"], "hex")
+    size = number_of(values[given[0]], MAX_MESSAGE_BYTES, given[0])
     if given[0] == "zeros":
         return bytes(size)
-    return random.Random(_number(values.get("seed", 0), 1 << 63, "seed")).randbytes(size)  # noqa: S311
+    return random.Random(number_of(values.get("seed", 0), 1 << 63, "seed")).randbytes(size)  # noqa: S311
 
 
-def _number(value: object, most: int, what: str) -> int:
+def number_of(value: object, most: int, what: str) -> int:
+    """A whole number from 0 on. Raises ``UsageError``."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise UsageError(f"{what} is {value!r}, it can be 0 to {most}")
     return value
 
 
-def _text(value: object, what: str) -> str:
+def text_of(value: object, what: str) -> str:
+    """A text. Raises ``UsageError``."""
     if not isinstance(value, str):
         raise UsageError(f"{what} is {value!r}, it is a text")
     return value
 
 
-def _hex(value: object, what: str) -> bytes:
+def hex_of(value: object, what: str) -> bytes:
+    """Bytes that are written as hexadecimal digits. Raises ``UsageError``."""
     try:
-        return bytes.fromhex(_text(value, what))
+        return bytes.fromhex(text_of(value, what))
     except ValueError:
         raise UsageError(f"{what} is {value!r}, it is pairs of hexadecimal digits") from None
 
 
 def _flags(value: object) -> int:
     if not isinstance(value, list):
-        return _number(value, 0xFF, "flags")
+        return number_of(value, 0xFF, "flags")
     total = 0
     for name in value:
         if name not in _FLAGS:
@@ -159,13 +163,13 @@ def _checksum(value: object, packed: bytes) -> int:
         return right ^ 0xFFFF or 1
     if isinstance(value, str):
         raise UsageError(f'checksum is {value!r}: it is a number, "good" or "bad"')
-    return _number(value, 0xFFFF, "checksum")
+    return number_of(value, 0xFFFF, "checksum")
 
 
 def _extensions(value: object) -> bytes:
     """The 16 bytes: hexadecimal digits, or a list with a table or digits for each extension header."""
     if isinstance(value, str):
-        data = _hex(value, "exthdr")
+        data = hex_of(value, "exthdr")
     elif isinstance(value, list):
         data = b"".join(_extension(item) for item in value)
     else:
@@ -177,7 +181,7 @@ def _extensions(value: object) -> bytes:
 
 def _extension(item: object) -> bytes:
     if isinstance(item, str):
-        return _hex(item, "exthdr")
+        return hex_of(item, "exthdr")
     if not isinstance(item, dict) or len(item) != 1:
         raise UsageError("an extension header is { NAME = value }, as { NPATHS = 8 }, or hexadecimal digits")
     ((name, value),) = item.items()
@@ -191,6 +195,6 @@ def _extension(item: object) -> bytes:
     for key, number in given.items():
         if key not in sizes:
             raise UsageError(f"{name} has no field {key!r}: they are {', '.join(sizes)}")
-        _number(number, sizes[key], f"{name}.{key}")
+        number_of(number, sizes[key], f"{name}.{key}")
     codec: Any = CODECS[kind]
     return bytes((kind,)) + bytes(codec.pack(EXTENSIONS[kind](**given)))

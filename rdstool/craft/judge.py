@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 
 from dissectors.wire.rds import Flags
-from rdstool.craft.scenario import CLOSED, RESET, SILENCE, Expect, Scenario, Strictness
-from rdstool.craft.wire import Came
+from rdstool.craft.hearing import Came
+from rdstool.craft.scenario import ENDS, SILENCE, Action, Expect, Scenario, Send, Strictness
+from rdstool.protocol.kinds import Transport
+from rdstool.transport.tcp.sockets import MakeSocket
 
-ENDS = frozenset({CLOSED, RESET})
 _UNASKED = frozenset({"congestion", "probe"})
 """What every peer sends by itself: no answer to anything."""
 
@@ -56,6 +58,13 @@ class Match:
     """Of the generation number, and of source ports: every run is to be one of a freshly started host."""
     patience: float = 1.0
     """Factor for the time that the peer is given to act; silence is as long as the scenario says."""
+    transport: Transport = Transport.TCP
+    provider: str = "roce"
+    """Of InfiniBand."""
+    cookie: int | None = None
+    """Of memory that the peer offers, for scenarios that use it."""
+    make_socket: MakeSocket = socket.socket
+    """Makes a socket of a family and kind for ``roce``, in another network namespace, say."""
 
 
 class Differs(Exception):  # noqa: N818 - no error of ours
@@ -81,9 +90,11 @@ def meets(came: Came, step: Expect, seen: Seen) -> bool:
         seen.near = wrong or seen.near
         seen.count += not wrong
         seen.last = came.words()
+        if wrong and came.what in ENDS:
+            raise Differs(f"the connection was {came.words()}{wrong}")
         return came.what in ENDS or (not wrong and seen.count >= step.count)
     if came.what in ENDS:
-        raise Differs(f"the connection was {came.what}")
+        raise Differs(f"the connection was {came.words()}")
     if SILENCE in step.outcomes and came.what not in _UNASKED:
         raise Differs(f"{came.words()} came")
     return False
@@ -94,7 +105,7 @@ def _mismatch(came: Came, step: Expect) -> str:
     wrong = [
         f"{name} {came.field(name)} instead of {value}"
         for name, value in step.fields.items()
-        if came.what not in ENDS and came.field(name) != value
+        if came.has_fields and came.field(name) != value
     ]
     return f"; a {came.what} had {', '.join(wrong)}" if wrong else ""
 
@@ -106,3 +117,16 @@ def words(step: Expect) -> str:
     times = f" {step.count} times" if step.count > 1 else ""
     limit = f" of {step.at_most} at most" if step.at_most is not None else ""
     return f"{what}{fields}{times}{limit}"
+
+
+def sent_words(step: Send, count: int) -> str:
+    """What was sent, for people."""
+    what = "bytes" if step.action is Action.BYTES else step.action.value
+    times = f" {count} times" if count > 1 else ""
+    details = ", ".join(f"{key} {_short(value)}" for key, value in step.values.items())
+    return f"{what}{times}{f' ({details})' if details else ''}"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

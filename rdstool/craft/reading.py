@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any, NoReturn
 
 from dissectors.wire.rds import MAX_PATHS
-from rdstool.craft.build import BYTES_KEYS, HEADER_FIELDS, PAYLOAD_KEYS, PORT_FIELDS, Builder, raw_bytes
+from rdstool.craft.build import PORT_FIELDS, Builder, raw_bytes
+from rdstool.craft.ib_build import IbBuilder
+from rdstool.craft.language import COMMON, IN, LANGUAGES, OUT, REPEATED
 from rdstool.craft.scenario import (
+    ACCEPTED,
     CROWD,
-    EXTENSION_FIELDS,
-    KINDS,
     MESSAGES,
-    OUTCOMES,
     SILENCE,
     Action,
     Expect,
@@ -26,6 +26,7 @@ from rdstool.craft.scenario import (
     Strictness,
 )
 from rdstool.errors import UsageError
+from rdstool.protocol.kinds import Transport
 
 MAX_FILE_BYTES = 1 << 20
 MAX_STEPS = 1000
@@ -33,27 +34,14 @@ MAX_COUNT = 10_000_000
 MAX_SECONDS = 3600.0
 WITHIN_S = 5.0
 """How long the peer may take where a step does not say."""
+ACCEPTED_S = 20.0
+"""The same for a connection over InfiniBand, which is asked for again where both sides ask at once."""
 SILENCE_S = 1.0
 """How long silence lasts where a step does not say."""
-COMPARED = HEADER_FIELDS - {"padding", "exthdr"} | EXTENSION_FIELDS
-"""What a message can be expected to have in it."""
 
-_TOP = {"id", "title", "requirement", "source", "strictness", "role", "ports", "paths", "step"}
-_OUT, _IN = "->", "<-"
-_COMMON = {_OUT, "path", "after"}
-_REPEATED = {"count", "every"}
-_MESSAGE = HEADER_FIELDS | set(PAYLOAD_KEYS) | {"cut", "chunk"} | _REPEATED | _COMMON
-_KEYS = {
-    **dict.fromkeys(MESSAGES, _MESSAGE),
-    Action.CONGESTION: _MESSAGE | {"congested"},
-    Action.BYTES: _COMMON | _REPEATED | {"chunk", "seed", *BYTES_KEYS},
-    Action.CONNECT: _COMMON | {"reading", "source_path"},
-    Action.CROWD: _COMMON | {"count"},
-    Action.FINISH: _COMMON,
-    Action.RESET: _COMMON,
-    Action.WAIT: _COMMON,
-}
-_EXPECT = {_IN, "path", "within", "count", "at_most"} | COMPARED
+_TOP = {"id", "title", "requirement", "source", "strictness", "transport", "role", "ports", "paths", "step"}
+_EXPECT = {IN, "path", "within", "count", "at_most"}
+_TRANSPORTS = {each.label: each for each in Transport}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min)")
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0}
 _STEP_HEAD = re.compile(r"\s*\[\[\s*step\s*\]\]")
@@ -86,7 +74,9 @@ class Reader:
                 self._fail(f"{name} is missing: a text that is not empty", name)
         ports = self._names("ports", 0xFFFF)
         paths = self._names("paths", MAX_PATHS - 1) or {"first": 0}
-        builder = Builder(ports, 1)
+        self._transport = self._carrier()
+        self._language = LANGUAGES[self._transport]
+        builder = IbBuilder(ports) if self._transport is Transport.IB else Builder(ports, 1)
         return Scenario(
             file=self._file,
             id=table["id"],
@@ -94,11 +84,20 @@ class Reader:
             requirement=table["requirement"],
             source=table["source"],
             strictness=self._one_of("strictness", Strictness, Strictness.MUST),
+            transport=self._transport,
             role=self._one_of("role", Role, Role.SMALLER),
             ports=ports,
             paths=paths,
             steps=tuple(self._steps(paths, builder)),
         )
+
+    def _carrier(self) -> Transport:
+        name = self._table.get("transport", Transport.TCP.label)
+        if name not in _TRANSPORTS:
+            self._fail(f"transport is {name!r}, it is one of {', '.join(_TRANSPORTS)}", "transport")
+        if _TRANSPORTS[name] is Transport.IB and "role" in self._table:
+            self._fail("role has no meaning over InfiniBand: either side connects", "role")
+        return _TRANSPORTS[name]
 
     # ---- Steps
 
@@ -117,16 +116,18 @@ class Reader:
             path = step.get("path", path)
             if path not in paths:
                 self._fail(f"there is no path {path!r}: they are {', '.join(paths)}", "path")
-            if (_OUT in step) == (_IN in step):
-                self._fail(f'a step has one arrow: "{_OUT}" for what we do, "{_IN}" for what the peer is to do')
-            yield self._send(step, path, builder) if _OUT in step else self._expect(step, path, builder)
+            if (OUT in step) == (IN in step):
+                self._fail(f'a step has one arrow: "{OUT}" for what we do, "{IN}" for what the peer is to do')
+            yield self._send(step, path, builder) if OUT in step else self._expect(step, path, builder)
 
     def _send(self, step: dict[str, Any], path: str, builder: Builder) -> Send:
-        action = self._one_of(_OUT, Action, None, step)
-        self._known(step, _KEYS[action])
-        values = {key: value for key, value in step.items() if key not in _COMMON | _REPEATED | {"cut", "chunk"}}
+        action = self._one_of(OUT, [each for each in Action if each in self._language.keys], None, step)
+        self._known(step, self._language.keys[action])
+        values = {key: value for key, value in step.items() if key not in COMMON | REPEATED | {"cut", "chunk"}}
         try:
-            if action in MESSAGES:
+            if isinstance(builder, IbBuilder):
+                builder.check(action, values)
+            elif action in MESSAGES:
                 builder.message(action, values, 1)
             elif action is Action.BYTES:
                 raw_bytes(values)
@@ -149,14 +150,16 @@ class Reader:
         )
 
     def _expect(self, step: dict[str, Any], path: str, builder: Builder) -> Expect:
-        self._known(step, _EXPECT)
-        wanted = step[_IN]
+        language = self._language
+        self._known(step, _EXPECT | language.compared)
+        wanted = step[IN]
         outcomes = tuple(wanted) if isinstance(wanted, list) else (wanted,)
         for each in outcomes or ("",):
-            if each not in OUTCOMES:
-                self._fail(f"{each!r} is nothing that a peer does: it is one of {', '.join(sorted(OUTCOMES))}", _IN)
-        fields = {key: step[key] for key in step if key in COMPARED}
-        if fields and not KINDS.intersection(outcomes):
+            if each not in language.outcomes:
+                known = ", ".join(sorted(language.outcomes))
+                self._fail(f"{each!r} is nothing that a peer does: it is one of {known}", IN)
+        fields = {key: step[key] for key in step if key in language.compared}
+        if fields and not language.messages & set(outcomes):
             self._fail(f"{next(iter(fields))} is a field, and no message is expected", *fields)
         for name in PORT_FIELDS & fields.keys():
             try:
@@ -167,12 +170,12 @@ class Reader:
             if not isinstance(value, int) or isinstance(value, bool):
                 self._fail(f"{name} is {value!r}: a number is compared", name)
         if (CROWD in outcomes) != ("at_most" in step):
-            self._fail('"crowd" and at_most go together', "at_most", _IN)
+            self._fail('"crowd" and at_most go together', "at_most", IN)
         return Expect(
             line=self._line,
             outcomes=outcomes,
             path=path,
-            within_s=self._seconds(step, "within", SILENCE_S if SILENCE in outcomes else WITHIN_S),
+            within_s=self._seconds(step, "within", _usual_s(outcomes)),
             fields=fields,
             count=self._count(step, "count", 1, MAX_COUNT),
             at_most=self._count(step, "at_most", 0, MAX_COUNT) if "at_most" in step else None,
@@ -238,6 +241,13 @@ class Reader:
                 line = found
                 break
         raise UsageError(f"{self._file}:{line}: {problem}")
+
+
+def _usual_s(outcomes: Iterable[str]) -> float:
+    """How long an expectation lasts where it does not say."""
+    if SILENCE in outcomes:
+        return SILENCE_S
+    return ACCEPTED_S if ACCEPTED in outcomes else WITHIN_S
 
 
 def read(file: str, text: str) -> Scenario:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from rdstool.protocol.kinds import Transport
+
 
 class Role(Enum):
     """Whose address is the smaller one, which decides who connects (protocol.md §4.2)."""
@@ -44,16 +46,28 @@ class Action(Enum):
     """Send FIN, and go on reading."""
     RESET = "reset"
     WAIT = "wait"
+    WRITE = "write"
+    READ = "read"
+    FETCH_ADD = "fetch-add"
+    COMPARE_SWAP = "compare-swap"
+    """RDMA and atomics, over InfiniBand."""
+    PACKET = "packet"
+    """One packet of a reliable connection, beside those that the connection sends by itself."""
 
 
 MESSAGES = frozenset({Action.MESSAGE, Action.PING, Action.PONG, Action.PROBE, Action.PROBE_REPLY, Action.CONGESTION})
 """Actions that send messages with a header."""
 
-KINDS = frozenset({"data", "congestion", "ping", "pong", "probe", "probe-reply", "heartbeat"})
-"""Messages that may come; ``MessageKind`` in words."""
+REMOTE = frozenset({Action.WRITE, Action.READ, Action.FETCH_ADD, Action.COMPARE_SWAP})
+"""Actions that use the peer's memory."""
+OFFERED = "offered"
+"""``rkey`` of memory that the peer offers, as a program told us."""
+
 CLOSED, RESET, SILENCE, CONNECTION, CROWD = "closed", "reset", "silence", "connection", "crowd"
-OUTCOMES = KINDS | {CLOSED, RESET, SILENCE, CONNECTION, CROWD}
-"""What the peer may do in a step; the values of ``"<-"``."""
+ACCEPTED, REJECTED, UNANSWERED, BROKEN = "accepted", "rejected", "unanswered", "broken"
+NAK, DONE = "nak", "done"
+ENDS = frozenset({CLOSED, RESET, REJECTED, UNANSWERED, BROKEN})
+"""Outcomes after which a connection is no more."""
 EXTENSION_FIELDS = frozenset({"npaths", "gen_num", "sport_idx"})
 """Fields of extension headers that a handshake message can be expected to have."""
 
@@ -118,7 +132,9 @@ class Scenario:
     source: str
     """Where that is from."""
     strictness: Strictness
+    transport: Transport
     role: Role
+    """Over TCP; over InfiniBand either side may connect."""
     ports: Mapping[str, int]
     paths: Mapping[str, int]
     steps: tuple[Step, ...]

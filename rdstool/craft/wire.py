@@ -4,70 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import count
 from typing import cast
 
-from dissectors.wire.extensions import parse_extensions
-from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, RdsHeader
-from rdstool.craft.scenario import CLOSED, EXTENSION_FIELDS, RESET
+from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER
+from rdstool.craft.hearing import Hear, Hearing
+from rdstool.craft.scenario import CLOSED, RESET
 from rdstool.protocol.kinds import MessageKind, Transport, classify
 from rdstool.transport.base import Tap
 from rdstool.transport.tcp.sockets import LINGER_0
 
-KEPT_MESSAGES = 10_000
-"""Messages of the peer that wait to be looked at; further ones are counted only."""
 SHOWN_MESSAGE_BYTES = 1 << 21
 """A header of the peer that announces more ends the decoding."""
 
 _KEYS = count(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
-    """Something that the peer did: a message, or the end of the connection."""
+class Wire(Hearing, asyncio.Protocol):
+    """One connection."""
 
-    what: str
-    """Kind of message, ``closed`` or ``reset``."""
-    time: float
-    header: RdsHeader | None = None
-
-    def field(self, name: str) -> int | None:
-        """A number in the header, or in one of a handshake's extension headers; None where there is none."""
-        if self.header is None:
-            return None
-        if name not in EXTENSION_FIELDS:
-            return int(getattr(self.header, name))
-        items = parse_extensions(self.header.exthdr).items
-        return next((int(getattr(item, name)) for item in items if hasattr(item, name)), None)
-
-    def words(self) -> str:
-        """For people."""
-        header = self.header
-        if header is None:
-            return self.what
-        handshake = "".join(
-            f" {name} {self.field(name)}" for name in ("npaths", "gen_num") if self.field(name) is not None
-        )
-        return (
-            f"{self.what} seq {header.sequence} {header.sport} > {header.dport} len {header.length}"
-            f"{f' flags {header.flags:#04x}' if header.flags else ''}{handshake}"
-        )
-
-
-class Wire(asyncio.Protocol):
-    """One connection. ``news`` is called with each thing that comes."""
-
-    def __init__(self, name: str, news: Callable[[Wire, Came], None], tap: Tap | None, *, incoming: bool) -> None:
-        self.name = name
-        self.inbox: deque[Came] = deque(maxlen=KEPT_MESSAGES)
-        """What has come and was not asked for yet."""
-        self.ended: str | None = None
-        """``closed`` or ``reset``, once the peer has ended it."""
+    def __init__(self, name: str, news: Hear, tap: Tap | None, *, incoming: bool) -> None:
+        super().__init__(name, news)
         self.sent_bytes = 0
-        self._news = news
         self._tap = tap
         self._incoming = incoming
         self._key = next(_KEYS)
@@ -111,12 +70,12 @@ class Wire(asyncio.Protocol):
             if following > len(self._held):
                 break
             at = following
-            self._tell(MessageKind(classify(header, Transport.TCP)).label, header)
+            self.tell(MessageKind(classify(header, Transport.TCP)).label, header)
         del self._held[:at]
 
     def eof_received(self) -> bool:
         """FIN."""
-        self._end_with(CLOSED)
+        self.end_with(CLOSED)
         return True  # we close when the scenario does
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -124,7 +83,7 @@ class Wire(asyncio.Protocol):
         self._room.set()
         self._gone.set()
         if exc is not None:
-            self._end_with(RESET)
+            self.end_with(RESET)
 
     def pause_writing(self) -> None:
         """The peer does not read."""
@@ -134,17 +93,11 @@ class Wire(asyncio.Protocol):
         """It does again."""
         self._room.set()
 
-    def _tell(self, what: str, header: RdsHeader | None = None) -> None:
-        came = Came(what, asyncio.get_running_loop().time(), header)
-        self.inbox.append(came)
-        self._news(self, came)
-
-    def _end_with(self, how: str) -> None:
-        if self.ended is None:
-            self.ended = how
-            if self._tap is not None:
-                self._tap.closed(self._key, reset=how == RESET, by_peer=True)
-            self._tell(how)
+    def end_with(self, how: str, values: Mapping[str, int] | None = None) -> None:
+        """The peer has ended it."""
+        if self.ended is None and self._tap is not None:
+            self._tap.closed(self._key, reset=how == RESET, by_peer=True)
+        super().end_with(how, values)
 
     # ---- The scenario
 
@@ -176,7 +129,8 @@ class Wire(asyncio.Protocol):
         self.sent_bytes += len(data)
         if not self._room.is_set():
             try:
-                await asyncio.wait_for(self._room.wait(), patience_s)
+                async with asyncio.timeout(patience_s):
+                    await self._room.wait()
             except TimeoutError:
                 return False
         return self.usable

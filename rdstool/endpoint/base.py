@@ -12,6 +12,7 @@ from rdstool.protocol import sockets as engine
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import Memory, RdmaFlags
+from rdstool.protocol.received import Poll
 
 if TYPE_CHECKING:
     from rdstool.transport.driver import Driver
@@ -162,7 +163,7 @@ class SocketBase:
 
     # ---- State
 
-    def poll(self) -> engine.Poll:
+    def poll(self) -> Poll:
         """What can be done without waiting (§9.6)."""
         with self._driver.lock:
             return self._inner.poll()

@@ -22,7 +22,7 @@ from rdstool.endpoint.stack import Residence, Stack, default_stack
 from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
-from rdstool.protocol.sockets import Poll, ReceivedMessage
+from rdstool.protocol.received import Poll, ReceivedMessage
 
 ACK_POLL_S = 0.001
 """A sender that waits for room asks the system this often what the peer has acknowledged."""

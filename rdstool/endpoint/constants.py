@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rdstool.protocol.sockets import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC, TRANSPORT_NONE, Poll
+from rdstool.protocol.inbox import MSG_OOB, MSG_PEEK, MSG_TRUNC
+from rdstool.protocol.received import Poll
+from rdstool.protocol.sockets import MSG_DONTWAIT, TRANSPORT_NONE
 
 AF_RDS = PF_RDS = 21
 SOL_RDS = 276

@@ -36,10 +36,9 @@ def describe(event: events.Event) -> tuple[int, str] | None:
         case events.ConnectionRefused():
             text = f"{event.local}: refused a connection of {event.peer}: {event.reason.value}"
         case events.PeerForgotten():
-            level = logging.WARNING
-            text = (
-                f"{event.local} > {event.peer}: forgotten, it never sent a message, and another peer needed the place"
-            )
+            level = logging.INFO if event.remembered else logging.WARNING
+            why = "it has been away longest" if event.remembered else "it never sent a message"
+            text = f"{event.local} > {event.peer}: forgotten, {why}, and another peer needed the place"
         case events.PathsAgreed():
             text = f"{event.local} > {event.peer}: {event.npaths} paths, generation {event.gen_num:#x}"
         case events.PeerRestarted():

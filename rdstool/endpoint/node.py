@@ -24,7 +24,7 @@ from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
 from rdstool.protocol.node import Node as Engine
-from rdstool.protocol.sockets import ReceivedMessage
+from rdstool.protocol.received import ReceivedMessage
 from rdstool.protocol.sockets import Socket as EngineSocket
 from rdstool.transport.driver import Driver
 

@@ -14,7 +14,7 @@ import numpy as np
 from dissectors.wire.congestion import BITMAP_BYTES, congested_ports
 from dissectors.wire.table import Kind, table_of
 from rdstool.capture.columns import ChecksumStatus, Ints
-from rdstool.capture.events import CmMessage, Event, RdmaOperation
+from rdstool.capture.events import CmMessage, RdmaOperation
 from rdstool.capture.streams import Stream, StreamTable, address_text
 from rdstool.export.parts import by_stream, by_value, extension_object, flag_names, seconds_text, seconds_texts, sparse
 from rdstool.field_columns import MessageColumns, address16, cm_name, event_addresses, reject_of
@@ -159,11 +159,6 @@ def event_line(event: CmMessage | RdmaOperation, streams: StreamTable) -> str:
     rest = json.dumps({**common, **own}, ensure_ascii=False)
     # Times keep all their digits, which a float would not.
     return f'{{"number": null, "frame": {event.frame}, "time": {seconds_text(event.time)}, {rest[1:]}\n'
-
-
-def is_line(event: Event, *, rdma: bool) -> bool:
-    """Whether an event is shown as a line: RDMA-CM messages are, RDMA operations where asked for."""
-    return isinstance(event, CmMessage) or (rdma and isinstance(event, RdmaOperation))
 
 
 def _cm_object(event: CmMessage) -> dict[str, Any]:

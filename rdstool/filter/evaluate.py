@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rdstool.field_columns import Column
+from rdstool.field_columns import WORDS, Column
 from rdstool.fields import FieldInfo, FieldType
 from rdstool.filter.literals import Network
 from rdstool.filter.parser import Combined, Exists, Node, Not, Test, parse
@@ -54,12 +54,8 @@ class Filter:
         return {name for node in _nodes(self.tree) for name in _names(node)}
 
     def warnings(self) -> list[str]:
-        """Tests that are legal but surely not meant: presence of a flag that every message has."""
-        return [
-            f"filter: {node.field.name} is in every message, set or not; write {node.field.name} == 1"
-            for node in _nodes(self.tree)
-            if isinstance(node, Exists) and node.field.everywhere and node.field.type is FieldType.BOOL
-        ]
+        """Tests that are legal but surely not meant: flags that every message has, words that no field holds."""
+        return [text for node in _nodes(self.tree) for text in _doubts(node)]
 
 
 def compile_filter(text: str) -> Filter:
@@ -74,6 +70,18 @@ def _nodes(node: Node) -> Iterator[Node]:
     elif isinstance(node, Combined):
         for part in node.parts:
             yield from _nodes(part)
+
+
+def _doubts(node: Node) -> Iterator[str]:
+    if isinstance(node, Exists) and node.field.everywhere and node.field.type is FieldType.BOOL:
+        yield f"filter: {node.field.name} is in every message, set or not; write {node.field.name} == 1"
+    if isinstance(node, Test) and node.field.name in WORDS and not isinstance(node.operand, FieldInfo):
+        known = WORDS[node.field.name]
+        alone = node.relation in {"==", "!="}
+        members = node.operand if node.relation == "in" else ((node.operand, node.operand),) if alone else ()
+        for word in (low for low, high in members if low == high):
+            if word not in known:
+                yield f'filter: {node.field.name} is never "{word}"; it is one of {", ".join(known)}'
 
 
 def _names(node: Node) -> Iterator[str]:

@@ -50,7 +50,7 @@ class Network:
     smaller6, guest6, larger6 = "2001:db8::1", "2001:db8::100", "2001:db8::200"
     """The same for IPv6."""
 
-    nobody, nobody6 = "192.0.2.250", "2001:db8::250"
+    nobody = "192.0.2.250"
     """Addresses of the network that nobody has."""
 
     tap = TAP

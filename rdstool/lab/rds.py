@@ -12,10 +12,10 @@ from rdstool.afrds.numbers import SOL_RDS, Option
 
 MAX_MESSAGE_BYTES = 1 << 20
 
-SEND_TIMEOUT_S = 30.0
-"""For sends that block."""
+SEND_TIMEOUT_S = 90.0
+"""For sends that block; it is only spent where the peer does not come, or does not read."""
 
-RECEIVE_TIMEOUT_S = 30.0
+RECEIVE_TIMEOUT_S = 90.0
 """For messages that a test expects; it is only spent where they do not come."""
 
 

@@ -19,15 +19,19 @@ class Limits:
     message_bytes: int = MAX_MESSAGE_BYTES
     """Longest payload that a received header may announce; no kernel sends more."""
     overrun_bytes: int = 64 * MIB
-    """Payload bytes that a socket holds beyond its receive buffer before the sender is cut off. Messages already
-    on their way when a port is marked congested are accepted, so this is far above what honest peers need."""
+    """Payload bytes that a socket holds beyond its receive buffer before TCP connections that bring more are no longer
+    read, until its own buffer holds all again. What was on its way when the port was marked congested has room here."""
     pongs: int = 16_384
     """Answers to pings that may wait on one path; a peer that pings on and never reads is cut off."""
     unjudged_bytes: int = 4 * MIB
     """Received bytes of one peer that wait for the handshake to tell their path; then path 0 is taken for granted."""
     connections: int = 4_096
-    """Address pairs of a node. For a further one the peer is forgotten that has connected first of those that have
-    not sent a message, and were not sent one; where there is none, the further one is refused."""
+    """Address pairs of a node. For a further one a peer is forgotten that has connected and has not sent a message, nor
+    was sent one; else the peer that has been away longest, of those that are not connected and are owed nothing.
+    Where there is none, the further one is refused."""
+    remembered: int = 65_536
+    """Forgotten peers whose sequence numbers are kept, so that nothing is lost or comes twice when they come back.
+    Beyond this a message may come twice that a peer sends again because it never heard of our acknowledgement."""
     parked: int = 8 * MAX_PATHS
     """TCP connections of one peer that may wait for a free path. Where one is refused, messages that the system had
     acknowledged already are lost, so this is more than a peer needs whose connections flap. (The kernel takes one and
@@ -79,6 +83,10 @@ class Settings:
     """How long messages wait for the peer's handshake message, where it may be on its way: on an accepted first
     connection for the number of paths, after the fan-out for the pong behind what path 0 carried. More than TCP's
     keep-alive takes to find a dead connection (§4.1). Only a peer that answers no pings makes them wait in full."""
+    answer_patience_s: float = 10.0
+    """How long path 0's new connection may bring nothing, not even the congestion map, while messages wait; then it
+    is made anew. Linux 7.3 was seen to forget connections that its own SYN had crossed: they stay open, and nobody
+    reads them. The kernel waits for ever."""
     knock_interval_s: float = 1.0
     """How often the larger address asks the smaller one to connect, while messages wait. The kernel asks once
     for each message that is sent, and waits for ever where that one attempt is lost."""

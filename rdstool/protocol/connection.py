@@ -22,13 +22,14 @@ Where this differs from the kernel it is so that nothing is lost or doubled in c
   also the newest.
 - After the fan-out the other paths wait for a pong (:mod:`rdstool.protocol.gate`).
 - A sender that is refused by an old congestion map has the peer connected to.
+- A connection of path 0 on which the peer never answers is made anew while messages wait.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
@@ -41,7 +42,7 @@ from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
-from rdstool.protocol.receiving import judge
+from rdstool.protocol.receiving import go_on, judge
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
 
@@ -51,10 +52,23 @@ if TYPE_CHECKING:
 _UP, _DOWN = PathState.UP, PathState.DOWN
 
 
+class Remembered(NamedTuple):
+    """What is kept of a peer that was forgotten: a connection made from it goes on as if it had only been down."""
+
+    npaths: int
+    agreed: bool
+    peer_gen: int
+    peer_sport_idx: bool
+    unsure: bool
+    numbers: tuple[tuple[int, int], ...]
+    """``next_tx`` and ``next_rx`` of each path."""
+
+
 class Connection(BaseConnection):
     """What this node shares with one peer address over TCP."""
 
     __slots__ = (
+        "answer_timer",
         "ended",
         "gate",
         "gen_link",
@@ -98,6 +112,8 @@ class Connection(BaseConnection):
         self.unsure = False
         """A TCP connection of path 0 was lost before it was known whether the peer took it for another path."""
         self.knock_timer: Timer | None = None
+        self.answer_timer: Timer | None = None
+        """Stands while path 0's connection has brought nothing."""
 
     def lanes(self) -> Sequence[Path]:
         """All paths, by number."""
@@ -239,6 +255,7 @@ class Connection(BaseConnection):
     def went_up(self, path: Path, now: float) -> None:
         """A path is connected: the congestion map first, then the rest (§3.3)."""
         node = self.node
+        node.away.pop(self, None)
         if path is self._carrier():
             path.map_pending = True
         if path.index == 0 and self.knock_timer is not None:
@@ -250,8 +267,29 @@ class Connection(BaseConnection):
             if path.link is not None and path.link.incoming:
                 patience = node.settings.handshake_patience_s
                 path.hold = node.timers.at(now + patience, lambda when: self._hold_no_longer(path, when))
+        if path.link is not None and path.link.doubtful:
+            self._expect_answer(path, now)
         if self.smaller and self.npaths > 1:
             self._dial_all(now)
+
+    def _expect_answer(self, path: Path, now: float) -> None:
+        patience = self.node.settings.answer_patience_s
+        self.answer_timer = self.node.timers.at(now + patience, lambda when: self._judge_silence(path, when))
+
+    def answered(self) -> None:
+        """The peer has taken up path 0's connection, or that is gone."""
+        if self.answer_timer is not None:
+            self.answer_timer.cancel()
+            self.answer_timer = None
+
+    def _judge_silence(self, path: Path, now: float) -> None:
+        """The peer's system has taken our connection; has the peer? The old one still delivers, should it speak now."""
+        self.answer_timer = None
+        if any(message.socket is not None for lane in self.paths for queue in lane.queues() for message in queue):
+            self.node.counters.dropped_unanswered += 1
+            path.drop(DropReason.UNANSWERED, "", now)
+        else:
+            self._expect_answer(path, now)
 
     def _hold_no_longer(self, path: Path, now: float) -> None:
         path.hold = None
@@ -265,6 +303,8 @@ class Connection(BaseConnection):
 
     def went_error(self, path: Path, _now: float) -> None:
         """A path sends no more: what it may have told of congestion, another one tells again."""
+        if path.index == 0:
+            self.answered()
         carrier = self._carrier()
         if carrier is not None and path.link is not None and path.link.carries_map:
             carrier.map_pending = True
@@ -278,6 +318,7 @@ class Connection(BaseConnection):
             self._probe_again()
         if self.ended:
             return
+        node.away[self] = None
         self.unpark(now)
         if path.state is not _DOWN:
             return
@@ -408,8 +449,15 @@ class Connection(BaseConnection):
         assert isinstance(link, Link)
         if link in self.parked:
             self.parked.remove(link)
+        if link.held and not link.deaf:
+            go_on(link, now, at_any_rate=True)
         if link.path is not None and link.path.link is link:
             link.path.lost(detail, now)
+
+    def go_on(self, link: Link, now: float) -> None:
+        """A socket that held up a TCP connection has room again."""
+        if not link.deaf:
+            go_on(link, now)
 
     def close(self, now: float) -> None:
         """Give up all TCP connections."""
@@ -417,7 +465,32 @@ class Connection(BaseConnection):
 
     def forget(self, now: float) -> None:
         """Give them up at once, unread; the node knows this peer no more."""
+        for socket in self.ports.values():
+            socket.forget_route(self.peer)
         self._end(DropReason.FORGOTTEN, now, abort=True)
+
+    @property
+    def idle(self) -> bool:
+        """The peer is away and nobody would miss it: nothing waits for it, and nothing of it is under way."""
+        return (
+            all(path.state is _DOWN for path in self.paths)
+            and not (self.parked or self.unjudged or self.map_missed)
+            and (self.agreed or not self.node.profile.waits_for_paths)
+            and all(message.is_handshake for path in self.paths for queue in path.queues() for message in queue)
+            and all(socket.peer is None or socket.peer[0] != self.peer for socket in self.ports.values())
+        )
+
+    def remember(self) -> Remembered:
+        """What a later connection with this peer has to know."""
+        numbers = tuple((path.next_tx, path.next_rx) for path in self.paths)
+        return Remembered(self.npaths, self.agreed, self.peer_gen, self.peer_sport_idx, self.unsure, numbers)
+
+    def recall(self, past: Remembered) -> None:
+        """Go on where an earlier connection with this peer was forgotten."""
+        self.npaths, self.agreed, self.peer_gen, self.peer_sport_idx, self.unsure, numbers = past
+        self.mask = self.npaths - 1
+        for path, (next_tx, next_rx) in zip(self.paths, numbers, strict=True):
+            path.next_tx, path.next_rx = next_tx, next_rx
 
     def _end(self, reason: DropReason, now: float, *, abort: bool) -> None:
         self.ended = True

@@ -87,7 +87,9 @@ class Counters:
     dropped_oversized: int = 0
     dropped_ping_flood: int = 0
     dropped_overrun: int = 0
+    paused_overrun: int = 0
     dropped_misplaced: int = 0
+    dropped_unanswered: int = 0
     forgotten_peers: int = 0
     peer_restarts: int = 0
     messages_flushed: int = 0

@@ -49,7 +49,14 @@ class IbConnectWanted:
 
 @dataclass(frozen=True, slots=True)
 class ReadWanted:
-    """Begin to read a link that was accepted with ``reading`` off: its path is free now."""
+    """Begin to read a link that was accepted with ``reading`` off, or go on after ``PauseWanted``."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class PauseWanted:
+    """Read no more of a link until ``ReadWanted``: a socket has more to read than it may hold. ``reading`` is off."""
 
     link: Link
 
@@ -117,10 +124,12 @@ class ConnectionRefused:
 
 @dataclass(frozen=True, slots=True)
 class PeerForgotten:
-    """A peer that had connected and never sent a message made room for another one."""
+    """A peer made room for another one: it had connected and never sent a message, or had gone away."""
 
     local: str
     peer: str
+    remembered: bool = False
+    """It had gone away; its sequence numbers are kept, should it come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +213,7 @@ Event = (
     ConnectWanted
     | IbConnectWanted
     | ReadWanted
+    | PauseWanted
     | CloseWanted
     | AbortWanted
     | PathUp

@@ -9,6 +9,7 @@ from dissectors.wire.extensions import EXTENSION_BYTES
 from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, Flags
 from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.reasons import DropReason
+from rdstool.protocol.room import room_for
 
 LONG_BYTES = 16_384
 """Payloads of this length or more had better be read alone: then they need not be copied."""
@@ -46,6 +47,7 @@ class Deframer:
     __slots__ = (
         "_begun",
         "_behind",
+        "_given",
         "_header",
         "_limit",
         "_long",
@@ -69,6 +71,8 @@ class Deframer:
         """That payload. It grows as bytes come, unless there is ``_room``; and it becomes bytes without a copy."""
         self._room: memoryview | None = None
         """All of that payload, where the peer has sent one as long before: a header alone costs no memory."""
+        self._given: memoryview | None = None
+        """What ``room`` gave of it. Until that is released, the payload can become bytes only by a copy."""
         self._missing = 0
         self._long = False
         """The last message was a long one, and so may be the next."""
@@ -97,9 +101,12 @@ class Deframer:
     def room(self) -> tuple[memoryview, bytearray] | None:
         """Where the next bytes can go without a copy: what is missing of a long payload, then a header.
 
-        ``placed`` tells how many came. None where ``feed`` has to take them.
+        ``placed`` tells how many came, and ends the use of both. None where ``feed`` has to take them.
         """
-        return None if self._room is None else (self._room[-self._missing :], self._behind)
+        if self._room is None:
+            return None
+        self._given = self._room[-self._missing :]
+        return self._given, self._behind
 
     def placed(self, count: int, now: float) -> list[Frame]:
         """The messages that ``count`` bytes in ``room`` complete. ``now`` in seconds."""
@@ -172,7 +179,7 @@ class Deframer:
         self._missing = length
         self.began = now
         if LONG_BYTES <= length <= self._longest:
-            self._payload = BytesIO(bytes(length))
+            self._payload = room_for(length)
             self._room = self._payload.getbuffer()
 
     def _keep(self, piece: bytes) -> None:
@@ -190,6 +197,9 @@ class Deframer:
             return
         sequence, length, sport, dport, flags, exthdr = self._begun
         if self._room is not None:
+            if self._given is not None:
+                self._given.release()
+                self._given = None
             self._room.release()
             self._room = None
         frames.append((sequence, length, sport, dport, flags, self._payload.getvalue(), exthdr))

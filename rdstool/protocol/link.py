@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rdstool.protocol.framing import Deframer
+from rdstool.protocol.framing import Deframer, Frame
 from rdstool.protocol.timers import Timer
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ class Link(BaseLink):
         "connection",
         "deframer",
         "heard",
+        "held",
         "local_port",
         "map_seen",
         "path",
         "peer_port",
+        "pressed",
         "reading",
         "sent",
     )
@@ -62,13 +64,17 @@ class Link(BaseLink):
         self.path: Path | None = None
         """The path that it serves; None while it waits for one, and when it is gone."""
         self.reading = True
-        """Off while the link waits for a path: the transport leaves its bytes in the system's buffer."""
+        """Off while the link waits for a path or a reader: the transport leaves its bytes in the system's buffer."""
         self.sent = 0
         """Bytes handed to the transport."""
         self.acked = 0
         """Bytes that the peer's TCP has acknowledged."""
+        self.pressed = False
+        """The sender of what was handed on last needs room soon: its acknowledgement had better be noticed at once."""
         self.heard = False
         """The peer has sent something: it has taken this connection up, and not only its system."""
+        self.held: list[Frame] = []
+        """Received, and not taken: the socket of the first one has too much to read. Meanwhile ``reading`` is off."""
         self.carries_map = False
         """A congestion map was sent on it, so that later ones must follow here too."""
         self.map_seen = False

@@ -14,7 +14,7 @@ What a transport owes the engine:
 - Where several links of a peer are readable, path 0 had better be emptied before the others are read: a kernel that
   has just fanned out sends on the other paths as soon as path 0 is acknowledged.
 - ``bytes_acked`` tells what the peer's system has acknowledged, before ``connection_lost`` for the last time.
-- A link whose ``reading`` is off is not read until ``ReadWanted``.
+- A link whose ``reading`` is off is not read until ``ReadWanted``, unless it is to be aborted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rdstool.protocol.addresses import canonical, is_host
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import ALL_PORTS, LocalMap
-from rdstool.protocol.connection import Connection
+from rdstool.protocol.connection import Connection, Remembered
 from rdstool.protocol.counters import Counters
 from rdstool.protocol.errors import LocalProtocolError, SocketError
 from rdstool.protocol.handshake import announce
@@ -86,6 +86,13 @@ class Node:
         """By local address, peer address and type of service."""
         self.silent: dict[Connection, None] = {}
         """Of those, the ones that a peer has made by connecting, and that have not carried a message; oldest first."""
+        self.away: dict[Connection, None] = {}
+        """Of those, the ones that had a TCP connection, or tried to have one, and lost it; the first that did so first.
+        One of several paths may be up still."""
+        self.remembered: dict[tuple[str, str], Remembered] = {}
+        """What is kept of peers that were forgotten, by local and peer address; the first that was forgotten first."""
+        self.first_tx = 1
+        """Where the numbers of a new connection begin: above all that peers were sent which are not even remembered."""
         self.monitors: dict[Socket, None] = {}
         """Sockets with RDS_CONG_MONITOR; a dictionary, for its order is that of events."""
         self.map_updates = 0
@@ -170,31 +177,46 @@ class Node:
         if peer in self.ports:
             return RefuseReason.OWN_ADDRESS
         try:
-            connection = self._of_peer(local, peer, now)
+            connection = self._of_peer(local, peer)
         except SocketError:
             return RefuseReason.TOO_MANY_CONNECTIONS
         assert isinstance(connection, Connection)
         return connection.accept(peer_port, now)
 
-    def _of_peer(self, local: str, peer: str, now: float) -> Connection:
-        """The connection of a peer that connects; a silent one makes room for it. Raises ``SocketError`` (ENOMEM)."""
-        found = self.connections.get((local, peer, 0))
-        if found is None:
-            if len(self.connections) >= self.settings.limits.connections and self.silent:
-                self._forget(next(iter(self.silent)), now)
-            found = self.connection(local, peer, 0)
-            assert isinstance(found, Connection)
-            self.silent[found] = None
+    def _of_peer(self, local: str, peer: str) -> Connection:
+        """The connection of a peer that connects, as ``connection`` gives it."""
+        known = (local, peer, 0) in self.connections
+        found = self.connections[local, peer, 0] if known else self.connection(local, peer, 0)
         assert isinstance(found, Connection)
+        if not known:
+            self.silent[found] = None
         return found
 
-    def _forget(self, connection: Connection, now: float) -> None:
-        """As if the peer had never connected: it has sent no message, so none can be lost or come twice."""
-        del self.silent[connection]
+    def _make_room(self) -> None:
+        """Forget a peer: a silent one, or else one that is away and owed nothing; if there is one."""
+        for connection in self.silent:
+            # It has sent no message, so none can be lost or come twice.
+            self._forget(connection, remembered=False)
+            return
+        for connection in self.away:
+            if connection.idle:
+                self._remember(connection)
+                self._forget(connection, remembered=True)
+                return
+
+    def _forget(self, connection: Connection, *, remembered: bool) -> None:
+        self.silent.pop(connection, None)
+        self.away.pop(connection, None)
         del self.connections[connection.local, connection.peer, connection.tos]
         self.counters.forgotten_peers += 1
-        self.emit(events.PeerForgotten(connection.local, connection.peer))
-        connection.forget(now)
+        self.emit(events.PeerForgotten(connection.local, connection.peer, remembered))
+        connection.forget(self.now)
+
+    def _remember(self, connection: Connection) -> None:
+        self.remembered[connection.local, connection.peer] = connection.remember()
+        if len(self.remembered) > self.settings.limits.remembered:
+            lost = self.remembered.pop(next(iter(self.remembered)))
+            self.first_tx = max(self.first_tx, *(next_tx for next_tx, _ in lost.numbers))
 
     def bytes_received(self, link: Link, data: bytes | bytearray | memoryview, now: float) -> None:
         """Bytes came on a TCP connection. Whatever they are, the worst that follows is its end."""
@@ -265,13 +287,15 @@ class Node:
         self._events.append(event)
 
     def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
-        """The connection of two addresses, made where there is none.
+        """The connection of two addresses, made where there is none; another peer may be forgotten for it.
 
         Raises ``SocketError`` (ENOMEM) where there are too many.
         """
         key = local, peer, tos
         found = self.connections.get(key)
         if found is None:
+            if len(self.connections) >= self.settings.limits.connections and peer not in self.ports:
+                self._make_room()
             if peer in self.ports:
                 found = LoopbackConnection(self, local, peer, tos)
             elif len(self.connections) >= self.settings.limits.connections:
@@ -279,11 +303,21 @@ class Node:
             elif self.transport is Transport.IB:
                 found = IbConnection(self, local, peer, tos)
             else:
-                found = Connection(self, local, peer, tos)
+                found = self._new_connection(local, peer, tos)
             self.connections[key] = found
         elif isinstance(found, Connection):
             self.silent.pop(found, None)
         return found
+
+    def _new_connection(self, local: str, peer: str, tos: int) -> Connection:
+        made = Connection(self, local, peer, tos)
+        past = self.remembered.pop((local, peer), None)
+        if past is not None:
+            made.recall(past)
+        else:
+            for path in made.paths:
+                path.next_tx = self.first_tx
+        return made
 
     def mark_port(self, socket: Socket, *, congested: bool) -> None:
         """A socket passed a mark of its receive buffer: all peers of its address learn of it (§3.3)."""

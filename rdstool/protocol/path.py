@@ -197,6 +197,9 @@ class Path(Lane):
             sent += HEADER_BYTES + length
             message.end = sent
             unacked.append(message)
+        last = unacked[-1].socket if unacked else None
+        if last is not None and 2 * last.send_bytes > last.sndbuf:
+            link.pressed = True
         link.sent = sent
         self.budget_packets, self.budget_bytes = packets, room
 

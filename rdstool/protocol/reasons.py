@@ -14,13 +14,14 @@ class DropReason(Enum):
     REPLACED = "the peer connected first"
     MISPLACED = "its source port belongs to another path"
     PEER_RESTARTED = "the peer was restarted"
+    UNANSWERED = "the peer has never answered on it"
     OVERSIZED_MESSAGE = "the peer announced a longer message than allowed"
     TOO_MANY_PINGS = "the peer sent too many pings without reading the answers"
-    RECEIVE_OVERRUN = "the peer sent on far beyond a socket's receive buffer"
     FORGOTTEN = "the peer never sent a message, and another one needed the place"
     CLOSED = "this node was closed"
 
     # Over InfiniBand.
+    RECEIVE_OVERRUN = "the peer sent on far beyond a socket's receive buffer"
     VERSION = "the peer speaks another version"
     ASKED_ANEW = "the peer asks for a new connection"
     BAD_CHECKSUM = "a header's checksum is wrong"

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.rds import HEADER_BYTES, PING_PORT, PROBE_PORT, Flags
+from rdstool.protocol import events
 from rdstool.protocol.framing import NO_EXTENSIONS, Frame
 from rdstool.protocol.handshake import announcement_of
 from rdstool.protocol.link import Link
 from rdstool.protocol.path import Path
 from rdstool.protocol.pings import answer_ping
-from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.receive_rule import is_duplicate
 
 if TYPE_CHECKING:
     from rdstool.protocol.connection import Connection
+    from rdstool.protocol.sockets import Socket
 
 _CONGESTION = int(Flags.CONG_BITMAP)
 _RETRANSMITTED = int(Flags.RETRANSMITTED)
@@ -33,13 +34,17 @@ def receive(link: Link, data: bytes | int, now: float) -> None:
     counters = connection.node.counters
     counters.tcp_data_ready_calls += 1
     if not link.heard:
+        if link.doubtful:
+            connection.answered()
         link.heard = True
         if link.acked and path.link is link:
             path.bytes_acked(link.acked)
     began = deframer.began or now
     frames = deframer.placed(data, now) if isinstance(data, int) else deframer.feed(data, now)
     judged = _put_by(link, path, frames, began, now) if path.hold is not None else frames
-    if judged and link.path is not None:
+    if link.held:
+        link.held += judged
+    elif judged and link.path is not None:
         _take_frames(link, judged, began, now)
     path = link.path
     if path is None or link.deaf:
@@ -60,7 +65,7 @@ def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> N
     assert path is not None
     connection = link.connection
     counters, ports, peer = connection.node.counters, connection.ports, connection.peer
-    for sequence, _length, sport, dport, flags, payload, exthdr in frames:
+    for number, (sequence, _length, sport, dport, flags, payload, exthdr) in enumerate(frames):
         # Equality, as the kernel tests: with any other bit it is a message for port 0 (§1).
         if flags == _CONGESTION:
             _take_map(link, payload)
@@ -76,8 +81,10 @@ def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> N
             if socket is None:
                 counters.recv_drop_no_sock += 1
             elif not socket.deliver(payload, peer, sport, began, now):
-                counters.dropped_overrun += 1
-                path.drop(DropReason.RECEIVE_OVERRUN, f"socket {connection.local}:{dport}", now, abort=True)
+                counters.paused_overrun += 1
+                link.reading = False
+                connection.node.emit(events.PauseWanted(link))
+                _hold(link, frames[number:], socket)
                 return
         else:
             _take_control(link, path, sequence, sport, dport, flags, exthdr, now)
@@ -86,6 +93,34 @@ def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> N
                 return
             path = link.path
         began = now
+
+
+def _hold(link: Link, frames: list[Frame], socket: Socket) -> None:
+    """Keep what cannot be taken: TCP has acknowledged it, so the peer does not send it again."""
+    link.held = frames
+    socket.held_up.append(link)
+
+
+def go_on(link: Link, now: float, *, at_any_rate: bool = False) -> None:
+    """Take what was held, and read on; a socket of it has room again, or ``at_any_rate`` takes all of it."""
+    while link.held:
+        frames, link.held = link.held, []
+        _, _, sport, dport, _, payload, _ = frames[0]
+        # It has passed the duplicate filter.
+        socket = link.connection.ports.get(dport)
+        if socket is None:
+            link.connection.node.counters.recv_drop_no_sock += 1
+        elif not socket.deliver(payload, link.connection.peer, sport, now, now, at_any_rate=at_any_rate):
+            _hold(link, frames, socket)
+            return
+        if link.path is None or link.deaf:
+            return
+        _take_frames(link, frames[1:], now, now)
+        if not at_any_rate:
+            break
+    if not link.held and not link.reading:
+        link.reading = True
+        link.connection.node.emit(events.ReadWanted(link))
 
 
 def _put_by(link: Link, path: Path, frames: list[Frame], began: float, now: float) -> list[Frame]:
@@ -133,8 +168,8 @@ def judge(connection: Connection, now: float) -> None:
             socket = connection.ports.get(dport)
             if socket is None:
                 connection.node.counters.recv_drop_no_sock += 1
-            elif not socket.deliver(payload, connection.peer, sport, began, now):
-                connection.node.counters.dropped_overrun += 1
+            else:
+                socket.deliver(payload, connection.peer, sport, began, now, at_any_rate=True)
 
 
 def _take_map(link: Link, payload: bytes) -> None:

@@ -6,121 +6,62 @@ No call blocks. One that would raises ``WouldBlock``, which says what to wait fo
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Sequence
-from enum import IntFlag
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
-from rdstool.protocol.addresses import canonical, is_host, same_family
-from rdstool.protocol.congestion import crossing, monitor_bit
-from rdstool.protocol.control import RdmaDest, SendControl
+from rdstool.protocol.addresses import same_family
+from rdstool.protocol.congestion import monitor_bit
+from rdstool.protocol.control import SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory, RdmaFlags, SocketMemory
 from rdstool.protocol.ib.requests import check, make_message
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.kinds import Transport
+from rdstool.protocol.names import PORTS, checked_address, checked_host, checked_port
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.pathhash import jhash_1word
 from rdstool.protocol.reasons import SendStatus
+from rdstool.protocol.received import Notification, Poll
 
 if TYPE_CHECKING:
     from rdstool.protocol.base_connection import BaseConnection
     from rdstool.protocol.loopback import LoopbackConnection
     from rdstool.protocol.node import Node
 
-# Linux's numbers, plain integers because sendmsg tests them for every message.
-MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT = 0x1, 0x2, 0x20, 0x40
-
+MSG_DONTWAIT = 0x40
+"""Linux's number, a plain integer because sendmsg tests it for every message."""
 TRANSPORT_NONE = -1
 """``RDS_TRANS_NONE``: what an unbound socket answers."""
-LATENCY_POINTS = 3
-"""Points of the receive path that can be traced (``RDS_MSG_RX_DGRAM_TRACE_MAX``)."""
-_PORTS = 65_536
 _FIRST_PORT = 2
-_NS = 1_000_000_000
 
 
-class Poll(IntFlag):
-    """What ``poll`` answers, with Linux's numbers."""
-
-    IN = 0x1
-    OUT = 0x4
-    WRBAND = 0x200
-
-
-class CongestionUpdate(NamedTuple):
-    """RDS_CMSG_CONG_UPDATE: destinations to which a send failed may be free again."""
-
-    mask: int
-    """Bit ``port % 64`` for each."""
-
-
-class Notification(NamedTuple):
-    """RDS_CMSG_RDMA_STATUS: how a message that was sent with a token ended."""
-
-    token: int
-    status: SendStatus
-
-
-class Latency(NamedTuple):
-    """RDS_CMSG_RXPATH_LATENCY: nanoseconds on the way from the wire to the reader."""
-
-    points: tuple[int, ...]
-    """0: header to reassembly, 1: reassembly to socket, 2: socket to reader."""
-    nanoseconds: tuple[int, ...]
-
-
-class ReceivedMessage(NamedTuple):
-    """What ``recvmsg`` gives. ``address`` is empty where only control messages are delivered."""
-
-    data: bytes
-    address: str
-    """The sender's address."""
-    port: int
-    """The sender's port; 0 for a pong."""
-    length: int
-    """What recvmsg(2) would return: with MSG_TRUNC the full length of the message, else that of ``data``."""
-    flags: int = 0
-    """MSG_TRUNC where part of the message was discarded."""
-    control: tuple[CongestionUpdate | Notification | Latency | RdmaDest, ...] = ()
-
-
-class Socket:
+class Socket(Inbox):
     """One AF_RDS socket. Made by ``Node.socket``."""
 
     __slots__ = (
-        "_latency",
         "_map_updates",
-        "_notifications",
-        "_readable_told",
         "_routes",
         "_told_drained",
         "address",
-        "armed",
         "closed",
-        "congested",
         "hash",
         "local_map",
         "memory",
         "monitor",
-        "node",
         "outstanding",
         "peer",
         "port",
-        "rcvbuf",
-        "receive_bytes",
-        "received",
         "recverr",
         "send_bytes",
         "sndbuf",
         "tos",
         "transport",
-        "updates",
     )
 
     def __init__(self, node: Node) -> None:
-        self.node = node
+        super().__init__(node)
         self.address = ""
         """Bound address; empty while unbound."""
         self.port = 0
@@ -130,35 +71,20 @@ class Socket:
         """Default destination."""
         self.sndbuf = node.settings.sndbuf
         """Payload bytes that may be queued or unacknowledged before sends wait."""
-        self.rcvbuf = node.settings.rcvbuf
-        """Payload bytes that may wait to be read before the port is congested."""
         self.send_bytes = 0
         self.outstanding = 0
         """Messages queued or unacknowledged."""
-        self.received: deque[tuple[bytes, str, int, float, float, int | None]] = deque()
-        """Messages to read: payload, sender's address and port, when its header and when all of it was there; the
-        cookie of the memory that it offers."""
-        self.receive_bytes = 0
-        self.congested = False
-        """This port is marked in our congestion map."""
         self.tos = 0
         self.transport: Transport | None = None
         self.monitor = False
         """RDS_CONG_MONITOR."""
-        self.armed = 0
-        """Bits of destinations to which a non-blocking send failed."""
-        self.updates = 0
-        """Bits that changed and are to be reported."""
         self.recverr = False
         """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
         self.memory: SocketMemory | None = None
         """What it offers for RDMA; None where it never did."""
         self.closed = False
-        self._latency: tuple[int, ...] = ()
-        self._notifications: deque[Notification] = deque()
         self._routes: dict[str, BaseConnection | LoopbackConnection] = {}
         self._map_updates = node.map_updates
-        self._readable_told = False
         self._told_drained = True
 
     def move(self, node: Node) -> None:
@@ -177,8 +103,8 @@ class Socket:
         Raises ``SocketError``: EINVAL, EADDRINUSE, EADDRNOTAVAIL, or ENOPROTOOPT where the transport that was chosen
         before does not own the address.
         """
-        address = _host(address)
-        if self.closed or self.address or not 0 <= port < _PORTS or port == PROBE_PORT:
+        address = checked_host(address)
+        if self.closed or self.address or not 0 <= port < PORTS or port == PROBE_PORT:
             why = "port 1 belongs to the handshake" if port == PROBE_PORT else "the socket is bound or closed already"
             raise SocketError(errno.EINVAL, f"cannot bind to {address}:{port}: {why}")
         ports = self.node.ports.get(address)
@@ -196,7 +122,7 @@ class Socket:
         self.hash = jhash_1word(swapped if self.node.profile.swaps_port else self.port)
 
     def _free_port(self, ports: dict[int, Socket]) -> int:
-        span = _PORTS - _FIRST_PORT
+        span = PORTS - _FIRST_PORT
         start = int(self.node.random.random() * span)
         for step in range(span):
             port = _FIRST_PORT + (start + step) % span
@@ -206,10 +132,10 @@ class Socket:
 
     def connect(self, address: str, port: int) -> None:
         """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EINVAL."""
-        destination = _address(address)
+        destination = checked_address(address)
         if destination in {"0.0.0.0", "::"}:  # noqa: S104
             raise SocketError(errno.EDESTADDRREQ, "cannot connect to an unspecified address")
-        self.peer = _host(destination), _port(port)
+        self.peer = checked_host(destination), checked_port(port)
 
     # ---- Sending
 
@@ -265,8 +191,8 @@ class Socket:
         return length
 
     def _route(self, address: str, port: int) -> BaseConnection | LoopbackConnection:
-        destination = _host(address)
-        _port(port)
+        destination = checked_host(address)
+        checked_port(port)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "sendmsg needs a bound socket")
         if not same_family(self.address, destination):
@@ -274,6 +200,10 @@ class Socket:
         connection = self.node.connection(self.address, destination, self.tos)
         self._routes[destination] = connection
         return connection
+
+    def forget_route(self, address: str) -> None:
+        """The node knows this peer no more: the next message to it finds the way anew."""
+        self._routes.pop(address, None)
 
     def _congested(self, connection: BaseConnection | LoopbackConnection, port: int, flags: int, now: float) -> None:
         counters = self.node.counters
@@ -302,7 +232,7 @@ class Socket:
         """Report how something that was sent ended (RDS_CMSG_RDMA_STATUS)."""
         self._notifications.append(Notification(token, status))
         self.node.emit(events.SendFinished(self, token, status))
-        self._tell_readable()
+        self.tell_readable()
 
     def free_room(self, message: Outgoing) -> None:
         """A message takes no more room in the send buffer."""
@@ -327,106 +257,18 @@ class Socket:
 
         What TCP has taken already may still arrive. Raises ``SocketError``: EINVAL, ENOTCONN where unbound.
         """
-        destination = _host(address)
+        destination = checked_host(address)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "cancel needs a bound socket")
         connection = self._routes.get(destination)
-        return connection.cancel(self, _port(port)) if connection is not None else 0
-
-    # ---- Receiving
-
-    def deliver(
-        self, payload: bytes, address: str, port: int, began: float, now: float, cookie: int | None = None
-    ) -> bool:
-        """Queue a message that has come, with the memory that it offers.
-
-        False where the sender went on too far beyond the receive buffer.
-        """
-        counters = self.node.counters
-        length = len(payload)
-        if self.receive_bytes + length > self.rcvbuf + self.node.settings.limits.overrun_bytes:
-            return False
-        self.received.append((payload, address, port, began, now, cookie))
-        counters.recv_queued += 1
-        if length:
-            counters.recv_bytes_added_to_sock += length
-            self.receive_bytes = queued = self.receive_bytes + length
-            if queued > self.rcvbuf and not self.congested:
-                self._mark()
-        if not self._readable_told:
-            self._readable_told = True
-            self.node.emit(events.SocketReadable(self))
-        return True
-
-    def recvmsg(self, size: int | None = None, *, now: float, flags: int = 0) -> ReceivedMessage:
-        """The next notification or message, cut to ``size`` bytes (None: whole).
-
-        Raises ``WouldBlock`` (EAGAIN) where there is none.
-        """
-        if flags & MSG_OOB:
-            return ReceivedMessage(b"", "", 0, 0)
-        if self._notifications or self.updates:
-            return self._control(peek=bool(flags & MSG_PEEK))
-        if not self.received:
-            self._readable_told = False
-            raise WouldBlock(errno.EAGAIN, "there is no message", Wait.MESSAGE)
-        payload, address, port, began, queued, cookie = self.received[0]
-        counters = self.node.counters
-        length = len(payload)
-        if not flags & MSG_PEEK:
-            self.received.popleft()
-            counters.recv_delivered += 1
-            if length:
-                counters.recv_bytes_freed_fromsock += length
-                self.receive_bytes -= length
-                if self.congested:
-                    self._mark()
-            if not self.received:
-                self._readable_told = False
-        data = payload if size is None or length <= size else payload[:size]
-        control: tuple[CongestionUpdate | Notification | Latency | RdmaDest, ...] = ()
-        if self._latency:
-            control = (self._trace(began, queued, now),)
-        if cookie is not None:
-            control += (RdmaDest(cookie),)
-        answered = length if flags & MSG_TRUNC else len(data)
-        return ReceivedMessage(data, address, port, answered, MSG_TRUNC if len(data) < length else 0, control)
-
-    def _control(self, *, peek: bool) -> ReceivedMessage:
-        if self._notifications:
-            control: tuple[CongestionUpdate | Notification | Latency | RdmaDest, ...] = tuple(self._notifications)
-            if not peek:
-                self._notifications.clear()
-        else:
-            control = (CongestionUpdate(self.updates),)
-            if not peek:
-                self.updates = 0
-        if not (self.received or self._notifications or self.updates):
-            self._readable_told = False
-        return ReceivedMessage(b"", "", 0, 0, 0, control)
-
-    def _trace(self, began: float, queued: float, now: float) -> Latency:
-        took = (0, round((queued - began) * _NS), round((now - queued) * _NS))
-        return Latency(self._latency, tuple(took[point] for point in self._latency))
-
-    def _mark(self) -> None:
-        """Tell all peers where the receive queue has passed one of its marks."""
-        change = crossing(self.receive_bytes, self.rcvbuf, congested=self.congested)
-        if change is not None:
-            self.congested = change
-            self.node.mark_port(self, congested=change)
-
-    def _tell_readable(self) -> None:
-        if not self._readable_told:
-            self._readable_told = True
-            self.node.emit(events.SocketReadable(self))
+        return connection.cancel(self, checked_port(port)) if connection is not None else 0
 
     # ---- Waiting
 
     def poll(self) -> Poll:
         """What can be done without waiting (§9.6). OUT says nothing of congestion."""
         ready = Poll(0)
-        if self.received or self._notifications or self.updates:
+        if self.readable:
             ready |= Poll.IN
         if not self.monitor and self._map_updates != self.node.map_updates:
             self._map_updates = self.node.map_updates
@@ -434,14 +276,6 @@ class Socket:
         if self.send_bytes < self.sndbuf:
             ready |= Poll.OUT
         return ready
-
-    def map_updated(self, mask: int) -> None:
-        """A peer's congestion map has come; ``mask`` has the bits that may have changed."""
-        overlap = self.armed & mask
-        if overlap:
-            self.armed &= ~overlap
-            self.updates |= overlap
-            self._tell_readable()
 
     # ---- Options
 
@@ -481,12 +315,6 @@ class Socket:
             raise SocketError(errno.EINVAL, "the type of service is 0 to 255, and set before the first message")
         self.tos = tos if self.transport is Transport.IB else 0
 
-    def trace_latency(self, *points: int) -> None:
-        """SO_RDS_MSG_RXPATH_LATENCY: report these points with each message. Raises ``SocketError``: EINVAL."""
-        if len(points) > LATENCY_POINTS or any(not 0 <= point < LATENCY_POINTS for point in points):
-            raise SocketError(errno.EINVAL, f"there are {LATENCY_POINTS} points of the receive path, from 0")
-        self._latency = points
-
     # ---- Memory for RDMA
 
     def offer_memory(self, memory: Memory, flags: RdmaFlags = RdmaFlags.READWRITE) -> int:
@@ -523,31 +351,20 @@ class Socket:
         if self.address:
             self.node.ports[self.address].pop(self.port, None)
             self._clear()
+        self.let_go(self.node.now)
 
     def _clear(self) -> None:
         if self.congested:
             self.congested = False
-            self.node.mark_port(self, congested=False)
+            self.mark_port(congested=False)
+
+    def emit_readable(self) -> None:
+        """As ``SocketReadable``."""
+        self.node.emit(events.SocketReadable(self))
+
+    def mark_port(self, *, congested: bool) -> None:
+        """In the congestion map of the address."""
+        self.node.mark_port(self, congested=congested)
 
     def __repr__(self) -> str:
         return f"<Socket {self.address}:{self.port}>" if self.address else "<Socket unbound>"
-
-
-def _address(text: str) -> str:
-    try:
-        return canonical(text)
-    except ValueError:
-        raise SocketError(errno.EINVAL, f"{text!r} is not an IP address") from None
-
-
-def _host(text: str) -> str:
-    address = _address(text)
-    if not is_host(address):
-        raise SocketError(errno.EINVAL, f"{address} is not the address of one host")
-    return address
-
-
-def _port(port: int) -> int:
-    if not 0 <= port < _PORTS:
-        raise SocketError(errno.EINVAL, f"{port} is not a port: they are 0 to {_PORTS - 1}")
-    return port

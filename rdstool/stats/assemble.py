@@ -18,6 +18,9 @@ from rdstool.stats.histogram import Distribution, Histograms
 from rdstool.stats.model import FlightStats, LatencyStats, Seen, SizeCount
 from rdstool.stats.traffic import Tally, Traffic
 
+_FEW = 16
+_KIND_LABELS = tuple(kind.label for kind in MessageKind)
+_OUTCOME_WORDS = tuple(outcome.words for outcome in Outcome if outcome is not Outcome.MEASURED)
 YEAR_2000_NS = 946_684_800 * NS_PER_S
 """A capture's clock that shows less counts from boot: Soft-RoCE stamps received frames so (protocol.md §13)."""
 
@@ -56,12 +59,12 @@ class Span:
     @classmethod
     def of(cls, tallies: Iterable[tuple[Tally, Sequence[int]]]) -> Span:
         """Over groups of tallies."""
-        firsts, lasts = [], []
+        times: list[int] = []
         for tally, groups in tallies:
-            used = [group for group in groups if group < len(tally.messages) and tally.messages[group]]
-            firsts += tally.first[used].tolist()
-            lasts += tally.last[used].tolist()
-        times = firsts + lasts
+            count = len(tally.messages)
+            for group in groups:
+                if group < count and tally.messages.item(group):
+                    times += tally.first.item(group), tally.last.item(group)
         wall = [time for time in times if time >= YEAR_2000_NS] or times
         return cls(min(wall), max(wall)) if wall else cls(None, None)
 
@@ -85,15 +88,25 @@ class Span:
         return amount / self.seconds if self.seconds else None
 
 
-def count_of(tally: Tally, groups: Iterable[int]) -> tuple[int, int]:
+def sum_of(column: NDArray[np.int64], groups: Sequence[int]) -> int:
+    """Sum over some groups; what the column does not reach counts nothing."""
+    count = len(column)
+    # NumPy's own sums take longer than a few additions, and most groups are of one or two.
+    if len(groups) == 1:
+        return column.item(groups[0]) if groups[0] < count else 0
+    if len(groups) < _FEW:
+        return sum([column.item(group) for group in groups if group < count])
+    return int(column[[group for group in groups if group < count]].sum())
+
+
+def count_of(tally: Tally, groups: Sequence[int]) -> tuple[int, int]:
     """Messages and bytes of some groups."""
-    known = [group for group in groups if group < len(tally.messages)]
-    return int(tally.messages[known].sum()), int(tally.bytes[known].sum())
+    return sum_of(tally.messages, groups), sum_of(tally.bytes, groups)
 
 
 def kinds_of(counts: NDArray[np.int64]) -> dict[str, int]:
     """Messages by the kind's name, only kinds that occur."""
-    return {kind.label: int(counts[kind]) for kind in MessageKind if counts[kind]}
+    return {label: count for label, count in zip(_KIND_LABELS, counts.tolist(), strict=True) if count}
 
 
 def sizes_of(sizes: Histograms, rows: Sequence[int]) -> list[SizeCount]:
@@ -103,12 +116,8 @@ def sizes_of(sizes: Histograms, rows: Sequence[int]) -> list[SizeCount]:
 
 def latency_of(distribution: Distribution | None, outcomes: Ints) -> LatencyStats:
     """Latencies in seconds; ``outcomes`` counts messages by :class:`~rdstool.stats.acks.Outcome`."""
-    reasons = {
-        outcome.words: int(outcomes[outcome])
-        for outcome in Outcome
-        if outcome is not Outcome.MEASURED and outcomes[outcome]
-    }
-    return latency_with(distribution, reasons)
+    not_measured = zip(_OUTCOME_WORDS, outcomes[Outcome.MEASURED + 1 :].tolist(), strict=True)
+    return latency_with(distribution, {words: count for words, count in not_measured if count})
 
 
 def latency_with(distribution: Distribution | None, reasons: dict[str, int]) -> LatencyStats:
@@ -135,24 +144,27 @@ def lane_latency(acks: Acknowledgements, lanes: Lanes, group: Sequence[int]) -> 
     """Latency over some lanes. Lanes whose clocks proved not comparable are left out whole."""
     outcomes = np.zeros(len(Outcome), np.int64)
     rows = []
+    known, judged = len(acks.lane_outcomes), len(acks.doubtful)
     for lane in group:
-        counts = acks.lane_outcomes[lane].copy() if lane < len(acks.lane_outcomes) else outcomes * 0
-        if lane // 2 < len(acks.doubtful) and acks.doubtful[lane // 2]:
-            counts[Outcome.CLOCK] += counts[Outcome.MEASURED]
-            counts[Outcome.MEASURED] = 0
-        elif lanes.histogram[lane] != OTHERS:
-            rows.append(int(lanes.histogram[lane]))
-        outcomes += counts
+        if lane < known:
+            outcomes += acks.lane_outcomes[lane]
+        if lane // 2 < judged and acks.doubtful.item(lane // 2):
+            measured = acks.lane_outcomes[lane, Outcome.MEASURED] if lane < known else 0
+            outcomes[Outcome.CLOCK] += measured
+            outcomes[Outcome.MEASURED] -= measured
+        elif (row := lanes.histogram.item(lane)) != OTHERS:
+            rows.append(row)
     return latency_of(acks.latency.distribution(rows), outcomes)
 
 
 def flight_of(flight: Flight, groups: Iterable[int]) -> FlightStats:
     """Bytes in flight over some groups that were not in use at one time (streams of one path)."""
     known = [group for group in groups if group < len(flight.peak)]
-    used = [group for group in known if flight.end[group]]
-    duration = int((flight.end[used] - flight.begin[used]).sum())
+    used = [group for group in known if flight.end.item(group)]
+    duration = sum_of(flight.end, used) - sum_of(flight.begin, used)
     mean = float(flight.byte_ns[used].sum()) / duration if duration > 0 else None
-    return FlightStats(int(flight.peak[known].max(initial=0)), None if mean is None else round(mean, 1))
+    peak = max((flight.peak.item(group) for group in known), default=0)
+    return FlightStats(peak, None if mean is None else round(mean, 1))
 
 
 def coverage_of(streams: StreamTable, lane: int) -> Coverage:

@@ -73,6 +73,8 @@ class Histograms:
     def distribution(self, groups: Sequence[int]) -> Distribution | None:
         """Groups taken as one; None where they hold nothing."""
         known = [group for group in groups if group < len(self._sums)]
+        if not known:
+            return None
         counts = self._counts[known].sum(axis=0)
         total = int(counts.sum())
         if not total:
@@ -90,6 +92,8 @@ class Histograms:
     def ranges(self, groups: Sequence[int]) -> list[SizeRange]:
         """Counts by powers of two, zero on its own; only ranges that hold something."""
         known = [group for group in groups if group < len(self._sums)]
+        if not known:
+            return []
         octaves = self._counts[known].sum(axis=0).reshape(-1, PER_OCTAVE).sum(axis=1)
         return [
             SizeRange(1 << octave >> 1, max(0, (1 << octave) - 1), int(octaves[octave]))

@@ -27,6 +27,7 @@ from rdstool.stats.assemble import (
     path_or_none,
     seen_of,
     sizes_of,
+    sum_of,
 )
 from rdstool.stats.groups import LANE_HISTOGRAMS, OTHERS
 from rdstool.stats.model import (
@@ -295,7 +296,8 @@ def _path(found: Collector, lanes: list[int]) -> PathStats:
     messages, _ = count_of(traffic.all, lanes)
     data_messages, data_bytes = count_of(traffic.data, lanes)
     span = Span.of([(traffic.all, lanes)])
-    rows = [int(found.lanes.histogram[lane]) for lane in lanes if found.lanes.histogram[lane] != OTHERS]
+    rows = [row for lane in lanes if (row := found.lanes.histogram.item(lane)) != OTHERS]
+    known = [lane for lane in lanes if lane < len(traffic.kinds)]
     return PathStats(
         src=source.host,
         dst=destination.host,
@@ -305,9 +307,9 @@ def _path(found: Collector, lanes: list[int]) -> PathStats:
         messages=messages,
         data_messages=data_messages,
         data_bytes=data_bytes,
-        kinds=kinds_of(traffic.kinds[[lane for lane in lanes if lane < len(traffic.kinds)]].sum(axis=0)),
-        flagged_retransmitted=int(traffic.flagged[[lane for lane in lanes if lane < len(traffic.flagged)]].sum()),
-        incomplete=int(traffic.incomplete[[lane for lane in lanes if lane < len(traffic.incomplete)]].sum()),
+        kinds=kinds_of(traffic.kinds[known[0]] if len(known) == 1 else traffic.kinds[known].sum(axis=0)),
+        flagged_retransmitted=sum_of(traffic.flagged, lanes),
+        incomplete=sum_of(traffic.incomplete, lanes),
         first_time=span.begin,
         last_time=span.end,
         message_rate=span.rate(messages),
@@ -370,7 +372,10 @@ def _ports(found: Collector, sockets: Sequence[SocketStats]) -> Iterator[PortSta
 
 def _pings(found: Collector, ways: Ways) -> Iterator[PingStats]:
     pings = found.pings
-    for lanes in ways.paths:
+    senders = pings.sent.keys()
+    for lanes in ways.paths if senders else ():
+        if senders.isdisjoint(lanes):
+            continue
         sent = sum(pings.sent.get(lane, 0) for lane in lanes)
         if not sent:
             continue

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rdstool.stats.model import CaptureStats, LatencyStats, SizeCount
+from rdstool.words import plural
 
 ROWS = 20
 """Rows of a table of sockets, ports, streams or intervals, where the section was not asked for by name."""
@@ -144,10 +145,11 @@ def _capture(stats: CaptureStats, _limit: int | None) -> RenderableType:
     summary = stats.capture
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.kinds.items())
     passed = ", ".join(f"{count} {what}" for what, count in summary.passed_over.items())
+    messages, streams = plural(summary.messages, "message"), plural(summary.streams, "stream")
     lines = [
-        f"{summary.frames} frames, {amount(summary.bytes)}: {summary.tcp_frames} RDS over TCP, "
+        f"{plural(summary.frames, 'frame')}, {amount(summary.bytes)}: {summary.tcp_frames} RDS over TCP, "
         f"{summary.ib_frames} InfiniBand" + (f"; passed over: {passed}" if passed else ""),
-        f"{summary.messages} messages ({kinds or 'none'}), {amount(summary.data_bytes)}, {summary.streams} streams",
+        f"{messages} ({kinds or 'none'}), {amount(summary.data_bytes)}, {streams}",
     ]
     if summary.first_time is not None:
         lines.append(f"{moment(summary.first_time)} to {moment(summary.last_time)} UTC, {duration(summary.duration)}")
@@ -214,12 +216,12 @@ def _sides(stats: CaptureStats, limit: int | None) -> RenderableType | None:
     return _table(
         "sides",
         "Sides",
-        ("address", "kernel by its probes", ">NPATHS", "GEN_NUM", "SPORT_IDX", ">probes"),
+        ("address", ">NPATHS", "GEN_NUM", "SPORT_IDX", ">probes", "kernel by its probes"),
         (
             (
-                side.address, side.kernel, _path(side.npaths),
+                side.address, _path(side.npaths),
                 "-" if side.gen_num is None else f"{side.gen_num:#010x}",
-                {None: "-", True: "yes", False: "no"}[side.sport_idx], str(side.probes),
+                {None: "-", True: "yes", False: "no"}[side.sport_idx], str(side.probes), side.kernel,
             )
             for side in stats.sides
         ),

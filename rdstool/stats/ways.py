@@ -57,14 +57,16 @@ class Ways:
         source, destination = np.stack((a, b), 1).reshape(-1), np.stack((b, a), 1).reshape(-1)
         of_lane, paths = np.repeat(transport, 2), np.repeat(path, 2)
         lanes = Runs.of(source, destination, of_lane, paths)
-        wanted = [group for group in range(len(lanes)) if used[lanes[group]].any()]
-        self.paths = [lanes[group] for group in wanted]
+        busy = np.logical_or.reduceat(used[lanes.order], lanes.bounds[:-1]) if len(lanes) else used
+        self.paths = [lanes[group] for group in np.flatnonzero(busy).tolist()]
         """The lanes of each (source, destination, transport, path), in that order."""
         self.connections = Runs.of(np.minimum(a, b), np.maximum(a, b), transport)
         """Streams, by the two addresses and the transport."""
         first = np.fromiter((group[0] for group in self.paths), np.int64, len(self.paths))
-        self._keys = (source * len(places) + destination) * len(Transport) + of_lane
-        self._ways = self._keys[first]
+        keys = (source * len(places) + destination) * len(Transport) + of_lane
+        ways = keys[first]
+        self._bounds = np.searchsorted(ways, keys), np.searchsorted(ways, keys, side="right")
+        """For each lane, where its way begins in ``paths``, and ends."""
 
     def by_first_stream(self) -> list[int]:
         """The groups of ``connections``, in the order in which they came."""
@@ -74,5 +76,5 @@ class Ways:
 
     def way_of(self, lane: int) -> dict[int, list[int]]:
         """Path -> lanes, for all that goes from the source of this lane to its destination over its transport."""
-        start, stop = np.searchsorted(self._ways, (self._keys[lane], self._keys[lane] + 1)).tolist()
+        start, stop = (bound.item(lane) for bound in self._bounds)
         return {self._streams[lanes[0] >> 1].path: lanes for lanes in self.paths[start:stop]}

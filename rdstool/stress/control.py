@@ -60,7 +60,9 @@ class Control:
 
     async def _read(self, size: int) -> bytes:
         try:
-            return await asyncio.wait_for(self._reader.readexactly(size), ANSWER_S)
+            # Before Python 3.12, wait_for loses a cancellation that comes with the answer, and Ctrl-C with it.
+            async with asyncio.timeout(ANSWER_S):
+                return await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError):
             raise TransportError(_EARLY_END) from None
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,15 @@ _COUNTS = 11
 TRACKED_KEYS = 32 << 10
 """Keys of memory regions that are remembered; the oldest are forgotten."""
 _PROC_STAT = Path("/proc/stat")
+
+
+@dataclass(frozen=True, slots=True)
+class Doubling:
+    """Durations between a power of two and the next."""
+
+    from_us: int
+    below_us: int
+    count: int
 
 
 class Times:
@@ -43,6 +53,16 @@ class Times:
                 shift, value = bucket >> 16, bucket & 0xFFFF
                 return min(value * (1 << shift) + ((1 << shift) - 1) / 2, self.longest_us)
         return 0.0
+
+    def doublings(self) -> list[Doubling]:
+        """How many there were between powers of two, from the shortest to the longest; the first begins at 0."""
+        counts: dict[int, int] = {}
+        for bucket, count in self._buckets.items():
+            least = (bucket & 0xFFFF) << (bucket >> 16)
+            power = max(1, least.bit_length()) - 1
+            counts[power] = counts.get(power, 0) + count
+        powers = range(min(counts), max(counts) + 1) if counts else ()
+        return [Doubling(1 << power if power else 0, 2 << power, counts.get(power, 0)) for power in powers]
 
 
 class KeyMeter:
@@ -87,6 +107,16 @@ class Counters:
     rdma_bytes_out: int = 0
     keys: KeyMeter = field(default_factory=KeyMeter)
     """Of memory that was offered."""
+    outlier_us: int | None = None
+    """Round trips that take longer are told; None for none."""
+    tell: Callable[[str], None] = lambda _line: None
+    """Takes a line for people."""
+
+    def round_trip(self, us: int, port: int, peer: str) -> None:
+        """An ack has come from ``peer`` to the task of ``port``."""
+        self.round_trips.add(us)
+        if self.outlier_us is not None and us > self.outlier_us:
+            self.tell(f"round trip of {us} us: {port} to {peer}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +151,7 @@ class Summary:
     """Of round trips."""
     p99_us: float
     longest_us: float
+    round_trips: list[Doubling]
     keys: KeyMeter
 
 
@@ -146,6 +177,7 @@ class Watch:
             times.percentile_us(0.5),
             times.percentile_us(0.99),
             times.longest_us,
+            times.doublings(),
             self._counters.keys,
         )
 

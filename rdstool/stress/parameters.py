@@ -123,6 +123,10 @@ class Parameters:
     tos: int = 0
     """Type of service. TCP knows one only, but the peer is told."""
     rdma: RdmaParameters | None = None
+    show: bool = False
+    """Both sides tell what they do (``--show-params``)."""
+    real_time: bool = False
+    """Run at real-time priority. rds-stress at the other end does; rdstool does so only where its own user says it."""
 
     def __post_init__(self) -> None:
         for what, size in (("request", self.request_bytes), ("ack", self.ack_bytes)):
@@ -166,6 +170,8 @@ class Parameters:
             run_time=self.seconds,
             verify=self.verify,
             simplex=self.simplex,
+            show_params=self.show,
+            rtprio=self.real_time,
             **_rdma_options(self.rdma),
         )
         block = STRESS_OPTIONS.pack(options)
@@ -200,6 +206,8 @@ def unpack(block: bytes) -> tuple[Parameters, str]:
         simplex=bool(options.simplex),
         tos=more.tos,
         rdma=_rdma_asked(options),
+        show=bool(options.show_params),
+        real_time=bool(options.rtprio),
     )
     return parameters, str(IPv4Address(options.receive_addr))
 

@@ -17,7 +17,7 @@ from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap, SendControl
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.reasons import SendStatus
 from rdstool.stress.counters import Counters
-from rdstool.stress.failure import StressError
+from rdstool.stress.failure import RdmaFailedError, StressError
 from rdstool.stress.parameters import RdmaParameters
 
 LAST_WITHOUT_RDMA = 10
@@ -144,10 +144,13 @@ class Rdma:
             )
         slot.asked = _Asked(header, cookie)
 
-    def busy(self, index: int) -> bool:
-        """The slot's memory is still being moved, for the ack before. Raises ``StressError`` where RDMA failed."""
+    def check(self) -> None:
+        """Raises ``StressError`` where RDMA has failed, or moved other bytes than agreed."""
         if self._failure is not None:
             raise self._failure
+
+    def busy(self, index: int) -> bool:
+        """The slot's memory is still being moved, for the ack before."""
         return self._slots[index].busy
 
     def ack(self, index: int) -> tuple[bytes, Controls]:
@@ -172,7 +175,7 @@ class Rdma:
             slot.busy = False
             try:
                 if status:
-                    raise StressError(f"RDMA {'write' if writes else 'read'} failed: {status.name.lower()}")
+                    raise RdmaFailedError(f"RDMA {'write' if writes else 'read'} failed: {status.name.lower()}")
                 if not writes:
                     _compare(slot.local, expected, "we read from the peer's memory")
             except StressError as problem:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from rdstool.endpoint.node import Node
 from rdstool.stress.control import Control
 from rdstool.stress.counters import Counters, Interval, Summary, Watch
-from rdstool.stress.failure import StressError
+from rdstool.stress.failure import RdmaFailedError, StressError
 from rdstool.stress.parameters import Parameters
 from rdstool.stress.traffic import Task
 
 INTERVAL_S = 1.0
 """Between two reports."""
+END_S = 5.0
+"""How long the peer's end of the run may come behind RDMA that failed for it: they take different ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class Side:
     """The run fails when nothing has come from the peer for so long."""
     whole_machine: bool = False
     """Report the processor use of the machine, not that of this program."""
+    outlier_us: int | None = None
+    """Tell of each round trip that takes longer."""
+    tell: Callable[[str], None] = lambda _line: None
+    """Takes a line for people."""
 
 
 class Run:
@@ -39,7 +45,7 @@ class Run:
         self._control = control
         self._side = side
         self._parameters = parameters
-        self._counters = Counters()
+        self._counters = Counters(outlier_us=side.outlier_us, tell=side.tell)
         self._watch: Watch | None = None
 
     @property
@@ -84,8 +90,9 @@ class Run:
             for job in (traffic, ended, begun):
                 job.cancel()
             results = await asyncio.gather(traffic, ended, begun, return_exceptions=True)
-        if isinstance(results[0], BaseExceptionGroup):
-            raise _first(results[0])
+        failed, by_peer = results[0], results[1] is None
+        if isinstance(failed, BaseExceptionGroup) and not (by_peer and _only_rdma(failed)):
+            raise _first(failed)
 
     async def _watching(
         self, watch: Watch, traffic: asyncio.Task[None], ended: asyncio.Task[None], report: Callable[[Interval], None]
@@ -98,10 +105,12 @@ class Run:
             pause = max(0.0, begun + number * INTERVAL_S - loop.time())
             await asyncio.wait({traffic, ended}, timeout=pause, return_when="FIRST_COMPLETED")
             if traffic.done():
-                return
-            if ended.done():
-                if self._side.active:
-                    raise StressError("the peer ended the run before its time: its own output may say why")
+                if not _only_rdma(traffic.exception()):
+                    return
+                await asyncio.wait({ended}, timeout=END_S)
+            if ended.done() and self._side.active:
+                raise StressError("the peer ended the run before its time: its own output may say why")
+            if ended.done() or traffic.done():
                 return
             report(watch.interval())
             if self._counters.bytes_received != received:
@@ -111,6 +120,11 @@ class Run:
 
     def _silent(self) -> StressError:
         return StressError(f"nothing came from {self._side.peer} for {self._side.patience_s:g} s")
+
+
+def _only_rdma(failed: BaseException | None) -> bool:
+    """RDMA failed, and nothing else."""
+    return isinstance(failed, BaseExceptionGroup) and failed.split(RdmaFailedError)[1] is None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

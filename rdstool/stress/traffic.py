@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, StressMessage, pattern
 from rdstool.endpoint.node import AsyncSocket, Node
-from rdstool.protocol.sockets import ReceivedMessage
+from rdstool.protocol.received import ReceivedMessage
 from rdstool.stress.counters import Counters
 from rdstool.stress.failure import StressError
 from rdstool.stress.parameters import Parameters
@@ -72,6 +72,11 @@ class Pair:
         self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self.outstanding += 1
         return header + filling, control
+
+    def check(self) -> None:
+        """Raises ``StressError`` where RDMA went wrong for an ack that has gone out."""
+        if self._rdma is not None:
+            self._rdma.check()
 
     @property
     def may_ack(self) -> bool:
@@ -170,6 +175,7 @@ class Task:
         depth = self._parameters.depth if self._asks else 0
         while True:
             pair.news.clear()
+            pair.check()
             while pair.owed or pair.outstanding < depth:
                 if pair.owed:
                     if not pair.may_ack:
@@ -209,7 +215,8 @@ class Task:
             counters.requests_received += 1
         elif op == _ACK:
             self._whole(message, self._parameters.ack_bytes, self._filling.ack)
-            counters.round_trips.add(round(pair.ack_came(data, time.monotonic()) * 1e6))
+            took_us = round(pair.ack_came(data, time.monotonic()) * 1e6)
+            counters.round_trip(took_us, self._socket.getsockname()[1], f"{message.address}:{message.port}")
             counters.acks_received += 1
         else:
             raise StressError(f"{message.address}:{message.port} sent a message that is neither request nor ack ({op})")

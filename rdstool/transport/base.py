@@ -7,7 +7,14 @@ from typing import Protocol
 from rdstool.protocol import events
 from rdstool.protocol.link import BaseLink
 
-Wanted = events.ConnectWanted | events.IbConnectWanted | events.ReadWanted | events.CloseWanted | events.AbortWanted
+Wanted = (
+    events.ConnectWanted
+    | events.IbConnectWanted
+    | events.ReadWanted
+    | events.PauseWanted
+    | events.CloseWanted
+    | events.AbortWanted
+)
 """What the engine asks of a transport."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from dissectors.wire.extensions import GenNum
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.connections import Pair
+from rdstool.validate.delivery_legs import Legs
 from rdstool.validate.delivery_rules import (
     DIFFERENT,
     EXCHANGED,
@@ -95,8 +96,11 @@ class DeliveryCheck(Check):
         if not self._can_be_followed(numbers):
             self.context.not_whole += len(numbers)
             return
-        story = Story(self.context, self.journal, self._generations, pair)
-        story.follow(numbers)
+        legs = Legs(self.context, self.journal, pair, numbers)
+        if legs.forgotten:
+            return
+        story = Story(self.context, legs, self._generations)
+        story.follow()
         for found in story.found:
             self._say(found)
         self._compare += story.repeated[: MAX_COMPARED - len(self._compare)]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.receive_rule import Expected, Verdict
-from rdstool.validate.arrival import came_too_late, closed_at_once, was_told
+from rdstool.validate.arrival import came_too_late, was_told
 from rdstool.validate.check import Context
-from rdstool.validate.connections import Pair
+from rdstool.validate.delivery_legs import Legs
 from rdstool.validate.delivery_parts import Copy, Leg, Refusal
 from rdstool.validate.delivery_rules import (
     DIFFERENT,
@@ -29,8 +29,8 @@ from rdstool.validate.delivery_rules import (
     UNFLAGGED,
 )
 from rdstool.validate.delivery_words import flagged
-from rdstool.validate.journal import Journal, Kept, RoundTrip, Sent
-from rdstool.validate.lanes import Binder, Lane
+from rdstool.validate.journal import Sent
+from rdstool.validate.lanes import Lane
 from rdstool.validate.rule import Rule, Severity
 from rdstool.validate.view import BIGGEST
 
@@ -60,19 +60,15 @@ class Generations:
 class Story:
     """All that is known of an address pair. ``follow`` fills ``found``."""
 
-    def __init__(self, context: Context, journal: Journal, generations: Generations, pair: Pair) -> None:
+    def __init__(self, context: Context, legs: Legs, generations: Generations) -> None:
         self.found: list[Found] = []
         self.repeated: list[tuple[Sent, Sent]] = []
         """Copies of one message, whose payload should be the same."""
         self._context = context
         self._connections = context.connections
         self._words = context.words
-        self._journal = journal
         self._generations = generations
-        self._pair = pair
-        self._from_start = True
-        """The capture holds all that the two ends ever sent each other, as far as can be told."""
-        self._binder = Binder(context.connections)
+        self._legs = legs
         self._expected: dict[Lane, Expected] = {}
         """By the receiving end's lane."""
         self._partner: dict[Lane, Lane] = {}
@@ -82,99 +78,27 @@ class Story:
         self._copies: dict[tuple[Lane, int], list[Copy]] = {}
         self._delivered: dict[tuple[Lane, int, int], tuple[int, int]] = {}
         """(lane, sport, dport) -> highest number delivered, and its frame."""
-        self._spoke = (0, 0)
-        """Frames of the first message of the smaller and of the larger address; 0: none."""
-        self._trips = (RoundTrip(), RoundTrip())
-        """To the smaller address and back, and to the larger."""
 
-    def follow(self, numbers: list[int]) -> None:
+    def follow(self) -> None:
         """Take the connections of the pair, oldest first."""
-        kept = {flow: self._journal.flow(flow) for number in numbers for flow in (2 * number, 2 * number + 1)}
-        if any(self._journal.forgot(flow) for flow in kept):
-            return  # Too much was forgotten to tell anything.
-        self._from_start = self._begins(numbers, kept)
-        self._binder = Binder(self._connections, sure_only=not self._from_start)
-        self._spoke = self._first_words(kept)
-        self._trips = self._round_trips(kept)
-        for number in numbers:
-            legs = [
-                self._leg(flow, one) for flow in (2 * number, 2 * number + 1) if (one := kept[flow]) is not None
-            ]  # fmt: skip
+        for number in self._legs.numbers:
+            legs = self._legs.of(number)
             self._pairing(legs)
             # Until the other end speaks on it, too, it is not known which of its paths it serves.
             both = len(legs) == 2 or number in self._connections.closed
             settled = both and all(self._settled(leg) for leg in legs)
             for leg in legs:
                 other = next((one.lane for one in legs if one is not leg), None)
-                if other is None and self._binder.keeps_paths(self._context.streams[number]):
+                if other is None and self._legs.binder.keeps_paths(self._context.streams[number]):
                     other = self._partner.get(leg.lane)
                 self._carry(leg, other, settled=settled)
-        for lane in (*self._binder.lanes[0], *self._binder.lanes[1]):
-            self._unsent(lane, kept)
+        for lane in (*self._legs.binder.lanes[0], *self._legs.binder.lanes[1]):
+            self._unsent(lane)
         self._unread()
-        for end in (0, 1) if self._from_start else ():
+        for end in (0, 1) if self._legs.from_start else ():
             self._overtaken(end)
 
     # Connections.
-
-    def _begins(self, numbers: list[int], kept: dict[int, Kept | None]) -> bool:
-        """The capture began before the first connection of the pair: those of before the first cut number from 1."""
-        streams = [self._context.streams[number] for number in numbers]
-        ends = [closed.frame for number in numbers if (closed := self._connections.closed.get(number)) is not None]
-        first_cut = min(ends, default=BIGGEST)
-        early = [2 * stream.number + way for stream in streams if stream.first_frame < first_cut for way in (0, 1)]
-        first = [one.sent[0] for flow in early if (one := kept[flow]) is not None]
-        numbered = all(sent.sequence <= 1 and not sent.flagged for sent in first)
-        return numbered and all(stream.from_start for stream in streams)
-
-    def _end_of(self, flow: int) -> int:
-        """Which end sends a flow: 0 for the smaller address."""
-        source, _ = self._context.streams[flow >> 1].ends(flow & 1)
-        return int(source.address == self._pair[1])
-
-    def _first_words(self, kept: dict[int, Kept | None]) -> tuple[int, int]:
-        """The frames in which the smaller and the larger address first sent each other a message; 0: never."""
-        first = [0, 0]
-        for flow in kept:
-            end, frame = self._end_of(flow), self._connections.first_frame.one(flow)
-            if frame and not 0 < first[end] < frame:
-                first[end] = frame
-        return first[0], first[1]
-
-    def _round_trips(self, kept: dict[int, Kept | None]) -> tuple[RoundTrip, RoundTrip]:
-        trips = [RoundTrip(), RoundTrip()]
-        for flow, one in kept.items():
-            if one is not None and self._pair[2] == Transport.TCP:
-                receiver = 1 - self._end_of(flow)
-                trips[receiver] = trips[receiver].joined(one.trip)
-        return trips[0], trips[1]
-
-    def _leg(self, flow: int, kept: Kept) -> Leg:
-        stream = self._context.streams[flow >> 1]
-        lane, known, proved = self._binder.bind(stream, self._end_of(flow), kept.sent)
-        ended, heard = self._connections.ended.get(flow ^ 1), bool(self._connections.first_frame.one(flow ^ 1))
-        return Leg(stream.number, flow, lane, known, proved, kept, self._refusal(flow, kept, heard=heard), ended, heard)
-
-    def _refusal(self, flow: int, kept: Kept, *, heard: bool) -> Refusal:
-        """The connection ended, and RDS had not come up on it at the receiver.
-
-        Only on path 0 is a bitmap certain to come first (protocol.md §3.3): the connection has to carry a probe, or to
-        stand before everything that the receiver ever sent to this address.
-        """
-        number = flow >> 1
-        closed = self._connections.closed.get(number)
-        if heard or closed is None or not self._context.streams[number].from_start:
-            return Refusal.NONE
-        probes = any(one.kind == MessageKind.PROBE for one in kept.sent)
-        if closed.direction != flow & 1 and probes:
-            return Refusal.CERTAIN
-        receiver = 1 - self._end_of(flow)
-        if self._from_start and not 0 < self._spoke[receiver] < closed.frame:
-            return Refusal.CERTAIN
-        opened, ended = self._connections.opened(number), self._connections.ended.get(flow ^ 1)
-        if closed_at_once(kept.sent[0], opened, ended, self._trips[receiver]):
-            return Refusal.LIKELY
-        return Refusal.NONE
 
     def _pairing(self, legs: list[Leg]) -> None:
         if len(legs) < 2:
@@ -194,7 +118,7 @@ class Story:
 
     def _settled(self, leg: Leg) -> bool:
         """Which path it is will hardly turn out to be another when more of the connection comes."""
-        if not self._from_start:
+        if not self._legs.from_start:
             return leg.known and leg.proved
         return leg.proved or leg.stream in self._connections.closed or len(leg.sent) >= ENOUGH_MESSAGES
 
@@ -214,7 +138,7 @@ class Story:
             self._forget(lane)
             if expected is not None:
                 expected.low = expected.high = 0
-        trip = self._trips[1 - lane.end]
+        trip = self._legs.trips[1 - lane.end]
         for sent in leg.sent:
             earlier = self._copies.setdefault((lane, sent.sequence), [])
             late = came_too_late(sent, leg.ended, trip)
@@ -236,7 +160,7 @@ class Story:
 
     def _first_expected(self, leg: Leg) -> Expected:
         """What a path of the receiver expects that was not heard before: it may have served an earlier connection."""
-        if not self._from_start:
+        if not self._legs.from_start:
             return Expected(0, BIGGEST)
         began = self._context.streams[leg.stream].first_frame
         earlier = [one for one in self._unplaced if one.lane.end == leg.lane.end]
@@ -274,7 +198,7 @@ class Story:
         generations = self._generations.told.get(source.address, [])
         if any(frame > last for frame, _ in generations[1:]):
             return
-        if not self._from_start or self._context.continuity.lossy:
+        if not self._legs.from_start or self._context.continuity.lossy:
             return  # Another generation may have been announced unseen.
         what = "its generation number did not change" if generations else "it announces no generation number"
         text = (
@@ -300,7 +224,7 @@ class Story:
             return
         if reached:
             self._repeated(copy, reached)
-        elif copy.dropped and (before or self._all_kept(leg)):
+        elif copy.dropped and (before or self._legs.all_kept(leg)):
             copies = "no copy reached it before" if before else "no copy was sent before"
             self._say(LOST, sent, f"{self._words.name(sent)}: {copies}; {self._fate(copy)}")
         elif copy.delivered:
@@ -344,10 +268,10 @@ class Story:
 
     # When all connections were followed.
 
-    def _unsent(self, lane: Lane, kept: dict[int, Kept | None]) -> None:
+    def _unsent(self, lane: Lane) -> None:
         """What a cut left unacknowledged, and what is missing between two connections."""
         for old, new in zip(lane.streams, lane.streams[1:], strict=False):
-            before, after = (kept[self._flow_of(number, lane.end)] for number in (old, new))
+            before, after = (self._legs.kept[self._legs.flow_of(number, lane.end)] for number in (old, new))
             if before is None or after is None or (after.sent[0].sequence == 1 and not after.sent[0].flagged):
                 continue
             highest = max(one.sequence for one in after.sent)
@@ -389,7 +313,7 @@ class Story:
 
     def _forgotten(self, sent: Sent) -> bool:
         """Its sender has learnt of the acknowledgement, and will not send the message again."""
-        return was_told(sent, self._connections.ended.get(sent.flow), self._trips[self._end_of(sent.flow)])
+        return was_told(sent, self._connections.ended.get(sent.flow), self._legs.trips[self._legs.end_of(sent.flow)])
 
     def _overtaken(self, end: int) -> None:
         """Messages on path 0 behind later ones of their socket that took its own path.
@@ -418,16 +342,6 @@ class Story:
                     f"of the same sockets, which was queued later, was sent {self._words.seen(newer)}"
                 )
                 self._say(REORDERED, late, text)
-
-    def _flow_of(self, number: int, end: int) -> int:
-        return 2 * number + int(self._end_of(2 * number) != end)
-
-    def _all_kept(self, leg: Leg) -> bool:
-        """All that the lane sent before is known, so that an earlier copy would be."""
-        flows = [self._flow_of(number, leg.lane.end) for number in leg.lane.streams[:-1]]
-        kept = [self._journal.flow(flow) for flow in flows]
-        tcp = self._pair[2] == Transport.TCP  # What InfiniBand sent last, and nobody acknowledged, may not be there.
-        return tcp and self._from_start and all(one is not None and one.all for one in kept)
 
     def _fate(self, copy: Copy) -> str:
         known = copy.expected.high < BIGGEST

@@ -17,13 +17,9 @@ from rdstool.protocol.pathhash import path_of_port
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.connections import Pair, pair_of
 from rdstool.validate.handshake import Announcement
-from rdstool.validate.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PONG, PORTS, PROBE_PATH
-from rdstool.validate.view import REORDER_FRAMES, View
+from rdstool.validate.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PORTS, PROBE_PATH
+from rdstool.validate.view import View
 
-PONG_WAIT_NS = 5_000_000_000
-"""A pong is missing when the pinging side went on for so long without it: TCP may have to send it several times."""
-MAX_PINGS = 16384
-"""Pings that wait for their pong at one time."""
 MAX_SOCKETS = 65536
 """RDS sockets whose streams are remembered."""
 MAX_ELSEWHERE = 4096
@@ -32,13 +28,6 @@ SURE = 0.9
 """Confidence from which on a path is taken as known."""
 PORT_RULE = "TCP source port"
 """Words of ``path_basis`` where the path does not come from the hash that is to be checked."""
-
-
-@dataclass(slots=True)
-class _Ping:
-    frame: int
-    time: int
-    number: int
 
 
 @dataclass(slots=True)
@@ -70,16 +59,12 @@ Sender = tuple[Pair, int]
 
 
 class MultipathCheck(Check):
-    """Follows handshakes, pings and sockets."""
+    """Follows handshakes and sockets."""
 
-    rules = (PONG, COUNT, EARLY, PROBE_PATH, PORTS, ONE_PATH, HASH, CATCH_UP)
+    rules = (COUNT, EARLY, PROBE_PATH, PORTS, ONE_PATH, HASH, CATCH_UP)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._pings: dict[tuple[int, int], _Ping] = {}
-        """(flow of the ping, its port) -> the last one that waits."""
-        self._early_pongs: dict[tuple[int, int], int] = {}
-        """The same -> frame of a pong that no ping was waiting for."""
         self._npaths: dict[tuple[bytes, bytes], int] = {}
         """(sender, receiver) -> paths announced."""
         self._home: dict[Pair, int] = {}
@@ -92,8 +77,6 @@ class MultipathCheck(Check):
         self._early_told: set[Pair] = set()
         self._catch_up: dict[Sender, _CatchUp] = {}
         self._caught_up_with: set[Sender] = set()
-        self._congested: set[Pair] = set()
-        """Pairs in which some port was congested: pongs to it are not sent."""
         self._modern: set[bytes] = set()
         """Hosts that announce GEN_NUM or SPORT_IDX."""
         self._sockets: dict[tuple[Pair, bytes, int], _Socket] = {}
@@ -111,7 +94,6 @@ class MultipathCheck(Check):
         if self.report.wants(CATCH_UP):
             self._acks(view)
             self._caught_up(batch)
-        self._match_pongs(batch)
         if self.report.wants(ONE_PATH, HASH):
             self._use(view)
 
@@ -266,54 +248,6 @@ class MultipathCheck(Check):
                     number=number,
                 )
 
-    # Pings.
-
-    def _match_pongs(self, batch: Batch) -> None:
-        if not self.report.wants(PONG):
-            return
-        view, kinds = batch.view, batch.view.kind
-        for row, ports in batch.bitmaps.items():
-            if ports:
-                self._congested.add(pair_of(self.context.streams[int(view.stream[row])]))
-        some = (kinds >= MessageKind.PING) & (kinds <= MessageKind.PROBE_REPLY) & view.tcp
-        rows = np.flatnonzero(some)
-        asks = np.isin(kinds[rows], (MessageKind.PING, MessageKind.PROBE)).tolist()
-        for row, asked in zip(rows.tolist(), asks, strict=True):
-            flow = int(view.flow[row])
-            frame = int(view.frame[row])
-            if asked:
-                key = flow, int(view.sport[row])
-                if frame - self._early_pongs.pop(key, -REORDER_FRAMES) < REORDER_FRAMES:
-                    continue
-                if key not in self._pings and len(self._pings) < MAX_PINGS:
-                    time, number = int(view.time[row]), int(view.number[row])
-                    self._pings[key] = _Ping(frame, time, number)
-            else:
-                key = flow ^ 1, int(view.dport[row])
-                if self._pings.pop(key, None) is None and len(self._early_pongs) < MAX_PINGS:
-                    self._early_pongs[key] = frame
-
-    def _unanswered(self) -> None:
-        connections, continuity = self.context.connections, self.context.continuity
-        for (flow, port), ping in self._pings.items():
-            closed = connections.closed.get(flow >> 1)
-            # What the pinging side sends later acknowledges what it has received: more than was seen is a hole.
-            until = connections.last_time.one(flow)
-            heard = connections.first_frame.one(flow ^ 1)
-            whole = heard and continuity.whole(flow ^ 1, ping.frame)
-            if pair_of(self.context.streams[flow >> 1]) in self._congested:
-                continue
-            if closed is not None or not whole or until - ping.time < PONG_WAIT_NS:
-                continue
-            self.report.at(
-                PONG,
-                f"{self.who(flow >> 1, flow & 1)}: the ping from port {port} has no answer on its connection",
-                ping.frame,
-                ping.time,
-                stream=flow >> 1,
-                number=ping.number,
-            )
-
     # Sockets.
 
     def _use(self, view: View) -> None:
@@ -341,7 +275,6 @@ class MultipathCheck(Check):
 
     def finish(self) -> None:
         """What needs to know how long each stream lived."""
-        self._unanswered()
         self._probe_paths()
         self._too_many()
         strays: dict[tuple[Pair, bytes], list[tuple[_Socket, int]]] = {}

@@ -10,38 +10,22 @@ from rdstool.validate.registry import AREAS, RULES
 from rdstool.validate.rule import Rule
 
 WIDTH = 100
-"""Columns of an explanation."""
+"""Columns of an explanation, at most."""
 TRANSPORTS = {("tcp",): "TCP", ("ib",): "InfiniBand", ("tcp", "ib"): "TCP and InfiniBand"}
 
 
-def explanation(rule: Rule) -> str:
+def explanation(rule: Rule, width: int = WIDTH) -> str:
     """What the rule says, why, what the kernel does, what to do, and where it is written down."""
-    notes = []
+    notes = [f"Kernel: {rule.kernel}", f"What to do: {rule.advice}"]
     if rule.unbroken:
         notes.append("Nothing is concluded across a hole in the capture.")
     if rule.on_request:
         notes.append("It runs only where it is selected by name.")
-    return "\n".join(
-        (
-            f"{rule.id} ({rule.severity.value}): {rule.title}",
-            "",
-            *map(
-                _wrapped,
-                (
-                    rule.why,
-                    f"Kernel: {rule.kernel}",
-                    f"What to do: {rule.advice}",
-                    *notes,
-                    f"Applies to {TRANSPORTS[rule.transports]}. Source: {rule.reference}.",
-                ),
-            ),
-            "",
-        )
-    )
-
-
-def _wrapped(paragraph: str) -> str:
-    return fill(paragraph, WIDTH, subsequent_indent="  ")
+    notes.append(f"Applies to {TRANSPORTS[rule.transports]}. Source: {rule.reference}.")
+    width = min(width, WIDTH)
+    title = fill(f"{rule.id} ({rule.severity.value}): {rule.title}", width)
+    rest = (fill(note, width, subsequent_indent="  ") for note in notes)
+    return "\n".join((title, "", fill(rule.why, width), "", *rest, ""))
 
 
 def listing(rules: Sequence[Rule]) -> str:

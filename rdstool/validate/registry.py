@@ -14,6 +14,7 @@ from rdstool.validate.extensions import ExtensionCheck
 from rdstool.validate.fragments import FragmentCheck
 from rdstool.validate.header import HeaderCheck
 from rdstool.validate.multipath import MultipathCheck
+from rdstool.validate.pongs import PongCheck
 from rdstool.validate.rdma import RdmaCheck
 from rdstool.validate.retransmission import RetransmissionCheck
 from rdstool.validate.rule import Rule
@@ -28,6 +29,7 @@ CHECKS: tuple[type[Check], ...] = (
     RetransmissionCheck,
     AcknowledgementCheck,
     CongestionCheck,
+    PongCheck,
     MultipathCheck,
     TcpCheck,
     CmCheck,

@@ -20,8 +20,8 @@ import pytest
 
 from dissectors.wire.cm import Attribute
 from dissectors.wire.infiniband import AETH, BTH, RETH, Bth, Opcode
+from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import (
-    Access,
     Completed,
     ConnectionOptions,
     ConnectRequested,

@@ -42,8 +42,8 @@ def tshark(path: Path, fields: Sequence[str], accept: str = "", *options: str) -
 
 def parsed(path: Path) -> Iterator[Parsed]:
     """What the bulk path makes of a capture, before streams are put together."""
-    for arrival in read_here(Reading((str(path),), frozenset({RDS_PORT}), follow=False)):
-        yield arrival.parsed
+    for parsed, _ in read_here(Reading((str(path),), frozenset({RDS_PORT}), follow=False)):
+        yield parsed
 
 
 def text(hi: int, lo: int) -> str:

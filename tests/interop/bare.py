@@ -11,7 +11,7 @@ from dissectors.wire.rds import HEADER_BYTES, MAX_MESSAGE_BYTES, RDS_HEADER, TCP
 from rdstool.afrds.sockets import family_of
 from rdstool.lab import Network
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0
 """For answers that must come."""
 
 

@@ -30,18 +30,27 @@ a timeout, ``receive_many``), never by time. A blocking send waits for the peer'
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import rdstool
+from rdstool.errors import LabError
 from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
 from rdstool.lab.fetch import SOURCES, fetch_kernel
 from rdstool.validate.validator import validate
+from tests.kit.once_more import once_more
 
+LOGGER = logging.getLogger(__name__)
 KERNELS = tuple(source.name for source in SOURCES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run a test of this folder once more where it fails: kernels in emulation have faults and delays of their own."""
+    once_more(item for item in items if Path(__file__).parent in item.path.parents)
 
 
 class Guests:
@@ -52,8 +61,8 @@ class Guests:
         self._guests: dict[str, Guest] = {}
         self._fresh: set[str] = set()
 
-    def get(self, name: str) -> Guest:
-        """The guest with this kernel, running and with nothing left of earlier tests."""
+    def get(self, name: str, *, as_new: bool = True) -> Guest:
+        """The guest with this kernel, running; ``as_new``: with nothing left of earlier tests in its RDS."""
         if not self._guests:
             self._begin()
         guest = self._guests[name]
@@ -62,8 +71,13 @@ class Guests:
             guest.await_agent()
         elif not guest.alive:
             guest.start()
-        else:
-            guest.reset_rds()
+        elif as_new:
+            try:
+                guest.reset_rds()
+            except LabError as problem:
+                # Its kernel does not let go of what the test before left, or hangs: that is no fault of the next test.
+                LOGGER.warning("%s is booted again: %s", name, problem)
+                guest.reboot()
         return guest
 
     def stop(self) -> None:

@@ -15,8 +15,8 @@ from time import monotonic
 
 from dissectors.wire.cm import SERVICE_ID_TCP, RejectReason
 from rdstool.lab.content import payload
+from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import (
-    Access,
     Broken,
     Completed,
     Connection,

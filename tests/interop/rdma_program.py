@@ -3,6 +3,8 @@
 ``serve ADDRESS PORT``: for each request that offers memory, read from it or write to it, then answer.
 ``ask ADDRESS PORT PEER PORT``: offer memory to a peer with each request, and tell what has become of it.
 
+``add ADDRESS PORT PEER PORT COOKIE``: have the kernel add one to a number of a peer, and wait for the end of that.
+
 A request is an operation (``r`` or ``w``), a length and a seed; answers and results are SHA-256 in hex.
 """
 
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from errno import EAGAIN
 
 AF_RDS, SOL_RDS, SO_RDS_TRANSPORT = 21, 276, 8
-ARGS, DEST, MAP, STATUS = 1, 2, 3, 4
+ARGS, DEST, MAP, STATUS, ADD = 1, 2, 3, 4, 6
 READWRITE, FENCE, USE_ONCE, NOTIFY = 0x01, 0x02, 0x08, 0x20
 REQUEST = struct.Struct(">cII")
 _LIMIT = 1 << 20
@@ -95,8 +97,19 @@ def ask(address: str, port: int, peer: str, peer_port: int) -> None:
         sys.stdout.write(f"{hashlib.sha256(memory.raw).hexdigest()} {data.decode()}\n")
 
 
+def add(address: str, port: int, peer: str, peer_port: int) -> None:
+    """One atomic operation."""
+    sock = open_socket(address, port)
+    found = ctypes.c_uint64()
+    args = struct.pack("=9Q", int(sys.argv[6]), ctypes.addressof(found), 0, 1, 0, 0, 0, NOTIFY, 7)
+    sock.sendmsg([b"added"], [(SOL_RDS, ADD, args)], 0, (peer, peer_port))
+    receive(sock)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1] == "add":
+        add(sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
     else:
         ask(sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

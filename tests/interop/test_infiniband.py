@@ -22,7 +22,7 @@ from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap
 from rdstool.protocol.errors import RdmaError, WouldBlock
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import Notification
+from rdstool.protocol.received import Notification
 from rdstool.validate.validator import validate
 from tests.interop import rdma_program
 from tests.interop.conftest import KERNELS
@@ -33,14 +33,18 @@ SIZES = (0, 1, 4095, 4096, 4097, 65536, 1 << 20)
 RDMA_SIZES = (1, 4096, 10_000, 1 << 20)
 PART = 500
 """Messages that a guest is asked to send or to receive in one go."""
+CROSSING = "192.0.2.79"
+"""Of ours: both sides ask at once for its connection."""
 SERVED, ASKING = 5001, 5002
 """Ports of programs in the guest."""
 PROGRAM = Path(rdma_program.__file__)
 ENDING = pytest.mark.parametrize("meeting", ["6.1", "newest"], indirect=True)
 """Kernels whose RDS lives on when a connection ends: see ``tests/interop/infiniband.py``."""
+TRIES = 5
+"""Of an operation whose connection may end for another reason."""
 SILENT = ("loss", "100%")
 """Not a link that is down: what Soft-RoCE sends before it is up again puts the queue pair in error. On 7.3 that was
-seen to be queue pair 1, and no REQ was answered any more."""
+seen to be queue pair 1, and no REQ was answered any more; on 6.1 nothing came through for more than 90 s."""
 
 
 @pytest.fixture(scope="module", params=KERNELS)
@@ -232,15 +236,36 @@ def test_a_bad_network_loses_doubles_and_reorders_nothing(meeting: Meeting, faul
 
 
 @ENDING
+def test_requests_that_cross_refuse_each_other_and_nothing_is_lost(meeting: Meeting) -> None:
+    there, rds = meeting.theirs(), meeting.guest.rds
+    meeting.network.add_address(CROSSING)
+    with meeting.ours(CROSSING) as here:
+        before = rds.counters()["ib_connect_raced"]
+        # The kernel asks, and its question takes so long that ours comes first.
+        with meeting.guest.wire.netem("delay", "2s"):
+            rds.send(there, here.getsockname(), size=5000, seed=1)
+            until(lambda: CROSSING in {each["peer"] for each in rds.table("connections")})
+            here.sendto(payload(2, 5000), there.end)
+            until(lambda: rds.counters()["ib_connect_raced"] > before)
+        assert here.recv() == payload(1, 5000)
+        assert rds.receive(there, timeout_s=TIMEOUT_S).sha256 == digest(payload(2, 5000))
+
+
+@ENDING
 def test_a_queue_pair_in_error_is_replaced_and_nothing_is_lost(meeting: Meeting) -> None:
     there, rds = meeting.theirs(), meeting.guest.rds
     with meeting.ours(BROKEN) as here:
         exchange(meeting, here, there, 0, 5000, theirs_first=False)
         before = rds.counters()["conn_reset"]
-        with pytest.raises(RdmaError) as caught:
-            here.rdma_write(0xDEAD, b"nowhere", there.end, timeout_s=TIMEOUT_S)
-        # On a busy machine the end of the connection was once known before the refusal was.
-        assert caught.value.status in {SendStatus.REMOTE_ERROR, SendStatus.DROPPED}
+        status = SendStatus.DROPPED
+        for _ in range(TRIES):
+            with pytest.raises(RdmaError) as caught:
+                here.rdma_write(0xDEAD, b"nowhere", there.end, timeout_s=TIMEOUT_S)
+            status = caught.value.status
+            # A kernel that has dialled too may end the first connection at that very time, and nothing is known then.
+            if status is not SendStatus.DROPPED:
+                break
+        assert status is SendStatus.REMOTE_ERROR
         for seed in range(1, 20):
             here.sendto(payload(seed, 5000), there.end)
         plan = [(there, here.getsockname(), 5000, 100 + seed) for seed in range(20)]

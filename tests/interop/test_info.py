@@ -16,18 +16,20 @@ def shown(guest: Guest, *arguments: str) -> list[dict[str, object]]:
 
 
 def test_sockets_connections_and_messages_of_both_families(guest: Guest, network: Network) -> None:
+    pairs = []
     for here in (network.guest, network.guest6):
         sender, receiver = guest.rds.open(here, transport="tcp"), guest.rds.open(here)
         guest.rds.send(sender, receiver, size=100, seed=1)
-        found = shown(guest, "-k", "-n", "-r", "-c", "recv_queued")
-        bound = [(each["address"], each["port"]) for each in found if each["section"] == "sockets"]
-        assert {sender.end, receiver.end} <= set(bound)
-        assert len(bound) == len(set(bound))
-        ends = [(each["local"], each["transport"]) for each in found if each["section"] == "connections"]
-        assert (here, "loopback") in ends
-        (message,) = (
-            each for each in found if each["section"] == "receive_messages" and each["local_port"] == receiver.end[1]
-        )
-        assert (message["length"], message["peer_port"]) == (100, sender.end[1])
-        (counter,) = (each for each in found if each["section"] == "counters")
-        assert counter["value"] == guest.rds.counters()["recv_queued"]
+        pairs.append((sender, receiver))
+    found = shown(guest, "-k", "-n", "-r", "-c", "recv_queued")
+    bound = [(each["address"], each["port"]) for each in found if each["section"] == "sockets"]
+    assert {sock.end for pair in pairs for sock in pair} <= set(bound)
+    assert len(bound) == len(set(bound))
+    ends = [(each["local"], each["transport"]) for each in found if each["section"] == "connections"]
+    messages = [each for each in found if each["section"] == "receive_messages"]
+    for sender, receiver in pairs:
+        assert (sender.address, "loopback") in ends
+        (message,) = (each for each in messages if each["local_port"] == receiver.port)
+        assert (message["local"], message["length"], message["peer_port"]) == (receiver.address, 100, sender.port)
+    (counter,) = (each for each in found if each["section"] == "counters")
+    assert counter["value"] == guest.rds.counters()["recv_queued"] == len(pairs)

@@ -38,6 +38,7 @@ from tests.interop.verbs_peer import BUFFER, PORT, RDS_PORT, TIMEOUT_S
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
 """Debian's, for which there is pyverbs."""
+SCENARIOS = ["ib-ping", "ib-checksum-bad", "ib-fragments-endless", "ib-private-version", "ib-rkey-stale"]
 ONCE_MORE = ("6.1", "newest")
 """Kernels whose RDS takes part in a second connection: that of 6.12 stands still once the first has ended."""
 
@@ -202,6 +203,10 @@ def they_send(here: Socket, rds: Remote) -> None:
     rds.tell("send", *here.getsockname(), list(SIZES), 100)
     assert [here.recv() for _ in SIZES] == [payload(100 + seed, size) for seed, size in enumerate(SIZES)]
     assert rds.answer() == "sent"
+
+
+def test_scenarios_are_played_over_verbs(remote: Remote, here: Socket) -> None:
+    assert remote.ask("craft", here.getsockname()[0], SCENARIOS) == {}
 
 
 @pytest.mark.parametrize("first", ["roce", "verbs"])

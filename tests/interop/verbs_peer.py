@@ -6,6 +6,7 @@ arguments; the answer is a line of JSON. Messages are made of seeds, and told of
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -30,6 +31,8 @@ PORT = 7176
 RDS_PORT = 5000
 BUFFER = 4 << 20
 TIMEOUT_S = 60.0
+PATIENCE = 10.0
+"""Of scenarios: the guest is slow, and the machine may be busy."""
 
 
 class Peer:
@@ -76,6 +79,16 @@ class Peer:
         here.close()
         there.close()
         self.tell([client.result, server.asked, len(server.broken)])
+
+    def craft(self, peer: str, names: list[str]) -> None:
+        """Play scenarios against the host, and tell what it did otherwise."""
+        from rdstool.craft.judge import Match  # noqa: PLC0415 - few tests need it, and the guest is slow
+        from rdstool.craft.library import scenario  # noqa: PLC0415
+        from rdstool.craft.play import play  # noqa: PLC0415
+
+        match = Match(self._address, peer, 1, PATIENCE, Transport.IB, "verbs")
+        verdicts = {name: asyncio.run(play(scenario(name), match)) for name in names}
+        self.tell({name: verdict.difference for name, verdict in verdicts.items() if verdict.difference})
 
     def why_not(self) -> None:
         """Fail to listen as RDS."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
+from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import (
-    Access,
     Broken,
     Completed,
     ConnectFailed,

@@ -251,7 +251,7 @@ def test_captures_live_shows_messages_and_writes_pcapng(tmp_path: Path) -> None:
         f"until [ -s '{output}' ]; do kill -0 $capture; done\n"
         f"'{sys.executable}' '{tmp_path}/send.py' '{conversation}'\nwait $capture\n"
     )
-    subprocess.run(["unshare", "--net", "sh", str(script)], check=True, timeout=60)
+    subprocess.run(["unshare", "--net", "sh", str(script)], check=True, timeout=RUN_S)
     live = [json.loads(line) for line in (tmp_path / "live.json").read_text().splitlines()]
     filed = [json.loads(line) for line in rdstool("decode", "--json", str(conversation)).stdout.splitlines()]
     kept = ("kind", "sequence", "length", "sport", "dport", "complete")

@@ -152,9 +152,6 @@ class IbConnection(BaseConnection):
     def requested(self, said: Greeting, now: float) -> IbLink | RefuseReason:
         """The peer asks for a connection (§7.2, §7.3; kernel ``rds_ib_cm_handle_connect``)."""
         lane, counters = self.lane, self.node.counters
-        version = agree_on_version(said)
-        if version is None:
-            return RefuseReason.VERSION
         if lane.state is PathState.CONNECTING:
             counters.ib_connect_raced += 1
             return RefuseReason.CROSSED
@@ -164,6 +161,8 @@ class IbConnection(BaseConnection):
             return RefuseReason.STILL_UP
         if lane.state is not PathState.DOWN:
             return RefuseReason.STILL_UP
+        version = agree_on_version(said)
+        assert version is not None, "the port has refused it"
         self.version = version
         link = self.new_link(incoming=True)
         link.greeting = said

@@ -45,11 +45,11 @@ class RdmaFlags(IntFlag):
 
 
 class Region(Protocol):
-    """Registered memory."""
+    """Registered memory. A peer that knows ``rkey`` may do with it what it was registered for, and nothing else."""
 
     @property
     def address(self) -> int:
-        """Where it begins, as peers count: 0 where regions are zero-based."""
+        """Where it begins, as peers and local requests count: 0 where regions are zero-based."""
 
     @property
     def length(self) -> int:

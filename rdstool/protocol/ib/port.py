@@ -20,7 +20,7 @@ from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.connection import IbConnection
 from rdstool.protocol.ib.link import IbLink
-from rdstool.protocol.ib.private import INCOMPATIBLE, Greeting, read_greeting, why_refused
+from rdstool.protocol.ib.private import INCOMPATIBLE, Greeting, agree_on_version, read_greeting, why_refused
 from rdstool.protocol.ib.receiving import receive_frame
 from rdstool.protocol.ib.work import Work
 from rdstool.protocol.reasons import RefuseReason
@@ -54,7 +54,7 @@ class IbPort:
 
     def _judge(self, local: str, peer: str, said: Greeting | None, now: float) -> IbLink | RefuseReason:
         node = self._node
-        if said is None:
+        if said is None or agree_on_version(said) is None:
             return RefuseReason.VERSION
         for wrong, reason in (
             (node.closed, RefuseReason.CLOSED),

@@ -1,7 +1,8 @@
 """Whether a peer speaks RDS over InfiniBand: asked once, by who has the choice between that and TCP.
 
-RDS refuses a request that has no private data, and keeps nothing of it (protocol.md §7.2). So the REJ of a program, not
-that of a stack that knows no such service, is the sign that RDS is there, be it a kernel's or rdstool's.
+RDS refuses a version that it does not know before it keeps anything of the request (protocol.md §7.2). So the REJ of a
+program, not that of a stack that knows no such service, is the sign that RDS is there, be it a kernel's or rdstool's.
+Private data that is all zeros would not do: kernels take it for version 4.0, and make a connection to 0.0.0.0.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import time
 
 from dissectors.wire.cm import RejectReason
 from rdstool.errors import TransportError
-from rdstool.protocol.ib.private import service_id
+from rdstool.protocol.ib.private import Greeting, Version, service_id
 from rdstool.transport.ib import provider as verbs
 from rdstool.transport.ib.roce_udp import RoceProvider
 
+NOBODYS: Version = (255, 255)
+"""A version that no RDS speaks."""
 ANSWER_S = 1.0
 """How long the answer may take. Where nobody has the port, none comes."""
 
@@ -26,7 +29,7 @@ def speaks_ib(peer: str, own: str) -> bool:
     except TransportError:
         return False  # the address is an adapter's, or another node's: there is no InfiniBand for us
     try:
-        provider.connect(peer, service_id(peer))
+        provider.connect(peer, service_id(peer), Greeting(own, peer, NOBODYS).pack())
         return _answer(provider)
     except TransportError:
         return False

@@ -9,7 +9,6 @@ from rdstool.errors import RdsError, TransportError
 from rdstool.protocol import events
 from rdstool.protocol.ib.header import FRAME_BYTES
 from rdstool.protocol.ib.link import IbLink
-from rdstool.protocol.ib.memory import Access, Memory, Region
 from rdstool.protocol.ib.port import REJECT_DATA
 from rdstool.protocol.ib.private import service_id
 from rdstool.protocol.ib.work import CompareSwapWork, FetchAddWork, Read, Send, Work, Write
@@ -20,21 +19,6 @@ from rdstool.transport.ib import provider as verbs
 
 SERVICE_LEVELS = 0xF
 """Bits of the type of service that make the service level (§7.7)."""
-
-
-class _Memory:
-    """One provider's memory, as the engine asks for it."""
-
-    def __init__(self, provider: verbs.Provider) -> None:
-        self._provider = provider
-
-    def register(self, memory: Memory, access: Access) -> Region:
-        """Make memory known."""
-        return self._provider.register(memory, verbs.Access(int(access)))
-
-    def deregister(self, region: Region) -> None:
-        """Its keys are void."""
-        self._provider.deregister(region)  # type: ignore[arg-type]  # regions come from this provider alone
 
 
 class Glue:
@@ -53,7 +37,7 @@ class Glue:
         """Take connections for an address of the node."""
         self.providers[address] = provider
         provider.listen(service_id(address))
-        self._engine.registrars[address] = _Memory(provider)
+        self._engine.registrars[address] = provider
 
     # ---- What the engine wants
 
@@ -120,14 +104,30 @@ class Glue:
             if provider is None:
                 continue
             filled: dict[verbs.Connection, IbLink] = {}
-            for event in provider.process(self._clock()):
-                self._handle(address, event, filled)
+            now = self._clock()
+            for event in provider.process(now):
+                if type(event) is verbs.Completed:
+                    self._completed(event, filled, now)
+                else:
+                    self._handle(address, event, now)
             for connection, link in filled.items():
                 if connection in self.links:
                     self._post_receives(link, connection)
 
-    def _handle(self, address: str, event: verbs.Event, filled: dict[verbs.Connection, IbLink]) -> None:
-        engine, now = self._engine, self._clock()
+    def _completed(self, event: verbs.Completed, filled: dict[verbs.Connection, IbLink], now: float) -> None:
+        """A work request is done: by far the most of all that happens."""
+        connection, wr_id, operation, status, data, original, _ = event
+        link = self.links.get(connection)
+        if link is None:
+            return
+        if operation is not verbs.Operation.RECEIVE:
+            self._engine.ib.work_completed(link, wr_id, status, now, original)
+        elif status is verbs.Status.SUCCESS:
+            filled[connection] = link
+            self._engine.ib.frame_received(link, data, now)
+
+    def _handle(self, address: str, event: verbs.Event, now: float) -> None:
+        engine = self._engine
         connection = event.connection
         if isinstance(event, verbs.ConnectRequested):
             self._requested(address, event, now)
@@ -136,12 +136,6 @@ class Glue:
         if link is None:
             return
         match event:
-            case verbs.Completed(operation=verbs.Operation.RECEIVE):
-                if event.status is verbs.Status.SUCCESS:
-                    filled[connection] = link
-                    engine.ib.frame_received(link, event.data, now)
-            case verbs.Completed():
-                engine.ib.work_completed(link, event.wr_id, event.status, now, event.original)
             case verbs.Established():
                 engine.ib.established(link, event.private_data, now)
             case verbs.Refused():

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum, IntFlag
+from enum import Enum, IntEnum
 from typing import NamedTuple, Protocol
 
 from rdstool.errors import TransportError
+from rdstool.protocol.ib.memory import Access, Region
 
 Buffer = bytes | bytearray | memoryview
 
@@ -38,15 +39,6 @@ _LIMITS = (
 """Options that are numbers: least and greatest value."""
 ATOMIC_BYTES = 8
 """Size and alignment of what atomic operations work on."""
-
-
-class Access(IntFlag):
-    """What may be done with a memory region."""
-
-    LOCAL_WRITE = 1
-    REMOTE_WRITE = 2
-    REMOTE_READ = 4
-    REMOTE_ATOMIC = 8
 
 
 class Operation(Enum):
@@ -92,30 +84,6 @@ class Segment(NamedTuple):
     length: int
     """Bytes."""
     lkey: int
-
-
-class Region(Protocol):
-    """Registered memory. A peer that knows ``rkey`` can do with it what ``access`` allows, and nothing outside it."""
-
-    @property
-    def address(self) -> int:
-        """Where it begins in the provider's address space: what a peer and a :class:`Segment` count from."""
-
-    @property
-    def length(self) -> int:
-        """Bytes."""
-
-    @property
-    def lkey(self) -> int:
-        """Key for local use."""
-
-    @property
-    def rkey(self) -> int:
-        """Key for peers."""
-
-    @property
-    def access(self) -> Access:
-        """What is allowed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from random import Random, SystemRandom
 from dissectors.wire.encapsulation import ROCE_UDP_PORT
 from rdstool.errors import TransportError
 from rdstool.protocol.addresses import canonical, parsed
-from rdstool.transport.ib.provider import Access, ConnectionOptions, Event, Region
+from rdstool.protocol.ib.memory import Access, Region
+from rdstool.transport.ib.provider import ConnectionOptions, Event
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
 from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES
@@ -191,6 +192,13 @@ class RoceProvider:
         """Close the sockets. Connections are not told: disconnect them first."""
         for made in (self._receiver, *self._senders.values()):
             made.close()
+
+    def inject(self, connection: RoceConnection, packet: bytes, *, good: bool = True) -> None:
+        """Send a packet (BTH and what follows, without ICRC) with the next ``process``, beside the connection's own.
+
+        For tests of peers: the connection does not know of it, and its numbers do not count it.
+        """
+        self._unsent.append(self.device.inject(connection, packet, good=good))
 
     # ---- Datagrams
 

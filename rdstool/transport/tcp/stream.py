@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rdstool.protocol.link import Link
 from rdstool.transport.base import Tap
+from rdstool.transport.tcp.notices import ACK_NOTICE, allow_notices, take_notice
 from rdstool.transport.tcp.unacked import unacknowledged
 
 WRITE_BYTES = 1 << 18
@@ -25,6 +26,8 @@ class Stream:
 
     __slots__ = (
         "acked",
+        "asked",
+        "asks",
         "connecting",
         "ended",
         "ends",
@@ -55,6 +58,10 @@ class Stream:
         """Bytes that the system has taken."""
         self.acked = 0
         """Bytes that the peer's system has acknowledged, as far as we have asked."""
+        self.asks = allow_notices(sock)
+        """The system can tell of acknowledgements by itself."""
+        self.asked = False
+        """It will, of one write."""
         self.waiting = False
         """Listed among those whose acknowledgements are asked for."""
         self.reading = False
@@ -76,7 +83,13 @@ class Stream:
             part = buffers[at : at + VECTORS]
             size = total if len(part) == len(buffers) else sum(map(len, part))
             try:
-                taken = self.sock.sendmsg(part)
+                # Where the socket is full, we hear of acknowledgements by the room that they make.
+                if self.link.pressed and self.asks and not (self.asked or self.writing):
+                    taken = self.sock.sendmsg(part, ACK_NOTICE)
+                    self.asked = True
+                    self.link.pressed = False
+                else:
+                    taken = self.sock.sendmsg(part)
             except BlockingIOError:
                 taken = 0
             self.written += taken
@@ -86,6 +99,11 @@ class Stream:
                 self.pending = [*_rest(part, taken), *buffers[at + VECTORS :]]
                 return
         self.pending = []
+
+    def notice(self) -> None:
+        """Take what the system tells of an acknowledgement."""
+        if take_notice(self.sock):
+            self.asked = False
 
     def update_acked(self) -> bool:
         """Ask the system what the peer has; True where there is news. Raises ``OSError``."""

@@ -117,6 +117,8 @@ class TcpTransport:
             return
         if isinstance(wanted, events.ReadWanted):
             self._watch_reads(stream)
+        elif isinstance(wanted, events.PauseWanted):
+            self._stop_reading(stream)
         elif stream.connecting:
             self._lose(stream, "given up", by_peer=False, reset=True)
         elif isinstance(wanted, events.CloseWanted):
@@ -177,8 +179,9 @@ class TcpTransport:
             return
         if stream.tap is not None:
             stream.tap.closed(stream.key, reset=False, by_peer=False)
-        # A link that was parked has not been read until now.
-        self._watch_reads(stream)
+        # A link that was parked has not been read until now; one that is paused goes on by itself.
+        if not stream.link.held:
+            self._watch_reads(stream)
 
     # ---- Writing
 
@@ -287,8 +290,11 @@ class TcpTransport:
                         self._read_all(before)
             if not stream.ended:
                 self._read(stream, TURN_BYTES)
-            if not stream.ended and stream.waiting:
-                self._update_acked(stream)
+            if not stream.ended:
+                if stream.asked:
+                    stream.notice()
+                if stream.waiting:
+                    self._update_acked(stream)
             self._driver.act()
 
     def _read(self, stream: Stream, limit: int) -> None:
@@ -360,6 +366,11 @@ class TcpTransport:
             stream.reading = True
             self._loop.add_reader(stream.sock, self._readable, stream)
 
+    def _stop_reading(self, stream: Stream) -> None:
+        if stream.reading:
+            stream.reading = False
+            self._loop.remove_reader(stream.sock)
+
     def _watch_writes(self, stream: Stream, *, wanted: bool) -> None:
         if stream.writing != wanted:
             stream.writing = wanted
@@ -374,8 +385,7 @@ class TcpTransport:
         stream.ended = True
         self._streams.pop(stream.key, None)
         self._unacked.discard(stream)
-        if stream.reading:
-            self._loop.remove_reader(stream.sock)
+        self._stop_reading(stream)
         if stream.writing:
             self._loop.remove_writer(stream.sock)
 

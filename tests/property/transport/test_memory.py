@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dissectors.wire.infiniband import ATOMIC_ETH, BTH, RETH, AtomicEth, Bth, Opcode, Reth
-from rdstool.transport.ib.provider import Access, Segment
+from rdstool.protocol.ib.memory import Access
+from rdstool.transport.ib.provider import Segment
 from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable

@@ -149,6 +149,15 @@ def test_a_decompression_bomb_costs_bounded_memory(tmp_path: Path, name: str) ->
     assert peak < 48 << 20
 
 
+def test_compressed_data_that_need_gigabytes_are_to_be_decompressed_first(tmp_path: Path) -> None:
+    window = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    long = zstandard.ZstdCompressor(compression_params=window).compressobj()
+    path = written(tmp_path / "long.pcap.zst", long.compress(CAPTURE) + long.flush())
+    with open_input(str(path)) as source, pytest.raises(CaptureError) as caught:
+        drain(source)
+    assert str(caught.value) == f"{path}: the zstd data need too much memory: decompress the file first"
+
+
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     empty = written(tmp_path / "empty", b"")
     for path, words in (
@@ -283,7 +292,7 @@ def test_a_followed_file_that_is_replaced_is_read_to_its_end_first(tmp_path: Pat
     seen, error = read_all(path, follow=True, wait=rotate)
     assert seen[-1].data == b"last"
     assert error is not None
-    assert "another file took its place" in str(error)
+    assert "removed or replaced" in str(error)
 
 
 def test_waiting_takes_the_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ PCAPS = ROOT / "pcaps"
 TCP = PCAPS / "tcp-basic-73" / "a.pcap.gz"
 CONGESTION = PCAPS / "tcp-congestion-73" / "a.pcap.gz"
 RDMA = PCAPS / "ib-rdma-73" / "a.pcap.gz"
-TIMEOUT_S = 60
+TIMEOUT_S = 180
+"""For a command that takes a second on an idle machine."""
 COMMAND = [sys.executable, "-m", "rdstool"]
 
 

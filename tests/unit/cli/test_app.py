@@ -15,6 +15,7 @@ import pytest
 from rdstool import __version__
 from rdstool.cli import app, exit_codes, output
 from rdstool.cli.progress import LONG_INPUT_BYTES, progress
+from tests.thinned.thinning import whole, write
 from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
 
 HEAVY = ("asyncio", "numpy", "scapy", "ssl", "rich.live", "rich.progress", "pyarrow")
@@ -64,6 +65,8 @@ def test_help_lists_all_commands() -> None:
 
 WRONG = [
     ([], "Missing command"),
+    (["lab"], "Missing command (see: rdstool lab --help)"),
+    (["rdma"], "Missing command (see: rdstool rdma --help)"),
     (["decod", "x"], "Did you mean 'decode'?"),
     (["--bogus"], "No such option"),
     (["decode"], "Missing argument"),
@@ -82,6 +85,9 @@ WRONG = [
     (["decode", "--tcp-port", "70000", str(TCP)], "--tcp-port"),
     (["decode", "--parquet", "/no/such/folder/out", str(TCP)], "/no/such/folder/out"),
     (["fields", "zzzz"], "zzzz"),
+    (["validate", "--explain"], "see: rdstool validate --help"),
+    (["validate", "no-such-file.pcap"], "no-such-file.pcap: cannot be opened"),
+    (["stats", str(ROOT)], "is a directory"),
 ]
 
 
@@ -116,6 +122,23 @@ def test_a_file_that_breaks_off_shows_what_could_be_read_and_ends_with_2(tmp_pat
     assert len(done.stdout.splitlines()) >= 3
     assert done.stderr.startswith(f"rdstool: error: {cut}: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["decode", "validate", "stats"])
+def test_files_that_are_not_in_the_order_of_their_time_are_warned_about(command: str, tmp_path: Path) -> None:
+    header, frames = whole("tcp-basic-73", "a")
+    first = write(tmp_path / "first.pcap", header, frames[:1500])
+    second = write(tmp_path / "second.pcap", header, frames[1500:])
+    assert "warning" not in rdstool_here(command, first, second).stderr
+    complaints = rdstool_here(command, second, first).stderr
+    assert complaints.count("warning") == 1
+    assert f"{first} is older than {second}" in complaints
+
+
+@pytest.mark.parametrize("command", ["decode", "validate", "stats", "crosscheck"])
+def test_whether_a_file_may_be_read_is_found_out_by_reading(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    assert "not readable" not in rdstool_here(command, TCP).stderr
 
 
 def test_a_capture_without_rds_is_clean_and_says_so(tmp_path: Path) -> None:

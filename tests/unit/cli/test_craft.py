@@ -49,6 +49,24 @@ def test_a_peer_that_does_as_it_may_is_clean_and_what_was_exchanged_is_recorded(
     assert '"RDS-HDR-005"' in found
 
 
+@pytest.mark.parametrize("transport", ["ib", "auto"])
+def test_a_peer_is_judged_over_infiniband(tmp_path: Path, transport: str) -> None:
+    small, large = own_addresses(2)
+    pcap = tmp_path / "crafted.pcapng"
+    ends = "--to", large, "--from", small, "--transport", transport
+    with background("listen", f"{large}:4000", "-q", "--transport", "ib", "--offer", "4K") as peer:
+        cookie = peer.wait_for("cookie").split()[-1]
+        chosen = "ib-ping", "ib-checksum-bad", "ib-icrc-bad", "ib-rdma-outside"
+        done = rdstool("craft", *chosen, *ends, "--cookie", cookie, "--pcap", pcap, "--format", "junit")
+        other = rdstool("craft", "ping", *ends)
+        without = rdstool("craft", "ib-rdma-outside", *ends)
+    assert done.returncode == 0, done.stdout
+    assert [case.get("classname") for case in ET.fromstring(done.stdout).iter("testcase")] == ["craft.ib"] * 4  # noqa: S314
+    assert other.stderr.endswith("ping is for --transport tcp\n")
+    assert "uses memory that the peer offers: name it with --cookie" in without.stderr
+    assert '"RDS-HDR-' in rdstool_here("validate", pcap, "--json").stdout
+
+
 @pytest.mark.parametrize(
     ("strictness", "options", "status", "outcome"),
     [("must", [], 1, "failed"), ("should", [], 0, "differs"), ("should", ["--strict"], 1, "failed")],
@@ -92,10 +110,13 @@ def test_junit_has_a_case_for_each_scenario(tmp_path: Path) -> None:
 
 def test_scenarios_are_listed_and_shown() -> None:
     listed = lines("craft", "--list")
-    assert "length-4gib                  A header that announces 4 GiB" in listed
+    assert "length-4gib                  tcp  A header that announces 4 GiB" in listed
+    assert "ib-icrc-bad                  ib   A packet with a bad ICRC" in listed
     shown = "\n".join(lines("craft", "--show", "length-4gib"))
     assert 'id = "length-4gib"' in shown
-    assert {json.loads(line)["role"] for line in lines("craft", "--list", "--json")} == {"smaller", "larger"}
+    told = [json.loads(line) for line in lines("craft", "--list", "--json")]
+    assert {each["role"] for each in told} == {"smaller", "larger"}
+    assert {each["transport"] for each in told} == {"tcp", "ib"}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +125,9 @@ def test_scenarios_are_listed_and_shown() -> None:
         (["pign", "--to", "127.0.0.9"], "there is no scenario 'pign', did you mean ping?"),
         (["nowhere.toml", "--to", "127.0.0.9"], "nowhere.toml: cannot be read: No such file"),
         (["ping"], "--to is missing"),
+        (["ib-ping", "--to", "127.0.0.9", "--from", "127.0.0.8"], "ib-ping is for --transport ib"),
+        (["ib-icrc-bad", "--to", "127.0.0.9", "--transport", "ib", "--provider", "verbs"], "it is for --provider roce"),
+        (["ping", "--to", "127.0.0.9", "--transport", "udp"], "there is no transport 'udp'"),
         (["ping", "--to", "127.0.0.9", "--format", "xml"], "--format xml: choose one of text, json, junit"),
         ([], "name a scenario, or see --list"),
         (["ping", "--to", "127.0.0.1", "--from", "127.0.0.9"], "ping needs an own address that is smaller than"),

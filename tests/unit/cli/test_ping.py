@@ -47,7 +47,7 @@ def test_answers_are_shown_as_rds_ping_shows_them_and_summed_up(peer: str, step:
 
 
 def test_json_has_a_line_for_each_answer_and_the_summary_last(peer: str) -> None:
-    done = rdstool("ping", peer, "-I", beside(peer, 1), "-c", "3", "-i", "1ms", "--json")
+    done = rdstool("ping", peer, "--from", beside(peer, 1), "-c", "3", "-i", "1ms", "--json")
     *answers, summary = map(json.loads, done.stdout.splitlines())
     assert {(each["kind"], each["source"], each["duplicate"]) for each in answers} == {("reply", peer, False)}
     assert (summary["kind"], summary["sent"], summary["received"], summary["lost_percent"]) == ("summary", 3, 3, 0.0)

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,43 @@ def test_json_has_a_line_a_second_and_one_for_the_whole() -> None:
     assert whole["acks_received"] >= second["acks_received"] > 0
     assert whole["requests_received"] == whole["acks_sent"] == 0
     assert 0 < whole["round_trip_p50_us"] <= whole["round_trip_p99_us"] <= whole["round_trip_longest_us"]
+
+
+def test_round_trips_are_counted_and_long_ones_told() -> None:
+    small, large = own_addresses(2)
+    shown = "--show-histogram", "--show-params", "--show-outliers", "0"
+    with background("stress", "-r", large) as passive:
+        passive.wait_for("waiting")
+        active = rdstool("stress", "-r", small, "-s", large, "-T", "1", "-d", "2", "-o", *shown)
+        heard = passive.end()
+    assert (active.returncode, heard.returncode) == (0, 0), active.stderr + heard.stderr
+    run = "1 tasks, depth 2, 1024 bytes out, 63 back, one way"
+    assert run in active.stderr
+    assert run in heard.stderr, "the passive side is told to tell"
+    assert re.search(rf"round trip of \d+ us: 4001 to {large}:4001", active.stderr)
+    head, *lines = active.stdout.split("(average)\n\n")[1].splitlines()
+    assert head.split() == ["round", "trip", "us", "count"]
+    counts = [int(line.split()[3]) for line in lines]
+    assert sum(counts) == active.stderr.count("round trip of")
+    assert len(lines[counts.index(max(counts))].split()[4]) == 40
+
+
+def may_run_at_real_time() -> bool:
+    tried = "import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
+    return subprocess.run([sys.executable, "-c", tried], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_real_time_priority_is_had_or_refused() -> None:
+    (own,) = own_addresses(1)
+    if not may_run_at_real_time():
+        done = rdstool("stress", "-r", own, "-R")
+        assert done.returncode == 2
+        assert "-R: no right to a real-time priority" in done.stderr
+        return
+    with background("stress", "-r", own, "-R") as passive:
+        passive.wait_for("waiting")
+        assert os.sched_getscheduler(passive.process.pid) == os.SCHED_RR
+        passive.interrupt()
 
 
 def test_rdma_is_shown_in_the_columns_of_rds_stress() -> None:

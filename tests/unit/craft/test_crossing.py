@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from contextlib import suppress
+
+import pytest
 
 from dissectors.wire.rds import HEADER_BYTES, TCP_PORT
 from rdstool.craft.judge import Match
 from rdstool.craft.library import scenario
 from rdstool.craft.play import CROSSED_TRIES, play
+from rdstool.craft.tcp_stage import TcpStage
 from tests.kit.hostile import PATIENCE_S, RawPeer, message
 from tests.kit.loopback import own_addresses
 
@@ -82,3 +86,16 @@ async def test_a_peer_that_always_crosses_is_judged_in_the_end() -> None:
 
 async def test_without_a_crossing_the_first_difference_stands() -> None:
     assert await attempt(1, crossing=False) == (True, 1, 0)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_connection_that_comes_at_the_very_end_is_not_left_open(turns: int) -> None:
+    own, other = own_addresses(2)
+    match = Match(other, own, seed=1, patience=PATIENCE_S)
+    stage = TcpStage(scenario("larger-side-speaks"), match, lambda *_: None, lambda: None, None)
+    async with stage.ready():
+        await asyncio.sleep(0)
+        with socket.create_connection((other, TCP_PORT)):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+    gc.collect()  # a socket that nobody has closed is a warning, and that an error

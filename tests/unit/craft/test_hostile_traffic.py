@@ -14,8 +14,11 @@ from rdstool.craft.judge import Match, Verdict
 from rdstool.craft.library import names, scenario
 from rdstool.craft.play import play
 from rdstool.craft.scenario import Role
+from rdstool.protocol.config import Settings
 from rdstool.protocol.connection import Connection
 from rdstool.protocol.counters import Counters
+from rdstool.protocol.ib.connection import IbConnection
+from rdstool.protocol.kinds import Transport
 from tests.kit.loopback import own_addresses
 
 PATIENCE = 4.0
@@ -50,14 +53,19 @@ async def honest_traffic(node: rdstool.Node, other: rdstool.Node) -> AsyncIterat
         await asyncio.gather(job, return_exceptions=True)
 
 
-async def against_own_node(name: str) -> tuple[Verdict, Counters]:
+async def against_own_node(name: str, settings: Settings | None = None) -> tuple[Verdict, Counters]:
     """Play a scenario; gives the verdict and the node's counters."""
     played = scenario(name)
     small, victim, large = own_addresses(3)
     attacker, honest = (small, large) if played.role is Role.SMALLER else (large, small)
-    async with rdstool.Node(victim) as node, rdstool.Node(honest) as friend:
+    options = rdstool.NodeOptions(settings or Settings(), transport=played.transport)
+    async with rdstool.Node(victim, options=options) as node, rdstool.Node(honest, options=options) as friend:
+        cookie = None
+        if played.transport is Transport.IB:
+            cookie = node.socket(4998).offer_memory(bytearray(1 << 20))
+        match = Match(attacker, victim, seed=1, patience=PATIENCE, transport=played.transport, cookie=cookie)
         async with honest_traffic(node, friend):
-            verdict = await play(played, Match(attacker, victim, seed=1, patience=PATIENCE))
+            verdict = await play(played, match)
         bounded(node)
         return verdict, node.engine.counters
 
@@ -67,6 +75,11 @@ def bounded(node: rdstool.Node) -> None:
     limits = node.engine.settings.limits
     assert len(node.engine.connections) <= 2
     for connection in node.engine.connections.values():
+        if isinstance(connection, IbConnection):
+            link = connection.lane.link
+            assert len(connection.lane.control) <= limits.pongs + 1
+            assert link is None or link.assembler.held <= limits.message_bytes
+            continue
         assert isinstance(connection, Connection)
         assert len(connection.parked) <= limits.parked
         assert connection.unjudged_bytes <= limits.unjudged_bytes
@@ -90,6 +103,9 @@ async def test_the_node_does_as_it_has_to_and_others_are_undisturbed(name: str) 
         ("ping-flood", "the peer sent too many pings without reading the answers", "dropped_ping_flood"),
         ("connections-10000", "too many connections of this peer wait for a free path", "refused_connections"),
         ("larger-side-speaks", "the larger address does not connect", "refused_connections"),
+        ("ib-checksum-bad", "checksum", "recv_drop_bad_checksum"),
+        ("ib-private-version", "version", "refused_connections"),
+        ("ib-cm-flood", "the peer", "refused_connections"),
     ],
 )
 async def test_what_ends_a_connection_is_logged_and_counted(
@@ -99,3 +115,9 @@ async def test_what_ends_a_connection_is_logged_and_counted(
     _, counters = await against_own_node(name)
     assert reason in caplog.text
     assert getattr(counters, counter) > 0
+
+
+async def test_credits_without_end_do_no_harm_where_they_are_counted() -> None:
+    verdict, counters = await against_own_node("ib-credits-many", Settings(ib_flow_control=True))
+    assert verdict.difference == ""
+    assert counters.ib_rx_credit_updates >= 100

@@ -6,9 +6,9 @@ import pytest
 
 from dissectors.wire.extensions import NPaths, build_extensions
 from dissectors.wire.rds import Flags, RdsHeader
+from rdstool.craft.hearing import Came
 from rdstool.craft.judge import Differs, Seen, meets, words
 from rdstool.craft.scenario import Expect
-from rdstool.craft.wire import Came
 
 PONG = Came("pong", 1.0, RdsHeader(sequence=3, dport=5000))
 AGAIN = Came("pong", 1.0, RdsHeader(sequence=3, dport=5000, flags=Flags.RETRANSMITTED))

@@ -233,17 +233,25 @@ async def test_congestion_maps_without_end_take_the_room_of_one() -> None:
                 await underway.served(1)
 
 
-async def test_messages_far_beyond_a_receive_buffer_end_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+async def test_messages_far_beyond_a_receive_buffer_wait_in_tcp_and_none_is_lost() -> None:
+    count = 1000
     async with attack(Limits(overrun_bytes=4 * MIB)) as underway, await underway.connect() as peer:
         full = underway.node.socket(4100)
         await peer.say(PROBE)
+
+        async def flood() -> None:
+            for sequence in range(1, count + 1):
+                await peer.say(message(sequence, 4000, 4100, sequence.to_bytes(4, "big") * 16_384))
+
         with bounded(16 * MIB):
-            sequence = 1
-            while await peer.say(message(sequence, 4000, 4100, bytes(65_536))):
-                sequence += 1
-        assert full._inner.receive_bytes <= full._inner.rcvbuf + 4 * MIB
-        assert underway.counter("dropped_overrun") == 1
-        assert warned(caplog, underway.hostile, "far beyond a socket's receive buffer")
+            flooding = asyncio.create_task(flood())
+            while not underway.counter("paused_overrun"):
+                await underway.served(1)
+            await underway.served(20)
+            assert full._inner.receive_bytes <= full._inner.rcvbuf + 4 * MIB
+        for sequence in range(1, count + 1):
+            assert (await full.recv())[:4] == sequence.to_bytes(4, "big")
+        await flooding
 
 
 async def test_a_peer_that_never_reads_holds_up_those_who_send_to_it_and_nobody_else() -> None:

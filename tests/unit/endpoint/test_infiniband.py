@@ -24,11 +24,11 @@ from rdstool.protocol.errors import RdmaError, SocketError
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import Notification
+from rdstool.protocol.received import Notification
 from rdstool.validate.validator import validate
 from tests.kit.loopback import own_addresses
 
-LIMIT_S = 30
+LIMIT_S = 90
 OPTIONS = NodeOptions(Settings(sndbuf=1 << 21, rcvbuf=1 << 22), transport=Transport.IB)
 SIZES = (0, 1, 4095, 4096, 4097, 65536, 1 << 20)
 

@@ -17,7 +17,7 @@ from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.errors import SocketError, WouldBlock
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import Notification
+from rdstool.protocol.received import Notification
 from rdstool.transport.loop import LoopNetwork
 from rdstool.transport.tcp.transport import TcpTransport
 from rdstool.transport.tcp.unacked import unacknowledged

@@ -236,6 +236,19 @@ def test_presence_of_a_flag_is_pointed_out_because_every_message_has_it() -> Non
     assert compile_filter("rds.flags.retransmitted == 1").warnings() == []
 
 
+@pytest.mark.parametrize("text", ['rds.kind == "dta"', 'not rds.kind != "dta"', 'rds.kind in {"data", "dta"}'])
+def test_a_word_that_a_field_never_is_is_pointed_out_with_those_that_it_can_be(text: str) -> None:
+    (warning,) = compile_filter(text).warnings()
+    assert 'rds.kind is never "dta"; it is one of data, congestion, ping,' in warning
+
+
+@pytest.mark.parametrize(
+    "text", ['rds.transport == "ib"', 'rds.kind == "cm"', "rds.kind == rdma-write", 'rds.kind matches "^d"']
+)
+def test_words_that_fields_can_be_are_not_doubted(text: str) -> None:
+    assert compile_filter(text).warnings() == []
+
+
 def test_a_filter_knows_which_fields_it_needs() -> None:
     fields = compile_filter('ip.src == 10.0.0.1 or not (rds.payload contains "a") or rds.sport == rds.dport').fields()
     assert fields == {"rds.src", "rds.payload", "rds.sport", "rds.dport"}

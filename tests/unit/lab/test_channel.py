@@ -15,7 +15,7 @@ from rdstool.lab.agent.commands import Commands
 from rdstool.lab.agent.server import Server
 from rdstool.lab.channel import Channel, GuestError
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 class Parts:

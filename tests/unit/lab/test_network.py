@@ -15,7 +15,7 @@ from rdstool.errors import LabError
 from rdstool.lab.annex import Annex
 from rdstool.lab.network import TAP, Network
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pytest
 
 from rdstool.protocol import events
 from rdstool.protocol.errors import LocalProtocolError
+from rdstool.protocol.link import Link
+from rdstool.protocol.node import Node
 from rdstool.protocol.reasons import DropReason, RefuseReason
 from rdstool.protocol.states import PathState
 from tests.unit.protocol.driving import (
@@ -132,6 +134,57 @@ def test_what_only_the_system_of_a_silent_peer_acknowledged_is_sent_again() -> N
     assert sent == [[(2, 0)], [(2, 4)]]
     small.bytes_received(link, header(0, 8192, 0, 0, 1) + bytes(8192), small.now)
     assert sender.outstanding == 0
+
+
+def dialled(node: Node) -> Link:
+    """The TCP connection that the node asks for, established."""
+    (wanted,) = of_kind(node.take_events(), events.ConnectWanted)
+    assert isinstance(wanted, events.ConnectWanted)
+    node.connected(wanted.link, node.now)
+    return wanted.link
+
+
+def test_a_connection_on_which_the_peer_never_answers_is_made_anew() -> None:
+    """Linux 7.3 forgot connections whose SYN its own had crossed: they stay open, and nobody reads them."""
+    small = make_node(SMALL, answer_patience_s=10.0, close_grace_s=5.0)
+    sender = bound(small)
+    sender.sendmsg(b"hello", LARGE, 4000, now=0.0)
+    link = dialled(small)
+    first = [(item.sequence, item.flags) for item, payload in sent_by(small, link) if payload == b"hello"]
+    small.bytes_acked(link, link.sent, 0.0)
+    small.timer_expired(9.9)
+    assert of_kind(small.take_events(), events.CloseWanted) == []
+    small.timer_expired(10.0)
+    assert of_kind(small.take_events(), events.CloseWanted) == [events.CloseWanted(link)]
+    # What the peer does send by then is still taken; it never closes its side.
+    small.timer_expired(15.0)
+    (abort,) = of_kind(small.take_events(), events.AbortWanted)
+    assert abort == events.AbortWanted(link, DropReason.UNANSWERED)
+    small.connection_lost(link, "given up", 15.0)
+    small.timer_expired(15.0)
+    again = dialled(small)
+    second = [(item.sequence, item.flags) for item, payload in sent_by(small, again) if payload == b"hello"]
+    assert (first, second) == ([(2, 0)], [(2, 4)])
+    small.bytes_received(again, header(0, 8192, 0, 0, 1) + bytes(8192), 15.0)
+    small.bytes_acked(again, again.sent, 15.0)
+    assert sender.outstanding == 0
+    small.timer_expired(100.0)
+    assert of_kind(small.take_events(), events.CloseWanted) == []
+    assert small.counters.dropped_unanswered == 1
+
+
+def test_a_silent_connection_is_kept_while_nothing_waits() -> None:
+    small = make_node(SMALL, answer_patience_s=10.0)
+    sender = bound(small)
+    sender.sendmsg(b"hello", LARGE, 4000, now=0.0)
+    link = dialled(small)
+    sent_by(small, link)
+    sender.cancel_sent_to(LARGE, 4000)
+    small.timer_expired(10.0)
+    assert of_kind(small.take_events(), events.CloseWanted) == []
+    sender.sendmsg(b"more", LARGE, 4000, now=19.0)
+    small.timer_expired(20.0)
+    assert of_kind(small.take_events(), events.CloseWanted) == [events.CloseWanted(link)]
 
 
 def test_a_cut_loses_and_doubles_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from dissectors.wire.rds import RDS_HEADER, RdsHeader
@@ -102,6 +103,25 @@ def test_a_long_payload_has_room_of_its_own_once_the_peer_has_sent_one_as_long()
     ]
     deframer.feed(third[47:], 0.0)
     assert deframer.room() is None, "60,001 bytes have not come before"
+
+
+def address(buffer: bytes | memoryview) -> int:
+    return int(np.frombuffer(buffer, np.uint8).ctypes.data)
+
+
+def test_a_payload_that_was_read_into_its_room_is_not_copied() -> None:
+    deframer = Deframer(1 << 20)
+    long = bytes(60_000)
+    deframer.feed(header(1, len(long), 4000, 4001), 0.0)
+    deframer.feed(long, 0.0)
+    deframer.feed(header(2, len(long), 4000, 4001), 0.0)
+    # The caller still has the room when it tells what came: it has no reason to drop it before.
+    room = deframer.room()
+    assert room is not None
+    where = address(room[0])
+    room[0][:] = long
+    (frame,) = deframer.placed(len(long), 0.0)
+    assert address(frame[5]) == where
 
 
 def test_bytes_that_were_not_read_into_the_room_go_there_too() -> None:

@@ -58,16 +58,64 @@ def test_pings_without_end() -> None:
     assert undisturbed(node, honest)
 
 
-def test_messages_far_beyond_the_receive_buffer() -> None:
+def overrun(node: Node, link: Link) -> list[bytes]:
+    """Messages to port 4000 until the link is not read any more, and two that were read with the last; gives all."""
+    sent: list[bytes] = []
+    while link.reading:
+        sent.append(len(sent).to_bytes(4, "big") * 250)
+        node.bytes_received(link, header(len(sent), 1000, 4000, 4000) + sent[-1], 0.0)
+    for flags in (0, 4):
+        sent.append(len(sent).to_bytes(4, "big") * 250)
+        node.bytes_received(link, header(len(sent), 1000, 4000, 4000, flags) + sent[-1], 0.0)
+    return sent
+
+
+def reads(node: Node) -> list[events.Event]:
+    """What the transport is told of reading."""
+    return [each for each in node.take_events() if isinstance(each, events.PauseWanted | events.ReadWanted)]
+
+
+def test_messages_far_beyond_the_receive_buffer_are_left_to_tcp_until_there_is_room() -> None:
     node, honest, hostile = attacked(overrun_bytes=10_000)
     socket = bound(node)
-    for sequence in range(1, 1000):
-        node.bytes_received(hostile, header(sequence, 1000, 4000, 4000) + bytes(1000), 0.0)
-        if hostile.deaf:
-            break
-    assert dropped(node, hostile) is DropReason.RECEIVE_OVERRUN
-    assert socket.receive_bytes <= socket.rcvbuf + 10_000
+    sent = overrun(node, hostile)
+    assert reads(node) == [events.PauseWanted(hostile)]
+    assert socket.rcvbuf < socket.receive_bytes <= socket.rcvbuf + 10_000
+    assert node.counters.paused_overrun == 1
     assert undisturbed(node, honest)
+    taken = []
+    while not hostile.reading:
+        taken.append(socket.recvmsg(now=0.0).data)
+    assert socket.receive_bytes <= socket.rcvbuf + 3000
+    assert reads(node) == [events.ReadWanted(hostile)]
+    assert [*taken, *received(socket)] == sent
+
+
+def test_what_was_read_before_a_connection_was_lost_is_delivered_beyond_all_limits() -> None:
+    node, _, hostile = attacked(overrun_bytes=10_000)
+    socket = bound(node)
+    sent = overrun(node, hostile)
+    node.connection_lost(hostile, "closed by the peer", 0.0)
+    assert received(socket) == sent
+    assert reads(node)[0] == events.PauseWanted(hostile)
+
+
+def test_a_socket_that_is_closed_holds_nothing_up() -> None:
+    node, _, hostile = attacked(overrun_bytes=10_000)
+    socket = bound(node)
+    overrun(node, hostile)
+    socket.close()
+    assert node.counters.recv_drop_no_sock
+    full = bound(node, 4001)
+    node.bytes_received(hostile, header(1000, 4, 4000, 4001) + b"more", 0.0)
+    assert received(full) == [b"more"]
+
+
+def test_a_message_longer_than_all_limits_has_room_in_an_empty_socket() -> None:
+    node, _, hostile = attacked(overrun_bytes=0)
+    socket = bound(node)
+    node.bytes_received(hostile, header(1, 1 << 20, 4000, 4000) + bytes(1 << 20), 0.0)
+    assert received(socket) == [bytes(1 << 20)]
 
 
 def test_connections_without_end() -> None:

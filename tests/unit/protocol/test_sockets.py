@@ -9,20 +9,12 @@ import pytest
 
 from rdstool.protocol import events
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.inbox import MSG_OOB, MSG_PEEK, MSG_TRUNC
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_6
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import (
-    MSG_DONTWAIT,
-    MSG_OOB,
-    MSG_PEEK,
-    MSG_TRUNC,
-    CongestionUpdate,
-    Latency,
-    Notification,
-    Poll,
-    Socket,
-)
+from rdstool.protocol.received import CongestionUpdate, Latency, Notification, Poll
+from rdstool.protocol.sockets import MSG_DONTWAIT, Socket
 from tests.unit.protocol.driving import (
     LARGE,
     SMALL,

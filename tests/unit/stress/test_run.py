@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import rdstool
-from dissectors.wire.stress import STRESS_MESSAGE, RdmaMode, StressMessage, pattern
+from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, RdmaMode, RdmaOp, StressMessage, pattern
 from rdstool.errors import TransportError, UsageError
+from rdstool.protocol import events
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.kinds import Transport
 from rdstool.stress.control import Doorway, dial
@@ -108,6 +109,44 @@ async def test_memory_of_both_sides_is_read_and_written_and_compared(rdma: RdmaP
         assert summary.interval.rdma_bytes_out > 0
 
 
+@pytest.mark.parametrize("peer", ["ends", "stays"])
+async def test_rdma_that_fails_is_a_failure_unless_the_peer_ends_the_run(
+    peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = Parameters(simplex=True, rdma=RdmaParameters(64))
+    here, there = own_addresses(2)
+    doorway = await Doorway.open(there, parameters.port)
+    async with (
+        rdstool.Node(here, options=options(parameters)) as active,
+        rdstool.Node(there, options=options(parameters)) as passive,
+    ):
+        with await dial(there, parameters.port, here, 0) as asks, await doorway.control() as answers:
+            run = Run(passive, answers, Side(there, here, active=False, patience_s=PATIENCE_S), parameters)
+            job = asyncio.create_task(run.whole(lambda _interval: None))
+            await asks.go(active=True)
+            broken = asyncio.Event()
+            passive.on_event(lambda event: broken.set() if isinstance(event, events.PathDown) else None)
+            # It asks for RDMA from memory that was never offered.
+            (port,) = parameters.ports()
+            client = active.socket(port)
+            message, _ = Pair((here, port), (there, port), parameters).next_request(bytes(1024 - MESSAGE_BYTES))
+            asked = StressMessage(rdma_op=RdmaOp.READ, rdma_key=1 << 32 | 7, rdma_size=64, rdma_vector=1)
+            rest = STRESS_MESSAGE.table["rdma_op"].offset
+            request = message[:rest] + STRESS_MESSAGE.pack(asked)[rest:] + message[MESSAGE_BYTES:]
+            if peer == "stays":
+                monkeypatch.setattr("rdstool.stress.run.END_S", 0.01)
+            await client.sendto(request, (there, port))
+            await asyncio.wait_for(broken.wait(), PATIENCE_S)
+            if peer == "stays":
+                with pytest.raises(StressError, match="RDMA read failed: remote_error"):
+                    await asyncio.wait_for(job, PATIENCE_S)
+                return
+            for _ in range(100):
+                await asyncio.sleep(0)  # the run has noticed by then
+            asks.close()
+            await asyncio.wait_for(job, PATIENCE_S)
+
+
 @pytest.mark.parametrize("rdma", RDMA_RUNS.values(), ids=RDMA_RUNS)
 def test_the_peer_is_told_what_rdma_to_do(rdma: RdmaParameters) -> None:
     parameters = Parameters(rdma=rdma)
@@ -142,9 +181,10 @@ async def test_memory_with_other_bytes_than_agreed_ends_a_run(kind: str) -> None
             await asyncio.wait_for(changed.wait(), PATIENCE_S)
             if seq == 11:
                 asks.ack_came(0)
+                answers.check()
                 assert not answers.busy(0)
         with pytest.raises(StressError, match="is damaged, first at byte"):
-            asks.ack_came(0) if kind == "written" else answers.busy(0)
+            asks.ack_came(0) if kind == "written" else answers.check()
 
 
 def test_a_request_for_other_rdma_than_agreed_ends_a_run() -> None:
@@ -232,6 +272,21 @@ async def test_silence_ends_a_run() -> None:
                 await job
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_run_that_is_cancelled_while_the_answer_arrives_is_over(turns: int) -> None:
+    own, other = own_addresses(2)
+    doorway = await Doorway.open(other, 4000)
+    with await dial(other, 4000, own, 0) as control, await doorway.control():
+        job = asyncio.create_task(control.go(active=True))
+        await asyncio.sleep(0)
+        control._reader.feed_data(b"\0")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if job.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await job
+
+
 # ---- What is checked
 
 
@@ -297,7 +352,7 @@ def test_an_ack_for_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("tos", [0, 9])
 def test_the_options_come_over_whole(tos: int) -> None:
-    parameters = Parameters(3, 2000, 100, 5000, 4, 60, verify=True, simplex=True, tos=tos)
+    parameters = Parameters(3, 2000, 100, 5000, 4, 60, verify=True, simplex=True, tos=tos, show=True, real_time=True)
     block = parameters.packed("10.0.0.1", "10.0.0.2")
     assert len(block) == (LONG_BYTES if tos else SHORT_BYTES)
     assert unpack(block) == (parameters, "10.0.0.1")
@@ -335,6 +390,26 @@ def test_percentiles_are_off_by_a_sixteenth_at_most() -> None:
         assert times.percentile_us(share) == pytest.approx(share * 10_000, rel=1 / 16)
     assert times.percentile_us(1.0) <= times.longest_us == 10_000
     assert Times().percentile_us(0.5) == 0
+
+
+def test_a_histogram_counts_between_powers_of_two() -> None:
+    times = Times()
+    assert times.doublings() == []
+    for us in (0, 1, 2, 3, 4, 1023, 1024, 1025, 5_000_000):
+        times.add(us)
+    counted = {each.from_us: each.count for each in times.doublings() if each.count}
+    assert counted == {0: 2, 2: 2, 4: 1, 512: 1, 1024: 2, 1 << 22: 1}
+    edges = [(each.from_us, each.below_us) for each in times.doublings()]
+    assert edges == [(0, 2), *((1 << power, 2 << power) for power in range(1, 23))]
+
+
+def test_long_round_trips_are_told() -> None:
+    told: list[str] = []
+    counters = Counters(outlier_us=100, tell=told.append)
+    for us in (50, 100, 101):
+        counters.round_trip(us, 4001, "10.0.0.2:4002")
+    assert told == ["round trip of 101 us: 4001 to 10.0.0.2:4002"]
+    assert counters.round_trips.count == 3
 
 
 def test_the_pattern_is_what_verified_messages_carry() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rdstool.validate.reference import explanation
 from rdstool.validate.registry import RULES
 from tests.unit.cli.running import PCAPS, TCP, rdstool_here
 from tests.unit.validate.tcp_mutations import MUTATIONS
@@ -64,6 +65,10 @@ def test_each_rule_is_explained(rule: str) -> None:
     assert done.returncode == 0
     for words in (rule, "Kernel: ", "What to do: ", "Source: protocol.md"):
         assert words in done.stdout
+
+
+def test_an_explanation_fits_a_narrow_terminal() -> None:
+    assert all(len(line) <= 60 for rule in RULES for line in explanation(rule, 60).splitlines())
 
 
 def test_rules_are_listed_as_selected() -> None:

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from dissectors.wire.infiniband import CM_QP, Opcode
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import LocalProtocolError
+from rdstool.protocol.ib.memory import Access, Region
 from rdstool.protocol.timers import Timers
 from rdstool.transport.ib.checks import reachable
-from rdstool.transport.ib.provider import Access, Broken, ConnectionOptions, Event, Region
+from rdstool.transport.ib.provider import Broken, ConnectionOptions, Event
 from rdstool.transport.ib.roce import mads
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.counters import Counters
@@ -257,6 +258,14 @@ class Device:
                 self._outflows.clear()
             flow = self._outflows[port, peer] = Flow(self.address, port, peer)
         return flow
+
+    def inject(self, connection: RoceConnection, packet: bytes, *, good: bool) -> Outgoing:
+        """Any packet, its ICRC good or bad, to be sent beside those of a connection, which does not know of it."""
+        flow = self.flow_of(connection)
+        sealed = flow.seal(packet, b"", 0)
+        batch: list[Outgoing] = []
+        self._add(self.now, batch, flow, [sealed if good else sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))])
+        return batch[0]
 
     # ---- For the parts
 

@@ -43,6 +43,9 @@ _UDP = struct.Struct(">HHHH")
 _ICRC = struct.Struct("<I")
 
 
+ETHERNET_BYTES = 14
+
+
 class Flow:
     """From one UDP port to port 4791 of another address."""
 
@@ -130,6 +133,11 @@ def _checksum(header: bytes) -> int:
     return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
 
 
+def header_bytes(address: str) -> int:
+    """Bytes of IP and UDP headers in front of the BTH, between addresses of this family."""
+    return UDP_BYTES + (IPV4_BYTES if parsed(address).version == 4 else _IPV6.size)
+
+
 @lru_cache(maxsize=256)
 def hardware_address(address: str) -> bytes:
     """An Ethernet address for an IP address: locally administered, made of its last four bytes."""
@@ -144,6 +152,3 @@ def ethernet_frame(flow: Flow, datagram: bytes, identification: int) -> bytes:
     kind = b"\x86\xdd" if parsed(flow.source).version == 6 else b"\x08\x00"
     link = hardware_address(flow.destination) + hardware_address(flow.source) + kind
     return link + headers(flow, len(datagram), identification=identification) + datagram
-
-
-__all__ = ["MAX_DATAGRAM_BYTES", "MIN_DATAGRAM_BYTES", "Flow", "ethernet_frame", "headers"]

@@ -7,7 +7,6 @@ one message goes out for each that came in.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -33,25 +32,22 @@ from rdstool.transport.ib.roce.letters import (
     REJ_ROOM,
     REP_ROOM,
     REQ_ROOM,
-    RESPONSE_TIME,
     RETRIES,
     RTU_ROOM,
 )
 from rdstool.transport.ib.roce.mads import ManagementMessage, filled, ip_header, is_ip_service, pack, with_ip_header
 from rdstool.transport.ib.roce.numbers import MTU_BYTES, coded_time_s, gid_of
+from rdstool.transport.ib.roce.outbox import WAIT_S, Outbox
 
 if TYPE_CHECKING:
     from rdstool.transport.ib.roce.device import Device
 
 MAX_REQUESTS = 128
 """Requests that wait for ``accept`` or ``reject``; RDS in the kernel listens with the same backlog."""
-MAX_QUEUED = 1_024
-"""Messages that wait to be sent."""
 ANSWER_WITHIN_S = 60.0
 """Time that the owner has to ``accept`` or ``reject``."""
 _FIRST_EPHEMERAL_PORT, _EPHEMERAL_PORTS = 32_768, 28_232
 
-_WAIT_S = coded_time_s(RESPONSE_TIME)
 _LEAST_ACK_TIMEOUT, _MOST_ACK_TIMEOUT = 14, 21
 """Limits to what a peer can have us wait: 67 ms and 8.6 s."""
 
@@ -66,8 +62,9 @@ class Manager:
         self._directory = Directory(random)
         self._unanswered = 0
         """Requests that wait for the owner."""
-        self._outgoing: deque[tuple[str, bytes, RoceConnection | None]] = deque()
-        """(peer, message, who waits for an answer to it)"""
+        self._outbox = Outbox(device, self._unheard)
+        self.next_message = self._outbox.next_message
+        """For the device."""
 
     # ---- What the owner does
 
@@ -93,7 +90,7 @@ class Manager:
         connection.transaction = self._random.getrandbits(64)
         body = letters.request(connection, self._device.address, self._random.getrandbits(20), private_data)
         connection.move(CmInput.CONNECT)
-        self._say(connection, Attribute.REQ, body, repeat=True)
+        self._outbox.say(connection, Attribute.REQ, body, repeat=True)
         return connection
 
     def accept(self, connection: RoceConnection, private_data: bytes, options: ConnectionOptions) -> None:
@@ -111,13 +108,13 @@ class Manager:
         self._receive_from(connection, request.local_qpn, request.starting_psn, mtu, request.responder_resources)
         depth = min(options.initiator_depth, request.responder_resources)
         body = letters.reply(connection, self._device.address, depth, options.rnr_retry, data)
-        self._say(connection, Attribute.REP, body, repeat=True)
+        self._outbox.say(connection, Attribute.REP, body, repeat=True)
 
     def reject(self, connection: RoceConnection, private_data: bytes) -> None:
         """Send REJ with the reason 28."""
         data = filled(private_data, REJ_ROOM)
         self._pending(connection, "reject")
-        self._refuse(connection, RejectReason.CONSUMER, ABOUT_REQ, data)
+        self._outbox.refuse(connection, RejectReason.CONSUMER, ABOUT_REQ, data)
         self._end(connection)
 
     def disconnect(self, connection: RoceConnection, private_data: bytes) -> None:
@@ -132,15 +129,15 @@ class Manager:
             connection.transaction = self._random.getrandbits(64)
             local, remote = connection.local_id, connection.remote_id
             body = CmDreq(local_comm_id=local, remote_comm_id=remote, remote_qpn=connection.remote_number, private=data)
-            self._say(connection, Attribute.DREQ, body, repeat=True)
+            self._outbox.say(connection, Attribute.DREQ, body, repeat=True)
             self._device.forget(connection)
         else:
             if state is CmState.REQ_SENT:
-                self._refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ)
+                self._outbox.refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ)
             elif state is CmState.REQ_RCVD:
-                self._refuse(connection, RejectReason.CONSUMER, ABOUT_REQ)
+                self._outbox.refuse(connection, RejectReason.CONSUMER, ABOUT_REQ)
             elif state is CmState.REP_SENT:
-                self._refuse(connection, RejectReason.CONSUMER, ABOUT_REP)
+                self._outbox.refuse(connection, RejectReason.CONSUMER, ABOUT_REP)
             self._end(connection)
         self._device.events.append(Disconnected(connection, False, b""))
 
@@ -188,14 +185,14 @@ class Manager:
             return False
         reason = self._objection(peer, body)
         if reason is not None:
-            self._turn_away(peer, message, reason)
+            self._outbox.turn_away(peer, message, reason)
             return True
         stale = self._directory.with_queue_pair(peer, body.local_qpn)
         if stale is not None and stale.cm_state is CmState.DREQ_SENT:
             self._end(stale)  # the peer has ended it, too, and is done with it
         elif stale is not None:
             # The peer uses a queue pair anew that it has here already: it has forgotten the connection of before.
-            self._turn_away(peer, message, RejectReason.STALE_CONNECTION)
+            self._outbox.turn_away(peer, message, RejectReason.STALE_CONNECTION)
             self._gone(stale, b"")
             return True
         connection = self._new(peer, ConnectionOptions())
@@ -232,28 +229,28 @@ class Manager:
     def _request_again(self, connection: RoceConnection) -> bool:
         """The peer has not seen what we answered."""
         if connection.cm_state is CmState.REQ_RCVD:
-            self._say(connection, Attribute.MRA, letters.patience(connection))
-        elif connection.cm_state is CmState.REP_SENT and connection.repeated is not None:
-            self._queue(connection.peer, connection.repeated)
+            self._outbox.say(connection, Attribute.MRA, letters.patience(connection))
+        elif connection.cm_state is CmState.REP_SENT:
+            self._outbox.say_again(connection)
         return True
 
     def _reply(self, peer: str, connection: RoceConnection | None, message: ManagementMessage) -> bool:
         body: CmRep = message.body
         if connection is not None and connection.cm_state is CmState.ESTABLISHED:
-            if connection.remote_id == body.local_comm_id and connection.repeated is not None:
-                self._queue(peer, connection.repeated)  # RTU was lost
+            if connection.remote_id == body.local_comm_id:
+                self._outbox.say_again(connection)  # RTU was lost
             return True
         if connection is None or connection.cm_state is not CmState.REQ_SENT:
             unknown = CmRej(body.remote_comm_id, body.local_comm_id, message=ABOUT_REP)
             unknown.reason = RejectReason.INVALID_COMMUNICATION_ID
-            self._send(peer, message, Attribute.REJ, unknown)
+            self._outbox.answer(peer, message, Attribute.REJ, unknown)
             return True
         self._directory.learn_id(connection, body.local_comm_id)
         options = connection.options
         connection.options = replace(options, rnr_retry=body.rnr_retry)
         self._receive_from(connection, body.local_qpn, body.starting_psn, options.path_mtu, body.responder_resources)
         rtu = CmRtu(local_comm_id=connection.local_id, remote_comm_id=connection.remote_id)
-        self._say(connection, Attribute.RTU, rtu)
+        self._outbox.say(connection, Attribute.RTU, rtu)
         connection.repeated = pack(ManagementMessage(Attribute.RTU, connection.transaction, rtu))
         self._ready(connection, body.private)
         return True
@@ -267,7 +264,7 @@ class Manager:
         if connection.cm_state is CmState.REP_SENT:
             connection.repeated = None  # it is answered; what repeats from now on is the RTU of the active side
         connection.move(CmInput.READY)
-        self._quiet(connection)
+        self._outbox.answered(connection)
         self._device.events.append(Established(connection, private_data))
         connection.send()
         return True
@@ -280,7 +277,7 @@ class Manager:
     def _wait_longer(self, connection: RoceConnection, body: CmMra, now: float) -> bool:
         if connection.cm_state not in {CmState.REQ_SENT, CmState.REP_SENT}:
             return False
-        self._arm(connection, now, min(coded_time_s(body.service_timeout), ANSWER_WITHIN_S) + _WAIT_S)
+        self._outbox.wait(connection, now, min(coded_time_s(body.service_timeout), ANSWER_WITHIN_S) + WAIT_S)
         return True
 
     def _rejected(self, peer: str, connection: RoceConnection | None, body: CmRej) -> bool:
@@ -310,7 +307,7 @@ class Manager:
         if connection is not None and body.remote_qpn != connection.number:
             return False
         answer = CmDrep(local_comm_id=body.remote_comm_id, remote_comm_id=body.local_comm_id)
-        self._send(peer, message, Attribute.DREP, answer)
+        self._outbox.answer(peer, message, Attribute.DREP, answer)
         if connection is not None and connection.cm_state in {CmState.ESTABLISHED, CmState.REP_SENT}:
             self._gone(connection, body.private)
         elif connection is not None and connection.cm_state is CmState.DREQ_SENT:
@@ -329,13 +326,13 @@ class Manager:
         """No answer in time."""
         if connection.repeats_left and connection.repeated is not None:
             connection.repeats_left -= 1
-            self._queue(connection.peer, connection.repeated, connection)
+            self._outbox.say_again(connection, wait=True)
             return
         state = connection.cm_state
         if state is CmState.DREQ_SENT:
             self._end(connection)
             return
-        self._refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ if state is CmState.REQ_SENT else ABOUT_REP)
+        self._outbox.refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ if state is CmState.REQ_SENT else ABOUT_REP)
         connection.fail()
         self._end(connection)
         what = "REQ" if state is CmState.REQ_SENT else "REP"
@@ -344,21 +341,11 @@ class Manager:
 
     def _not_answered_here(self, connection: RoceConnection) -> None:
         """The owner let a request lie."""
-        self._refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ)
+        self._outbox.refuse(connection, RejectReason.TIMEOUT, ABOUT_REQ)
         connection.fail()
         self._end(connection)
         detail = f"the request of {connection.peer} was not accepted within {ANSWER_WITHIN_S:.0f} s"
         self._device.events.append(ConnectFailed(connection, detail))
-
-    def _arm(self, connection: RoceConnection, now: float, wait_s: float) -> None:
-        self._quiet(connection)
-        connection.answer_timer = self._device.timers.at(now + wait_s, lambda _: self._unheard(connection))
-
-    @staticmethod
-    def _quiet(connection: RoceConnection) -> None:
-        if connection.answer_timer is not None:
-            connection.answer_timer.cancel()
-            connection.answer_timer = None
 
     # ---- Tables
 
@@ -377,50 +364,9 @@ class Manager:
         """Nothing is to be heard of it any more."""
         if connection.cm_state is CmState.REQ_RCVD:
             self._unanswered -= 1
-        self._quiet(connection)
+        self._outbox.answered(connection)
         connection.fail()
         connection.move(CmInput.END)
         connection.repeated = connection.request = None
         self._directory.remove(connection, self._device.now)
         self._device.forget(connection)
-
-    # ---- Sending
-
-    def _say(self, connection: RoceConnection, attribute: Attribute, body: object, *, repeat: bool = False) -> None:
-        """Send a message of a dialogue; with ``repeat`` until it is answered."""
-        message = pack(ManagementMessage(attribute, connection.transaction, body))
-        if repeat:
-            connection.repeated, connection.repeats_left = message, RETRIES
-        self._queue(connection.peer, message, connection if repeat else None)
-
-    def _refuse(
-        self, connection: RoceConnection, reason: RejectReason, about: int, private_data: bytes = bytes(REJ_ROOM)
-    ) -> None:
-        body = letters.refusal(connection, self._device.address, reason, about, private_data)
-        self._say(connection, Attribute.REJ, body)
-
-    def _turn_away(self, peer: str, message: ManagementMessage, reason: RejectReason) -> None:
-        """Refuse a request for which nothing is kept."""
-        self._device.counters.requests_refused += 1
-        body = CmRej(remote_comm_id=message.body.local_comm_id, message=ABOUT_REQ, reason=reason)
-        self._send(peer, message, Attribute.REJ, body)
-
-    def _send(self, peer: str, heard: ManagementMessage, attribute: Attribute, body: object) -> None:
-        """Answer a message outside of any dialogue."""
-        self._queue(peer, pack(ManagementMessage(attribute, heard.transaction, body)))
-
-    def _queue(self, peer: str, message: bytes, waits: RoceConnection | None = None) -> None:
-        """Put a message where the device takes it from; ``waits`` for an answer once it is sent."""
-        if len(self._outgoing) >= MAX_QUEUED and waits is None:
-            self._device.counters.mads_dropped += 1
-        else:
-            self._outgoing.append((peer, message, waits))
-
-    def next_message(self, now: float) -> tuple[str, bytes] | None:
-        """The next message to send, and to whom."""
-        if not self._outgoing:
-            return None
-        peer, message, waits = self._outgoing.popleft()
-        if waits is not None and waits.repeated is message:
-            self._arm(waits, now, _WAIT_S)
-        return peer, message

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from random import Random
 
 from rdstool.errors import UsageError
-from rdstool.transport.ib.provider import Access, Region, Segment
+from rdstool.protocol.ib.memory import Access, Region
+from rdstool.transport.ib.provider import Segment
 
 MAX_REGIONS = 65_536
 """Regions of one device at a time."""

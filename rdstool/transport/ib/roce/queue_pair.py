@@ -7,17 +7,10 @@ from collections.abc import Callable
 from dissectors.wire.encapsulation import ICRC_BYTES
 from dissectors.wire.infiniband import BTH
 from rdstool.errors import TransportError
+from rdstool.protocol.ib.memory import Access
 from rdstool.protocol.timers import Timer
 from rdstool.transport.ib.checks import check_atomic, check_remote
-from rdstool.transport.ib.provider import (
-    MAX_MESSAGE_BYTES,
-    Access,
-    Buffer,
-    ConnectionOptions,
-    Operation,
-    Segment,
-    Status,
-)
+from rdstool.transport.ib.provider import MAX_MESSAGE_BYTES, Buffer, ConnectionOptions, Operation, Segment, Status
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
@@ -157,6 +150,11 @@ class QueuePair:
         if posted >= MAX_WORK_REQUESTS:
             raise TransportError(f"{posted} work requests are posted: wait until some are done")
         return True
+
+    @property
+    def next_psn(self) -> int:
+        """Number of the next packet that is sent for the first time."""
+        return self.requester.reached & NUMBER_MASK
 
     # ---- Packets
 

@@ -20,24 +20,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from dissectors.wire.infiniband import AckKind, NakCode, Opcode
-from rdstool.transport.ib.provider import Buffer, ConnectionOptions, Operation, Status
+from dissectors.wire.infiniband import AckKind, NakCode
+from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
-from rdstool.transport.ib.roce.packets import (
-    ACK_REQUEST,
-    ATOMIC_OPCODES,
-    ATOMIC_VALUES,
-    BTH_WORDS,
-    DEFAULT_PKEY,
-    NUMBER_MASK,
-    PAD_SHIFT,
-    RETH_VALUES,
-    SEND_OPCODES,
-    SOLICITED,
-    WRITE_OPCODES,
-)
+from rdstool.transport.ib.roce.request_packets import RequestPackets
 from rdstool.transport.ib.roce.work import Report, WorkRequest
 
 FIRST_WINDOW = 32
@@ -54,7 +42,6 @@ PROBE_PART = 16
 NO_END = 7
 """``rnr_retry`` that never runs out."""
 
-_READ_REQUEST = int(Opcode.READ_REQUEST)
 _NAK_STATUS = {
     NakCode.INVALID_REQUEST: Status.REMOTE_INVALID_REQUEST,
     NakCode.REMOTE_ACCESS: Status.REMOTE_ACCESS_ERROR,
@@ -96,7 +83,8 @@ class Requester:
 
     def start(self, flow: Flow, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
         """Begin to send to ``queue_pair`` at the other end of ``flow``; ``depth`` READs and atomics at a time."""
-        self._flow, self._queue_pair, self._mtu, self._depth = flow, queue_pair, mtu, depth
+        self._packets = RequestPackets(flow, queue_pair, mtu)
+        self._mtu, self._depth = mtu, depth
         self._oldest = self._next = self._reached = self._asked = psn
         self._timeout_s = coded_time_s(options.ack_timeout)
         self._probe_s = self._timeout_s / PROBE_PART
@@ -106,6 +94,11 @@ class Requester:
     def __len__(self) -> int:
         """Requests that are not done."""
         return len(self._waiting) + len(self._started)
+
+    @property
+    def reached(self) -> int:
+        """One behind the last packet that was ever sent."""
+        return self._reached
 
     @property
     def due(self) -> float | None:
@@ -205,26 +198,12 @@ class Requester:
 
     def _data(self, work: WorkRequest, psn: int, room: int) -> bytes:
         """The packet of a SEND or WRITE."""
-        first, last = psn == work.first, psn == work.last
-        payload: Buffer = work.data
-        if not (first and last):
-            start = (psn - work.first) * self._mtu
-            payload = work.data[start : start + self._mtu]
-        pad = -len(payload) & 3
-        flags = pad << PAD_SHIFT
-        word = psn & NUMBER_MASK
-        if room == 1 or psn - self._asked >= ASK_EVERY or (last and (room <= READ_PIECE or self._is_newest())):
-            word |= ACK_REQUEST
+        ask = room == 1 or psn - self._asked >= ASK_EVERY
+        if not ask and psn == work.last:
+            ask = room <= READ_PIECE or self._is_newest()
+        if ask:
             self._asked = psn + 1
-        if work.operation is Operation.SEND:
-            if last and work.solicited:
-                flags |= SOLICITED
-            head = BTH_WORDS.pack(SEND_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
-        else:
-            head = BTH_WORDS.pack(WRITE_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
-            if first:
-                head += RETH_VALUES.pack(work.address, work.rkey, work.length)
-        return self._flow.seal(head, payload, pad)
+        return self._packets.data(work, psn, ask=ask)
 
     def _is_newest(self) -> bool:
         """Nothing follows the request that is being sent."""
@@ -232,17 +211,8 @@ class Requester:
 
     def _response_request(self, work: WorkRequest, psn: int, count: int) -> bytes:
         """The packet that asks for ``count`` packets of response of a READ, or for an atomic operation."""
-        word = psn & NUMBER_MASK | ACK_REQUEST
         self._asked = psn + count
-        if work.operation is Operation.READ:
-            start = (psn - work.first) * self._mtu
-            length = min(work.length - start, count * self._mtu)
-            head = BTH_WORDS.pack(_READ_REQUEST, 0, DEFAULT_PKEY, self._queue_pair, word)
-            head += RETH_VALUES.pack(work.address + start, work.rkey, length)
-        else:
-            head = BTH_WORDS.pack(ATOMIC_OPCODES[work.operation], 0, DEFAULT_PKEY, self._queue_pair, word)
-            head += ATOMIC_VALUES.pack(work.address, work.rkey, work.swap, work.compare)
-        return self._flow.seal(head, b"", 0)
+        return self._packets.read(work, psn, count) if work.operation is Operation.READ else self._packets.atomic(work)
 
     # ---- In
 

@@ -15,7 +15,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from dissectors.wire.infiniband import BTH, NakCode, Opcode
-from rdstool.transport.ib.provider import ATOMIC_BYTES, MAX_MESSAGE_BYTES, Access, Operation, Status
+from rdstool.protocol.ib.memory import Access
+from rdstool.transport.ib.provider import ATOMIC_BYTES, MAX_MESSAGE_BYTES, Operation, Status
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable

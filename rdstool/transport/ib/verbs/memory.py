@@ -11,7 +11,8 @@ from pyverbs.mr import MR
 from pyverbs.pyverbs_error import PyverbsError
 
 from rdstool.errors import UsageError
-from rdstool.transport.ib.provider import Access, Buffer
+from rdstool.protocol.ib.memory import Access
+from rdstool.transport.ib.provider import Buffer
 from rdstool.transport.ib.verbs import rdmacm
 
 SLOT_BYTES = 4_160

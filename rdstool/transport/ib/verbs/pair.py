@@ -14,7 +14,8 @@ from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.wr import SGE, RecvWR, SendWR
 
 from rdstool.errors import TransportError
-from rdstool.transport.ib.provider import Access, Operation, Segment
+from rdstool.protocol.ib.memory import Access
+from rdstool.transport.ib.provider import Operation, Segment
 from rdstool.transport.ib.verbs.memory import Slot
 from rdstool.transport.ib.verbs.rdmacm import ConnectionId
 

@@ -16,11 +16,11 @@ from dissectors.wire.cm import SERVICE_ID_TCP
 from rdstool.errors import TransportError
 from rdstool.protocol.addresses import canonical, is_host
 from rdstool.protocol.errors import LocalProtocolError
+from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.checks import reachable
 from rdstool.transport.ib.provider import (
     ATOMIC_BYTES,
     PATH_MTUS,
-    Access,
     Broken,
     Completed,
     ConnectFailed,
@@ -31,7 +31,6 @@ from rdstool.transport.ib.provider import (
     Event,
     Operation,
     Refused,
-    Region,
     Status,
     Tap,
 )

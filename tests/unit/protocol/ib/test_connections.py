@@ -117,6 +117,13 @@ def test_a_request_while_up_ends_the_connection_and_the_next_one_is_taken() -> N
     assert two.ib.requested(TWO, ONE, asked, 0.0) is not None
 
 
+def test_a_request_of_an_unknown_version_leaves_nothing_behind() -> None:
+    node = make_node(TWO)
+    bound(node)
+    assert node.ib.requested(TWO, ONE, Greeting(ONE, TWO, (255, 255)).pack(), 0.0) is None
+    assert not node.connections
+
+
 def test_the_answer_of_an_older_version_is_not_taken() -> None:
     one = make_node(ONE)
     bound(one).sendmsg(b"x", TWO, 4000, now=0.0)

@@ -19,7 +19,8 @@ from rdstool.protocol.ib.work import CompareSwapWork, Read, Work, WorkStatus, Wr
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_6
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import Notification, Socket
+from rdstool.protocol.received import Notification
+from rdstool.protocol.sockets import Socket
 from tests.unit.protocol.driving import bound as bound_tcp
 from tests.unit.protocol.driving import make_node as make_tcp_node
 from tests.unit.protocol.ib.driving import (

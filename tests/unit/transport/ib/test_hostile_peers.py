@@ -9,9 +9,10 @@ import pytest
 from dissectors.wire.cm import CM_MESSAGES, Attribute
 from dissectors.wire.infiniband import AETH, BTH, RETH, Aeth, Bth, Opcode, Reth
 from rdstool.errors import UsageError
-from rdstool.transport.ib.provider import Access, Broken, Completed, Segment, Status
+from rdstool.protocol.ib.memory import Access
+from rdstool.transport.ib.provider import Broken, Completed, Segment, Status
 from rdstool.transport.ib.roce import device as device_module
-from rdstool.transport.ib.roce import mads, manager
+from rdstool.transport.ib.roce import mads, manager, outbox
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES, Flow
@@ -280,11 +281,11 @@ def test_a_flood_of_requests_and_ports_takes_bounded_memory(pair: Pair) -> None:
         device.receive([(flow.seal(mads.head(number), message, 0), ACTIVE, port)], 0.0)
     assert len(device._inflows) <= device_module.MAX_FLOWS
     assert len(device._queue_pairs) == manager.MAX_REQUESTS
-    assert device.counters.mads_dropped == 3000 - manager.MAX_REQUESTS - manager.MAX_QUEUED
+    assert device.counters.mads_dropped == 3000 - manager.MAX_REQUESTS - outbox.MAX_QUEUED
     answers = 0
     while batch := sent(device, 0.0):
         answers += len(batch)
-    assert answers == manager.MAX_QUEUED
+    assert answers == outbox.MAX_QUEUED
 
 
 def test_random_management_datagrams_raise_nothing(pair: Pair) -> None:

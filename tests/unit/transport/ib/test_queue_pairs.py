@@ -9,7 +9,8 @@ import pytest
 from dissectors.wire.infiniband import Bth, Opcode
 from rdstool.errors import TransportError
 from rdstool.protocol.errors import LocalProtocolError
-from rdstool.transport.ib.provider import Access, Broken, Completed, ConnectRequested, Operation, Segment, Status
+from rdstool.protocol.ib.memory import Access
+from rdstool.transport.ib.provider import Broken, Completed, ConnectRequested, Operation, Segment, Status
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.states import TRANSITIONS, QueuePairInput, QueuePairState, step
 from rdstool.transport.ib.roce.work import MAX_WORK_REQUESTS

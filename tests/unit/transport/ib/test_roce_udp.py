@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from rdstool.errors import TransportError
+from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import (
-    Access,
     Completed,
     Connection,
     ConnectionOptions,
@@ -22,7 +22,6 @@ from rdstool.transport.ib.provider import (
     Event,
     Operation,
     Provider,
-    Region,
     Status,
 )
 from rdstool.transport.ib.roce_udp import RoceProvider
@@ -72,36 +71,33 @@ class Party:
         return found
 
 
-def test_a_connection_over_sockets(providers: tuple[RoceProvider, RoceProvider]) -> None:
-    async def converse() -> None:
-        client, server = (Party(provider) for provider in providers)
-        providers[1].listen(SERVICE)
-        memory = bytearray(1 << 20)
-        region: Region = providers[1].register(memory, Access.LOCAL_WRITE | Access.REMOTE_WRITE)
-        options = ConnectionOptions(path_mtu=4096)
-        connection: Connection = providers[0].connect(providers[1].address, SERVICE, b"hello", options)
-        client.driver.poke()
-        (established,) = await client.until(Established)
-        assert isinstance(established, Established)
-        assert established.private_data.startswith(b"welcome")
-        data = os.urandom(1 << 20)
-        connection.post_write(0, data, region.address, region.rkey)
-        for number in range(1, 41):
-            connection.post_send(number, bytes([number]) * 4144)
-        client.driver.poke()
-        await client.until(Completed, 41)
-        received = [event for event in await server.until(Completed, 40) if isinstance(event, Completed)]
-        assert [event.data for event in received] == [bytes([number]) * 4144 for number in range(1, 41)]
-        assert {event.status for event in received} == {Status.SUCCESS}
-        assert {event.operation for event in received} == {Operation.RECEIVE}
-        assert memory == data
-        connection.disconnect()
-        client.driver.poke()
-        await server.until(Disconnected)
-        for party in (client, server):
-            party.driver.close()
-
-    asyncio.run(converse())
+async def test_a_connection_over_sockets(providers: tuple[RoceProvider, RoceProvider]) -> None:
+    client, server = (Party(provider) for provider in providers)
+    providers[1].listen(SERVICE)
+    memory = bytearray(1 << 20)
+    region: Region = providers[1].register(memory, Access.LOCAL_WRITE | Access.REMOTE_WRITE)
+    options = ConnectionOptions(path_mtu=4096)
+    connection: Connection = providers[0].connect(providers[1].address, SERVICE, b"hello", options)
+    client.driver.poke()
+    (established,) = await client.until(Established)
+    assert isinstance(established, Established)
+    assert established.private_data.startswith(b"welcome")
+    data = os.urandom(1 << 20)
+    connection.post_write(0, data, region.address, region.rkey)
+    for number in range(1, 41):
+        connection.post_send(number, bytes([number]) * 4144)
+    client.driver.poke()
+    await client.until(Completed, 41)
+    received = [event for event in await server.until(Completed, 40) if isinstance(event, Completed)]
+    assert [event.data for event in received] == [bytes([number]) * 4144 for number in range(1, 41)]
+    assert {event.status for event in received} == {Status.SUCCESS}
+    assert {event.operation for event in received} == {Operation.RECEIVE}
+    assert memory == data
+    connection.disconnect()
+    client.driver.poke()
+    await server.until(Disconnected)
+    for party in (client, server):
+        party.driver.close()
     assert providers[1].device.counters.bad_icrc == 0
     assert not providers[0].send_errors
 

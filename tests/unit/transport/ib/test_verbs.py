@@ -31,7 +31,7 @@ def complaint(python: str, *arguments: str) -> str:
         env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode

@@ -1,0 +1,153 @@
+"""Several processes that work on one thing: copies of this one, pipes between them, and memory that they share."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fcntl import fcntl
+from mmap import mmap
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from rdstool.errors import CaptureError
+
+PIPE_BYTES = 1 << 20
+"""What waits in a pipe until it is read."""
+_F_SETPIPE_SZ = 1031
+_PR_SET_PDEATHSIG = 1
+
+
+def can_fork() -> bool:
+    """Tell whether processes start as copies of this one: at once, and with its anonymous memory shared."""
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+class Pipe:
+    """One way between processes. What is short comes through whole, even from several writers."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = get_context("fork").Pipe(duplex=False)
+        with suppress(OSError):  # More than an unprivileged user may have: then it stays as small as it is.
+            fcntl(self.writer.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.reader.close()
+        self.writer.close()
+
+
+class Shelf:
+    """Shared memory in places, each for one item, whose arrays are not copied when it is looked at."""
+
+    def __init__(self, places: int, size: int) -> None:
+        # Pages that are never written to take no memory.
+        self._places = [mmap(-1, size) for _ in range(places)]
+
+    def put(self, number: int, item: Any) -> None:
+        """Place an item. Raises ``ValueError`` where it is too large."""
+        buffers: list[pickle.PickleBuffer] = []
+        content = pickle.dumps(item, 5, buffer_callback=buffers.append)
+        parts = [memoryview(content), *(buffer.raw() for buffer in buffers)]
+        place = self._places[number % len(self._places)]
+        sizes = struct.pack(f"{1 + len(parts)}q", len(parts), *map(len, parts))
+        place[: len(sizes)] = sizes
+        at = _aligned(len(sizes))
+        for part in parts:
+            place[at : at + len(part)] = part
+            at += _aligned(len(part))
+
+    def get(self, number: int) -> Any:
+        """Look at an item; its arrays are valid until another one is placed there."""
+        view = memoryview(self._places[number % len(self._places)])
+        (count,) = struct.unpack_from("q", view)
+        parts = []
+        at = _aligned(8 * (1 + count))
+        for size in struct.unpack_from(f"{count}q", view, 8):
+            parts.append(view[at : at + size])
+            at += _aligned(size)
+        return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - from a process of our own
+
+
+def _aligned(size: int) -> int:
+    return (size + 63) & ~63
+
+
+class Crew:
+    """Processes that were started, and what they deliver."""
+
+    def __init__(self, deliveries: list[Connection], processes: list[Any]) -> None:
+        self._deliveries = deliveries
+        self._processes = processes
+
+    def receive(self) -> list[Any]:
+        """The next item of each process. Raises the ``CaptureError`` of one, or that one ended unexpectedly."""
+        items = []
+        for pipe in self._deliveries:
+            while pipe not in (ready := wait([pipe, *(process.sentinel for process in self._processes)])):
+                ended = [process for process in self._processes if process.sentinel in ready]
+                for process in ended:
+                    process.join()  # Its files are closed a moment before its exit code is known.
+                    if process.exitcode:
+                        raise CaptureError("a worker process ended unexpectedly: try again with --jobs 1")
+                self._processes = [process for process in self._processes if process not in ended]
+            item = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from a process of our own
+            if isinstance(item, CaptureError):
+                raise item
+            items.append(item)
+        return items
+
+
+@contextmanager
+def crew(size: int, run: Callable[..., None], *arguments: Any) -> Iterator[Crew]:
+    """Start ``run(*arguments, number, deliver)`` in ``size`` processes; all are ended with the context."""
+    pipes = [Pipe() for _ in range(size)]
+    parent = os.getpid()
+    context = get_context("fork")
+    processes = [
+        context.Process(target=_start, args=(parent, pipe.writer, run, (*arguments, number)))
+        for number, pipe in enumerate(pipes)
+    ]
+    try:
+        with warnings.catch_warnings():
+            # Python warns of fork beside NumPy's idle threads, which the child never uses.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for process in processes:
+                process.start()
+        yield Crew([pipe.reader for pipe in pipes], list(processes))
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+        for pipe in pipes:
+            pipe.close()
+
+
+def _start(parent: int, pipe: Connection, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    # What was there before the fork is shared as long as nobody writes to it, which the collector would.
+    gc.freeze()
+    # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where that one is killed, nobody else would end this one.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == parent:
+
+        def deliver(item: Any) -> None:
+            pipe.send_bytes(pickle.dumps(item, 5))
+
+        try:
+            run(*arguments, deliver)
+        except CaptureError as error:
+            deliver(error)
+    # What the first process has not yet written is not to be written by this one as well.
+    os._exit(0)

@@ -1,0 +1,260 @@
+"""Decode in several processes that share the work by pairs of addresses.
+
+Each process reads and parses every *n*-th chunk of the files and places the packets of each owner in shared memory; the
+owner of a pair of addresses is the one process that reassembles all streams between them. Where a chunk begins is
+known from the one before, so a :class:`Place` goes round, from process to process; parsing and reassembly overlap.
+What the owners complete goes to the first process, which brings it into the order of the capture: streams, messages
+and all else come out as one process alone would have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, fields, replace
+from itertools import count
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdstool.capture.columns import Bytes, IbPackets, Segments, pair_key
+from rdstool.capture.crew import Pipe, Shelf, can_fork, crew
+from rdstool.capture.events import Event
+from rdstool.capture.mapped import MappedFiles, Place, map_files
+from rdstool.capture.network import Parsed
+from rdstool.capture.part import Part
+from rdstool.capture.reading import About, parse_chunk
+from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
+from rdstool.capture.streams import MAX_STREAMS, Coverage, Stream, StreamTable, Turn
+from rdstool.errors import CaptureError
+
+MAX_TABLE = 3
+"""Bytes that the columns of a chunk's packets take for each of its bytes: frames of 36 bytes have rows of 88."""
+_AHEAD = 2
+"""Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
+_NO_BYTES: Bytes = np.empty(0, np.uint8)
+Rows = TypeVar("Rows", Segments, IbPackets)
+
+
+@dataclass(slots=True)
+class _Table:
+    """The packets of one chunk by owner; the bytes that they refer to are ``[start:end]`` of the file."""
+
+    file: int
+    start: int
+    end: int
+    reach: Reach
+    owned: list[Parsed]
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """What the chunk brought to one owner; streams have the numbers of the owner's own table."""
+
+    parts: list[Part]
+    settled: int | None
+    news: list[tuple[Turn, Stream]]
+    """Streams that are new, or were changed."""
+    about: About | None
+    """From the process that read the chunk."""
+
+
+@dataclass(slots=True)
+class _Last(_Delivery):
+    """What an owner has left behind the last chunk."""
+
+    coverage: list[tuple[Coverage, Coverage]]
+    """Of all its streams."""
+    refused: int
+    problem: CaptureError | None
+
+
+def files_to_share(paths: tuple[str, ...], options: CaptureOptions) -> MappedFiles | None:
+    """The files, where several processes can read them and it is worth while."""
+    if options.payloads or options.follow or not can_fork():
+        return None
+    files = map_files(paths, options.chunk_bytes)
+    if files is not None and files.size <= options.jobs * options.chunk_bytes:
+        files.close()
+        return None
+    return files
+
+
+def decode_shared(files: MappedFiles, options: CaptureOptions, streams: StreamTable) -> Generator[Step]:
+    """Decode in ``options.jobs`` processes. Raises ``CaptureError`` where a file is bad, after all that was good."""
+    share = _Share(files, options)
+    ordering, numbers = Ordering(streams), _Numbers(streams, options.jobs)
+    try:
+        with crew(options.jobs, _work, share) as workers:
+            share.places[0].writer.send(Place())
+            while True:
+                deliveries: list[_Delivery] = workers.receive()
+                parts = numbers.renumber(deliveries)
+                settled = min((one.settled for one in deliveries if one.settled is not None), default=None)
+                about = next((one.about for one in deliveries if one.about is not None), None)
+                last = [one for one in deliveries if isinstance(one, _Last)]
+                numbers.finish(last)
+                yield ordering.step(parts, settled, about)
+                if last:
+                    break
+    finally:
+        share.close()
+    if last[0].problem is not None:
+        raise last[0].problem
+
+
+class _Share:
+    """What all processes have in common."""
+
+    def __init__(self, files: MappedFiles, options: CaptureOptions) -> None:
+        self.files = files
+        self.options = options
+        size = options.jobs
+        self.places = [Pipe() for _ in range(size)]
+        """To each process: where its next chunk begins."""
+        self.notices = [Pipe() for _ in range(size)]
+        """To each process: which chunks are on the shelf."""
+        self.ahead = size + _AHEAD
+        # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
+        # a place has gone round, all have: the tables of chunks before those are not needed any more.
+        self.shelf = Shelf(self.ahead + size, MAX_TABLE * options.chunk_bytes)
+
+    def close(self) -> None:
+        """Close files and pipes."""
+        self.files.close()
+        for pipe in (*self.places, *self.notices):
+            pipe.close()
+
+
+def _work(share: _Share, number: int, deliver: Callable[[Any], None]) -> None:
+    _Worker(share, number, deliver).run()
+
+
+class _Worker:
+    """One process: reads every n-th chunk, owns every n-th pair of addresses."""
+
+    def __init__(self, share: _Share, number: int, deliver: Callable[[Any], None]) -> None:
+        self._share = share
+        self._number = number
+        self._deliver = deliver
+        self._streams = StreamTable()
+        self._streams.on_news = self._note
+        self._news: list[tuple[Turn, Stream]] = []
+        self._stages = Stages(share.options, self._streams)
+        self._there: set[int] = set()
+        """Chunks that are on the shelf and wait for this process."""
+        self._read: dict[int, About] = {}
+        self._done = 0
+        """Chunks that this process has reassembled."""
+
+    def run(self) -> None:
+        """Take part until the end of the last file."""
+        share, size = self._share, self._share.options.jobs
+        for chunk in count(self._number, size):
+            self._reassemble(chunk - share.ahead)
+            place: Place = share.places[self._number].reader.recv()
+            batch, behind = share.files.next(place)
+            share.places[(self._number + 1) % size].writer.send(behind)
+            if batch is None:
+                break
+            parsed, self._read[chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
+            owned = [_owned(parsed, owner, size) for owner in range(size)]
+            end = batch.consumed - place.read
+            share.shelf.put(chunk, _Table(batch.file, end - len(batch.data), end, Reach.of(parsed), owned))
+            for notice in share.notices:
+                notice.writer.send(chunk)
+        self._reassemble(behind.chunk)
+        parts = self._stages.finish()
+        coverage = [stream.coverage for stream in self._streams.streams]
+        self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.refused, behind.problem))
+
+    def _reassemble(self, until: int) -> None:
+        """Take the chunks before ``until``, waiting for them."""
+        for chunk in range(self._done, until):
+            while chunk not in self._there:
+                self._there.add(self._share.notices[self._number].reader.recv())
+            self._there.remove(chunk)
+            parts, settled = self._stages.feed(*self._own(self._share.shelf.get(chunk)))
+            self._deliver(_Delivery(parts, settled, self._news, self._read.pop(chunk, None)))
+            self._news = []
+            self._done = chunk + 1
+
+    def _own(self, table: _Table) -> tuple[Parsed, Reach]:
+        parsed = table.owned[self._number]
+        if len(parsed.tcp) or len(parsed.ib):
+            parsed.tcp.data = parsed.ib.data = self._share.files.data(table.file, table.start, table.end)
+        # Queue pairs that are not judged yet keep columns; connections keep none.
+        columns = {name: getattr(parsed.ib, name).copy() for name in _columns(parsed.ib)}
+        return replace(parsed, ib=replace(parsed.ib, **columns)), table.reach
+
+    def _note(self, stream: Stream, turn: Turn) -> None:
+        self._news.append((turn, stream))
+
+
+def _owned(parsed: Parsed, owner: int, size: int) -> Parsed:
+    """The packets that belong to one process, without the bytes."""
+    return Parsed(_rows_of(parsed.tcp, owner, size), _rows_of(parsed.ib, owner, size))
+
+
+def _rows_of(rows: Rows, owner: int, size: int) -> Rows:
+    # Multiplied by this, numbers that follow each other are spread evenly.
+    mixed = pair_key(rows) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
+    index = np.flatnonzero(mixed * np.uint64(size) >> np.uint64(32) == owner)
+    return type(rows)(_NO_BYTES, *(getattr(rows, name)[index] for name in _columns(rows)))
+
+
+def _columns(rows: Segments | IbPackets) -> list[str]:
+    return [column.name for column in fields(rows) if column.name != "data"]
+
+
+class _Numbers:
+    """Streams of all owners in one table, numbered as one process alone would number them."""
+
+    def __init__(self, streams: StreamTable, size: int) -> None:
+        self._streams = streams
+        self._number: list[list[int]] = [[] for _ in range(size)]
+        """For each owner, its number of a stream -> that of the whole capture."""
+
+    def renumber(self, deliveries: list[_Delivery]) -> list[Part]:
+        """Enter the new streams of one chunk; returns its parts."""
+        news = [(turn, owner, stream) for owner, one in enumerate(deliveries) for turn, stream in one.news]
+        for _, owner, stream in sorted(news, key=lambda item: item[:2]):
+            self._enter(owner, stream)
+        numbers = [np.array(known, np.int32) for known in self._number]
+        return [
+            _renumbered(part, number) for one, number in zip(deliveries, numbers, strict=True) for part in one.parts
+        ]
+
+    def _enter(self, owner: int, stream: Stream) -> None:
+        known = self._number[owner]
+        if stream.number < len(known):
+            there = self._streams[known[stream.number]]
+            there.a, there.b = stream.a, stream.b
+            return
+        if len(self._streams) >= MAX_STREAMS:
+            raise CaptureError(f"more than {MAX_STREAMS:,} streams: read it with --jobs 1, which passes over the rest")
+        known.append(len(self._streams))
+        self._streams.streams.append(replace(stream, number=len(self._streams)))
+
+    def finish(self, last: list[_Last]) -> None:
+        """What is known of streams only at the end."""
+        for owner, one in enumerate(last):
+            self._streams.refused += one.refused
+            for number, coverage in zip(self._number[owner], one.coverage, strict=True):
+                self._streams[number].coverage = coverage
+
+
+def _renumbered(part: Part, number: NDArray[Any]) -> Part:
+    for rows in (part.rows, part.acks, part.fragments):
+        if len(rows):
+            rows["stream"] = number[rows["stream"]]
+    part.events = [_moved(event, number) for event in part.events]
+    part.rdma = {row: tuple(_moved(one, number) for one in operations) for row, operations in part.rdma.items()}
+    return part
+
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+def _moved(event: AnyEvent, number: NDArray[Any]) -> AnyEvent:
+    return event if event.stream < 0 else replace(event, stream=int(number[event.stream]))

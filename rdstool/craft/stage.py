@@ -1,0 +1,44 @@
+"""Where a scenario is played: what every transport does for it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from rdstool.craft.hearing import Came, Hearing
+from rdstool.craft.scenario import Expect, Send
+from rdstool.errors import UsageError
+
+
+class Stage(Protocol):
+    """Connections of one scenario, each by the name of its path."""
+
+    @property
+    def crossed(self) -> bool:
+        """The peer connected when we did: what was seen says nothing about the scenario."""
+
+    def ready(self) -> AbstractAsyncContextManager[None]:
+        """Take what the peer begins, and leave nothing open."""
+
+    async def act(self, step: Send) -> str:
+        """Do a step of ours; what was done, in words. Raises ``TransportError`` where the peer is not there at all."""
+
+    def heard(self, path: str) -> Hearing | None:
+        """What comes on the connection of a path; None before there is one."""
+
+    def excused(self, step: Expect, came: Came) -> bool:
+        """True where ``came`` says nothing about ``step``, and something was done that it may come right."""
+
+    async def incoming(self, step: Expect) -> str:
+        """Wait for a connection of the peer; it in words."""
+
+    def crowd(self) -> tuple[int, int]:
+        """Connections of the crowd that are open, and all that were asked for."""
+
+
+def connection_of(stage: Stage, file: str, step: Send | Expect) -> Hearing:
+    """The connection of a step's path. Raises ``UsageError`` where there is none yet."""
+    found = stage.heard(step.path)
+    if found is None:
+        raise UsageError(f"{file}:{step.line}: there is no connection {step.path!r} yet")
+    return found

@@ -1,0 +1,34 @@
+"""Addresses and ports as ``bind`` and its like take them: what is none raises ``SocketError`` (EINVAL)."""
+
+from __future__ import annotations
+
+import errno
+
+from rdstool.protocol.addresses import canonical, is_host
+from rdstool.protocol.errors import SocketError
+
+PORTS = 65_536
+"""As many ports has an address."""
+
+
+def checked_address(text: str) -> str:
+    """The address in canonical form."""
+    try:
+        return canonical(text)
+    except ValueError:
+        raise SocketError(errno.EINVAL, f"{text!r} is not an IP address") from None
+
+
+def checked_host(text: str) -> str:
+    """The address in canonical form, where it is that of one host."""
+    address = checked_address(text)
+    if not is_host(address):
+        raise SocketError(errno.EINVAL, f"{address} is not the address of one host")
+    return address
+
+
+def checked_port(port: int) -> int:
+    """The port, where it is one."""
+    if not 0 <= port < PORTS:
+        raise SocketError(errno.EINVAL, f"{port} is not a port: they are 0 to {PORTS - 1}")
+    return port

@@ -1,0 +1,227 @@
+"""Several processes decode exactly as one does: the same streams, messages, numbers and findings in the same order."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.grow import grow
+from rdstool.capture.pipeline import CaptureOptions, open_capture
+from rdstool.capture.sharing import decode_shared, files_to_share
+from rdstool.capture.streams import StreamTable
+from rdstool.cli.progress import LONG_INPUT_BYTES
+from rdstool.errors import CaptureError
+from rdstool.validate.rule import Finding
+from rdstool.validate.validator import Validator
+from tests.unit.cli.running import TIMEOUT_S, environment, rdstool
+
+PCAPS = Path(__file__).parents[2] / "pcaps"
+CHUNK_BYTES = 128 << 10
+SECTION = struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)
+INTERFACE = struct.pack("<IIHHII", 1, 20, 1, 0, 0, 20)
+
+
+def options(jobs: int, chunk_bytes: int = CHUNK_BYTES, **more: Any) -> CaptureOptions:
+    """Chunks so small that a test's capture has many."""
+    return CaptureOptions(jobs=jobs, chunk_bytes=chunk_bytes, **more)
+
+
+def is_shared(*paths: str, jobs: int = 2, **more: Any) -> bool:
+    """Tell whether several processes read these files."""
+    files = files_to_share(paths, options(jobs, **more))
+    if files is not None:
+        files.close()
+    return files is not None
+
+
+def grown(name: str, path: Path, copies: int = 3) -> str:
+    """A real capture that runs several times at once, each time between other hosts."""
+    source = PCAPS / name / "a.pcap.gz"
+    with path.open("wb") as output:
+        grow(source, output, 1, 1)
+        size = output.tell()
+        output.seek(0)
+        assert grow(source, output, copies * size - 24 * copies, 4) == copies
+    return str(path)
+
+
+def all_of(paths: Sequence[str], how: CaptureOptions) -> dict[str, Any]:
+    """Everything that reading tells, and the error that ends it."""
+    problem = None
+    told: list[list[Any]] = [[], [], [], [], []]
+    with open_capture(paths, how) as capture:
+        validator = Validator(capture)
+        findings: list[Finding] = []
+        try:
+            for decoded in capture.batches():
+                batch = decoded.messages
+                told[0].append(batch.rows)
+                told[1] += [sorted(beside.items()) for beside in (batch.payloads, batch.digests, batch.rdma)]
+                told[1].append(decoded.events)
+                told[2].append(decoded.acks)
+                told[3].append(decoded.fragments)
+                told[4].append(decoded.consumed)
+                findings += validator.feed(decoded)
+        except CaptureError as error:
+            problem = str(error), error.position
+        findings += validator.finish(reread=False)
+    return {
+        "messages": np.concatenate(told[0]).tobytes(),
+        "beside": [item for items in told[1] for item in items],
+        "acks": np.concatenate(told[2]).tobytes(),
+        "fragments": np.concatenate(told[3]).tobytes(),
+        "consumed": told[4],
+        "findings": findings,
+        "streams": capture.streams.streams,
+        "frames": capture.frames,
+        "label": capture.frame_label(capture.frames.frames),
+        "problem": problem,
+    }
+
+
+def pcapng(path: str) -> str:
+    """The same frames in blocks of a pcapng file."""
+    content = Path(path).read_bytes()
+    blocks = [SECTION, INTERFACE]
+    at = 24
+    while at < len(content):
+        seconds, micros, captured, wire = struct.unpack_from("<IIII", content, at)
+        padded = -(-captured // 4) * 4
+        time = seconds * 10**6 + micros
+        head = struct.pack("<IIIIIII", 6, padded + 32, 0, time >> 32, time & 0xFFFFFFFF, captured, wire)
+        frame = content[at + 16 : at + 16 + captured].ljust(padded, b"\0")
+        blocks.append(head + frame + struct.pack("<I", padded + 32))
+        at += 16 + captured
+    new = path.removesuffix(".pcap") + ".pcapng"
+    Path(new).write_bytes(b"".join(blocks))
+    return new
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in PCAPS.glob("*/a.pcap.gz")))
+def test_any_number_of_processes_decodes_the_same(name: str, tmp_path: Path) -> None:
+    path = grown(name, tmp_path / "many.pcap") if "ipv6" not in name else unpacked(name, tmp_path)
+    one = all_of([path], options(1))
+    assert len(one["streams"]) > 1
+    assert is_shared(path, jobs=3)
+    assert all_of([path], options(3)) == one
+
+
+def unpacked(name: str, folder: Path) -> str:
+    """A capture as it was before it was compressed."""
+    path = folder / "plain.pcap"
+    path.write_bytes(gzip.decompress((PCAPS / name / "a.pcap.gz").read_bytes()))
+    return str(path)
+
+
+def test_several_files_of_several_formats_and_digests(tmp_path: Path) -> None:
+    first = grown("tcp-lossy-61", tmp_path / "tcp.pcap", 2)
+    second = grown("ib-rdma-73", tmp_path / "ib.pcap", 3)
+    paths = [first, pcapng(second), first]
+    assert all_of(paths, options(2, digests=True)) == all_of(paths, options(1, digests=True))
+
+
+def test_files_that_break_off_tell_the_same_byte(tmp_path: Path) -> None:
+    good = grown("tcp-cut-61", tmp_path / "good.pcap", 3)
+    content = Path(good).read_bytes()
+    cut, bad = tmp_path / "cut.pcap", tmp_path / "bad.pcap"
+    cut.write_bytes(content[:-7])
+    bad.write_bytes(content[:300_000] + b"\xff" * 100_000 + content[300_000:])
+    for paths in ([str(cut)], [str(bad)], [good, str(bad), str(cut), good]):
+        one = all_of(paths, options(1))
+        assert one["problem"] is not None
+        assert all_of(paths, options(3)) == one
+
+
+def test_what_cannot_be_shared_is_read_by_one_process(tmp_path: Path) -> None:
+    plain = grown("tcp-basic-73", tmp_path / "plain.pcap", 2)
+    compressed = str(PCAPS / "tcp-basic-73" / "a.pcap.gz")
+    missing = str(tmp_path / "missing.pcap")
+    assert is_shared(plain)
+    for path in (compressed, missing, "-", str(tmp_path)):
+        assert not is_shared(plain, path)
+    assert not is_shared(plain, payloads=True)
+    assert not is_shared(plain, follow=True)
+    assert not is_shared(plain, chunk_bytes=8 << 20)  # not longer than a chunk for each
+    assert all_of([compressed], options(2)) == all_of([compressed], options(1))
+    assert all_of([plain, missing], options(2)) == all_of([plain, missing], options(1))
+
+
+def test_a_file_that_becomes_shorter_ends_the_reading(tmp_path: Path) -> None:
+    path = grown("tcp-basic-73", tmp_path / "shrinking.pcap", 2)
+    files = files_to_share((path,), options(2))
+    assert files is not None
+    os.truncate(path, 1000)
+    with pytest.raises(CaptureError, match=r"shrinking\.pcap: became shorter while it was read"):
+        list(decode_shared(files, options(2), StreamTable()))
+    assert not children()
+
+
+def test_a_process_that_dies_ends_the_reading(tmp_path: Path) -> None:
+    files = files_to_share((grown("tcp-basic-73", tmp_path / "long.pcap", 12),), options(2))
+    assert files is not None
+    steps = decode_shared(files, options(2), StreamTable())
+    next(steps)
+    for child in children():
+        os.kill(int(child), signal.SIGKILL)
+    with pytest.raises(CaptureError, match="try again with --jobs 1"):
+        list(steps)
+    assert not children()
+
+
+def test_reading_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+    path = grown("tcp-basic-73", tmp_path / "long.pcap", 12)
+    with open_capture(path, options(2)) as capture:
+        next(iter(capture))
+        assert children()
+    assert not children()
+
+
+def test_processes_share_the_work_beside_a_progress_bar(tmp_path: Path) -> None:
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 12)
+    assert Path(path).stat().st_size > LONG_INPUT_BYTES
+    program = (
+        "import resource, sys; from rdstool.cli.app import run; run(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    arguments = [sys.executable, "-c", program, "validate", "--select", "RDS-HDR", "--jobs", "2", path]
+    terminal, end = pty.openpty()
+    try:
+        # On a dumb terminal the bar runs without being drawn, so nobody has to read what it draws.
+        done = subprocess.run(
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=end,
+            env=environment(TERM="dumb"),
+            timeout=TIMEOUT_S,
+            check=True,
+        )
+    finally:
+        os.close(end)
+        os.close(terminal)
+    assert int(done.stdout.split()[-1]) > 0
+
+
+def children() -> list[str]:
+    """Processes that this one has started."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+@pytest.mark.parametrize(
+    "command", [("validate",), ("decode", "--json"), ("decode",), ("stats", "--json")], ids=" ".join
+)
+def test_commands_write_the_same(command: tuple[str, ...], tmp_path: Path) -> None:
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 8)
+    assert Path(path).stat().st_size > 2 * CaptureOptions().chunk_bytes
+    one, two = (rdstool(*command, "--jobs", jobs, path) for jobs in "12")
+    assert (two.returncode, two.stdout, two.stderr) == (one.returncode, one.stdout, one.stderr)

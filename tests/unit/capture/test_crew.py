@@ -1,0 +1,84 @@
+"""Processes that work together end with the one that started them, whatever ends that."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdstool.capture.crew import crew
+from rdstool.errors import CaptureError
+
+ROOT = Path(__file__).parents[3]
+END_MS = 60_000
+WAITING = """
+import time
+from rdstool.capture.crew import crew
+
+def wait(number, deliver):
+    deliver(number)
+    time.sleep(3600)
+
+with crew(2, wait) as started:
+    started.receive()
+    print("started", flush=True)
+    time.sleep(3600)
+"""
+
+Deliver = Callable[[Any], None]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_crew_ends_when_its_first_process_is_killed() -> None:
+    command = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        watches = [os.pidfd_open(pid) for pid in children(process.pid)]
+        process.send_signal(signal.SIGKILL)
+    assert len(watches) == 2
+    for watch in watches:
+        ended = select.poll()
+        ended.register(watch, select.POLLIN)
+        assert ended.poll(END_MS), "it goes on, and nobody reads what it finds"
+        os.close(watch)
+
+
+def _count(_: int, deliver: Deliver) -> None:
+    for number in itertools.count():
+        deliver(number)
+
+
+def _sleep(number: int, deliver: Deliver) -> None:
+    deliver(number)
+    time.sleep(3600)
+
+
+@pytest.mark.parametrize("run", [_count, _sleep], ids=["busy", "waiting"])
+def test_leaving_early_ends_the_crew(run: Callable[[int, Deliver], None]) -> None:
+    before = children(os.getpid())
+    with crew(2, run) as started:
+        started.receive()
+        assert len(children(os.getpid())) == len(before) + 2
+    assert children(os.getpid()) == before
+
+
+def _end(_number: int, _deliver: Deliver) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_of_the_crew_that_dies_is_an_error_that_says_so() -> None:
+    with crew(2, _end) as started, pytest.raises(CaptureError, match="a worker process ended unexpectedly"):
+        started.receive()
