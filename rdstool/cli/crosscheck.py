@@ -24,6 +24,7 @@ def crosscheck(
 ) -> None:
     """Decode captures natively and through tshark with the plugin, and report every difference field by field.
 
+    What breaks rules that both check is compared too, frame by frame.
     Exit status 1 where they differ.
 
     \b
@@ -32,7 +33,7 @@ def crosscheck(
     """  # noqa: D301
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
-    from rdstool.tshark.compare import differences, objects  # noqa: PLC0415
+    from rdstool.tshark.compare import differences, finding_differences, findings, objects  # noqa: PLC0415
     from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
 
@@ -41,15 +42,18 @@ def crosscheck(
     total = 0
     with Results() as results:
         for path in files:
-            theirs = objects(TsharkCapture([str(path)], options, tshark))
+            second = TsharkCapture([str(path)], options, tshark)
+            theirs = objects(second)
             with open_capture(str(path), options) as capture:
                 ours = objects(capture)
-            found = differences(ours, theirs)
+            with open_capture(str(path), options) as capture:
+                told = findings(capture)
+            found = differences(ours, theirs) + finding_differences(told, second.findings)
             for difference in found:
                 shown = {"file": str(path), **asdict(difference)}
                 results.write(json_line(shown) if json else f"{path}: {difference}\n")
             total += len(found)
             count = plural(len(found), "difference") if found else "no difference"
-            messages = plural(len(ours), "message")
-            note(f"{path}: {messages}, {count} between rdstool and tshark {tshark.version_text}")
+            compared = f"{plural(len(ours), 'message')}, {plural(told.total(), 'finding')}"
+            note(f"{path}: {compared}, {count} between rdstool and tshark {tshark.version_text}")
     raise typer.Exit(ExitCode.PROBLEMS if total else ExitCode.CLEAN)

@@ -28,7 +28,9 @@ def lua(
         Path | None,
         typer.Option("--extcap", metavar="DIR", help="Another directory for what offers nodes as interfaces."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace or remove a plugin of another version.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace or remove a plugin of another version or origin.")
+    ] = False,
 ) -> None:
     """Write the Wireshark plugin out, or put it where Wireshark and tshark look for it.
 
@@ -47,7 +49,7 @@ def lua(
     if extcap is not None and action not in {"install", "uninstall"}:
         raise UsageError("--extcap is for install and uninstall")
     if action == "export":
-        _export(output)
+        _export(output, force=force)
     elif action == "status":
         _status(directory)
     else:
@@ -55,19 +57,17 @@ def lua(
     raise typer.Exit(ExitCode.CLEAN)
 
 
-def _export(output: Path | None) -> None:
-    from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_text  # noqa: PLC0415
+def _export(output: Path | None, *, force: bool) -> None:
+    from rdstool.export.lua import plugin_text  # noqa: PLC0415
+    from rdstool.tshark.install import export  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
     if output is None:
         with Results() as results:
             results.write(plugin_text(__version__))
         return
-    output.mkdir(parents=True, exist_ok=True)
-    texts = {PLUGIN_FILE: plugin_text(__version__), **{name: companion_text(name) for name in COMPANIONS}}
-    for name, text in texts.items():
-        (output / name).write_text(text, "utf-8")
-    note(f"{', '.join(texts)} written to {output}")
+    written = export(output, __version__, force=force)
+    note(f"{', '.join(path.name for path in written)} written to {output}")
 
 
 def _directory(directory: Path | None) -> Path:

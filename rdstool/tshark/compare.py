@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,12 +12,18 @@ import numpy as np
 
 from rdstool.capture.decoding import Decoded
 from rdstool.capture.events import CmMessage
+from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import StreamTable
 from rdstool.export.jsonl import event_line, message_lines
 from rdstool.field_columns import MessageColumns
+from rdstool.validate.alone import ALONE
+from rdstool.validate.registry import RULES
+from rdstool.validate.validator import Validator
 
 NAMES = ("rdstool", "tshark")
 """Which decoder an object is from."""
+MAX_FINDINGS = 1_000_000
+"""Findings of one rule that are compared."""
 _NUMBERED = ("number", "stream")
 """Numbers that decoders give by themselves; streams are compared by their ends."""
 
@@ -44,7 +50,7 @@ class Difference:
     what: str
     """The message in words."""
     field: str
-    """Its key in JSON; ``message`` for the whole of it."""
+    """Its key in JSON; ``message`` for the whole of it, ``findings`` for how often a rule is broken in the frame."""
     ours: Any
     theirs: Any
 
@@ -127,6 +133,23 @@ def differences(ours: dict[Key, dict[str, Any]], theirs: dict[Key, dict[str, Any
             if one.get(name) != other.get(name)
         ]
     return sorted(found, key=lambda difference: (difference.frame, difference.what, difference.field))
+
+
+def findings(capture: Capture) -> Counter[tuple[int, str]]:
+    """(frame, rule) -> how often it is broken there, of the rules that the plugin checks too."""
+    validator = Validator(capture, [rule for rule in RULES if rule.id in ALONE], limit=MAX_FINDINGS)
+    found = [finding for decoded in capture.batches() for finding in validator.feed(decoded)]
+    found += validator.finish()
+    return Counter((finding.frame, finding.rule) for finding in found)
+
+
+def finding_differences(ours: Counter[tuple[int, str]], theirs: Counter[tuple[int, str]]) -> list[Difference]:
+    """Every rule that is told of a frame by one of them more often than by the other, in the order of frames."""
+    return [
+        Difference(frame, rule, "findings", ours[frame, rule], theirs[frame, rule])
+        for frame, rule in sorted(ours.keys() | theirs.keys())
+        if ours[frame, rule] != theirs[frame, rule]
+    ]
 
 
 def _words(item: dict[str, Any]) -> str:

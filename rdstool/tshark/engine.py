@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from rdstool.tshark.records import LAYERS, Records
 from rdstool.version import __version__
 
 NS_DIGITS = 9
-SHOWN = "rds || rds.stream.event || rds_cm || rds_rdma"
+SHOWN = "rds || rds.stream.event || rds_cm || rds_rdma || (rds_part && _ws.expert)"
 """Display filter for frames that the plugin has something to say about."""
 INSTALL_PYSHARK = "pip install 'rdstool[tshark]'"
 
@@ -42,6 +43,8 @@ class TsharkCapture(Capture):
         if not Path(paths[0]).is_file():
             raise CaptureError(f"{paths[0]}: there is no such file")
         super().__init__(paths, options)
+        self.findings: Counter[tuple[int, str]] = Counter()
+        """(frame, rule) -> how often the plugin tells that it is broken there; complete once all was read."""
         self._tshark = tshark or find_tshark()
 
     @property
@@ -60,6 +63,7 @@ class TsharkCapture(Capture):
             plugin = Path(directory, PLUGIN_FILE)
             plugin.write_text(plugin_text(__version__), "utf-8")
             self._read(records, plugin)
+        self.findings = records.findings
         self._complete_times(records)
         part = Merger().merge([records.part()], None)
         paths = PathMap(self.streams)

@@ -51,8 +51,23 @@ def install(directory: Path, version: str, *, force: bool = False) -> list[Path]
     if before is not None and before.version != version and not force:
         whose = f"of rdstool {before.version}" if before.version else "that rdstool did not make"
         raise TsharkError(f"{before.path} is a plugin {whose}; to replace it: rdstool lua install --force")
-    texts = {PLUGIN_FILE: plugin_text(version), **{name: companion_text(name) for name in COMPANIONS}}
-    return [_write(directory / name, text, 0o644) for name, text in texts.items() if name.endswith(".lua")]
+    return [_write(directory / name, text, 0o644) for name, text in _texts(version).items() if name.endswith(".lua")]
+
+
+def export(directory: Path, version: str, *, force: bool = False) -> list[Path]:
+    """Write all files of the plugin, over those of any version; the files written.
+
+    Raises ``TsharkError`` where a plugin of somebody else lies there and ``force`` is not given, and where the
+    directory cannot be written.
+    """
+    before = installed(directory)
+    if before is not None and before.version is None and not force:
+        raise TsharkError(f"{before.path} was not made by rdstool; take another directory, or replace it with --force")
+    return [_write(directory / name, text, 0o644) for name, text in _texts(version).items()]
+
+
+def _texts(version: str) -> dict[str, str]:
+    return {PLUGIN_FILE: plugin_text(version), **{name: companion_text(name) for name in COMPANIONS}}
 
 
 def install_extcap(directory: Path, *, force: bool = False) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
@@ -24,6 +25,8 @@ MAX_MESSAGES = 2_000_000
 """Messages of one capture that are read through tshark: all are kept until its end."""
 LAYERS = ("rds", "rds_part", "rds_cm", "rds_rdma")
 """Protocols of the plugin that carry what is read here."""
+EXPERT_TEXT = "_ws.expert.message"
+"""Field with the words of an expert item."""
 _INT64_MAX = (1 << 63) - 1
 _KINDS = {kind.label: kind for kind in MessageKind}
 _STATUS = {label: number for number, label in enumerate(ChecksumStatus.LABELS)}
@@ -62,6 +65,8 @@ class Records:
     """Frame -> its time, ns since 1970."""
     wanted: set[int] = field(default_factory=set)
     """Frames whose time is needed."""
+    findings: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """(frame, rule) -> how often the plugin tells that it is broken there."""
     _messages: list[_Message] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
     _operations: dict[int, RdmaOperation] = field(default_factory=dict)
@@ -77,6 +82,7 @@ class Records:
                 self._cm(values, frame)
             else:
                 self._operation(values)
+            self._tell(values, frame)
         except (KeyError, ValueError, IndexError) as problem:
             raise TsharkError(
                 f"frame {frame}: the plugin shows {layer} without {problem}; is it of another version? "
@@ -104,6 +110,14 @@ class Records:
         events = [self._timed(event) for event in (*self._events, *self._operations.values())]
         part = Part.empty()
         return replace(part, rows=rows, payloads=payloads, digests=digests, events=events, rdma=rdma)
+
+    def _tell(self, values: Values, frame: int) -> None:
+        """Take the expert items: each begins with the rule that is broken. Those of a message belong to its frame."""
+        texts = [value.show for value in values.get(EXPERT_TEXT, ())]
+        rules = [text.partition(":")[0] for text in texts if text.startswith("RDS-")]
+        if rules:
+            frame = _number(values, "rds.frame", frame)
+            self.findings.update((frame, rule) for rule in rules)
 
     def _timed(self, event: Any) -> Any:
         return replace(event, time=self.times[event.frame])

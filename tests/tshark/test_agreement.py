@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -11,13 +12,15 @@ from random import Random
 import pytest
 
 from rdstool.capture.pipeline import CaptureOptions, open_capture
-from rdstool.tshark.compare import differences, objects
+from rdstool.tshark.compare import differences, finding_differences, findings, objects
 from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.program import Tshark
+from rdstool.validate.alone import ALONE
 from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Frames, split
 from tests.kit.tsharks import newer_tshark
 from tests.tshark.running import PCAPS, ROOT
-from tests.unit.validate.test_mutations import CLEAN
+from tests.unit.validate.test_mutations import CASES as BROKEN
+from tests.unit.validate.test_mutations import CLEAN, Script
 
 OPTIONS = CaptureOptions(digests=True)
 COOKED = 113
@@ -26,16 +29,37 @@ RAW = 101
 
 
 def compare(path: Path, tshark: Tshark) -> list[str]:
-    theirs = objects(TsharkCapture([str(path)], OPTIONS, tshark))
+    second = TsharkCapture([str(path)], OPTIONS, tshark)
+    theirs = objects(second)
     with open_capture(path, OPTIONS) as capture:
         ours = objects(capture)
     assert ours
-    return [str(difference) for difference in differences(ours, theirs)]
+    with open_capture(path, OPTIONS) as capture:
+        told = findings(capture)
+    return list(map(str, differences(ours, theirs) + finding_differences(told, second.findings)))
 
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_no_difference_on_crafted_captures(name: str, tmp_path: Path, tshark: Tshark) -> None:
     assert compare(CLEAN[name]().write(tmp_path / "clean.pcap"), tshark) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "make"),
+    [(rule, make) for _, rule, make in BROKEN if rule in ALONE],
+    ids=[f"{rule}-{transport}" for transport, rule, _ in BROKEN if rule in ALONE],
+)
+def test_no_difference_on_captures_that_break_a_rule(rule: str, make: Callable[[], Script], tmp_path: Path) -> None:
+    path = make().write(tmp_path / "broken.pcap")
+    assert compare(path, newer_tshark()) == []
+    with open_capture(path, OPTIONS) as capture:
+        assert rule in {name for _, name in findings(capture)}
+
+
+def test_a_rule_that_one_of_them_does_not_tell_is_reported() -> None:
+    ours, theirs = Counter({(7, "RDS-HDR-003"): 2, (9, "RDS-SEQ-001"): 1}), Counter({(9, "RDS-SEQ-001"): 1})
+    found = finding_differences(ours, theirs)
+    assert [str(difference) for difference in found] == ["frame 7: RDS-HDR-003: findings is 2 to rdstool, 0 to tshark"]
 
 
 @pytest.mark.parametrize("path", PCAPS, ids=lambda path: path.parent.name)

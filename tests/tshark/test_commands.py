@@ -112,6 +112,22 @@ def test_export_writes_the_plugin_to_standard_output() -> None:
     assert rdstool("lua", "export").stdout == plugin_text(__version__)
 
 
+def test_export_leaves_a_file_of_somebody_else_alone(tmp_path: Path) -> None:
+    path = tmp_path / PLUGIN_FILE
+    path.write_text("-- my own\n")
+    assert "was not made by rdstool" in one_line_error(rdstool("lua", "export", "-o", str(tmp_path)))
+    assert path.read_text() == "-- my own\n"
+    assert rdstool("lua", "export", "-o", str(tmp_path), "--force").returncode == 0
+    path.write_text(plugin_text("0.0.1"), "utf-8")
+    assert rdstool("lua", "export", "-o", str(tmp_path)).returncode == 0
+    assert path.read_text("utf-8") == plugin_text(__version__)
+
+
+def test_export_into_a_file_or_where_nothing_can_be_written_is_told() -> None:
+    for directory in ("/proc/plugins", str(Path(__file__))):
+        assert directory in one_line_error(rdstool("lua", "export", "-o", directory))
+
+
 def test_a_plugin_of_another_version_is_replaced_only_by_force(tmp_path: Path) -> None:
     path = tmp_path / PLUGIN_FILE
     path.write_text(plugin_text("0.0.1"), "utf-8")
