@@ -18,8 +18,9 @@ from rdstool.transport.ib.roce_udp import RoceProvider
 
 NOBODYS: Version = (255, 255)
 """A version that no RDS speaks."""
-ANSWER_S = 1.0
-"""How long the answer may take. Where nobody has the port, none comes."""
+ANSWER_S = 3.0
+"""How long the answer may take: a kernel in emulation was seen to need more than one. Where nobody has the port, none
+comes."""
 
 
 def speaks_ib(peer: str, own: str) -> bool:
