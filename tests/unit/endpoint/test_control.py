@@ -40,8 +40,11 @@ async def shown(address: str, **options: Any) -> AsyncIterator[rdstool.Node]:
 
 
 async def found(address: str) -> running.RunningNode:
-    nodes = await asyncio.to_thread(running.running_nodes)
-    return next(node for node in nodes if node.matches(address))
+    """The node that has this address: one that is too busy to answer is left out, and asked again."""
+    while True:
+        for node in await asyncio.to_thread(running.running_nodes):
+            if node.matches(address):
+                return node
 
 
 @asynccontextmanager
