@@ -25,6 +25,7 @@ from dissectors.wire.errors import CodecError
 from dissectors.wire.icrc import icrc
 from dissectors.wire.infiniband import (
     CM_QP,
+    EXTENDED,
     AckKind,
     Aeth,
     AtomicAckEth,
@@ -265,25 +266,9 @@ class IETH(_Transport):
     fields_desc = fields_of(Ieth)
 
 
-_EXTENDED: dict[int, tuple[type[Packet], ...]] = {
-    Opcode.SEND_LAST_IMMEDIATE: (ImmDT,),
-    Opcode.SEND_ONLY_IMMEDIATE: (ImmDT,),
-    Opcode.WRITE_FIRST: (RETH,),
-    Opcode.WRITE_LAST_IMMEDIATE: (ImmDT,),
-    Opcode.WRITE_ONLY: (RETH,),
-    Opcode.WRITE_ONLY_IMMEDIATE: (RETH, ImmDT),
-    Opcode.READ_REQUEST: (RETH,),
-    Opcode.READ_RESPONSE_FIRST: (AETH,),
-    Opcode.READ_RESPONSE_LAST: (AETH,),
-    Opcode.READ_RESPONSE_ONLY: (AETH,),
-    Opcode.ACKNOWLEDGE: (AETH,),
-    Opcode.ATOMIC_ACKNOWLEDGE: (AETH, AtomicAckETH),
-    Opcode.COMPARE_SWAP: (AtomicETH,),
-    Opcode.FETCH_ADD: (AtomicETH,),
-    Opcode.SEND_LAST_INVALIDATE: (IETH,),
-    Opcode.SEND_ONLY_INVALIDATE: (IETH,),
-}
-"""Extended headers by operation, the lower five bits of the opcode (InfiniBand Architecture vol. 1, §9.2.1)."""
+_LAYERS: dict[Any, type[Packet]] = {kind.wire: kind for kind in (RETH, AtomicETH, AETH, AtomicAckETH, ImmDT, IETH)}
+_EXTENDED = {opcode: tuple(_LAYERS[codec.cls] for codec in codecs) for opcode, codecs in EXTENDED.items()}
+"""Extended headers by operation, the lower five bits of the opcode."""
 
 
 def extended_headers(opcode: int) -> tuple[type[Packet], ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from dissectors.wire.codec import Codec
 from dissectors.wire.encapsulation import NextHeader
@@ -188,3 +190,24 @@ AETH = Codec(Aeth)
 ATOMIC_ACK_ETH = Codec(AtomicAckEth)
 IMM_DT = Codec(ImmDt)
 IETH = Codec(Ieth)
+
+EXTENDED: Mapping[int, tuple[Codec[Any], ...]] = {
+    Opcode.SEND_LAST_IMMEDIATE: (IMM_DT,),
+    Opcode.SEND_ONLY_IMMEDIATE: (IMM_DT,),
+    Opcode.SEND_LAST_INVALIDATE: (IETH,),
+    Opcode.SEND_ONLY_INVALIDATE: (IETH,),
+    Opcode.WRITE_FIRST: (RETH,),
+    Opcode.WRITE_LAST_IMMEDIATE: (IMM_DT,),
+    Opcode.WRITE_ONLY: (RETH,),
+    Opcode.WRITE_ONLY_IMMEDIATE: (RETH, IMM_DT),
+    Opcode.READ_REQUEST: (RETH,),
+    Opcode.READ_RESPONSE_FIRST: (AETH,),
+    Opcode.READ_RESPONSE_LAST: (AETH,),
+    Opcode.READ_RESPONSE_ONLY: (AETH,),
+    Opcode.ACKNOWLEDGE: (AETH,),
+    Opcode.ATOMIC_ACKNOWLEDGE: (AETH, ATOMIC_ACK_ETH),
+    Opcode.COMPARE_SWAP: (ATOMIC_ETH,),
+    Opcode.FETCH_ADD: (ATOMIC_ETH,),
+}
+"""Opcode of a reliable connection -> the headers between BTH and payload, in order (InfiniBand Architecture vol. 1,
+§9.2.1); opcodes that are not here have none."""

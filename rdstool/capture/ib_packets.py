@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.infiniband import AETH, ATOMIC_ACK_ETH, ATOMIC_ETH, BTH, IETH, IMM_DT, PSN_MODULUS, RETH, Opcode
+from dissectors.wire.infiniband import BTH, EXTENDED, PSN_MODULUS, Opcode
 from rdstool.capture.columns import Bytes, IbPackets, Ints
 
 PSN_MASK = PSN_MODULUS - 1
@@ -64,24 +64,6 @@ _LAST = (
     Opcode.WRITE_LAST,
     Opcode.WRITE_LAST_IMMEDIATE,
 )
-_HEADERS = {
-    Opcode.SEND_LAST_IMMEDIATE: IMM_DT.size,
-    Opcode.SEND_ONLY_IMMEDIATE: IMM_DT.size,
-    Opcode.SEND_LAST_INVALIDATE: IETH.size,
-    Opcode.SEND_ONLY_INVALIDATE: IETH.size,
-    Opcode.WRITE_FIRST: RETH.size,
-    Opcode.WRITE_LAST_IMMEDIATE: IMM_DT.size,
-    Opcode.WRITE_ONLY: RETH.size,
-    Opcode.WRITE_ONLY_IMMEDIATE: RETH.size + IMM_DT.size,
-    Opcode.READ_REQUEST: RETH.size,
-    Opcode.READ_RESPONSE_FIRST: AETH.size,
-    Opcode.READ_RESPONSE_LAST: AETH.size,
-    Opcode.READ_RESPONSE_ONLY: AETH.size,
-    Opcode.ACKNOWLEDGE: AETH.size,
-    Opcode.ATOMIC_ACKNOWLEDGE: AETH.size + ATOMIC_ACK_ETH.size,
-    Opcode.COMPARE_SWAP: ATOMIC_ETH.size,
-    Opcode.FETCH_ADD: ATOMIC_ETH.size,
-}
 
 
 def _by_opcode(values: Mapping[Any, int], dtype: Any) -> NDArray[Any]:
@@ -107,7 +89,7 @@ ENDS = _by_opcode({op: op not in _MIDDLE + _FIRST for op in _REQUESTS}, np.bool_
 """Opcode -> the packet ends a request."""
 LEARNS_MTU = _by_opcode(dict.fromkeys((*_FIRST, Opcode.READ_RESPONSE_FIRST), 1), np.bool_)
 """Opcode -> the packet's payload is as long as the path MTU."""
-HEADER_OF = _by_opcode(_HEADERS, np.int64)
+HEADER_OF = _by_opcode({op: sum(codec.size for codec in codecs) for op, codecs in EXTENDED.items()}, np.int64)
 """Opcode -> bytes of extended transport headers between BTH and payload."""
 
 

@@ -7,23 +7,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from dissectors.wire.cm import RDS_PRIVATE_V4, RDS_PRIVATE_V6, RdsPrivateV4, RdsPrivateV6
-from dissectors.wire.infiniband import (
-    AETH,
-    ATOMIC_ACK_ETH,
-    ATOMIC_ETH,
-    BTH,
-    IETH,
-    IMM_DT,
-    RETH,
-    Aeth,
-    AtomicAckEth,
-    AtomicEth,
-    Bth,
-    Ieth,
-    ImmDt,
-    Opcode,
-    Reth,
-)
+from dissectors.wire.infiniband import BTH, EXTENDED, RETH, Bth, Opcode
 from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, MAX_MESSAGE_BYTES
 from rdstool.craft.build import PAYLOAD_KEYS, Builder, hex_of, number_of, raw_bytes, text_of
 from rdstool.craft.scenario import MESSAGES, OFFERED, REMOTE, Action
@@ -32,18 +16,8 @@ from rdstool.protocol.addresses import parsed
 
 PRIVATE_ROOM = 56
 """Bytes of private data in a REQ of RDMA-CM's IP services."""
-FRAME_BYTES = HEADER_BYTES + FRAGMENT_BYTES
-"""What receivers of RDS have room for."""
 _U24, _U32, _U64 = (1 << 24) - 1, (1 << 32) - 1, (1 << 64) - 1
 _OPCODES = {each.name.lower().replace("_", "-"): int(each) for each in Opcode}
-_EXTENDED: Mapping[str, tuple[type[Any], Any]] = {
-    "reth": (Reth, RETH),
-    "atomic": (AtomicEth, ATOMIC_ETH),
-    "aeth": (Aeth, AETH),
-    "atomic-ack": (AtomicAckEth, ATOMIC_ACK_ETH),
-    "immediate": (ImmDt, IMM_DT),
-    "invalidate": (Ieth, IETH),
-}
 
 
 class Target(NamedTuple):
@@ -141,10 +115,9 @@ class IbBuilder(Builder):
         bth = Bth(opcode=opcode, padcount=pad, dqpn=number, ackreq=1, psn=(psn + ahead) & _U24)
         _fill(bth, BTH, {name: value for name, value in values.items() if name != "opcode"})
         head = bytes(BTH.pack(bth))
-        for name in _extended(opcode):
-            kind, codec = _EXTENDED[name]
-            extended = kind()
-            if kind is Reth:
+        for codec in EXTENDED.get(opcode, ()):
+            extended = codec.cls()
+            if codec is RETH:
                 extended.dlen = len(carried)
             _fill(extended, codec, values)
             head += bytes(codec.pack(extended))
@@ -178,22 +151,6 @@ def _opcode(value: object) -> int:
             raise UsageError(f"there is no opcode {value!r}: they are {', '.join(_OPCODES)}")
         return _OPCODES[value]
     return number_of(value, 0xFF, "opcode")
-
-
-def _extended(opcode: int) -> list[str]:
-    """Headers that follow the BTH of an opcode (InfiniBand Architecture vol. 1, §9.2, table 38)."""
-    name = Opcode(opcode).name if opcode in _OPCODES.values() else ""
-    found = []
-    if name == "READ_REQUEST" or (name.startswith("WRITE") and ("FIRST" in name or "ONLY" in name)):
-        found.append("reth")
-    if name in {"COMPARE_SWAP", "FETCH_ADD"}:
-        found.append("atomic")
-    if name in {"ACKNOWLEDGE", "ATOMIC_ACKNOWLEDGE"} or (name.startswith("READ_RESPONSE") and "MIDDLE" not in name):
-        found.append("aeth")
-    if name == "ATOMIC_ACKNOWLEDGE":
-        found.append("atomic-ack")
-    found += [ending for ending in ("immediate", "invalidate") if name.endswith(ending.upper())]
-    return found
 
 
 def _fill(header: Any, codec: Any, values: Mapping[str, Any]) -> None:

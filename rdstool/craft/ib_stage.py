@@ -14,13 +14,14 @@ from typing import Any
 
 from rdstool.craft.build import raw_bytes
 from rdstool.craft.hearing import Came, Hear, Hearing
-from rdstool.craft.ib_build import FRAME_BYTES, IbBuilder, private_data, target
+from rdstool.craft.ib_build import IbBuilder, private_data, target
 from rdstool.craft.ib_line import Line
 from rdstool.craft.ib_packets import SEQUENCE_ERROR, Packets
 from rdstool.craft.judge import Match, sent_words
 from rdstool.craft.scenario import ACCEPTED, MESSAGES, NAK, REJECTED, REMOTE, Action, Expect, Scenario, Send
 from rdstool.craft.stage import connection_of
 from rdstool.errors import UsageError
+from rdstool.protocol.ib.header import FRAME_BYTES
 from rdstool.protocol.ib.memory import Access
 from rdstool.protocol.ib.private import INCOMPATIBLE, service_id
 from rdstool.transport.alarm import Alarm
