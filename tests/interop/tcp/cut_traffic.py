@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import rdstool
+from rdstool.capture.message import Message
+from rdstool.capture.streams import Stream
 from rdstool.endpoint.node import AsyncSocket
 from rdstool.lab import RdsSocket, digest, payload
 from rdstool.protocol import events
@@ -113,31 +115,29 @@ class Traffic:
     def arrivals(self, recording: Path) -> list[list[Arrival]]:
         """What came from the kernel for each socket, as the node has recorded it; once the node is closed."""
         found: list[list[Arrival]] = [[] for _ in self._here]
-        with rdstool.open_capture(recording, rdstool.CaptureOptions(digests=True)) as capture:
-            for message in capture:
-                ours = message.src == self.meeting.kernel and message.dport in self._ports
-                if not ours or not message.complete or message.length == MARKER:
-                    continue
-                index = self._ports.index(message.dport)
-                stream = capture.streams[message.stream]
-                path = self._paths[stream.a.port if stream.a.port in self._paths else stream.b.port]
-                flagged = bool(message.flags & message.flags.RETRANSMITTED)
-                found[index].append(Arrival(turn_of(index, message.length, message.sha256), path, flagged))
+        for index, turn, message, stream in self._seen(recording, self.meeting.kernel):
+            path = self._paths[stream.a.port if stream.a.port in self._paths else stream.b.port]
+            found[index].append(Arrival(turn, path, bool(message.flags & message.flags.RETRANSMITTED)))
         return found
 
     def sent(self, capture: Path) -> list[Turns]:
         """What rdstool has sent, each message where it was first seen whole."""
         found: list[Turns] = [[] for _ in self._here]
-        with rdstool.open_capture(capture, rdstool.CaptureOptions(digests=True)) as messages:
-            for message in messages:
-                ours = message.src == self.meeting.local and message.sport in self._ports
-                if not ours or not message.complete or message.length == MARKER:
-                    continue
-                index = self._ports.index(message.sport)
-                turn = turn_of(index, message.length, message.sha256)
-                if turn not in found[index]:
-                    found[index].append(turn)
+        for index, turn, _, _ in self._seen(capture, self.meeting.local):
+            if turn not in found[index]:
+                found[index].append(turn)
         return found
+
+    def _seen(self, path: Path, source: str) -> Iterator[tuple[int, int, Message, Stream]]:
+        """Whole messages of one side in a capture: pair of sockets, turn, message, stream."""
+        with rdstool.open_capture(path, rdstool.CaptureOptions(digests=True)) as capture:
+            for message in capture:
+                port = message.dport if source == self.meeting.kernel else message.sport
+                whole = message.src == source and port in self._ports and message.complete
+                if whole and message.length != MARKER:
+                    index = self._ports.index(port)
+                    turn = turn_of(index, message.length, message.sha256)
+                    yield index, turn, message, capture.streams[message.stream]
 
     # ---- Sending
 
