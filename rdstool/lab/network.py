@@ -51,7 +51,7 @@ class Network:
     """The same for IPv6."""
 
     nobody = "192.0.2.250"
-    """Addresses of the network that nobody has."""
+    """An address of the network that nobody has."""
 
     tap = TAP
     """Its tap device."""
