@@ -184,6 +184,18 @@ def test_a_tshark_that_cannot_do_it_is_told_with_what_to_install(script: str, to
     assert told in str(caught.value)
 
 
+COMMANDS = [("lua", "install"), ("crosscheck", str(CAPTURE)), ("capture", "-i", "lo", "-d", "1")]
+"""Those that need a tshark."""
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[command[0] for command in COMMANDS])
+def test_a_tshark_that_is_too_old_is_one_line_before_anything_is_begun(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = fake(tmp_path / "tshark", "echo 'TShark (Wireshark) 3.6.2'")
+    assert "is version 3.6, the plugin needs 4.0" in one_line_error(rdstool(*command, **{VARIABLE: str(path)}))
+
+
 def test_no_tshark_is_one_line() -> None:
     assert "is no program" in one_line_error(rdstool("crosscheck", str(CAPTURE), **{VARIABLE: "/nowhere/tshark"}))
 
