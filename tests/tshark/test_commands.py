@@ -123,9 +123,18 @@ def test_export_leaves_a_file_of_somebody_else_alone(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == plugin_text(__version__)
 
 
-def test_export_into_a_file_or_where_nothing_can_be_written_is_told() -> None:
-    for directory in ("/proc/plugins", str(Path(__file__))):
-        assert directory in one_line_error(rdstool("lua", "export", "-o", directory))
+UNWRITABLE = [
+    ("/proc/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # no such file, to whom makes a directory
+    ("/sys/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # not permitted, even to root
+    (str(Path(__file__)), "; look at it with: ls -ld"),
+]
+
+
+@pytest.mark.parametrize(("directory", "remedy"), UNWRITABLE)
+def test_export_where_nothing_can_be_written_names_its_own_remedy(directory: str, remedy: str) -> None:
+    told = one_line_error(rdstool("lua", "export", "-o", directory))
+    assert directory in told
+    assert remedy in told
 
 
 def test_a_plugin_of_another_version_is_replaced_only_by_force(tmp_path: Path) -> None:
