@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from rdstool import __version__
+from rdstool.capture import streams
+from rdstool.capture.pipeline import CaptureOptions
 from rdstool.errors import TsharkError, UsageError
 from rdstool.export.lua import PLUGIN_FILE, plugin_text
+from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.install import EXTCAP_FILE, install, install_extcap, installed, uninstall, uninstall_extcap
 from rdstool.tshark.live import LiveCapture, capture_filter
 from rdstool.tshark.program import VARIABLE, find_tshark
@@ -215,6 +219,13 @@ def test_a_file_that_tshark_cannot_read_is_one_line(tmp_path: Path) -> None:
     assert "tshark says: " in one_line_error(rdstool("decode", "--engine", "tshark", str(path)))
 
 
+def test_more_streams_than_are_followed_are_an_error_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
+    second = TsharkCapture([str(ROOT / "pcaps" / "tcp-basic-73" / "a.pcap.gz")], CaptureOptions())
+    with pytest.raises(TsharkError, match="more than 2 streams; read larger captures without --engine tshark"):
+        list(second.batches())
+
+
 @pytest.mark.parametrize("arguments", [("-",), (str(CAPTURE), str(CAPTURE)), ("--follow", str(CAPTURE))])
 def test_the_engine_reads_one_whole_file(arguments: tuple[str, ...]) -> None:
     assert "reads one file" in one_line_error(rdstool("decode", "--engine", "tshark", *arguments))
@@ -232,6 +243,26 @@ def test_both_engines_write_the_same_lines() -> None:
     ours, theirs = rdstool(*arguments), rdstool(*arguments, "--engine", "tshark")
     assert ours.stdout == theirs.stdout
     assert len(ours.stdout.splitlines()) > 40
+
+
+def test_ctrl_c_ends_tshark_and_says_nothing(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    endless = fake(
+        tmp_path / "tshark",
+        f'{find_tshark().path} "$@"\ncase "$*" in *pdml*) touch {ready}; exec sleep {RUN_S} ;; esac',
+    )
+    decoding = subprocess.Popen(
+        [RDSTOOL, "decode", "--engine", "tshark", str(CAPTURE)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, VARIABLE: str(endless)},
+    )
+    # It is larger than a pipe, so most of the output has been read by then.
+    while not ready.exists():
+        assert decoding.poll() is None
+    decoding.send_signal(signal.SIGINT)
+    _, said = decoding.communicate(timeout=RUN_S)
+    assert (decoding.returncode, said) == (130, b"")
 
 
 def test_crosscheck_ends_well_where_there_is_no_difference() -> None:
