@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from rdstool.capture.columns import Bytes, IbPackets, Segments, pair_key
 from rdstool.capture.crew import Pipe, Shelf, can_fork, crew
-from rdstool.capture.events import Event
+from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.mapped import MappedFiles, Place, map_files
 from rdstool.capture.network import Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
 from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
-from rdstool.capture.streams import MAX_STREAMS, Coverage, Stream, StreamTable, Turn
+from rdstool.capture.streams import Coverage, Stream, StreamTable, Turn
 from rdstool.errors import CaptureError
 
 MAX_TABLE = 3
@@ -34,6 +34,7 @@ _AHEAD = 2
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
 Rows = TypeVar("Rows", Segments, IbPackets)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class _Last(_Delivery):
 
     coverage: list[tuple[Coverage, Coverage]]
     """Of all its streams."""
-    refused: int
+    passed_over: bool
     problem: CaptureError | None
 
 
@@ -166,7 +167,7 @@ class _Worker:
         self._reassemble(behind.chunk)
         parts = self._stages.finish()
         coverage = [stream.coverage for stream in self._streams.streams]
-        self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.refused, behind.problem))
+        self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.passed_over, behind.problem))
 
     def _reassemble(self, until: int) -> None:
         """Take the chunks before ``until``, waiting for them."""
@@ -208,12 +209,16 @@ def _columns(rows: Segments | IbPackets) -> list[str]:
 
 
 class _Numbers:
-    """Streams of all owners in one table, numbered as one process alone would number them."""
+    """Streams of all owners in one table, numbered as one process alone would number them.
+
+    Each owner follows as many streams as one process would; those beyond the first so many of the whole capture are
+    passed over here, with all that was completed on them.
+    """
 
     def __init__(self, streams: StreamTable, size: int) -> None:
         self._streams = streams
         self._number: list[list[int]] = [[] for _ in range(size)]
-        """For each owner, its number of a stream -> that of the whole capture."""
+        """For each owner, its number of a stream -> that of the whole capture; -1 for one that is passed over."""
 
     def renumber(self, deliveries: list[_Delivery]) -> list[Part]:
         """Enter the new streams of one chunk; returns its parts."""
@@ -228,29 +233,56 @@ class _Numbers:
     def _enter(self, owner: int, stream: Stream) -> None:
         known = self._number[owner]
         if stream.number < len(known):
-            there = self._streams[known[stream.number]]
-            there.a, there.b = stream.a, stream.b
-            return
-        if len(self._streams) >= MAX_STREAMS:
-            raise CaptureError(f"more than {MAX_STREAMS:,} streams: read it with --jobs 1, which passes over the rest")
-        known.append(len(self._streams))
-        self._streams.streams.append(replace(stream, number=len(self._streams)))
+            number = known[stream.number]
+            if number >= 0:
+                self._streams[number].a, self._streams[number].b = stream.a, stream.b
+        elif self._streams.full:
+            self._streams.passed_over = True
+            known.append(-1)
+        else:
+            known.append(len(self._streams))
+            self._streams.streams.append(replace(stream, number=len(self._streams)))
 
     def finish(self, last: list[_Last]) -> None:
         """What is known of streams only at the end."""
         for owner, one in enumerate(last):
-            self._streams.refused += one.refused
+            self._streams.passed_over |= one.passed_over
             for number, coverage in zip(self._number[owner], one.coverage, strict=True):
-                self._streams[number].coverage = coverage
+                if number >= 0:
+                    self._streams[number].coverage = coverage
 
 
 def _renumbered(part: Part, number: NDArray[Any]) -> Part:
+    if number.min(initial=0) < 0:
+        part = _followed(part, number >= 0)
     for rows in (part.rows, part.acks, part.fragments):
         if len(rows):
             rows["stream"] = number[rows["stream"]]
     part.events = [_moved(event, number) for event in part.events]
     part.rdma = {row: tuple(_moved(one, number) for one in operations) for row, operations in part.rdma.items()}
     return part
+
+
+def _followed(part: Part, followed: NDArray[np.bool_]) -> Part:
+    """Without what is of streams that are passed over. Messages of RDMA-CM are told whether of a stream or not."""
+    kept = followed[part.rows["stream"]]
+    place = np.cumsum(kept) - 1
+
+    def beside(items: dict[int, T]) -> dict[int, T]:
+        return {int(place[row]): item for row, item in items.items() if kept[row]}
+
+    fragments = part.fragments[followed[part.fragments["stream"]]]
+    of_message = fragments["message"] >= 0
+    fragments["message"][of_message] = place[fragments["message"][of_message]]
+    return Part(
+        part.rows[kept],
+        beside(part.payloads),
+        beside(part.digests),
+        part.acks[followed[part.acks["stream"]]],
+        [event for event in part.events if event.stream < 0 or followed[event.stream] or isinstance(event, CmMessage)],
+        fragments,
+        beside(part.rdma),
+    )
 
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)

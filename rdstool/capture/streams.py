@@ -103,12 +103,17 @@ class StreamTable:
 
     def __init__(self) -> None:
         self.streams: list[Stream] = []
-        self.refused = 0
-        """Times that a stream beyond ``MAX_STREAMS`` was not entered."""
+        self.passed_over = False
+        """There were more streams than ``MAX_STREAMS``; the later ones are not in here."""
         self.turn: Turn = (0, 0)
         """Where the stage that fills the table stands, within a chunk of the capture."""
         self.on_news: Callable[[Stream, Turn], None] | None = None
         """Is told of each new stream, and again when an end of it becomes known."""
+
+    @property
+    def full(self) -> bool:
+        """Further streams are passed over."""
+        return len(self.streams) >= MAX_STREAMS
 
     def add(
         self,
@@ -121,8 +126,8 @@ class StreamTable:
         from_start: bool,
     ) -> Stream | None:
         """Enter a new stream and give it the next number; None where there are ``MAX_STREAMS`` already."""
-        if len(self.streams) >= MAX_STREAMS:
-            self.refused += 1
+        if self.full:
+            self.passed_over = True
             return None
         stream = Stream(len(self.streams), transport, a, b, initiator_known, first_frame, from_start)
         self.streams.append(stream)

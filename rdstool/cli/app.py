@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from rdstool.cli import exit_codes
+from rdstool.cli.commands import SETTINGS, Commands
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, drop_stdout, error
 from rdstool.errors import RdsError
@@ -53,8 +54,6 @@ COMMANDS = {
     "lab": Command("rdstool.cli.lab", "app", "Run real kernels with RDS under QEMU."),
 }
 
-_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
-
 
 class OutputClosed(Exception):  # noqa: N818
     """Nobody reads the results any more."""
@@ -83,8 +82,8 @@ def load(name: str) -> Any:
     function = getattr(import_module(command.module), command.function)
     if isinstance(function, typer.Typer):
         return typer.main.get_command(function)
-    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    single.command(name, context_settings=_SETTINGS, epilog=exit_codes.HELP)(function)
+    single = Commands()
+    single.command(name, epilog=exit_codes.HELP)(function)
     return typer.main.get_command(single)
 
 
@@ -117,7 +116,7 @@ def make_app() -> typer.Typer:
         cls=LazyGroup,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        context_settings=_SETTINGS,
+        context_settings=SETTINGS,
         epilog=exit_codes.HELP,
     )
     app.callback()(_rdstool)

@@ -197,5 +197,7 @@ def _conclude(reading: Reading, show: Show, parquet: Path | None) -> None:
     """Tell on stderr what the results cannot say."""
     if parquet is not None:
         note(f"{plural(show.shown, 'message')} written to {parquet}")
+    if show.messages and show.accepted is not None and not show.shown:
+        note(f"0 of {plural(show.messages, 'message')} passed the filter")
     if not show.messages and reading.problem is None and not reading.interrupted:
         warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")

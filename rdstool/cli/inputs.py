@@ -67,6 +67,9 @@ class Reading:
                     self._look_at_order(decoded)
                 yield decoded
                 done(decoded.consumed)
+        if self.capture.streams.passed_over:
+            followed = f"only the first {len(self.capture.streams):,} streams were followed"
+            warn(f"{followed}; to see the others, cut the capture into shorter ones: editcap -i SECONDS")
 
     def _look_at_order(self, decoded: Decoded) -> None:
         """Warn of a file that is older than the one before it: what it holds came too late to be put together."""

@@ -9,18 +9,12 @@ from typing import Annotated
 
 import typer
 
-from rdstool.cli.exit_codes import HELP, ExitCode
+from rdstool.cli.commands import Commands
+from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.errors import UsageError
 
-app = typer.Typer(
-    name="lab",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=HELP,
-)
+app = Commands(name="lab")
 
 
 @app.callback()

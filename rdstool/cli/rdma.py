@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.commands import Commands
 from rdstool.cli.endpoints import (
     PROVIDERS,
     Pcap,
@@ -24,7 +25,7 @@ from rdstool.cli.endpoints import (
     settings,
     source_for,
 )
-from rdstool.cli.exit_codes import HELP, ExitCode
+from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, note
 from rdstool.errors import UsageError
 
@@ -33,14 +34,7 @@ if TYPE_CHECKING:
 
 TRANSPORT = "ib"
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=HELP,
-    help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.",
-)
+app = Commands(help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.")
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
 Cookie = Annotated[str, typer.Argument(metavar="COOKIE", help="The memory, as the peer tells it, such as 0x1f3a.")]

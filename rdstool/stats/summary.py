@@ -183,8 +183,8 @@ def _notes(found: Collector) -> Iterator[str]:
         yield f"distributions cover the first {LANE_HISTOGRAMS // 2} streams; counts cover all"
     if found.congestion.not_kept:
         yield f"{found.congestion.not_kept} congested intervals beyond the limit are not listed"
-    if found.streams.refused:
-        yield f"{found.streams.refused} times a stream beyond the limit was passed over"
+    if found.streams.passed_over:
+        yield f"only the first {len(found.streams):,} streams were followed"
 
 
 def _coverage_by_address(found: Collector) -> dict[bytes, float | None]:

@@ -136,6 +136,12 @@ def _patient_capture() -> Any:
             else:
                 with suppress(ProcessLookupError):
                     process.kill()
+                # asyncio tells of a process's end only when all that it wrote was read; Ctrl-C leaves a read waiting.
+                waiting = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in waiting:
+                    task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+                await process.stdout.read()
                 await process.wait()
             self._running_processes.discard(process)
 

@@ -63,7 +63,8 @@ def export(directory: Path, version: str, *, force: bool = False) -> list[Path]:
     before = installed(directory)
     if before is not None and before.version is None and not force:
         raise TsharkError(f"{before.path} was not made by rdstool; take another directory, or replace it with --force")
-    return [_write(directory / name, text, 0o644) for name, text in _texts(version).items()]
+    elsewhere = "write it elsewhere: rdstool lua export -o DIR"
+    return [_write(directory / name, text, 0o644, elsewhere) for name, text in _texts(version).items()]
 
 
 def _texts(version: str) -> dict[str, str]:
@@ -92,8 +93,11 @@ def _is_foreign(path: Path) -> bool:
         raise TsharkError(_cannot_write(path, problem)) from problem
 
 
-def _write(path: Path, text: str, mode: int) -> Path:
-    """Write a file at once: Wireshark may start meanwhile, and finds the old one or the new one, never half of it."""
+def _write(path: Path, text: str, mode: int, elsewhere: str | None = None) -> Path:
+    """Write a file at once: Wireshark may start meanwhile, and finds the old one or the new one, never half of it.
+
+    ``elsewhere`` is what to do where the directory cannot be written and any other would do.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,7 @@ def _write(path: Path, text: str, mode: int) -> Path:
         temporary.chmod(mode)
         temporary.replace(path)
     except OSError as problem:
-        raise TsharkError(_cannot_write(path.parent, problem)) from problem
+        raise TsharkError(_cannot_write(path.parent, problem, elsewhere)) from problem
     return path
 
 
@@ -135,10 +139,10 @@ def _remove(paths: list[Path]) -> list[Path]:
     return removed
 
 
-def _cannot_write(directory: Path, problem: OSError) -> str:
-    hint = "install for all users as root: sudo rdstool lua install --directory DIR"
+def _cannot_write(directory: Path, problem: OSError, elsewhere: str | None = None) -> str:
+    hint = elsewhere or "install for all users as root: sudo rdstool lua install --directory DIR"
     if isinstance(problem, FileExistsError | NotADirectoryError):
         hint = f"a file is in the way of the directory; see: ls -ld {directory}"
-    elif isinstance(problem, PermissionError):
+    elif isinstance(problem, PermissionError) and elsewhere is None:
         hint = f"make it yours: sudo chown -R $USER {directory}"
     return f"{problem.filename or directory}: {problem.strerror}; {hint}"

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from dissectors.wire.encapsulation import ROCE_ETHERTYPE, ROCE_UDP_PORT
 from rdstool.errors import TsharkError, UsageError
+from rdstool.tshark.program import find_tshark
 
 BLOCK_BYTES = 1 << 16
 """Bytes that are handed on at a time."""
@@ -39,7 +40,8 @@ def capture_filter(tcp_ports: Sequence[int], *, ethernet: bool = True) -> str:
 class LiveCapture:
     """dumpcap at work. :attr:`path` is what the decoder reads; ``output`` gets the same bytes, as pcapng.
 
-    Raises ``UsageError`` where ``output`` exists, ``TsharkError`` where there is no dumpcap.
+    Raises ``UsageError`` where ``output`` exists, ``TsharkError`` where there is no dumpcap, or no tshark that is as
+    new as rdstool asks of Wireshark everywhere.
     """
 
     def __init__(
@@ -51,11 +53,12 @@ class LiveCapture:
         packets: int | None = None,
         seconds: int | None = None,
     ) -> None:
+        if output is not None and output.exists():
+            raise UsageError(f"{output} exists already; name another file for --write")
+        find_tshark()
         dumpcap = shutil.which("dumpcap")
         if dumpcap is None:
             raise TsharkError("there is no dumpcap; install it: apt-get install tshark")
-        if output is not None and output.exists():
-            raise UsageError(f"{output} exists already; name another file for --write")
         self._interface = interface
         self._output = output
         self._command = [dumpcap, "-q", "-i", interface, "-f", _fitting_filter(dumpcap, interface, tcp_ports)]

@@ -158,6 +158,10 @@ class Records:
             return
         from_start = _truth(values, "rds.stream.from_start")
         while len(self.streams) <= number:
+            if self.streams.full:
+                raise TsharkError(
+                    f"more than {len(self.streams)} streams; read larger captures without --engine tshark"
+                )
             self.streams.add(
                 Transport[_text(values, "rds.transport").upper()],
                 _endpoint(_text(values, "rds.stream.a")),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.grow import grow
+from rdstool.capture import streams
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
 from rdstool.capture.streams import StreamTable
@@ -24,7 +25,7 @@ from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
 from rdstool.validate.rule import Finding
 from rdstool.validate.validator import Validator
-from tests.unit.cli.running import TIMEOUT_S, environment, rdstool
+from tests.unit.cli.running import TIMEOUT_S, environment, rdstool, rdstool_here
 
 PCAPS = Path(__file__).parents[2] / "pcaps"
 CHUNK_BYTES = 128 << 10
@@ -59,7 +60,7 @@ def grown(name: str, path: Path, copies: int = 3) -> str:
 def all_of(paths: Sequence[str], how: CaptureOptions) -> dict[str, Any]:
     """Everything that reading tells, and the error that ends it."""
     problem = None
-    told: list[list[Any]] = [[], [], [], [], []]
+    told: list[list[Any]] = [[], [], [], [], [], []]
     with open_capture(paths, how) as capture:
         validator = Validator(capture)
         findings: list[Finding] = []
@@ -68,10 +69,10 @@ def all_of(paths: Sequence[str], how: CaptureOptions) -> dict[str, Any]:
                 batch = decoded.messages
                 told[0].append(batch.rows)
                 told[1] += [sorted(beside.items()) for beside in (batch.payloads, batch.digests, batch.rdma)]
-                told[1].append(decoded.events)
                 told[2].append(decoded.acks)
                 told[3].append(decoded.fragments)
                 told[4].append(decoded.consumed)
+                told[5] += decoded.events
                 findings += validator.feed(decoded)
         except CaptureError as error:
             problem = str(error), error.position
@@ -82,8 +83,10 @@ def all_of(paths: Sequence[str], how: CaptureOptions) -> dict[str, Any]:
         "acks": np.concatenate(told[2]).tobytes(),
         "fragments": np.concatenate(told[3]).tobytes(),
         "consumed": told[4],
+        "events": told[5],
         "findings": findings,
         "streams": capture.streams.streams,
+        "passed over": capture.streams.passed_over,
         "frames": capture.frames,
         "label": capture.frame_label(capture.frames.frames),
         "problem": problem,
@@ -129,6 +132,35 @@ def test_several_files_of_several_formats_and_digests(tmp_path: Path) -> None:
     second = grown("ib-rdma-73", tmp_path / "ib.pcap", 3)
     paths = [first, pcapng(second), first]
     assert all_of(paths, options(2, digests=True)) == all_of(paths, options(1, digests=True))
+
+
+@pytest.mark.parametrize("name", ["tcp-cut-61", "tcp-restart-73", "ib-reconnect-73"])
+@pytest.mark.parametrize("limit", [1, 5])
+def test_streams_beyond_the_limit_are_passed_over_by_any_number_of_processes(
+    name: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = grown(name, tmp_path / "many.pcap")
+    whole = all_of([path], options(1))
+    monkeypatch.setattr(streams, "MAX_STREAMS", limit)
+    one = all_of([path], options(1))
+    assert len(one["streams"]) == limit < len(whole["streams"])
+    assert (one["passed over"], whole["passed over"]) == (True, False)
+    assert len(one["messages"]) < len(whole["messages"])
+    two = all_of([path], options(3))
+    # What flows hold up that are not followed in the end: the batches differ, not what is in them.
+    for batched in ("beside", "fragments", "consumed"):
+        del one[batched], two[batched]
+    assert two == one
+
+
+@pytest.mark.parametrize("command", ["decode", "validate", "stats"])
+def test_commands_say_that_streams_were_passed_over(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
+    done = rdstool_here(command, PCAPS / "tcp-basic-73" / "a.pcap.gz")
+    assert "warning: only the first 2 streams were followed; " in done.stderr
+    assert done.returncode in {0, 1}
 
 
 def test_files_that_break_off_tell_the_same_byte(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run tshark with the plugin of this tree, and take what it prints."""
+"""Run tshark with the plugin of this tree: take what it prints, or compare it with the native decoder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from rdstool.capture.pipeline import CaptureOptions, open_capture
+from rdstool.tshark.compare import differences, finding_differences, findings, objects
+from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.program import Tshark
 from tests.kit.tsharks import newer_tshark, system_tshark
 
@@ -16,6 +19,7 @@ PCAPS = sorted((ROOT / "pcaps").glob("*/a.pcap.gz"))
 VERSIONS = {"system": system_tshark, "newer": newer_tshark}
 """What the tests are run with: the machine's tshark, and one of version 4.4 or later."""
 RUN_S = 240
+OPTIONS = CaptureOptions(digests=True)
 _HARMLESS = "Running as user"
 
 
@@ -35,3 +39,15 @@ def rows(tshark: Tshark, path: Path, fields: Sequence[str], *arguments: str) -> 
     form = ("-T", "fields", "-E", "aggregator=|", *chosen)
     text = run(tshark, "-r", str(path), *form, *arguments)
     return [tuple(line.split("\t")) for line in text.splitlines()]
+
+
+def compare(path: Path, tshark: Tshark) -> list[str]:
+    """What the native decoder and tshark see differently in a capture that has messages, findings too."""
+    second = TsharkCapture([str(path)], OPTIONS, tshark)
+    theirs = objects(second)
+    with open_capture(path, OPTIONS) as capture:
+        ours = objects(capture)
+    assert ours
+    with open_capture(path, OPTIONS) as capture:
+        told = findings(capture)
+    return list(map(str, differences(ours, theirs) + finding_differences(told, second.findings)))

@@ -11,32 +11,19 @@ from random import Random
 
 import pytest
 
-from rdstool.capture.pipeline import CaptureOptions, open_capture
-from rdstool.tshark.compare import differences, finding_differences, findings, objects
-from rdstool.tshark.engine import TsharkCapture
+from rdstool.capture.pipeline import open_capture
+from rdstool.tshark.compare import finding_differences, findings
 from rdstool.tshark.program import Tshark
 from rdstool.validate.alone import ALONE
 from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Frames, split
 from tests.kit.tsharks import newer_tshark
-from tests.tshark.running import PCAPS, ROOT
+from tests.tshark.running import OPTIONS, PCAPS, ROOT, compare
 from tests.unit.validate.test_mutations import CASES as BROKEN
 from tests.unit.validate.test_mutations import CLEAN, Script
 
-OPTIONS = CaptureOptions(digests=True)
 COOKED = 113
 """Link type of Linux cooked captures."""
 RAW = 101
-
-
-def compare(path: Path, tshark: Tshark) -> list[str]:
-    second = TsharkCapture([str(path)], OPTIONS, tshark)
-    theirs = objects(second)
-    with open_capture(path, OPTIONS) as capture:
-        ours = objects(capture)
-    assert ours
-    with open_capture(path, OPTIONS) as capture:
-        told = findings(capture)
-    return list(map(str, differences(ours, theirs) + finding_differences(told, second.findings)))
 
 
 @pytest.mark.parametrize("name", CLEAN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from rdstool import __version__
+from rdstool.capture import streams
+from rdstool.capture.pipeline import CaptureOptions
 from rdstool.errors import TsharkError, UsageError
 from rdstool.export.lua import PLUGIN_FILE, plugin_text
+from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.install import EXTCAP_FILE, install, install_extcap, installed, uninstall, uninstall_extcap
 from rdstool.tshark.live import LiveCapture, capture_filter
 from rdstool.tshark.program import VARIABLE, find_tshark
@@ -123,9 +127,18 @@ def test_export_leaves_a_file_of_somebody_else_alone(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == plugin_text(__version__)
 
 
-def test_export_into_a_file_or_where_nothing_can_be_written_is_told() -> None:
-    for directory in ("/proc/plugins", str(Path(__file__))):
-        assert directory in one_line_error(rdstool("lua", "export", "-o", directory))
+UNWRITABLE = [
+    ("/proc/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # no such file, to whom makes a directory
+    ("/sys/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # not permitted, even to root
+    (str(Path(__file__)), "; look at it with: ls -ld"),
+]
+
+
+@pytest.mark.parametrize(("directory", "remedy"), UNWRITABLE)
+def test_export_where_nothing_can_be_written_names_its_own_remedy(directory: str, remedy: str) -> None:
+    told = one_line_error(rdstool("lua", "export", "-o", directory))
+    assert directory in told
+    assert remedy in told
 
 
 def test_a_plugin_of_another_version_is_replaced_only_by_force(tmp_path: Path) -> None:
@@ -184,6 +197,18 @@ def test_a_tshark_that_cannot_do_it_is_told_with_what_to_install(script: str, to
     assert told in str(caught.value)
 
 
+COMMANDS = [("lua", "install"), ("crosscheck", str(CAPTURE)), ("capture", "-i", "lo", "-d", "1")]
+"""Those that need a tshark."""
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[command[0] for command in COMMANDS])
+def test_a_tshark_that_is_too_old_is_one_line_before_anything_is_begun(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = fake(tmp_path / "tshark", "echo 'TShark (Wireshark) 3.6.2'")
+    assert "is version 3.6, the plugin needs 4.0" in one_line_error(rdstool(*command, **{VARIABLE: str(path)}))
+
+
 def test_no_tshark_is_one_line() -> None:
     assert "is no program" in one_line_error(rdstool("crosscheck", str(CAPTURE), **{VARIABLE: "/nowhere/tshark"}))
 
@@ -192,6 +217,13 @@ def test_a_file_that_tshark_cannot_read_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.pcap"
     path.write_bytes(bytes(100))
     assert "tshark says: " in one_line_error(rdstool("decode", "--engine", "tshark", str(path)))
+
+
+def test_more_streams_than_are_followed_are_an_error_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
+    second = TsharkCapture([str(ROOT / "pcaps" / "tcp-basic-73" / "a.pcap.gz")], CaptureOptions())
+    with pytest.raises(TsharkError, match="more than 2 streams; read larger captures without --engine tshark"):
+        list(second.batches())
 
 
 @pytest.mark.parametrize("arguments", [("-",), (str(CAPTURE), str(CAPTURE)), ("--follow", str(CAPTURE))])
@@ -211,6 +243,26 @@ def test_both_engines_write_the_same_lines() -> None:
     ours, theirs = rdstool(*arguments), rdstool(*arguments, "--engine", "tshark")
     assert ours.stdout == theirs.stdout
     assert len(ours.stdout.splitlines()) > 40
+
+
+def test_ctrl_c_ends_tshark_and_says_nothing(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    endless = fake(
+        tmp_path / "tshark",
+        f'{find_tshark().path} "$@"\ncase "$*" in *pdml*) touch {ready}; exec sleep {RUN_S} ;; esac',
+    )
+    decoding = subprocess.Popen(
+        [RDSTOOL, "decode", "--engine", "tshark", str(CAPTURE)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, VARIABLE: str(endless)},
+    )
+    # It is larger than a pipe, so most of the output has been read by then.
+    while not ready.exists():
+        assert decoding.poll() is None
+    decoding.send_signal(signal.SIGINT)
+    _, said = decoding.communicate(timeout=RUN_S)
+    assert (decoding.returncode, said) == (130, b"")
 
 
 def test_crosscheck_ends_well_where_there_is_no_difference() -> None:

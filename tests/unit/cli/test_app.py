@@ -56,6 +56,20 @@ def test_each_help_has_an_example_and_the_exit_statuses(arguments: list[str], op
         assert f"{code.value} {meaning}" in words
 
 
+USAGES = [
+    ("decode", "[OPTIONS] FILE..."),
+    ("send", "[OPTIONS] DEST[:PORT]..."),
+    ("lua", "[OPTIONS] export|install|uninstall|status"),
+    ("rdma write", "[OPTIONS] ADDR COOKIE FILE"),
+    ("lab run", "[OPTIONS] KERNEL -- COMMAND..."),
+]
+
+
+@pytest.mark.parametrize(("command", "usage"), USAGES)
+def test_the_usage_shows_what_is_required_without_braces(command: str, usage: str) -> None:
+    assert rdstool_here(*command.split(), "--help").stdout.startswith(f"Usage: rdstool {command} {usage}\n")
+
+
 def test_help_lists_all_commands() -> None:
     done = rdstool("--help")
     for name, command in app.COMMANDS.items():

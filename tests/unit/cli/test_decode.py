@@ -202,6 +202,17 @@ def test_hashes_stand_in_lines_and_can_be_chosen_and_filtered_on() -> None:
     assert f"{line['number']}\t{line['sha256']}" in found
 
 
+@pytest.mark.parametrize("form", [(), ("--json",), ("--fields", "rds.ack")])
+def test_a_filter_that_nothing_passes_is_told_on_stderr(form: tuple[str, ...]) -> None:
+    done = rdstool_here("decode", *form, "-Y", "rds.length == 1234567", TCP)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"0 of {len(objects(TCP))} messages passed the filter\n"
+
+
+def test_a_filter_that_only_a_message_of_rdma_cm_passes_is_not_called_empty() -> None:
+    assert len(lines("decode", "-Y", 'rds.cm.message == "REQ"', RDMA)) > 0
+
+
 def test_count_ends_after_so_many_lines() -> None:
     assert len(lines("decode", "--count", "7", TCP)) == 7
     assert len(lines("decode", "-c", "2", "-Y", "rds.length > 4096", TCP)) == 2

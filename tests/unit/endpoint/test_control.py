@@ -39,12 +39,18 @@ async def shown(address: str, **options: Any) -> AsyncIterator[rdstool.Node]:
         yield node
 
 
+def answering(number: int) -> list[running.RunningNode]:
+    """So many nodes: one that is too busy to answer is left out, and asked again."""
+    while len(nodes := running.running_nodes()) < number:
+        pass
+    return nodes
+
+
 async def found(address: str) -> running.RunningNode:
-    """The node that has this address: one that is too busy to answer is left out, and asked again."""
-    while True:
-        for node in await asyncio.to_thread(running.running_nodes):
-            if node.matches(address):
-                return node
+    """The node that has this address, of those of a test that shows one."""
+    (node,) = await asyncio.to_thread(answering, 1)
+    assert node.matches(address)
+    return node
 
 
 @asynccontextmanager
@@ -61,7 +67,7 @@ async def client(place: Path) -> AsyncIterator[tuple[asyncio.StreamReader, async
 async def test_a_node_is_found_by_address_and_by_process_and_is_gone_with_its_end(place: Path) -> None:
     address, other = own_addresses(2)
     async with shown(address), shown(other):
-        nodes = await asyncio.to_thread(running.running_nodes)
+        nodes = await asyncio.to_thread(answering, 2)
         assert [node.addresses for node in nodes] == [(address,), (other,)]
         assert nodes[0].matches(address)
         assert nodes[0].matches(str(os.getpid()))
@@ -100,7 +106,7 @@ async def test_what_a_crashed_node_left_behind_is_passed_over_and_removed(place:
     (place / "other.sock").write_text("not a socket")
     (address,) = own_addresses(1)
     async with shown(address):
-        nodes = await asyncio.to_thread(running.running_nodes)
+        nodes = await asyncio.to_thread(answering, 1)
         assert [node.addresses for node in nodes] == [(address,)]
         assert not gone.exists()
 
@@ -143,7 +149,7 @@ def test_the_sockets_of_a_program_without_event_loop_are_shown_too() -> None:
     with Stack(options) as stack, rdstool.Socket(stack) as sock:
         sock.bind((address, 4000))
         sock.sendto(b"to myself", (address, 4000))
-        (node,) = running.running_nodes()
+        (node,) = answering(1)
         tables = running.ask(node)["sections"]
         assert tables["sockets"][0]["receive_bytes"] == len(b"to myself")
     assert running.running_nodes() == []
@@ -216,8 +222,7 @@ async def test_only_so_many_clients_are_let_in(place: Path, monkeypatch: pytest.
             assert await reader.readline() != b""
             async with client(place) as (refused, _):
                 assert await refused.read() == b""
-        while not await asyncio.to_thread(running.running_nodes):
-            pass
+        await asyncio.to_thread(answering, 1)
 
 
 async def test_frames_are_those_of_the_traffic_from_then_on_for_all_who_ask(tmp_path: Path) -> None:
