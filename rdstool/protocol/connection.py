@@ -43,6 +43,7 @@ from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
 from rdstool.protocol.receiving import go_on, judge
+from rdstool.protocol.source_ports import path_of_source_port
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
 
@@ -216,9 +217,9 @@ class Connection(BaseConnection):
                 path.take(link, now)
 
     def _free_path(self, link: Link) -> Path | None:
-        own_port_tells = self.npaths > 1 and self.peer_sport_idx and link.peer_port is not None
+        told = self._told_by_port(link)
         for path in self.paths[: self.npaths]:
-            if own_port_tells and link.peer_port is not None and link.peer_port % self.npaths != path.index:
+            if told is not None and path.index != told:
                 continue
             # CONNECTING is our own knock, which the peer's connection overtakes.
             if path.state in {PathState.DOWN, PathState.CONNECTING}:
@@ -227,9 +228,12 @@ class Connection(BaseConnection):
 
     def path_of(self, link: Link) -> Path:
         """The path of an incoming TCP connection, dead or alive, by all that is known by now."""
-        if self.npaths > 1 and self.peer_sport_idx and link.peer_port is not None:
-            return self.paths[link.peer_port % self.npaths]
-        return self.paths[0]
+        return self.paths[self._told_by_port(link) or 0]
+
+    def _told_by_port(self, link: Link) -> int | None:
+        if self.npaths == 1 or not self.peer_sport_idx or link.peer_port is None:
+            return None
+        return path_of_source_port(link.peer_port, self.npaths)
 
     def _may_dial(self, path: Path) -> bool:
         """A peer without SPORT_IDX numbers paths in the order in which they come: one after the other, then."""
@@ -417,9 +421,9 @@ class Connection(BaseConnection):
     def _place(self, link: Link, now: float) -> None:
         """Move path 0's first TCP connection to the path that its source port tells."""
         first = self.paths[0]
-        if link.path is not first or link.peer_port is None or link.peer_port % self.npaths == 0:
+        target = self.path_of(link)
+        if link.path is not first or target is first:
             return
-        target = self.paths[link.peer_port % self.npaths]
         if target.state is not _DOWN:
             self.node.counters.dropped_misplaced += 1
             first.drop(DropReason.MISPLACED, "", now)

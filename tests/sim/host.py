@@ -214,7 +214,7 @@ class Host:
     # ---- Connecting
 
     def _connect(self, wanted: events.ConnectWanted) -> None:
-        port = source_port(wanted.path, wanted.attempt, *EPHEMERAL)
+        port = source_port(wanted.path, wanted.attempt, *EPHEMERAL, wanted.npaths)
         side = Side(self.weather, self, self.address, port)
         side.connecting = True
         side.link = wanted.link

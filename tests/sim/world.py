@@ -59,7 +59,7 @@ class World:
     def _make_host(self, number: int) -> Host:
         choose = self.random.choice
         settings = Settings(
-            paths=choose((1, 2, 4, 8, 8)),
+            paths=choose((1, 2, 3, 4, 5, 6, 7, 8, 8, 8)),
             sndbuf=choose((2_000, 20_000, 106_496)),
             rcvbuf=choose((1_000, 20_000, 106_496)),
         )
