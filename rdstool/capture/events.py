@@ -102,6 +102,11 @@ class CmMessage(Event):
     cut: bool = False
     """The capture holds only part of the body; the rest is zeros here."""
 
+    @property
+    def name(self) -> str:
+        """``REQ``, ``REP`` and so on."""
+        return type(self.body).__name__.removeprefix("Cm").upper()
+
 
 class RdmaKind(Enum):
     """Operations on remote memory."""
