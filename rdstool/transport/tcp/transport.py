@@ -291,6 +291,7 @@ class TcpTransport:
             if not stream.ended:
                 self._read(stream, TURN_BYTES)
             if not stream.ended:
+                stream.wait_for(stream.link.deframer.worth_waking)
                 if stream.asked:
                     stream.notice()
                 if stream.waiting:

@@ -50,8 +50,8 @@ def test_a_reader_in_another_thread_is_woken(ends: tuple[rdstool.Socket, rdstool
     assert got == [b"%d" % number for number in range(1000)]
 
 
-@pytest.mark.parametrize("recorded", [False, True])
-def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recorded", "tcp_rcvbuf"), [(False, 0), (True, 0), (False, 8192)])
+def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, tcp_rcvbuf: int, tmp_path: Path) -> None:
     chance = random.Random(1)
     lengths = [
         1 << 20,
@@ -65,7 +65,7 @@ def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, t
         *(chance.randrange(1 << 20) for _ in range(20)),
     ]
     sent = [chance.randbytes(length) for length in lengths]
-    settings = rdstool.Settings(sndbuf=1 << 20, rcvbuf=1 << 20)
+    settings = rdstool.Settings(sndbuf=1 << 20, rcvbuf=1 << 20, tcp_rcvbuf=tcp_rcvbuf)
     options = rdstool.NodeOptions(settings, pcap=tmp_path / "recorded.pcapng" if recorded else None)
     with (
         Stack(rdstool.NodeOptions(settings)) as far,
