@@ -83,6 +83,41 @@ def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, t
         one.drain()
 
 
+def test_threads_send_and_receive_long_messages_at_once() -> None:
+    paths, count = 4, 40
+    options = rdstool.NodeOptions(rdstool.Settings(paths=paths, sndbuf=1 << 20, rcvbuf=1 << 20))
+    chance = random.Random(2)
+    sent = [chance.randbytes(chance.randrange(16_000, 300_000)) for _ in range(count)]
+    got: dict[tuple[str, int], list[bool]] = {}
+
+    def send(sock: rdstool.Socket, to: tuple[str, int]) -> None:
+        for each in sent:
+            sock.sendto(each, to)
+
+    def receive(sock: rdstool.Socket) -> None:
+        got[sock.getsockname()] = [sock.recv() == each for each in sent]
+
+    with Stack(options) as far, Stack(options) as near, ExitStack() as opened:
+        ends = []
+        for stack, address in zip((far, near), own_addresses(2), strict=True):
+            socks = [opened.enter_context(rdstool.Socket(stack)) for _ in range(paths)]
+            for sock in socks:
+                sock.bind((address, 0))
+            ends.append(socks)
+        threads = []
+        for one, other in zip(*ends, strict=True):
+            for here, there in ((one, other), (other, one)):
+                threads.append(threading.Thread(target=send, args=(here, there.getsockname())))
+                threads.append(threading.Thread(target=receive, args=(here,)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for sock in (*ends[0], *ends[1]):
+            sock.drain()
+    assert list(got.values()) == [[True] * count] * (2 * paths)
+
+
 def test_select_tells_when_there_is_a_message(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
     one, other = ends
     one.sendto(b"first", other.getsockname())
