@@ -11,7 +11,7 @@ from rdstool.transport.base import Tap
 from rdstool.transport.tcp.notices import ACK_NOTICE, allow_notices, take_notice
 from rdstool.transport.tcp.unacked import unacknowledged
 
-WRITE_BYTES = 1 << 18
+WRITE_BYTES = 1 << 19
 """Taken from the engine at once. What is taken stays in order behind it, so not too much."""
 JOIN_BYTES = 4096
 """Buffers that are shorter on average are copied together: the system takes one faster than many."""
