@@ -16,9 +16,11 @@ from dissectors.wire.rds import TCP_PORT
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.errors import TransportError
 from rdstool.protocol import events
+from rdstool.protocol.connection import Connection
 from rdstool.protocol.errors import SocketError, WouldBlock
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
+from rdstool.transport.driver import BURST_BYTES
 from rdstool.transport.loop import LoopNetwork
 from rdstool.transport.tcp.transport import TcpTransport
 from rdstool.transport.tcp.unacked import unacknowledged
@@ -76,6 +78,21 @@ async def test_all_paths_come_up_and_each_socket_stays_on_one(npaths: int) -> No
         assert set(seen) == {sock.getsockname() for sock in sockets}
         assert all(numbers == list(range(10)) for numbers in seen.values())
         await all_up.wait()
+
+
+async def test_much_that_is_sent_in_one_go_does_not_wait_for_the_loop() -> None:
+    async with pair(rdstool.Settings(paths=1, sndbuf=4 << 20, rcvbuf=4 << 20)) as (one, other):
+        sender, receiver = one.socket(0), other.socket(4000)
+        await sender.sendto(b"first", receiver.getsockname())
+        await receiver.recv()
+        (connection,) = one.engine.connections.values()
+        assert isinstance(connection, Connection)
+        link = connection.paths[0].link
+        assert link is not None
+        before = link.sent
+        for _ in range(2 * BURST_BYTES // 65_536):
+            await sender.sendto(bytes(65_536), receiver.getsockname())  # never waits: there is room
+        assert link.sent - before >= BURST_BYTES
 
 
 async def test_a_ping_is_answered_by_the_node_itself() -> None:
