@@ -22,8 +22,8 @@ from collections import deque
 
 from dissectors.wire.infiniband import AckKind, NakCode
 from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
-from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
 from rdstool.transport.ib.roce.request_packets import RequestPackets
 from rdstool.transport.ib.roce.work import Report, WorkRequest
@@ -81,9 +81,9 @@ class Requester:
         """The last packet is to be sent once more."""
         self.failed: Status | None = None
 
-    def start(self, flow: Flow, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
-        """Begin to send to ``queue_pair`` at the other end of ``flow``; ``depth`` READs and atomics at a time."""
-        self._packets = RequestPackets(flow, queue_pair, mtu)
+    def start(self, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
+        """Begin to send to the peer's ``queue_pair``; ``depth`` READs and atomics at a time."""
+        self._packets = RequestPackets(queue_pair, mtu)
         self._mtu, self._depth = mtu, depth
         self._oldest = self._next = self._reached = self._asked = psn
         self._timeout_s = coded_time_s(options.ack_timeout)
@@ -113,7 +113,7 @@ class Requester:
 
     # ---- Out
 
-    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
+    def emit(self, now: float, budget: int, out: Bursts) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         if self._quiet_until is not None:
             return 0
@@ -130,11 +130,11 @@ class Requester:
                 if not count:
                     break
                 self._in_flight.append(psn + count)
-                out.append(self._response_request(work, psn, count))
+                self._response_request(out, work, psn, count)
             elif room <= 0:
                 break
             else:
-                out.append(self._data(work, psn, room))
+                self._data(out, work, psn, room)
             sent += 1
             psn += count
             if psn <= self._reached:
@@ -161,24 +161,25 @@ class Requester:
         self._started.append(work)
         return True
 
-    def _probe(self, out: list[bytes]) -> int:
+    def _probe(self, out: Bursts) -> int:
         """Send the last packet once more, unless it has been acknowledged meanwhile; tells how many packets."""
         self._probing = False
         if self._next == self._oldest:
             return 0
         self._counters.probes += 1
-        out.append(self._last_again())
+        self._last_again(out)
         return 1
 
-    def _last_again(self) -> bytes:
+    def _last_again(self, out: Bursts) -> None:
         """The packet that was sent last: of a READ, what is left of the piece that was asked for last."""
         psn = self._next - 1
         work = next(one for one in self._started if psn <= one.last)
         if not work.responds:
-            return self._data(work, psn, 1)
+            self._data(out, work, psn, 1)
+            return
         begun = psn - (psn - work.first) % READ_PIECE
         psn = max(begun, self._oldest)
-        return self._response_request(work, psn, self._next - psn)
+        self._response_request(out, work, psn, self._next - psn)
 
     def _responses(self, work: WorkRequest, psn: int, room: int) -> int:
         """Packets of response that can be asked for now, from ``psn`` on; 0 = none yet.
@@ -196,23 +197,26 @@ class Requester:
             return 0
         return count
 
-    def _data(self, work: WorkRequest, psn: int, room: int) -> bytes:
+    def _data(self, out: Bursts, work: WorkRequest, psn: int, room: int) -> None:
         """The packet of a SEND or WRITE."""
         ask = room == 1 or psn - self._asked >= ASK_EVERY
         if not ask and psn == work.last:
             ask = room <= READ_PIECE or self._is_newest()
         if ask:
             self._asked = psn + 1
-        return self._packets.data(work, psn, ask=ask)
+        self._packets.data(out, work, psn, ask=ask)
 
     def _is_newest(self) -> bool:
         """Nothing follows the request that is being sent."""
         return not self._waiting and self._index + 1 == len(self._started)
 
-    def _response_request(self, work: WorkRequest, psn: int, count: int) -> bytes:
+    def _response_request(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, or for an atomic operation."""
         self._asked = psn + count
-        return self._packets.read(work, psn, count) if work.operation is Operation.READ else self._packets.atomic(work)
+        if work.operation is Operation.READ:
+            self._packets.read(out, work, psn, count)
+        else:
+            self._packets.atomic(out, work)
 
     # ---- In
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from dissectors.wire.infiniband import BTH, NakCode, Opcode
 from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import ATOMIC_BYTES, MAX_MESSAGE_BYTES, Operation, Status
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
-from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
 from rdstool.transport.ib.roce.numbers import PSN_WINDOW, packets_of
 from rdstool.transport.ib.roce.packets import (
@@ -106,9 +106,9 @@ class Responder:
         self._remembered: deque[_Read | _Atomic] = deque()
         self.failed: str | None = None
 
-    def start(self, flow: Flow, queue_pair: int, psn: int, mtu: int, resources: int, rnr_timer: int) -> None:
+    def start(self, queue_pair: int, psn: int, mtu: int, resources: int, rnr_timer: int) -> None:
         """Begin with packet ``psn``; ``resources``: READs and atomics to remember."""
-        self._flow, self._queue_pair, self._expected, self._mtu = flow, queue_pair, psn, mtu
+        self._queue_pair, self._expected, self._mtu = queue_pair, psn, mtu
         self._resources, self._rnr_timer = resources, rnr_timer
         self._remembered = deque(maxlen=resources)
 
@@ -315,33 +315,30 @@ class Responder:
         """Responses that wait to be sent."""
         return len(self._replies)
 
-    def emit(self, budget: int, out: list[bytes]) -> int:
+    def emit(self, budget: int, out: Bursts) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         sent = 0
         while self._replies and sent < budget:
             reply = self._replies[0]
             if isinstance(reply, _Read):
-                packet = self._read_packet(reply)
-                if packet is None:
+                if not self._read_packet(out, reply):
                     continue
-                out.append(packet)
                 if reply.sent == reply.packets:
                     self._replies.popleft()
             elif isinstance(reply, _Acknowledge):
                 self._replies.popleft()
                 head = BTH_WORDS.pack(_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.psn)
                 word = reply.syndrome << 24 | reply.msn & NUMBER_MASK
-                out.append(self._flow.seal(head + AETH_WORD.pack(word), b"", 0))
+                out.add(head + AETH_WORD.pack(word))
             else:
                 self._replies.popleft()
                 head = BTH_WORDS.pack(_ATOMIC_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.first)
-                head += ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original)
-                out.append(self._flow.seal(head, b"", 0))
+                out.add(head + ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original))
             sent += 1
         return sent
 
-    def _read_packet(self, read: _Read) -> bytes | None:
-        """The next packet of response. None where the memory is no longer there: a NAK takes its place."""
+    def _read_packet(self, out: Bursts, read: _Read) -> bool:
+        """The next packet of response. False where the memory is no longer there: a NAK takes its place."""
         number = read.sent
         start = number * self._mtu
         size = min(self._mtu, read.length - start)
@@ -354,7 +351,7 @@ class Responder:
                 psn = (read.first + number) & NUMBER_MASK
                 self._replies.append(_Acknowledge(psn, self._msn, nak(NakCode.REMOTE_OPERATIONAL)))
                 self.failed = f"the region with key {read.rkey:#x} went while a READ was being answered"
-                return None
+                return False
             payload = piece
         first, last = number == 0, number == read.packets - 1
         pad = -size & 3
@@ -363,7 +360,8 @@ class Responder:
         if first or last:
             head += AETH_WORD.pack(NO_CREDITS << 24 | read.msn & NUMBER_MASK)
         read.sent += 1
-        return self._flow.seal(head, payload, pad)
+        out.add(head, payload, pad)
+        return True
 
     # ---- The end
 
