@@ -40,7 +40,9 @@ def receive_frame(link: IbLink, frame: bytes, now: float) -> None:
             link.flow.granted(header.credit)
             counters.ib_rx_credit_updates += 1
             lane.wake()
-        lane.acked(header.ack)
+        unacked = lane.unacked
+        if (unacked and unacked[0].sequence <= header.ack) or lane.retry:
+            lane.acked(header.ack)
         if not header.sport and not header.dport and len(frame) == HEADER_BYTES:
             counters.ib_ack_received += 1
             return

@@ -177,7 +177,9 @@ class Glue:
 def _post(connection: verbs.Connection, work: Work) -> None:
     match work:
         case Send():
-            connection.post_send(work.id, work.frame, solicited=work.solicited, fence=work.fence)
+            connection.post_send(
+                work.id, work.frame, solicited=work.solicited, fence=work.fence, signaled=work.signaled
+            )
         case Write():
             connection.post_write(work.id, work.data, work.address, work.rkey, fence=work.fence)
         case Read(into=region):

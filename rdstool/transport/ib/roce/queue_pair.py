@@ -28,6 +28,7 @@ from rdstool.transport.ib.roce.responder import Responder
 from rdstool.transport.ib.roce.states import QueuePairInput, QueuePairState, step
 from rdstool.transport.ib.roce.work import MAX_WORK_REQUESTS, Receive, Report, WorkRequest
 
+_SEND = Operation.SEND
 _U64 = 1 << 64
 
 
@@ -97,9 +98,12 @@ class QueuePair:
         if self._takes(wr_id, Operation.RECEIVE, len(self.responder.receives)):
             self.responder.receives.append(Receive(wr_id, size))
 
-    def post_send(self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False) -> None:
+    def post_send(
+        self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True
+    ) -> None:
         """SEND."""
-        self._post(WorkRequest(wr_id, Operation.SEND, *_viewed(data), solicited=solicited, fence=fence))
+        content, length = (data, len(data)) if type(data) is bytes else _viewed(data)
+        self._post(WorkRequest(wr_id, _SEND, content, length, 0, 0, 0, 0, solicited, fence, -1, -1, signaled))
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA WRITE."""
@@ -138,8 +142,9 @@ class QueuePair:
     def _post(self, work: WorkRequest) -> None:
         if work.length > MAX_MESSAGE_BYTES:
             raise TransportError(f"{work.length} bytes are more than the {MAX_MESSAGE_BYTES} of one message")
-        if self._takes(work.wr_id, work.operation, len(self.requester)):
-            self.requester.post(work)
+        requester = self.requester
+        if self._takes(work.wr_id, work.operation, len(requester)):
+            requester.post(work)
             if self.state is QueuePairState.RTS:
                 self._wake(self)
 
@@ -222,7 +227,5 @@ class QueuePair:
 
 def _viewed(data: Buffer) -> tuple[bytes | memoryview, int]:
     """Data as bytes one by one, and how many."""
-    if type(data) is bytes:
-        return data, len(data)
     view = memoryview(data).cast("B")
     return view, len(view)

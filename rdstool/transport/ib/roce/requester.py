@@ -311,7 +311,8 @@ class Requester:
         work = self._started.popleft()
         if self._index:
             self._index -= 1
-        self._report(work.wr_id, work.operation, Status.SUCCESS, b"", original)
+        if work.signaled:
+            self._report(work.wr_id, work.operation, Status.SUCCESS, b"", original)
 
     def _progress(self, packets: int, now: float) -> None:
         """``_oldest`` has moved."""
