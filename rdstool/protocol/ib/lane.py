@@ -129,9 +129,9 @@ class IbLane(Lane):
             return []
         out: list[Work] = []
         ring = self.connection.node.settings.ib_max_send_wr
-        if self.queue and link.flow is None:
-            self._short_messages(link, ring, out)
-        while (link.transmission or self._next(link)) and self._transmit(link, ring, out):
+        while link.transmission is not None or self._begin(link, ring, out):
+            if not self._transmit(link, ring, out):
+                break
             link.transmission = None
         going = link.transmission
         if link.ack_wanted and (going is None or going.at < 0 or link.flow is not None):
@@ -139,12 +139,18 @@ class IbLane(Lane):
             self._acknowledge(link, out)
         return out
 
-    def _short_messages(self, link: IbLink, ring: int, out: list[Work]) -> None:
-        """Messages of one frame at the head of the queue: the most common ones need no ``Transmission``."""
+    def _begin(self, link: IbLink, ring: int, out: list[Work]) -> bool:
+        """Post what can go without a ``Transmission``, and begin one; False where there is nothing, or no room."""
+        if not self.map_pending and not self.retry and not self.control and link.flow is None:
+            self._post_short(link, ring, out)
+        if len(link.posted) >= ring:
+            self.connection.node.counters.ib_tx_ring_full += 1
+            return False
+        return self._next(link)
+
+    def _post_short(self, link: IbLink, ring: int, out: list[Work]) -> None:
+        """Post the messages at the head of the queue that are one frame each: by far the most."""
         queue, posted, unacked = self.queue, link.posted, self.unacked
-        if link.transmission is not None or self.map_pending or self.retry or self.control:
-            return
-        counters = self.connection.node.counters
         ack = link.ack
         while queue and len(posted) < ring:
             message = queue[0]
@@ -155,26 +161,26 @@ class IbLane(Lane):
             del queue[0]
             flags = self._number(message)
             unacked.append(message)
-            if link.ack_wanted:
-                link.ack_wanted = False
-                counters.ib_ack_send_piggybacked += 1
             header = pack_frame_header(
                 message.sequence, ack, length, message.sport, message.dport, flags, 0, message.exthdr
             )
-            link.ack_told = ack
             out.append(self._send(link, header + payload, True, ring))
+            link.ack_told = ack
+            if link.ack_wanted:
+                link.ack_wanted = False
+                self.connection.node.counters.ib_ack_send_piggybacked += 1
 
-    def _next(self, link: IbLink) -> Transmission | None:
+    def _next(self, link: IbLink) -> bool:
         """Take the next message from the queues."""
         if self.map_pending:
             self.map_pending = False
             payload = self.connection.local_map.payload
             link.transmission = Transmission(None, payload, _CONGESTION, NO_EXTENSIONS)
-            return link.transmission
+            return True
         messages = self.retry or self.control or self.queue
         if not messages:
             self.connection.node.counters.send_queue_empty += 1
-            return None
+            return False
         message = messages.popleft()
         if isinstance(message, RemoteOutgoing) and message.is_silent:
             flags = 0
@@ -189,7 +195,7 @@ class IbLane(Lane):
             for work in operation.start(link.new_id):
                 going.work.append(work)
                 link.operations[work.id] = operation
-        return going
+        return True
 
     def _number(self, message: Outgoing) -> int:
         """Give a message its number and its flags (§7.5; kernel ``rds_send_xmit``)."""
@@ -328,7 +334,7 @@ class IbLane(Lane):
                     self._silent_done(link)
         if status not in _NO_FAILURE and not link.deaf:
             self.drop(DropReason.WORK_FAILED, f"status {status}", now)
-        elif link.transmission is not None or link.ack_wanted:
+        elif link.transmission is not None or link.ack_wanted or self.queue or self.control or self.retry:
             self.wake()
 
     def _silent_done(self, link: IbLink) -> None:

@@ -60,7 +60,7 @@ def connected() -> tuple[Node, IbLink]:
 def test_frames_give_events_or_the_end_of_their_connection(received: list[bytes]) -> None:
     node, link = connected()
     for frame in received:
-        node.ib.frame_received(link, frame, 1.0)
+        node.ib.frames_received(link, [frame], 1.0)
         node.ib.receives_to_post(link)
         for work in node.ib.work_to_post(link):
             node.ib.work_completed(link, work.id, 0, 1.0)

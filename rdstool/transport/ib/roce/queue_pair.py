@@ -93,10 +93,13 @@ class QueuePair:
 
     # ---- Work
 
-    def post_receive(self, wr_id: int, size: int) -> None:
-        """Take one SEND of at most ``size`` bytes."""
-        if self._takes(wr_id, Operation.RECEIVE, len(self.responder.receives)):
-            self.responder.receives.append(Receive(wr_id, size))
+    def post_receive(self, wr_id: int, size: int, count: int = 1) -> None:
+        """Take one SEND, or ``count`` of them, of at most ``size`` bytes each."""
+        receives = self.responder.receives
+        receive = Receive(wr_id, size)
+        for _ in range(count):
+            if self._takes(wr_id, Operation.RECEIVE, len(receives)):
+                receives.append(receive)
 
     def post_send(
         self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True
@@ -179,9 +182,12 @@ class QueuePair:
                 self._break(f"a request failed: {self.requester.failed.name}")
                 return
         else:
-            self.responder.request(kind, opcode, word, datagram, pad, bool(flags & SOLICITED))
-            if self.responder.failed is not None:
-                self._break(self.responder.failed)
+            responder = self.responder
+            responder.request(kind, opcode, word, datagram, pad, bool(flags & SOLICITED))
+            if responder.failed is not None:
+                self._break(responder.failed)
+                return
+            if not responder.replies:
                 return
         self._wake(self)
 

@@ -124,11 +124,12 @@ class VerbsConnection:
 
     # ---- Work
 
-    def post_receive(self, wr_id: int, size: int) -> None:
-        """Take one SEND of at most ``size`` bytes."""
-        request = Request(wr_id, Operation.RECEIVE, size=size)
-        if self._takes(request, len(self._receives) + self._receives_posted):
-            self._receives.append(request)
+    def post_receive(self, wr_id: int, size: int, count: int = 1) -> None:
+        """Take one SEND, or ``count`` of them, of at most ``size`` bytes each."""
+        for _ in range(count):
+            request = Request(wr_id, Operation.RECEIVE, size=size)
+            if self._takes(request, len(self._receives) + self._receives_posted):
+                self._receives.append(request)
 
     def post_send(
         self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True

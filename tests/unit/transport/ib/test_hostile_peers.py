@@ -218,7 +218,7 @@ def test_more_reads_than_agreed_end_the_connection(pair: Pair) -> None:
     for number in range(20):
         bth = Bth(opcode=Opcode.READ_REQUEST, dqpn=attacker.passive.number, psn=(attacker.psn + number) & 0xFFFFFF)
         attacker.raw(attacker.flow.seal(BTH.pack(bth) + RETH.pack(Reth(0, region.rkey, 8)), b"", 0))
-    assert attacker.passive.responder.replies <= 9
+    assert len(attacker.passive.responder.replies) <= 9
     assert attacker.passive.state is QueuePairState.ERROR
 
 
@@ -228,7 +228,7 @@ def test_repeated_reads_do_not_pile_up(attacker: Attacker) -> None:
     bth = Bth(opcode=Opcode.READ_REQUEST, dqpn=attacker.passive.number, psn=attacker.psn)
     for _ in range(1000):
         attacker.raw(attacker.flow.seal(BTH.pack(bth) + body, b"", 0))
-    assert attacker.passive.responder.replies == 1
+    assert len(attacker.passive.responder.replies) == 1
 
 
 def test_a_repeated_read_cannot_ask_for_more_or_other_memory(attacker: Attacker) -> None:
