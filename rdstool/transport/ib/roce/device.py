@@ -44,6 +44,7 @@ BATCH = 256
 _FIRST_QUEUE_PAIR = 0x11
 _QUEUE_PAIRS = 1 << 24
 _MANAGEMENT = int(Opcode.UD_SEND_ONLY)
+_SEND_ONLY = int(Opcode.SEND_ONLY)
 
 Tap = Callable[[float, bytes], None]
 """Gets the time and a whole Ethernet frame of each packet sent, and of each received with a good ICRC."""
@@ -170,6 +171,7 @@ class Device:
         counters = self.counters
         counters.datagrams_received += len(datagrams)
         flow = self._inflows.get((host, port)) or self._inflow(host, port)
+        source = flow.source
         known = -1
         pair: RoceConnection | None = None
         for datagram in datagrams:
@@ -190,23 +192,38 @@ class Device:
                 continue
             number &= NUMBER_MASK
             if number == CM_QP:
-                self._management_datagram(opcode, datagram, flow.source, now)
+                self._management_datagram(opcode, datagram, source, now)
                 known = -1  # what it knows of queue pairs may have changed
                 continue
             if number != known:
                 pair = self._queue_pairs.get(number)
                 known = number
-            kind = KINDS[opcode]
-            if pair is None:
-                counters.no_queue_pair += 1
-            elif pair.peer != flow.source:
-                counters.wrong_peer += 1
-            elif kind is None or flags & VERSION_MASK:
-                counters.malformed += 1
-            else:
-                if pair.state is QueuePairState.RTR:
-                    self.manager.heard_packet(pair)
-                pair.packet(kind, opcode, flags, word, datagram, now)
+            if opcode == _SEND_ONLY and pair is not None and pair.peer == source and pair.short(flags, word, datagram):
+                continue
+            self._packet(pair, source, opcode, flags, word, datagram, now)
+
+    def _packet(
+        self,
+        pair: RoceConnection | None,
+        source: str,
+        opcode: int,
+        flags: int,
+        word: int,
+        datagram: bytes,
+        now: float,
+    ) -> None:
+        """A packet for a queue pair, if there is one."""
+        kind = KINDS[opcode]
+        if pair is None:
+            self.counters.no_queue_pair += 1
+        elif pair.peer != source:
+            self.counters.wrong_peer += 1
+        elif kind is None or flags & VERSION_MASK:
+            self.counters.malformed += 1
+        else:
+            if pair.state is QueuePairState.RTR:
+                self.manager.heard_packet(pair)
+            pair.packet(kind, opcode, flags, word, datagram, now)
 
     def _inflow(self, host: str, port: int) -> Flow:
         if len(self._inflows) >= MAX_FLOWS:

@@ -20,6 +20,7 @@ from rdstool.transport.ib.roce.packets import (
     NUMBER_MASK,
     PAD_SHIFT,
     SOLICITED,
+    VERSION_MASK,
     PacketKind,
     Part,
 )
@@ -166,6 +167,17 @@ class QueuePair:
         return self.requester.reached & NUMBER_MASK
 
     # ---- Packets
+
+    def short(self, flags: int, word: int, datagram: bytes) -> bool:
+        """A SEND of one packet has come, as ``packet``. False where something is not as usual: then call that."""
+        if self.state is not QueuePairState.RTS or flags & VERSION_MASK:
+            return False
+        responder = self.responder
+        if not responder.short(word, datagram, flags >> PAD_SHIFT & 3, bool(flags & SOLICITED)):
+            return False
+        if responder.replies:
+            self._wake(self)
+        return True
 
     def packet(self, kind: PacketKind, opcode: int, flags: int, word: int, datagram: bytes, now: float) -> None:
         """A packet from the peer has come, with a good ICRC. ``word`` is the last one of its BTH."""

@@ -20,11 +20,19 @@ from __future__ import annotations
 
 from collections import deque
 
-from dissectors.wire.infiniband import AckKind, NakCode
+from dissectors.wire.infiniband import AckKind, NakCode, Opcode
 from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
 from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
+from rdstool.transport.ib.roce.packets import (
+    ACK_REQUEST,
+    BTH_WORDS,
+    DEFAULT_PKEY,
+    NUMBER_MASK,
+    PAD_SHIFT,
+    SOLICITED_SHIFT,
+)
 from rdstool.transport.ib.roce.request_packets import RequestPackets
 from rdstool.transport.ib.roce.work import Report, WorkRequest
 
@@ -42,6 +50,7 @@ PROBE_PART = 16
 NO_END = 7
 """``rnr_retry`` that never runs out."""
 
+_SEND_ONLY = int(Opcode.SEND_ONLY)
 _NAK_STATUS = {
     NakCode.INVALID_REQUEST: Status.REMOTE_INVALID_REQUEST,
     NakCode.REMOTE_ACCESS: Status.REMOTE_ACCESS_ERROR,
@@ -83,7 +92,7 @@ class Requester:
 
     def start(self, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
         """Begin to send to the peer's ``queue_pair``; ``depth`` READs and atomics at a time."""
-        self._packets = RequestPackets(queue_pair, mtu)
+        self._queue_pair, self._packets = queue_pair, RequestPackets(queue_pair, mtu)
         self._mtu, self._depth = mtu, depth
         self._oldest = self._next = self._reached = self._asked = psn
         self._timeout_s = coded_time_s(options.ack_timeout)
@@ -118,6 +127,7 @@ class Requester:
         if self._quiet_until is not None:
             return 0
         sent = fresh = self._probe(out) if self._probing else 0
+        sent += self._emit_short(budget - sent, out)
         while sent < budget:
             if self._index == len(self._started) and not self._begin():
                 break
@@ -149,6 +159,34 @@ class Requester:
             if self._ack_by is None:
                 self._ack_by = now + self._timeout_s
         return sent
+
+    def _emit_short(self, budget: int, out: Bursts) -> int:
+        """Send the requests that are SENDs of one packet, by far the most, after all that was begun; tells how many."""
+        waiting, started, queue_pair = self._waiting, self._started, self._queue_pair
+        if not waiting or self._index < len(started):
+            return 0
+        first = psn = self._next
+        end = min(psn + budget, self._oldest + self._window)
+        while waiting and psn < end:
+            work = waiting[0]
+            if work.length > self._mtu or work.fence or work.operation is not Operation.SEND:
+                break
+            del waiting[0]
+            started.append(work)
+            work.first = work.last = psn
+            word = psn & NUMBER_MASK
+            room = self._oldest + self._window - psn
+            if room <= READ_PIECE or not waiting or psn - self._asked >= ASK_EVERY:
+                self._asked = psn + 1
+                word |= ACK_REQUEST
+            pad = -work.length & 3
+            flags = pad << PAD_SHIFT | work.solicited << SOLICITED_SHIFT
+            out.add(BTH_WORDS.pack(_SEND_ONLY, flags, DEFAULT_PKEY, queue_pair, word), work.data, pad)
+            psn += 1
+        count = psn - first
+        self._index += count
+        self._next = self._reached = psn
+        return count
 
     def _begin(self) -> bool:
         """Give the next waiting request its packets; False where there is none, or it has to wait."""

@@ -48,6 +48,7 @@ _VALUE = struct.Struct("=Q")
 _VALUE_MASK = (1 << 64) - 1
 _BTH_BYTES = BTH.size
 _ICRC = -4
+_LEAST_BYTES = _BTH_BYTES - _ICRC
 _RECEIVE, _SUCCESS = Operation.RECEIVE, Status.SUCCESS
 
 
@@ -147,6 +148,30 @@ class Responder:
             self._read(datagram)
         else:
             self._atomic(opcode, datagram)
+
+    def short(self, word: int, datagram: bytes, pad: int, solicited: bool) -> bool:
+        """A SEND of one packet, by far the most common request. False where ``request`` has to look at it."""
+        receives = self.receives
+        length = len(datagram) - _LEAST_BYTES - pad
+        if (
+            word & NUMBER_MASK != self._expected
+            or self._part is not None
+            or not receives
+            or not 0 <= length <= self._mtu
+        ):
+            return False
+        wr_id, room = receives[0]
+        if length > room:
+            return False
+        self._told = False
+        self._expected = (self._expected + 1) & NUMBER_MASK
+        self._msn += 1
+        receives.popleft()
+        self._report(wr_id, _RECEIVE, _SUCCESS, datagram[_BTH_BYTES : _ICRC - pad], 0, solicited)
+        self._asked = word & ACK_REQUEST
+        if self._asked:
+            self._acknowledge()
+        return True
 
     def _right_size(self, kind: PacketKind, size: int) -> bool:
         """First and middle packets are full, a last one is not empty."""
