@@ -130,7 +130,7 @@ class TcpTransport:
 
     def _connect(self, wanted: events.ConnectWanted) -> None:
         try:
-            sock = self._dialler.dial(wanted.local, wanted.peer, wanted.path)
+            sock = self._dialler.dial(wanted.local, wanted.peer, wanted.path, wanted.npaths)
         except OSError as problem:
             self._engine.connect_failed(wanted.link, problem.strerror or str(problem), self._driver.now())
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import socket
 from collections.abc import AsyncIterator
@@ -52,13 +53,14 @@ async def test_messages_of_all_sizes_arrive_whole_and_in_order(larger_first: boo
         assert out.unacknowledged == 0
 
 
-async def test_eight_paths_come_up_and_each_socket_stays_on_one() -> None:
-    async with pair() as (small, large):
+@pytest.mark.parametrize("npaths", range(2, 9))
+async def test_all_paths_come_up_and_each_socket_stays_on_one(npaths: int) -> None:
+    async with pair(dataclasses.replace(BIG, paths=npaths)) as (small, large):
         all_up = asyncio.Event()
         ends = small.addresses[0], large.addresses[0]
 
         def count(_event: events.Event) -> None:
-            if small.engine.up(*ends) == 8:
+            if small.engine.up(*ends) == npaths:
                 all_up.set()
 
         small.on_event(count)
