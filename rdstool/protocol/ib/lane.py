@@ -273,11 +273,12 @@ class IbLane(Lane):
         return fits == wanted
 
     def _send(self, link: IbLink, frame: bytes, solicited: bool, ring: int, fence: bool = False) -> Send:
-        """A frame that takes a place in the ring. One in so many tells of its end, and the last one that fits."""
+        """A frame that takes a place in the ring. One in so many tells of its end, as with the kernel, and the last one that fits."""
         posted = link.posted
         link.next_id = number = link.next_id + 1
         posted.append(number)
-        signaled = not number % self.connection.node.settings.ib_max_unsignaled_wr or len(posted) >= ring
+        silent = self.connection.node.settings.ib_max_unsignaled_wr
+        signaled = not number % (silent + 1) or len(posted) >= ring
         return tuple.__new__(Send, (number, frame, solicited, fence, signaled))
 
     def _header(self, link: IbLink, going: Transmission, grant: int) -> bytes:

@@ -205,7 +205,7 @@ class Fabric:
             else:
                 self.work.append(each)
                 status, original = _execute(each, memories_of(other))
-            if self.completing:
+            if self.completing and (status or not isinstance(each, Send) or each.signaled):
                 node.ib.work_completed(link, each.id, status, self.now, original)
         other.ib.receives_to_post(far)
         return bool(work)

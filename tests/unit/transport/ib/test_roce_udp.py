@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dissectors.wire.icrc import icrc_good
 from rdstool.errors import TransportError
 from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import (
@@ -105,6 +106,9 @@ async def test_where_bursts_cannot_go_datagrams_go_one_by_one() -> None:
 
 async def test_a_connection_over_sockets(providers: tuple[RoceProvider, RoceProvider]) -> None:
     client, server = (Party(provider) for provider in providers)
+    frames: list[bytes] = []
+    for provider in providers:
+        provider.set_tap(lambda _, frame: frames.append(frame))
     providers[1].listen(SERVICE)
     memory = bytearray(1 << 20)
     region: Region = providers[1].register(memory, Access.LOCAL_WRITE | Access.REMOTE_WRITE)
@@ -133,6 +137,10 @@ async def test_a_connection_over_sockets(providers: tuple[RoceProvider, RoceProv
     assert providers[0].device.burst == MAX_BURST
     assert providers[1].device.counters.bad_icrc == 0
     assert not providers[0].send_errors
+    assert all(icrc_good(frame[14:]) for frame in frames)
+    places = {int.from_bytes(frame[18:20]) for frame in frames}
+    assert places == set(range(max(places) + 1))
+    assert len(places) > 10
 
 
 def test_frames_go_to_a_tap() -> None:
