@@ -273,7 +273,7 @@ class IbLane(Lane):
         return fits == wanted
 
     def _send(self, link: IbLink, frame: bytes, solicited: bool, ring: int, fence: bool = False) -> Send:
-        """A frame that takes a place in the ring. One in so many tells of its end, as with the kernel, and the last one that fits."""
+        """A frame that takes a place in the ring. One in so many tells of its end, and the last one that fits."""
         posted = link.posted
         link.next_id = number = link.next_id + 1
         posted.append(number)

@@ -30,6 +30,8 @@ from rdstool.transport.ib.roce.states import QueuePairInput, QueuePairState, ste
 from rdstool.transport.ib.roce.work import MAX_WORK_REQUESTS, Receive, Report, WorkRequest
 
 _SEND = Operation.SEND
+_RTS = QueuePairState.RTS
+_MANY = MAX_WORK_REQUESTS // 2
 _U64 = 1 << 64
 
 
@@ -107,7 +109,12 @@ class QueuePair:
     ) -> None:
         """SEND."""
         content, length = (data, len(data)) if type(data) is bytes else _viewed(data)
-        self._post(WorkRequest(wr_id, _SEND, content, length, 0, 0, 0, 0, solicited, fence, -1, -1, signaled))
+        work = WorkRequest(wr_id, _SEND, content, length, 0, 0, 0, 0, solicited, fence, -1, -1, signaled)
+        waiting = self.requester.waiting
+        if waiting and self.state is _RTS and len(waiting) < _MANY and length <= MAX_MESSAGE_BYTES:
+            waiting.append(work)  # what stands before it has woken the device
+        else:
+            self._post(work)
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA WRITE."""

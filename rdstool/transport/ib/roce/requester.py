@@ -68,7 +68,7 @@ class Requester:
     def __init__(self, report: Report, counters: Counters) -> None:
         self._report = report
         self._counters = counters
-        self._waiting: deque[WorkRequest] = deque()
+        self.waiting: deque[WorkRequest] = deque()
         self._started: deque[WorkRequest] = deque()
         """Begun and not confirmed, in order of their packets."""
         self._index = 0
@@ -102,7 +102,7 @@ class Requester:
 
     def __len__(self) -> int:
         """Requests that are not done."""
-        return len(self._waiting) + len(self._started)
+        return len(self.waiting) + len(self._started)
 
     @property
     def reached(self) -> int:
@@ -118,7 +118,7 @@ class Requester:
 
     def post(self, work: WorkRequest) -> None:
         """Queue a request."""
-        self._waiting.append(work)
+        self.waiting.append(work)
 
     # ---- Out
 
@@ -162,7 +162,7 @@ class Requester:
 
     def _emit_short(self, budget: int, out: Bursts) -> int:
         """Send the requests that are SENDs of one packet, by far the most, after all that was begun; tells how many."""
-        waiting, started, queue_pair = self._waiting, self._started, self._queue_pair
+        waiting, started, queue_pair = self.waiting, self._started, self._queue_pair
         if not waiting or self._index < len(started):
             return 0
         first = psn = self._next
@@ -190,9 +190,9 @@ class Requester:
 
     def _begin(self) -> bool:
         """Give the next waiting request its packets; False where there is none, or it has to wait."""
-        if not self._waiting or (self._waiting[0].fence and self._in_flight):
+        if not self.waiting or (self.waiting[0].fence and self._in_flight):
             return False
-        work = self._waiting.popleft()
+        work = self.waiting.popleft()
         work.first = work.last = self._next
         if work.length > self._mtu:
             work.last += packets_of(work.length, self._mtu) - 1
@@ -246,7 +246,7 @@ class Requester:
 
     def _is_newest(self) -> bool:
         """Nothing follows the request that is being sent."""
-        return not self._waiting and self._index + 1 == len(self._started)
+        return not self.waiting and self._index + 1 == len(self._started)
 
     def _response_request(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, or for an atomic operation."""
@@ -434,10 +434,10 @@ class Requester:
 
     def flush(self) -> None:
         """End everything that is posted with ``FLUSHED``, and send no more."""
-        for work in (*self._started, *self._waiting):
+        for work in (*self._started, *self.waiting):
             self._report(work.wr_id, work.operation, Status.FLUSHED)
         self._started.clear()
-        self._waiting.clear()
+        self.waiting.clear()
         self._in_flight.clear()
         self._index, self._next, self._oldest = 0, self._reached, self._reached
         self._ack_by = self._probe_by = self._quiet_until = None
