@@ -7,7 +7,7 @@ A16 and A17 (RoCE).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -362,13 +362,6 @@ def _lids(data: Bytes, network: Ints) -> Addresses:
     return zeros, pairs["src"].astype(np.uint64), zeros, pairs["dst"].astype(np.uint64)
 
 
-_DTYPES: dict[str, type[np.generic]] = {
-    **dict.fromkeys(("src_hi", "src_lo", "dst_hi", "dst_lo"), np.uint64),
-    **dict.fromkeys(("sport", "dport"), np.uint16),
-    **dict.fromkeys(("seq", "ack"), np.uint32),
-    "flags": np.uint8,
-}
-"""Of the columns that are not int64."""
 Rows = TypeVar("Rows", Segments, IbPackets)
 
 
@@ -377,8 +370,8 @@ def _merged(kind: type[Rows], parts: list[Rows], frames: FrameBatch) -> Rows:
     filled = [part for part in parts if len(part)]
     if len(filled) == 1:
         return filled[0]
-    names = [column.name for column in fields(kind) if column.name != "data"]
     if not filled:
-        return kind(frames.data, *(np.empty(0, _DTYPES.get(name, np.int64)) for name in names))
+        return kind(frames.data, *(np.empty(0, dtype) for dtype in kind.dtypes().values()))
     order = np.argsort(np.concatenate([part.frame for part in filled]), kind="stable")
-    return kind(frames.data, *(np.concatenate([getattr(part, name) for part in filled])[order] for name in names))
+    together = zip(*(part.columns() for part in filled), strict=True)
+    return kind(frames.data, *(np.concatenate(columns)[order] for columns in together))
