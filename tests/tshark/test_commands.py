@@ -20,9 +20,10 @@ from rdstool.export.lua import PLUGIN_FILE, plugin_text
 from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.install import EXTCAP_FILE, install, install_extcap, installed, uninstall, uninstall_extcap
 from rdstool.tshark.live import LiveCapture, capture_filter
-from rdstool.tshark.program import VARIABLE, find_tshark
+from rdstool.tshark.program import VARIABLE, Tshark, find_tshark
 from tests.kit import tcp
 from tests.kit.loopback import own_addresses
+from tests.kit.tsharks import bare_tshark
 from tests.tshark.running import ROOT, RUN_S, run
 from tests.unit.cli.background import background
 
@@ -59,6 +60,21 @@ def test_the_installed_plugin_is_found_by_tshark(tmp_path: Path) -> None:
     assert rdstool("lua", "status", **home).stdout.endswith(f"is the plugin of this rdstool, {__version__}\n")
     assert rdstool("lua", "uninstall", **home).returncode == 0
     assert rdstool("lua", "status", **home).stdout.startswith("no plugin in")
+
+
+def test_root_installs_for_all_users_where_wireshark_loads_nothing_else_for_root(tmp_path: Path) -> None:
+    """The tests run as root."""
+    tshark = bare_tshark(tmp_path)
+    own = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), VARIABLE: tshark.path}
+    assert "has loaded no plugin; " in one_line_error(rdstool("crosscheck", str(CAPTURE), **own))
+    assert rdstool("lua", "install", **own).returncode == 0
+    assert (tshark.shared / PLUGIN_FILE).exists()
+    listed = run(tshark, "-r", str(CAPTURE), "-Y", "rds", scripts=())
+    assert listed.count("\n") > 40
+    done = rdstool("crosscheck", str(CAPTURE), **own)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert rdstool("lua", "uninstall", **own).returncode == 0
+    assert list(tshark.shared.iterdir()) == []
 
 
 def test_wireshark_lists_running_nodes_and_captures_what_they_exchange(tmp_path: Path) -> None:
@@ -263,6 +279,23 @@ def test_ctrl_c_ends_tshark_and_says_nothing(tmp_path: Path) -> None:
     decoding.send_signal(signal.SIGINT)
     _, said = decoding.communicate(timeout=RUN_S)
     assert (decoding.returncode, said) == (130, b"")
+
+
+def test_the_plugin_is_that_of_this_rdstool_whichever_is_installed(tmp_path: Path, tshark: Tshark) -> None:
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), VARIABLE: tshark.path}
+    other = plugin_text("0.0.1").replace('"good" or "bad"', '"bad" or "bad"')
+    folder = tmp_path / ".local" / "lib" / "wireshark" / "plugins"
+    folder.mkdir(parents=True)
+    (folder / PLUGIN_FILE).write_text(other, "utf-8")
+    done = rdstool("crosscheck", str(CAPTURE), **home)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_another_plugin_of_all_users_is_told(tmp_path: Path) -> None:
+    tshark = bare_tshark(tmp_path)
+    install(tshark.shared, "0.0.1")
+    told = one_line_error(rdstool("crosscheck", str(CAPTURE), **{VARIABLE: tshark.path}))
+    assert told.endswith(f"to replace it: sudo rdstool lua install --force --directory {tshark.shared}\n")
 
 
 def test_crosscheck_ends_well_where_there_is_no_difference() -> None:
