@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def test_export_leaves_a_file_of_somebody_else_alone(tmp_path: Path) -> None:
 UNWRITABLE = [
     ("/proc/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # no such file, to whom makes a directory
     ("/sys/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # not permitted, even to root
-    (str(Path(__file__)), "; look at it with: ls -ld"),
+    (str(Path(__file__)), f"; it is in the way, move it aside: mv {Path(__file__)} {Path(__file__)}.old\n"),
 ]
 
 
@@ -181,11 +182,69 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_file_in_the_way_of_the_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "plugins").write_text("")
     error = one_line_error(rdstool("lua", "install", "--directory", str(tmp_path / "plugins")))
-    assert "in the way" in error or "Not a directory" in error
+    assert f"{tmp_path / 'plugins'}: Not a directory; it is in the way, move it aside: mv " in error
 
 
-def test_a_directory_that_cannot_be_written_is_told_with_its_remedy() -> None:
-    assert "; " in one_line_error(rdstool("lua", "install", "--directory", "/proc/plugins"))
+@pytest.mark.parametrize("action", ["install", "status", "uninstall"])
+def test_what_is_in_the_way_of_the_plugin_is_told_with_its_remedy(action: str, tmp_path: Path) -> None:
+    path = tmp_path / PLUGIN_FILE
+    path.mkdir()
+    told = one_line_error(rdstool("lua", action, "--directory", str(tmp_path)))
+    assert told.endswith(f"{path}: Is a directory; it is in the way, move it aside: mv {path} {path}.old\n")
+
+
+def test_a_link_to_nowhere_is_told_with_its_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "plugins"
+    path.symlink_to("/nowhere/plugins")
+    told = one_line_error(rdstool("lua", "install", "--directory", str(path)))
+    assert told.endswith(f"; it is in the way, move it aside: mv {path} {path}.old\n")
+
+
+REFUSED = """
+import os, sys
+from pathlib import Path
+from rdstool.errors import TsharkError
+from rdstool.tshark.install import uninstall
+os.setuid(65534)
+try:
+    uninstall(Path(sys.argv[1]))
+except TsharkError as problem:
+    print(problem)
+"""
+
+
+def as_nobody(directory: Path, home: Path) -> str:
+    """What is told to a user without rights who uninstalls."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HOME": str(home)},
+    )
+    return done.stdout
+
+
+def test_what_is_not_permitted_is_told_with_its_remedy() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        home = Path(made)
+        home.chmod(0o755)
+        directory = home / "plugins"
+        install(directory, __version__)
+        refused = f"{directory}: Permission denied; "
+        as_root = f"only root may: sudo rdstool lua uninstall --directory {directory}\n"
+        assert as_nobody(directory, Path("/home/of/nobody")) == refused + as_root
+        for mode in (0o755, 0o700):
+            directory.chmod(mode)
+            assert as_nobody(directory, home) == f"{refused}make it yours: sudo chown -R $USER {directory}\n"
+
+
+def test_a_directory_that_was_named_stands_in_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / PLUGIN_FILE).write_text(plugin_text("0.0.1"), "utf-8")
+    named = ("--directory", str(tmp_path))
+    remedy = f"; to replace it: rdstool lua install --force --directory {tmp_path}\n"
+    assert one_line_error(rdstool("lua", "install", *named)).endswith(remedy)
+    assert rdstool("lua", "status", *named).stdout.endswith(remedy)
 
 
 # ---- tshark missing, too old, or without Lua.
