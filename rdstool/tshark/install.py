@@ -30,15 +30,18 @@ class Installed:
     """Of the rdstool that made it; None for a file of somebody else."""
 
 
-def installed(directory: Path) -> Installed | None:
-    """What lies in a plugin directory under the plugin's name. Raises ``TsharkError`` where it cannot be read."""
+def installed(directory: Path, elsewhere: str | None = None) -> Installed | None:
+    """What lies in a plugin directory under the plugin's name.
+
+    Raises ``TsharkError`` where it cannot be read; ``elsewhere`` is what to do then, where any other would do.
+    """
     path = directory / PLUGIN_FILE
     try:
         head = path.read_bytes()[:HEAD_BYTES].decode("utf-8", "replace")
     except FileNotFoundError:
         return None
     except OSError as problem:
-        raise TsharkError(_failed(path, problem)) from problem
+        raise TsharkError(_failed(path, problem, elsewhere)) from problem
     told = _MARK.search(head)
     return Installed(path, told[1] if told else None)
 
@@ -68,10 +71,10 @@ def export(directory: Path, version: str, *, force: bool = False) -> list[Path]:
     Raises ``TsharkError`` where a plugin of somebody else lies there and ``force`` is not given, and where the
     directory cannot be written.
     """
-    before = installed(directory)
+    elsewhere = "write it elsewhere: rdstool lua export -o DIR"
+    before = installed(directory, elsewhere)
     if before is not None and before.version is None and not force:
         raise TsharkError(f"{before.path} was not made by rdstool; take another directory, or replace it with --force")
-    elsewhere = "write it elsewhere: rdstool lua export -o DIR"
     return [_write(directory / name, text, 0o644, elsewhere) for name, text in _texts(version).items()]
 
 
@@ -155,16 +158,17 @@ def _failed(path: Path, problem: OSError, elsewhere: str | None = None, as_root:
     ``elsewhere`` is what to do where any other directory would do, ``as_root`` what root can do where only root may.
     """
     there = [place for place in (path, *path.parents) if os.path.lexists(place)]
-    if problem.errno in _IN_THE_WAY:
-        aside = shlex.join(["mv", str(there[0]), f"{there[0]}.old"])
-        return f"{there[0]}: {problem.strerror}; it is in the way, move it aside: {aside}"
-    folder = next(place for place in there if place != path)
+    in_the_way = there[0] if problem.errno in _IN_THE_WAY else None
+    place = in_the_way or next(place for place in there if place != path)
+    own = Path.home() in place.parents or place == Path.home()
     if elsewhere is not None:
         hint = elsewhere
+    elif in_the_way and own:
+        hint = f"it is in the way, move it aside: {shlex.join(['mv', str(place), f'{place}.old'])}"
     elif not isinstance(problem, PermissionError):
         hint = "take another directory: rdstool lua install --directory DIR"
-    elif Path.home() in {folder, *folder.parents}:
-        hint = f"make it yours: sudo chown -R $USER {shlex.quote(str(folder))}"
+    elif own:
+        hint = f"make it yours: sudo chown -R $USER {shlex.quote(str(place))}"
     else:
         hint = f"only root may: sudo {command(as_root, path.parent)}"
-    return f"{path.parent}: {problem.strerror}; {hint}"
+    return f"{in_the_way or path.parent}: {problem.strerror}; {hint}"
