@@ -402,8 +402,10 @@ def test_captures_live_shows_messages_and_writes_pcapng(tmp_path: Path) -> None:
     assert output.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
 
 
-def test_no_such_interface_is_one_line() -> None:
-    assert "there is no such interface" in one_line_error(rdstool("capture", "-i", "nosuch0"))
+def test_no_such_interface_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "never.pcapng"
+    assert "there is no such interface" in one_line_error(rdstool("capture", "-i", "nosuch0", "-w", str(path)))
+    assert not path.exists()
 
 
 def test_no_capture_is_overwritten(tmp_path: Path) -> None:
