@@ -62,10 +62,23 @@ def test_checked_rules_are_rules_of_validate() -> None:
     assert set(ALONE) <= {rule.id for rule in RULES}
 
 
+def test_wireshark_reads_the_buttons_and_colouring_rules_of_a_profile(
+    tshark: Tshark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = tmp_path / "wireshark"
+    profile.mkdir()
+    for name, companion in (("dfilter_buttons", "rds_dfilter_buttons"), ("colorfilters", "rds_colorfilters")):
+        (profile / name).write_text(companion_text(companion), "utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    capture = ROOT / "pcaps" / "ib-rdma-73" / "a.pcap.gz"
+    coloured = ("--color", "-T", "fields", "-e", "frame.coloring_rule.name", "-Y", "rds")
+    assert set(run(tshark, "-r", str(capture), *coloured).split("\n")) >= {"RDS", "RDS RDMA"}
+
+
 def test_colouring_rules_and_buttons_are_filters_that_wireshark_takes(tshark: Tshark, tmp_path: Path) -> None:
     filters = [line.split("@")[2] for line in companion_text("rds_colorfilters").splitlines() if line.startswith("@")]
     buttons = [line for line in companion_text("rds_dfilter_buttons").splitlines() if not line.startswith("#")]
-    filters += [line.split('","')[2].replace('""', '"') for line in buttons]
+    filters += [line.split('","')[2].replace(r"\x22", '"') for line in buttons]
     assert len(filters) == 16
     capture = ROOT / "pcaps" / "ib-rdma-73" / "a.pcap.gz"
     whole = " || ".join(f"({text})" for text in filters)
