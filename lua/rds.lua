@@ -394,8 +394,11 @@ local byte, sub, rep, find, format = string.byte, string.sub, string.rep, string
 local floor, huge, min, max = math.floor, math.huge, math.min, math.max
 local insert, remove, concat = table.insert, table.remove, table.concat
 local unpack = table.unpack
+-- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
+local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
+local call_dissector, referenced = Dissector.call, TreeItem.referenced
 
-local TWO32 = 4294967296.0
+local TWO31, TWO32 = 2147483648.0, 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
 local NO_EXTENSIONS = rep("\0", 16)
 
@@ -825,7 +828,7 @@ end
 -- RDS over TCP. What it gives to the rest, and what it takes from 40_analysis.lua:
 -- whether an ordinary message is just what was expected; and to be told what a peer has received.
 
-local start_tcp, feed_tcp, finish_tcp, read_segment, half_of, advances, take_acknowledgement, seen_segment
+local start_tcp, feed_tcp, finish_tcp, read_segment, advances, take_acknowledgement, seen_segment
 local connection_count
 local is_next, acknowledged
 
@@ -968,7 +971,8 @@ do
 
    -- Stream offset of a TCP sequence number.
    function offset_in(half, number)
-      return half.next + ahead(half.base + half.next, number, TWO32)
+      local distance = (number - half.base - half.next) % TWO32
+      return half.next + (distance < TWO31 and distance or distance - TWO32)
    end
 
    local function push(half, start, size, data, frame, done, hole)
@@ -1399,7 +1403,7 @@ end
 
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local connections -- by both ports: the half that the sender fills, others of these ports `chained`
+local connections -- both ports -> source -> destination -> the half that the sender fills
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072
@@ -1414,30 +1418,33 @@ do
    end
 
    -- The half that a segment's sender fills, nil where its connection is not known.
-   function half_of(segment)
-      local half = connections[segment.sport * 65536 + segment.dport]
-      while half and not (half.src == segment.src and half.dst == segment.dst) do
-         half = half.chained
-      end
-      return half
+   local function half_of(ports, src, dst)
+      local from = connections[ports]
+      local to = from and from[src]
+      return to and to[dst]
    end
 
-   local function chain(half, sport, dport, src, dst)
-      half.ports, half.src, half.dst = sport * 65536 + dport, src, dst
-      half.chained = connections[half.ports]
-      connections[half.ports] = half
+   local function enter_half(half, sport, dport, src, dst)
+      local ports = sport * 65536 + dport
+      local from = connections[ports] or {}
+      local to = from[src] or {}
+      connections[ports], from[src], to[dst] = from, to, half
+      half.ports, half.src, half.dst = ports, src, dst
    end
 
-   local function unchain(half)
-      local before = connections[half.ports]
-      if before == half then
-         connections[half.ports] = half.chained
-         return
+   local function forget_half(half)
+      local from = connections[half.ports]
+      local to = from and from[half.src]
+      if not to or to[half.dst] ~= half then
+         return -- an end connected with itself: the other half has taken this one's place
       end
-      while before.chained ~= half do
-         before = before.chained
+      to[half.dst] = nil
+      if not next(to) then
+         from[half.src] = nil
+         if not next(from) then
+            connections[half.ports] = nil
+         end
       end
-      before.chained = half.chained
    end
 
    -- Enter a connection that `segment` belongs to; `backward` where its sender was dialled.
@@ -1456,8 +1463,8 @@ do
          connection.halves[direction] = new_half(connection, direction)
       end
       local own = backward and 1 or 0
-      chain(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
-      chain(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
+      enter_half(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
+      enter_half(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
       connection_count = connection_count + 1
       tell(connection.stream, own, "opened", now)
       return connection.halves[own]
@@ -1470,20 +1477,16 @@ do
          settle(other, now, true)
          flush(other, other.closing or now, now)
       end
-      unchain(half.connection.halves[0])
-      unchain(half.connection.halves[1])
+      forget_half(half.connection.halves[0])
+      forget_half(half.connection.halves[1])
       connection_count = connection_count - 1
-   end
-
-   local function is_over(connection)
-      return connection.reset or (connection.halves[0].ended and connection.halves[1].ended)
    end
 
    local function opened_by_syn(half, segment, now)
       local first_payload = (segment.seq + 1) % TWO32
       if half then
          local known = half.base == nil or half.base == first_payload
-         if not known or is_over(half.connection) then
+         if not known or half.connection.over then
             end_connection(half, now)
             half = nil
          end
@@ -1497,8 +1500,7 @@ do
    end
 
    local function is_another(half, segment)
-      return is_over(half.connection)
-         and half.base ~= nil
+      return half.base ~= nil
          and segment.size > 0
          and math.abs(offset_in(half, segment.seq) - half.next) > STRAY_BYTES
    end
@@ -1510,6 +1512,7 @@ do
       end
       half.ended = true
       connection.reset = segment.rst
+      connection.over = segment.rst or connection.halves[1 - half.direction].ended
       tell(connection.stream, half.direction, segment.rst and "RST" or "FIN", now)
       local behind = half.base and (segment.seq + segment.size - half.base - half.next) % TWO32 or 0
       for direction = 0, 1 do
@@ -1548,10 +1551,11 @@ do
       local now = { number = last_number, time = last_time }
       flush_closed(now, true)
       local done = {}
-      for _, half in pairs(connections) do
-         while half do
-            done[half.connection.stream.number] = half.connection
-            half = half.chained
+      for _, from in pairs(connections) do
+         for _, to in pairs(from) do
+            for _, half in pairs(to) do
+               done[half.connection.stream.number] = half.connection
+            end
          end
       end
       for number = 0, #streams - 1 do
@@ -1583,7 +1587,9 @@ do
    end
 
    function take_acknowledgement(half, segment, now)
-      flush_closed(now)
+      if closed[closed.first] then
+         flush_closed(now)
+      end
       local other = half.connection.halves[1 - half.direction]
       other.acked = offset_in(other, segment.ack)
       acknowledged(other.connection.stream, other.direction, other.acked, now)
@@ -1596,12 +1602,14 @@ do
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
       last_number, last_time = now.number, now.time
-      flush_closed(now)
-      local half = half_of(segment)
+      if closed[closed.first] then
+         flush_closed(now)
+      end
+      local half = segment.half
       if segment.syn then
          half = opened_by_syn(half, segment, now)
       else
-         if half and is_another(half, segment) then
+         if half and half.connection.over and is_another(half, segment) then
             end_connection(half, now)
             half = nil
          end
@@ -1640,24 +1648,24 @@ do
    -- Read a TCP segment whose header begins with the bytes `raw`, and of which `captured` bytes lie in `tvb`. Addresses
    -- come from `pinfo`, all else from the bytes.
    function read_segment(raw, tvb, captured, pinfo)
-      local sport, sport_low, dport, dport_low = byte(raw, 1, 4)
-      local header, bits = byte(raw, 13, 14)
+      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, 1, 14)
       header = floor(header / 16) * 4
-      local total = tvb:reported_len()
+      local total = reported_len(tvb)
       if header < 20 or header > total then
          return nil
       end
-      captured = captured - header
-      segment.src, segment.dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
-      segment.sport, segment.dport = sport * 256 + sport_low, dport * 256 + dport_low
-      segment.seq, segment.ack = u32(raw, 5), u32(raw, 9)
+      sport, dport, captured = sport * 256 + s, dport * 256 + d, captured - header
+      local src, dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
+      segment.src, segment.dst, segment.sport, segment.dport = src, dst, sport, dport
+      segment.seq, segment.ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
       if bits ~= segment.bits then
          segment.bits = bits
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
          segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
       end
       segment.size = total - header
-      segment.data = captured > 0 and tvb:raw(header, captured) or ""
+      segment.data = captured > 0 and raw_bytes(tvb, header, captured) or ""
+      segment.half = half_of(sport * 65536 + dport, src, dst)
       segment.used = false
       return segment
    end
@@ -1678,7 +1686,7 @@ do
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
    COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES
-local new_order, read_span, put_in_order, packets_acknowledged, give_up_packets
+local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
    PSN_MODULUS = 16777216
@@ -1739,10 +1747,18 @@ do
       return 1
    end
 
+   -- A packet that has to wait.
+   function keep_packet(packet)
+      local kept = { what = packet.what, frame = packet.frame, opcode = packet.opcode, solicited = packet.solicited }
+      kept.psn, kept.data, kept.length = packet.psn, packet.data, packet.length
+      return kept
+   end
+
    local function accept(flow, packet, now)
       local order = flow.order
-      accept_packet(flow, packet, order.expected, now)
-      order.expected = order.expected + span_of(order, packet)
+      local position = order.expected
+      accept_packet(flow, packet, position, now)
+      order.expected = position + (packet.what.part == READ and span_of(order, packet) or 1)
       order.fresh = false
       order.choices = nil
       if order.far[1] then
@@ -1797,7 +1813,7 @@ do
       if order.count == 0 then
          order.since = now.time
       end
-      order.waiting[position] = packet
+      order.waiting[position] = keep_packet(packet)
       order.count = order.count + 1
       settle_packets(flow, now)
       while order.count > 0 and (now.time - order.since > MAX_WAITING_SECONDS or order.count > MAX_WAITING_PACKETS) do
@@ -1812,11 +1828,11 @@ do
       local last = order.far[#order.far]
       if last and packet.psn ~= (last.psn + span_of(order, last)) % PSN_MODULUS then
          if packet.psn ~= last.psn then
-            order.far = { packet }
+            order.far = { keep_packet(packet) }
          end
          return
       end
-      insert(order.far, packet)
+      insert(order.far, keep_packet(packet))
       if #order.far < (order.fresh and 1 or FAR_CHAIN) then
          return
       end
@@ -2093,9 +2109,10 @@ do
          flow.unit = nil
          return
       end
-      local data = packet.data
-      if what.header > 0 then
-         data = sub(data, what.header + 1)
+      local data, header = packet.data, what.header
+      local length = packet.length - header
+      if header > 0 then
+         data = sub(data, header + 1)
       end
       if what.part == READ or what.part == ATOMIC then
          flow.unit = nil
@@ -2105,15 +2122,15 @@ do
       if what.part == SEND then
          if what.starts then
             unit.header = sub(data, 1, HEADER_BYTES)
-            insert(unit.parts, sub(data, HEADER_BYTES + 1))
+            unit.parts[1] = sub(data, HEADER_BYTES + 1)
          elseif unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-            insert(unit.parts, data)
+            unit.parts[#unit.parts + 1] = data
          end
       elseif what.starts then
          unit.reth = sub(packet.data, 1, 16)
       end
       unit.packets = unit.packets + 1
-      unit.length = unit.length + max(0, packet.length - what.header)
+      unit.length = unit.length + (length > 0 and length or 0)
       unit.captured = unit.captured + #data
       if what.ends then
          flow.unit = nil
@@ -2338,7 +2355,7 @@ do
    local BTH_BYTES = 12
    local KNOWN_BITS = 0x40 -- flags below this are known to some kernel
 
-   local by_queue_pair -- number of a queue pair -> a flow to it, others `chained`
+   local by_queue_pair -- number of a queue pair -> source -> destination -> the flow to it
 
    function start_infiniband()
       flows, flow_count, by_queue_pair = {}, 0, {}
@@ -2346,30 +2363,15 @@ do
    end
 
    function find_flow(src, dst, qpn)
-      local flow = by_queue_pair[qpn]
-      while flow and not (flow.src == src and flow.dst == dst) do
-         flow = flow.chained
-      end
-      return flow
-   end
-
-   local function unchain(flow)
-      local before = by_queue_pair[flow.qpn]
-      if before == flow then
-         by_queue_pair[flow.qpn] = flow.chained
-         return
-      end
-      while before.chained ~= flow do
-         before = before.chained
-      end
-      before.chained = flow.chained
+      local from = by_queue_pair[qpn]
+      local to = from and from[src]
+      return to and to[dst]
    end
 
    -- A flow about which nothing is known, in place of an earlier one between the same ends.
    function new_flow(src, dst, qpn)
       local before = find_flow(src, dst, qpn)
       if before then
-         unchain(before)
          flows[before] = nil
       elseif flow_count >= MAX_FLOWS then
          return nil
@@ -2378,7 +2380,9 @@ do
       end
       local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
       flow.pending, flow.early, flow.announced = {}, {}, {}
-      flow.chained, by_queue_pair[qpn] = by_queue_pair[qpn], flow
+      local from = by_queue_pair[qpn] or {}
+      local to = from[src] or {}
+      by_queue_pair[qpn], from[src], to[dst] = from, to, flow
       flows[flow] = true
       return flow
    end
@@ -2550,7 +2554,7 @@ do
          end
          return true
       end
-      insert(flow.kept, packet)
+      insert(flow.kept, keep_packet(packet))
       if #flow.kept > MAX_KEPT_PACKETS then
          remove(flow.kept, 1)
       end
@@ -2597,27 +2601,23 @@ do
       end
    end
 
+   local packet = {} -- the same for all: what has to wait is copied
+
    -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
    function read_packet(tvb, at, stop, src, dst, frame)
-      local captured = min(tvb:len(), stop)
-      if captured - at < BTH_BYTES then
+      local captured = min(captured_len(tvb), stop) - at
+      if captured < BTH_BYTES then
          return nil
       end
-      local raw = tvb:raw(at, BTH_BYTES)
-      local bits = byte(raw, 2)
-      local length = max(0, stop - at - BTH_BYTES - floor(bits / 16) % 4)
-      local size = min(length, captured - at - BTH_BYTES)
-      return {
-         src = src,
-         dst = dst,
-         frame = frame,
-         opcode = byte(raw, 1),
-         solicited = bits >= 128,
-         qpn = u24(raw, 6),
-         psn = u24(raw, 10),
-         data = size > 0 and tvb:raw(at + BTH_BYTES, size) or "",
-         length = length,
-      }
+      local raw = raw_bytes(tvb, at, captured)
+      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, 1, BTH_BYTES)
+      local length = stop - at - BTH_BYTES - floor(bits / 16) % 4
+      packet.src, packet.dst, packet.frame = src, dst, frame
+      packet.opcode, packet.solicited = opcode, bits >= 128
+      packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
+      packet.length = length > 0 and length or 0
+      packet.data = length > 0 and sub(raw, BTH_BYTES + 1, BTH_BYTES + length) or ""
+      return packet
    end
 end
 
@@ -3729,7 +3729,7 @@ do
    end
 
    local function add_referenced(tree, name, ...)
-      if tree:referenced(fields[name]) then
+      if referenced(tree, fields[name]) then
          return tree:add(fields[name], ...)
       end
       return nil
@@ -4055,49 +4055,65 @@ do
    -- Whether a filter, column or tap asks for a protocol or any of its fields.
    local function is_wanted(root, name)
       handles[name] = handles[name] or Dissector.get(name)
-      return root:referenced(handles[name])
+      return referenced(root, handles[name])
+   end
+
+   -- Most frames hold but a part of a message.
+   local function show_parts(parts, pinfo, root, wanted, alone)
+      if alone and not parts[1].event then
+         local columns = pinfo.cols
+         columns.protocol = "RDS"
+         columns.info = "part of a message"
+      end
+      wanted = wanted or is_wanted(root, "rds_part")
+      for _, part in ipairs(parts) do
+         if wanted or part.findings then
+            show_part(part, root)
+         end
+      end
+   end
+
+   local function show_messages(messages, tvb, pinfo, root, wanted)
+      local lines = {}
+      for index, message in ipairs(messages) do
+         lines[index] = headline(message)
+         show_message(message, tvb, pinfo, root, wanted)
+      end
+      local columns = pinfo.cols
+      columns.protocol = "RDS"
+      columns.info = concat(lines, "; ")
+   end
+
+   local function show_setup(messages, pinfo, root)
+      local columns = pinfo.cols
+      columns.protocol = "RDS"
+      for _, message in ipairs(messages) do
+         columns.info = cm_words(message)
+         show_cm(message, root)
+      end
    end
 
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
-      local visible = root.visible
-      add = visible and add_always or add_referenced
-      local wanted = visible or is_wanted(root, "rds")
-      local columns, messages = pinfo.cols, frame.messages
+      local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
+      add = wanted and root.visible and add_always or add_referenced
+      local messages, cm, parts, acks, operations = frame.messages, frame.cm, frame.parts, frame.acks, frame.operations
       if messages then
-         columns.protocol = "RDS"
-         local lines = {}
-         for index, message in ipairs(messages) do
-            lines[index] = headline(message)
-            show_message(message, tvb, pinfo, root, wanted)
-         end
-         columns.info = concat(lines, "; ")
+         show_messages(messages, tvb, pinfo, root, wanted)
       end
-      if frame.cm then
-         columns.protocol = "RDS"
-         for _, message in ipairs(frame.cm) do
-            columns.info = cm_words(message)
-            show_cm(message, root)
-         end
+      if cm then
+         show_setup(cm, pinfo, root)
       end
-      if frame.parts then
-         if not (messages or frame.cm) and not frame.parts[1].event then
-            columns.protocol = "RDS"
-            columns.info = "part of a message"
-         end
-         for _, part in ipairs(frame.parts) do
-            if wanted or part.findings or is_wanted(root, "rds_part") then
-               show_part(part, root)
-            end
-         end
+      if parts then
+         show_parts(parts, pinfo, root, wanted, not (messages or cm))
       end
-      if not (frame.acks or frame.operations) or not (wanted or is_wanted(root, "rds_rdma")) then
+      if not (acks or operations) or not (wanted or is_wanted(root, "rds_rdma")) then
          return
       end
-      for _, ack in ipairs(frame.acks or {}) do
+      for _, ack in ipairs(acks or {}) do
          show_acknowledgement(ack, frame, root)
       end
-      for _, operation in ipairs(frame.operations or {}) do
+      for _, operation in ipairs(operations or {}) do
          show_operation(operation, root)
       end
    end
@@ -4124,7 +4140,7 @@ do
 
    -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
    local function pass_on(original, tvb, pinfo, tree)
-      local fine, used = pcall(original.call, original, tvb, pinfo, tree)
+      local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
       if fine then
          return used
       elseif not find(tostring(used), "Malformed frame", 1, true) then
@@ -4155,15 +4171,16 @@ do
    local function watch_tcp(tvb, pinfo, tree, original)
       local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
       current, outer_tvb, outer_pinfo, segment, done = pinfo.number, tvb, pinfo, nil, false
-      local size = tvb:len()
+      local size = captured_len(tvb)
       if pinfo.visited then
          settle_at_end()
       elseif size >= TCP_HEADER_BYTES then
-         local raw = tvb:raw(0, TCP_HEADER_BYTES)
-         local rds_port = tcp_ports[u16(raw, 1)] or tcp_ports[u16(raw, 3)]
+         local raw = raw_bytes(tvb, 0, TCP_HEADER_BYTES)
+         local sport, s, dport, d = byte(raw, 1, 4)
+         local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
          if rds_port or connection_count > 0 then
             segment = read_segment(raw, tvb, size, pinfo)
-            local half = segment and half_of(segment)
+            local half = segment and segment.half
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
                seen_segment(current, pinfo.abs_ts)
@@ -4176,8 +4193,9 @@ do
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
-      if not done and shown[current] then
-         local header = size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
+      local frame = not done and shown[current]
+      if frame then
+         local header = frame.messages and size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
          show_once(header > 0 and header < size and tvb(header):tvb() or nil, pinfo, tree)
       end
       outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
@@ -4186,9 +4204,11 @@ do
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      local size = outer_tvb and outer_tvb:len() or 0
-      if not segment and size >= TCP_HEADER_BYTES then
-         segment = read_segment(outer_tvb:raw(0, TCP_HEADER_BYTES), outer_tvb, size, outer_pinfo)
+      if not segment then
+         local size = outer_tvb and outer_tvb:len() or 0
+         if size >= TCP_HEADER_BYTES then
+            segment = read_segment(outer_tvb:raw(0, TCP_HEADER_BYTES), outer_tvb, size, outer_pinfo)
+         end
       end
       return segment and not segment.used and segment or nil
    end
@@ -4269,7 +4289,7 @@ do
    local NEXT_BTH, NEXT_GRH, IB_TRANSPORT = 2, 3, 0x1b
 
    local function read_roce_v2(tvb, pinfo, now)
-      return read_packet(tvb, 0, tvb:reported_len() - ICRC_BYTES, host_text(pinfo.net_src), host_text(pinfo.net_dst), now)
+      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(pinfo.net_src), host_text(pinfo.net_dst), now)
    end
 
    -- A packet whose GRH begins `at` bytes into `tvb`; GRH is laid out like an IPv6 header.

@@ -98,6 +98,11 @@ class Deframer:
             return self._missing if self._missing >= LONG_BYTES else usual
         return HEADER_BYTES - len(self._header) if self._long else usual
 
+    @property
+    def worth_waking(self) -> int:
+        """How many bytes are to be there before it is worth reading: the rest of a payload that has room, else any."""
+        return self._missing if self._room is not None else 1
+
     def room(self) -> tuple[memoryview, bytearray] | None:
         """Where the next bytes can go without a copy: what is missing of a long payload, then a header.
 

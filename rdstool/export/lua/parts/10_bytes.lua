@@ -5,8 +5,11 @@ local byte, sub, rep, find, format = string.byte, string.sub, string.rep, string
 local floor, huge, min, max = math.floor, math.huge, math.min, math.max
 local insert, remove, concat = table.insert, table.remove, table.concat
 local unpack = table.unpack
+-- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
+local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
+local call_dissector, referenced = Dissector.call, TreeItem.referenced
 
-local TWO32 = 4294967296.0
+local TWO31, TWO32 = 2147483648.0, 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
 local NO_EXTENSIONS = rep("\0", 16)
 

@@ -12,7 +12,7 @@ do
    end
 
    local function add_referenced(tree, name, ...)
-      if tree:referenced(fields[name]) then
+      if referenced(tree, fields[name]) then
          return tree:add(fields[name], ...)
       end
       return nil
@@ -338,49 +338,65 @@ do
    -- Whether a filter, column or tap asks for a protocol or any of its fields.
    local function is_wanted(root, name)
       handles[name] = handles[name] or Dissector.get(name)
-      return root:referenced(handles[name])
+      return referenced(root, handles[name])
+   end
+
+   -- Most frames hold but a part of a message.
+   local function show_parts(parts, pinfo, root, wanted, alone)
+      if alone and not parts[1].event then
+         local columns = pinfo.cols
+         columns.protocol = "RDS"
+         columns.info = "part of a message"
+      end
+      wanted = wanted or is_wanted(root, "rds_part")
+      for _, part in ipairs(parts) do
+         if wanted or part.findings then
+            show_part(part, root)
+         end
+      end
+   end
+
+   local function show_messages(messages, tvb, pinfo, root, wanted)
+      local lines = {}
+      for index, message in ipairs(messages) do
+         lines[index] = headline(message)
+         show_message(message, tvb, pinfo, root, wanted)
+      end
+      local columns = pinfo.cols
+      columns.protocol = "RDS"
+      columns.info = concat(lines, "; ")
+   end
+
+   local function show_setup(messages, pinfo, root)
+      local columns = pinfo.cols
+      columns.protocol = "RDS"
+      for _, message in ipairs(messages) do
+         columns.info = cm_words(message)
+         show_cm(message, root)
+      end
    end
 
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
-      local visible = root.visible
-      add = visible and add_always or add_referenced
-      local wanted = visible or is_wanted(root, "rds")
-      local columns, messages = pinfo.cols, frame.messages
+      local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
+      add = wanted and root.visible and add_always or add_referenced
+      local messages, cm, parts, acks, operations = frame.messages, frame.cm, frame.parts, frame.acks, frame.operations
       if messages then
-         columns.protocol = "RDS"
-         local lines = {}
-         for index, message in ipairs(messages) do
-            lines[index] = headline(message)
-            show_message(message, tvb, pinfo, root, wanted)
-         end
-         columns.info = concat(lines, "; ")
+         show_messages(messages, tvb, pinfo, root, wanted)
       end
-      if frame.cm then
-         columns.protocol = "RDS"
-         for _, message in ipairs(frame.cm) do
-            columns.info = cm_words(message)
-            show_cm(message, root)
-         end
+      if cm then
+         show_setup(cm, pinfo, root)
       end
-      if frame.parts then
-         if not (messages or frame.cm) and not frame.parts[1].event then
-            columns.protocol = "RDS"
-            columns.info = "part of a message"
-         end
-         for _, part in ipairs(frame.parts) do
-            if wanted or part.findings or is_wanted(root, "rds_part") then
-               show_part(part, root)
-            end
-         end
+      if parts then
+         show_parts(parts, pinfo, root, wanted, not (messages or cm))
       end
-      if not (frame.acks or frame.operations) or not (wanted or is_wanted(root, "rds_rdma")) then
+      if not (acks or operations) or not (wanted or is_wanted(root, "rds_rdma")) then
          return
       end
-      for _, ack in ipairs(frame.acks or {}) do
+      for _, ack in ipairs(acks or {}) do
          show_acknowledgement(ack, frame, root)
       end
-      for _, operation in ipairs(frame.operations or {}) do
+      for _, operation in ipairs(operations or {}) do
          show_operation(operation, root)
       end
    end

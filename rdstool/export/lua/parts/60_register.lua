@@ -19,7 +19,7 @@ do
 
    -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
    local function pass_on(original, tvb, pinfo, tree)
-      local fine, used = pcall(original.call, original, tvb, pinfo, tree)
+      local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
       if fine then
          return used
       elseif not find(tostring(used), "Malformed frame", 1, true) then
@@ -50,15 +50,16 @@ do
    local function watch_tcp(tvb, pinfo, tree, original)
       local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
       current, outer_tvb, outer_pinfo, segment, done = pinfo.number, tvb, pinfo, nil, false
-      local size = tvb:len()
+      local size = captured_len(tvb)
       if pinfo.visited then
          settle_at_end()
       elseif size >= TCP_HEADER_BYTES then
-         local raw = tvb:raw(0, TCP_HEADER_BYTES)
-         local rds_port = tcp_ports[u16(raw, 1)] or tcp_ports[u16(raw, 3)]
+         local raw = raw_bytes(tvb, 0, TCP_HEADER_BYTES)
+         local sport, s, dport, d = byte(raw, 1, 4)
+         local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
          if rds_port or connection_count > 0 then
             segment = read_segment(raw, tvb, size, pinfo)
-            local half = segment and half_of(segment)
+            local half = segment and segment.half
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
                seen_segment(current, pinfo.abs_ts)
@@ -71,8 +72,9 @@ do
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
-      if not done and shown[current] then
-         local header = size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
+      local frame = not done and shown[current]
+      if frame then
+         local header = frame.messages and size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
          show_once(header > 0 and header < size and tvb(header):tvb() or nil, pinfo, tree)
       end
       outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
@@ -81,9 +83,11 @@ do
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      local size = outer_tvb and outer_tvb:len() or 0
-      if not segment and size >= TCP_HEADER_BYTES then
-         segment = read_segment(outer_tvb:raw(0, TCP_HEADER_BYTES), outer_tvb, size, outer_pinfo)
+      if not segment then
+         local size = outer_tvb and outer_tvb:len() or 0
+         if size >= TCP_HEADER_BYTES then
+            segment = read_segment(outer_tvb:raw(0, TCP_HEADER_BYTES), outer_tvb, size, outer_pinfo)
+         end
       end
       return segment and not segment.used and segment or nil
    end
@@ -164,7 +168,7 @@ do
    local NEXT_BTH, NEXT_GRH, IB_TRANSPORT = 2, 3, 0x1b
 
    local function read_roce_v2(tvb, pinfo, now)
-      return read_packet(tvb, 0, tvb:reported_len() - ICRC_BYTES, host_text(pinfo.net_src), host_text(pinfo.net_dst), now)
+      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(pinfo.net_src), host_text(pinfo.net_dst), now)
    end
 
    -- A packet whose GRH begins `at` bytes into `tvb`; GRH is laid out like an IPv6 header.

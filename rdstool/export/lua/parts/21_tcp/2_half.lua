@@ -32,7 +32,8 @@ do
 
    -- Stream offset of a TCP sequence number.
    function offset_in(half, number)
-      return half.next + ahead(half.base + half.next, number, TWO32)
+      local distance = (number - half.base - half.next) % TWO32
+      return half.next + (distance < TWO31 and distance or distance - TWO32)
    end
 
    local function push(half, start, size, data, frame, done, hole)

@@ -1,6 +1,6 @@
 -- TCP connections that carry RDS: segments in, messages and acknowledgements out.
 
-local connections -- by both ports: the half that the sender fills, others of these ports `chained`
+local connections -- both ports -> source -> destination -> the half that the sender fills
 do
    local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
    local MAX_CONNECTIONS = 131072
@@ -15,30 +15,33 @@ do
    end
 
    -- The half that a segment's sender fills, nil where its connection is not known.
-   function half_of(segment)
-      local half = connections[segment.sport * 65536 + segment.dport]
-      while half and not (half.src == segment.src and half.dst == segment.dst) do
-         half = half.chained
-      end
-      return half
+   local function half_of(ports, src, dst)
+      local from = connections[ports]
+      local to = from and from[src]
+      return to and to[dst]
    end
 
-   local function chain(half, sport, dport, src, dst)
-      half.ports, half.src, half.dst = sport * 65536 + dport, src, dst
-      half.chained = connections[half.ports]
-      connections[half.ports] = half
+   local function enter_half(half, sport, dport, src, dst)
+      local ports = sport * 65536 + dport
+      local from = connections[ports] or {}
+      local to = from[src] or {}
+      connections[ports], from[src], to[dst] = from, to, half
+      half.ports, half.src, half.dst = ports, src, dst
    end
 
-   local function unchain(half)
-      local before = connections[half.ports]
-      if before == half then
-         connections[half.ports] = half.chained
-         return
+   local function forget_half(half)
+      local from = connections[half.ports]
+      local to = from and from[half.src]
+      if not to or to[half.dst] ~= half then
+         return -- an end connected with itself: the other half has taken this one's place
       end
-      while before.chained ~= half do
-         before = before.chained
+      to[half.dst] = nil
+      if not next(to) then
+         from[half.src] = nil
+         if not next(from) then
+            connections[half.ports] = nil
+         end
       end
-      before.chained = half.chained
    end
 
    -- Enter a connection that `segment` belongs to; `backward` where its sender was dialled.
@@ -57,8 +60,8 @@ do
          connection.halves[direction] = new_half(connection, direction)
       end
       local own = backward and 1 or 0
-      chain(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
-      chain(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
+      enter_half(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
+      enter_half(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
       connection_count = connection_count + 1
       tell(connection.stream, own, "opened", now)
       return connection.halves[own]
@@ -71,20 +74,16 @@ do
          settle(other, now, true)
          flush(other, other.closing or now, now)
       end
-      unchain(half.connection.halves[0])
-      unchain(half.connection.halves[1])
+      forget_half(half.connection.halves[0])
+      forget_half(half.connection.halves[1])
       connection_count = connection_count - 1
-   end
-
-   local function is_over(connection)
-      return connection.reset or (connection.halves[0].ended and connection.halves[1].ended)
    end
 
    local function opened_by_syn(half, segment, now)
       local first_payload = (segment.seq + 1) % TWO32
       if half then
          local known = half.base == nil or half.base == first_payload
-         if not known or is_over(half.connection) then
+         if not known or half.connection.over then
             end_connection(half, now)
             half = nil
          end
@@ -98,8 +97,7 @@ do
    end
 
    local function is_another(half, segment)
-      return is_over(half.connection)
-         and half.base ~= nil
+      return half.base ~= nil
          and segment.size > 0
          and math.abs(offset_in(half, segment.seq) - half.next) > STRAY_BYTES
    end
@@ -111,6 +109,7 @@ do
       end
       half.ended = true
       connection.reset = segment.rst
+      connection.over = segment.rst or connection.halves[1 - half.direction].ended
       tell(connection.stream, half.direction, segment.rst and "RST" or "FIN", now)
       local behind = half.base and (segment.seq + segment.size - half.base - half.next) % TWO32 or 0
       for direction = 0, 1 do
@@ -149,10 +148,11 @@ do
       local now = { number = last_number, time = last_time }
       flush_closed(now, true)
       local done = {}
-      for _, half in pairs(connections) do
-         while half do
-            done[half.connection.stream.number] = half.connection
-            half = half.chained
+      for _, from in pairs(connections) do
+         for _, to in pairs(from) do
+            for _, half in pairs(to) do
+               done[half.connection.stream.number] = half.connection
+            end
          end
       end
       for number = 0, #streams - 1 do
@@ -184,7 +184,9 @@ do
    end
 
    function take_acknowledgement(half, segment, now)
-      flush_closed(now)
+      if closed[closed.first] then
+         flush_closed(now)
+      end
       local other = half.connection.halves[1 - half.direction]
       other.acked = offset_in(other, segment.ack)
       acknowledged(other.connection.stream, other.direction, other.acked, now)
@@ -197,12 +199,14 @@ do
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
       last_number, last_time = now.number, now.time
-      flush_closed(now)
-      local half = half_of(segment)
+      if closed[closed.first] then
+         flush_closed(now)
+      end
+      local half = segment.half
       if segment.syn then
          half = opened_by_syn(half, segment, now)
       else
-         if half and is_another(half, segment) then
+         if half and half.connection.over and is_another(half, segment) then
             end_connection(half, now)
             half = nil
          end
@@ -241,24 +245,24 @@ do
    -- Read a TCP segment whose header begins with the bytes `raw`, and of which `captured` bytes lie in `tvb`. Addresses
    -- come from `pinfo`, all else from the bytes.
    function read_segment(raw, tvb, captured, pinfo)
-      local sport, sport_low, dport, dport_low = byte(raw, 1, 4)
-      local header, bits = byte(raw, 13, 14)
+      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, 1, 14)
       header = floor(header / 16) * 4
-      local total = tvb:reported_len()
+      local total = reported_len(tvb)
       if header < 20 or header > total then
          return nil
       end
-      captured = captured - header
-      segment.src, segment.dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
-      segment.sport, segment.dport = sport * 256 + sport_low, dport * 256 + dport_low
-      segment.seq, segment.ack = u32(raw, 5), u32(raw, 9)
+      sport, dport, captured = sport * 256 + s, dport * 256 + d, captured - header
+      local src, dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
+      segment.src, segment.dst, segment.sport, segment.dport = src, dst, sport, dport
+      segment.seq, segment.ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
       if bits ~= segment.bits then
          segment.bits = bits
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
          segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
       end
       segment.size = total - header
-      segment.data = captured > 0 and tvb:raw(header, captured) or ""
+      segment.data = captured > 0 and raw_bytes(tvb, header, captured) or ""
+      segment.half = half_of(sport * 65536 + dport, src, dst)
       segment.used = false
       return segment
    end

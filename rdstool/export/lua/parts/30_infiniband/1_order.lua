@@ -4,7 +4,7 @@
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
    COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES
-local new_order, read_span, put_in_order, packets_acknowledged, give_up_packets
+local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
    PSN_MODULUS = 16777216
@@ -65,10 +65,18 @@ do
       return 1
    end
 
+   -- A packet that has to wait.
+   function keep_packet(packet)
+      local kept = { what = packet.what, frame = packet.frame, opcode = packet.opcode, solicited = packet.solicited }
+      kept.psn, kept.data, kept.length = packet.psn, packet.data, packet.length
+      return kept
+   end
+
    local function accept(flow, packet, now)
       local order = flow.order
-      accept_packet(flow, packet, order.expected, now)
-      order.expected = order.expected + span_of(order, packet)
+      local position = order.expected
+      accept_packet(flow, packet, position, now)
+      order.expected = position + (packet.what.part == READ and span_of(order, packet) or 1)
       order.fresh = false
       order.choices = nil
       if order.far[1] then
@@ -123,7 +131,7 @@ do
       if order.count == 0 then
          order.since = now.time
       end
-      order.waiting[position] = packet
+      order.waiting[position] = keep_packet(packet)
       order.count = order.count + 1
       settle_packets(flow, now)
       while order.count > 0 and (now.time - order.since > MAX_WAITING_SECONDS or order.count > MAX_WAITING_PACKETS) do
@@ -138,11 +146,11 @@ do
       local last = order.far[#order.far]
       if last and packet.psn ~= (last.psn + span_of(order, last)) % PSN_MODULUS then
          if packet.psn ~= last.psn then
-            order.far = { packet }
+            order.far = { keep_packet(packet) }
          end
          return
       end
-      insert(order.far, packet)
+      insert(order.far, keep_packet(packet))
       if #order.far < (order.fresh and 1 or FAR_CHAIN) then
          return
       end

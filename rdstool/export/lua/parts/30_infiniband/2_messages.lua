@@ -200,9 +200,10 @@ do
          flow.unit = nil
          return
       end
-      local data = packet.data
-      if what.header > 0 then
-         data = sub(data, what.header + 1)
+      local data, header = packet.data, what.header
+      local length = packet.length - header
+      if header > 0 then
+         data = sub(data, header + 1)
       end
       if what.part == READ or what.part == ATOMIC then
          flow.unit = nil
@@ -212,15 +213,15 @@ do
       if what.part == SEND then
          if what.starts then
             unit.header = sub(data, 1, HEADER_BYTES)
-            insert(unit.parts, sub(data, HEADER_BYTES + 1))
+            unit.parts[1] = sub(data, HEADER_BYTES + 1)
          elseif unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-            insert(unit.parts, data)
+            unit.parts[#unit.parts + 1] = data
          end
       elseif what.starts then
          unit.reth = sub(packet.data, 1, 16)
       end
       unit.packets = unit.packets + 1
-      unit.length = unit.length + max(0, packet.length - what.header)
+      unit.length = unit.length + (length > 0 and length or 0)
       unit.captured = unit.captured + #data
       if what.ends then
          flow.unit = nil

@@ -15,7 +15,7 @@ do
    local BTH_BYTES = 12
    local KNOWN_BITS = 0x40 -- flags below this are known to some kernel
 
-   local by_queue_pair -- number of a queue pair -> a flow to it, others `chained`
+   local by_queue_pair -- number of a queue pair -> source -> destination -> the flow to it
 
    function start_infiniband()
       flows, flow_count, by_queue_pair = {}, 0, {}
@@ -23,30 +23,15 @@ do
    end
 
    function find_flow(src, dst, qpn)
-      local flow = by_queue_pair[qpn]
-      while flow and not (flow.src == src and flow.dst == dst) do
-         flow = flow.chained
-      end
-      return flow
-   end
-
-   local function unchain(flow)
-      local before = by_queue_pair[flow.qpn]
-      if before == flow then
-         by_queue_pair[flow.qpn] = flow.chained
-         return
-      end
-      while before.chained ~= flow do
-         before = before.chained
-      end
-      before.chained = flow.chained
+      local from = by_queue_pair[qpn]
+      local to = from and from[src]
+      return to and to[dst]
    end
 
    -- A flow about which nothing is known, in place of an earlier one between the same ends.
    function new_flow(src, dst, qpn)
       local before = find_flow(src, dst, qpn)
       if before then
-         unchain(before)
          flows[before] = nil
       elseif flow_count >= MAX_FLOWS then
          return nil
@@ -55,7 +40,9 @@ do
       end
       local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
       flow.pending, flow.early, flow.announced = {}, {}, {}
-      flow.chained, by_queue_pair[qpn] = by_queue_pair[qpn], flow
+      local from = by_queue_pair[qpn] or {}
+      local to = from[src] or {}
+      by_queue_pair[qpn], from[src], to[dst] = from, to, flow
       flows[flow] = true
       return flow
    end
@@ -227,7 +214,7 @@ do
          end
          return true
       end
-      insert(flow.kept, packet)
+      insert(flow.kept, keep_packet(packet))
       if #flow.kept > MAX_KEPT_PACKETS then
          remove(flow.kept, 1)
       end
@@ -274,26 +261,22 @@ do
       end
    end
 
+   local packet = {} -- the same for all: what has to wait is copied
+
    -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
    function read_packet(tvb, at, stop, src, dst, frame)
-      local captured = min(tvb:len(), stop)
-      if captured - at < BTH_BYTES then
+      local captured = min(captured_len(tvb), stop) - at
+      if captured < BTH_BYTES then
          return nil
       end
-      local raw = tvb:raw(at, BTH_BYTES)
-      local bits = byte(raw, 2)
-      local length = max(0, stop - at - BTH_BYTES - floor(bits / 16) % 4)
-      local size = min(length, captured - at - BTH_BYTES)
-      return {
-         src = src,
-         dst = dst,
-         frame = frame,
-         opcode = byte(raw, 1),
-         solicited = bits >= 128,
-         qpn = u24(raw, 6),
-         psn = u24(raw, 10),
-         data = size > 0 and tvb:raw(at + BTH_BYTES, size) or "",
-         length = length,
-      }
+      local raw = raw_bytes(tvb, at, captured)
+      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, 1, BTH_BYTES)
+      local length = stop - at - BTH_BYTES - floor(bits / 16) % 4
+      packet.src, packet.dst, packet.frame = src, dst, frame
+      packet.opcode, packet.solicited = opcode, bits >= 128
+      packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
+      packet.length = length > 0 and length or 0
+      packet.data = length > 0 and sub(raw, BTH_BYTES + 1, BTH_BYTES + length) or ""
+      return packet
    end
 end
