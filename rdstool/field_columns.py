@@ -272,24 +272,19 @@ def event_addresses(event: Event, streams: StreamTable) -> tuple[bytes, bytes]:
     return source.address, destination.address
 
 
-def cm_name(event: CmMessage) -> str:
-    """``REQ``, ``REP`` and so on."""
-    return type(event.body).__name__.removeprefix("Cm").upper()
-
-
 def reject_of(event: CmMessage) -> RdsReject | None:
     """RDS's own data in a REJ, where there are any."""
     from dissectors.wire.cm import RdsReject, reject_code  # noqa: PLC0415 - most captures have no RDMA-CM
 
     private = getattr(event.body, "private", b"")
-    return RdsReject(reject_code(private)) if cm_name(event) == "REJ" and any(private[:4]) else None
+    return RdsReject(reject_code(private)) if event.name == "REJ" and any(private[:4]) else None
 
 
 def _cm_values(event: CmMessage, info: FieldInfo) -> list[Any]:
     if info.name == "rds.kind":
         return ["cm"]
     if info.name == "rds.cm.message":
-        return [cm_name(event)]
+        return [event.name]
     from dissectors.wire.cm import RdsPrivateV4, RdsPrivateV6, RdsReject  # noqa: PLC0415
 
     sources: dict[Part, Any] = {Part.CM: event.body, Part.CM_IP: event.ip, Part.CM_PRIVATE: event.private}

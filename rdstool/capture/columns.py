@@ -7,7 +7,8 @@ grow with the file. ``frame`` is always the number of a frame in the whole captu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,15 @@ class FrameBatch:
         return len(self.frame)
 
 
+_DTYPES: dict[str, type[np.generic]] = {
+    **dict.fromkeys(("src_hi", "src_lo", "dst_hi", "dst_lo"), np.uint64),
+    **dict.fromkeys(("sport", "dport"), np.uint16),
+    **dict.fromkeys(("seq", "ack"), np.uint32),
+    "flags": np.uint8,
+}
+"""Of the columns of packets that are not int64."""
+
+
 @dataclass(slots=True)
 class Packets:
     """What was parsed of a batch of frames. Addresses are 128-bit numbers in two halves, IPv4 as ::ffff:a.b.c.d."""
@@ -147,6 +157,17 @@ class Packets:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    @classmethod
+    @cache
+    def dtypes(cls) -> dict[str, np.dtype[Any]]:
+        """The columns, that is all but ``data``, in their order."""
+        names = [column.name for column in fields(cls) if column.name != "data"]
+        return {name: np.dtype(_DTYPES.get(name, np.int64)) for name in names}
+
+    def columns(self) -> list[NDArray[Any]]:
+        """The values, in the order of ``dtypes``."""
+        return [getattr(self, name) for name in self.dtypes()]
 
 
 @dataclass(slots=True)

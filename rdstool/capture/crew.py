@@ -7,17 +7,19 @@ import gc
 import os
 import pickle
 import signal
-import struct
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import fcntl
 from mmap import mmap
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rdstool.errors import CaptureError
 
@@ -47,35 +49,31 @@ class Pipe:
 
 
 class Shelf:
-    """Shared memory in places, each for one item, whose arrays are not copied when it is looked at."""
+    """Shared memory in places, each for one item that is made of arrays."""
 
     def __init__(self, places: int, size: int) -> None:
         # Pages that are never written to take no memory.
         self._places = [mmap(-1, size) for _ in range(places)]
 
-    def put(self, number: int, item: Any) -> None:
-        """Place an item. Raises ``ValueError`` where it is too large."""
-        buffers: list[pickle.PickleBuffer] = []
-        content = pickle.dumps(item, 5, buffer_callback=buffers.append)
-        parts = [memoryview(content), *(buffer.raw() for buffer in buffers)]
-        place = self._places[number % len(self._places)]
-        sizes = struct.pack(f"{1 + len(parts)}q", len(parts), *map(len, parts))
-        place[: len(sizes)] = sizes
-        at = _aligned(len(sizes))
-        for part in parts:
-            place[at : at + len(part)] = part
-            at += _aligned(len(part))
+    def put(self, number: int, at: int, columns: Iterable[NDArray[Any]], rows: NDArray[np.intp]) -> int:
+        """Place these rows of columns from byte ``at`` of an item on; returns where they end."""
+        for column in columns:
+            room, at = self._room(number, at, column.dtype, len(rows))
+            # Indices are good. Were they to be checked, NumPy would gather the rows elsewhere and copy them here.
+            np.take(column, rows, out=room, mode="clip")
+        return at
 
-    def get(self, number: int) -> Any:
-        """Look at an item; its arrays are valid until another one is placed there."""
-        view = memoryview(self._places[number % len(self._places)])
-        (count,) = struct.unpack_from("q", view)
-        parts = []
-        at = _aligned(8 * (1 + count))
-        for size in struct.unpack_from(f"{count}q", view, 8):
-            parts.append(view[at : at + size])
-            at += _aligned(size)
-        return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - from a process of our own
+    def get(self, number: int, at: int, dtypes: Iterable[np.dtype[Any]], count: int) -> tuple[list[NDArray[Any]], int]:
+        """Columns of ``count`` rows, valid until another item is placed there, and where they end."""
+        columns = []
+        for dtype in dtypes:
+            column, at = self._room(number, at, dtype, count)
+            columns.append(column)
+        return columns, at
+
+    def _room(self, number: int, at: int, dtype: np.dtype[Any], count: int) -> tuple[NDArray[Any], int]:
+        place = self._places[number % len(self._places)]
+        return np.frombuffer(place, dtype, count, at), _aligned(at + count * dtype.itemsize)
 
 
 def _aligned(size: int) -> int:

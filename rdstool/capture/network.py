@@ -7,13 +7,14 @@ A16 and A17 (RoCE).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
+from rdstool.capture.bursts import packet_bytes
 from rdstool.capture.columns import Bytes, FrameBatch, IbPackets, Ints, Segments
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.cursor import Cursor, Mask
@@ -140,7 +141,7 @@ def parse(frames: FrameBatch, counts: FrameCounts, tcp_ports: frozenset[int] | N
         _count_other_ethertypes(ethertype[rest], counts)
     parsed = Parsed(_merged(Segments, segments, frames), _merged(IbPackets, ib, frames))
     counts.tcp += len(parsed.tcp)
-    counts.ib += len(parsed.ib)
+    counts.ib += int(np.count_nonzero(np.diff(parsed.ib.frame, prepend=-1)))
     return parsed
 
 
@@ -276,7 +277,27 @@ def _roce(packets: _Packets, frames: FrameBatch, counts: FrameCounts) -> IbPacke
     size = headers["size"].astype(np.int64)
     told = (size >= _UDP.itemsize) & (cursor.at + size <= cursor.wire_end)
     cursor = cursor.ending(np.where(told, cursor.at + size, cursor.wire_end))
-    return _infiniband(packets.at(cursor.behind(_UDP.itemsize)), frames, counts)
+    packets = packets.at(cursor.behind(_UDP.itemsize))
+    return _infiniband(_cut_bursts(packets, headers["checksum"] != 0), frames, counts)
+
+
+def _cut_bursts(packets: _Packets, checked: Mask) -> _Packets:
+    """A row for each packet of the bursts among the datagrams with a UDP checksum."""
+    cursor = packets.cursor
+    length = cursor.wire_end - cursor.at
+    size = length.copy()
+    for row in np.flatnonzero(checked & (cursor.end == cursor.wire_end) & (length >= 2 * (_BTH_BYTES + ICRC_BYTES))):
+        network = packets.network[row]
+        size[row] = packet_bytes(cursor.data[network : cursor.end[row]].tobytes(), int(cursor.at[row] - network))
+    if (size == length).all():
+        return packets
+    count = np.maximum(-(-length // np.maximum(size, 1)), 1)
+    rows = np.repeat(np.arange(len(packets)), count)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+    at = cursor.at[rows] + place * size[rows]
+    wire_end = np.minimum(at + size[rows], cursor.wire_end[rows])
+    cut = Cursor(cursor.data, cursor.row[rows], at, np.minimum(cursor.end[rows], wire_end), wire_end)
+    return _Packets(cut, packets.network[rows], packets.protocol[rows], packets.addresses)
 
 
 def _grh(cursor: Cursor, counts: FrameCounts) -> list[_Packets]:
@@ -341,13 +362,6 @@ def _lids(data: Bytes, network: Ints) -> Addresses:
     return zeros, pairs["src"].astype(np.uint64), zeros, pairs["dst"].astype(np.uint64)
 
 
-_DTYPES: dict[str, type[np.generic]] = {
-    **dict.fromkeys(("src_hi", "src_lo", "dst_hi", "dst_lo"), np.uint64),
-    **dict.fromkeys(("sport", "dport"), np.uint16),
-    **dict.fromkeys(("seq", "ack"), np.uint32),
-    "flags": np.uint8,
-}
-"""Of the columns that are not int64."""
 Rows = TypeVar("Rows", Segments, IbPackets)
 
 
@@ -356,8 +370,8 @@ def _merged(kind: type[Rows], parts: list[Rows], frames: FrameBatch) -> Rows:
     filled = [part for part in parts if len(part)]
     if len(filled) == 1:
         return filled[0]
-    names = [column.name for column in fields(kind) if column.name != "data"]
     if not filled:
-        return kind(frames.data, *(np.empty(0, _DTYPES.get(name, np.int64)) for name in names))
+        return kind(frames.data, *(np.empty(0, dtype) for dtype in kind.dtypes().values()))
     order = np.argsort(np.concatenate([part.frame for part in filled]), kind="stable")
-    return kind(frames.data, *(np.concatenate([getattr(part, name) for part in filled])[order] for name in names))
+    together = zip(*(part.columns() for part in filled), strict=True)
+    return kind(frames.data, *(np.concatenate(columns)[order] for columns in together))

@@ -9,15 +9,16 @@ and all else come out as one process alone would have it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdstool.capture.columns import Bytes, IbPackets, Segments, pair_key
+from rdstool.capture.columns import Bytes, IbPackets, Packets, Segments, pair_key
 from rdstool.capture.crew import Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.mapped import MappedFiles, Place, map_files
@@ -33,19 +34,23 @@ MAX_TABLE = 3
 _AHEAD = 2
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
-Rows = TypeVar("Rows", Segments, IbPackets)
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class _Table:
-    """The packets of one chunk by owner; the bytes that they refer to are ``[start:end]`` of the file."""
+    """What a chunk has for one owner. The bytes that the packets refer to are ``[start:end]`` of the file."""
 
+    chunk: int
     file: int
     start: int
     end: int
     reach: Reach
-    owned: list[Parsed]
+    at: int = 0
+    """Where the columns of the packets begin, on the shelf."""
+    tcp: int = 0
+    """Packets."""
+    ib: int = 0
 
 
 @dataclass(slots=True)
@@ -114,7 +119,7 @@ class _Share:
         self.places = [Pipe() for _ in range(size)]
         """To each process: where its next chunk begins."""
         self.notices = [Pipe() for _ in range(size)]
-        """To each process: which chunks are on the shelf."""
+        """To each process: what is on the shelf for it."""
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
@@ -142,7 +147,7 @@ class _Worker:
         self._streams.on_news = self._note
         self._news: list[tuple[Turn, Stream]] = []
         self._stages = Stages(share.options, self._streams)
-        self._there: set[int] = set()
+        self._there: dict[int, _Table] = {}
         """Chunks that are on the shelf and wait for this process."""
         self._read: dict[int, About] = {}
         self._done = 0
@@ -150,62 +155,68 @@ class _Worker:
 
     def run(self) -> None:
         """Take part until the end of the last file."""
-        share, size = self._share, self._share.options.jobs
-        for chunk in count(self._number, size):
-            self._reassemble(chunk - share.ahead)
-            place: Place = share.places[self._number].reader.recv()
-            batch, behind = share.files.next(place)
-            share.places[(self._number + 1) % size].writer.send(behind)
-            if batch is None:
+        for chunk in count(self._number, self._share.options.jobs):
+            self._reassemble(chunk - self._share.ahead)
+            place: Place = self._share.places[self._number].reader.recv()
+            behind = self._parse(place)
+            if behind.chunk == place.chunk:
                 break
-            parsed, self._read[chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
-            owned = [_owned(parsed, owner, size) for owner in range(size)]
-            end = batch.consumed - place.read
-            share.shelf.put(chunk, _Table(batch.file, end - len(batch.data), end, Reach.of(parsed), owned))
-            for notice in share.notices:
-                notice.writer.send(chunk)
         self._reassemble(behind.chunk)
         parts = self._stages.finish()
         coverage = [stream.coverage for stream in self._streams.streams]
         self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.passed_over, behind.problem))
 
+    def _parse(self, place: Place) -> Place:
+        """Parse the chunk at ``place`` for all owners, and hand on the place behind it, which it returns."""
+        share = self._share
+        batch, behind = share.files.next(place)
+        share.places[(self._number + 1) % share.options.jobs].writer.send(behind)
+        if batch is not None:
+            parsed, self._read[place.chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
+            end = batch.consumed - place.read
+            self._spread(parsed, _Table(place.chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
+        return behind
+
     def _reassemble(self, until: int) -> None:
         """Take the chunks before ``until``, waiting for them."""
         for chunk in range(self._done, until):
             while chunk not in self._there:
-                self._there.add(self._share.notices[self._number].reader.recv())
-            self._there.remove(chunk)
-            parts, settled = self._stages.feed(*self._own(self._share.shelf.get(chunk)))
+                table: _Table = self._share.notices[self._number].reader.recv()
+                self._there[table.chunk] = table
+            parts, settled = self._stages.feed(*self._own(self._there.pop(chunk)))
             self._deliver(_Delivery(parts, settled, self._news, self._read.pop(chunk, None)))
             self._news = []
             self._done = chunk + 1
 
+    def _spread(self, parsed: Parsed, table: _Table) -> None:
+        """Place the packets of each owner on the shelf."""
+        size, shelf = self._share.options.jobs, self._share.shelf
+        tcp_owner, ib_owner = _owners(parsed.tcp, size), _owners(parsed.ib, size)
+        at = 0
+        for owner, notice in enumerate(self._share.notices):
+            tcp, ib = np.flatnonzero(tcp_owner == owner), np.flatnonzero(ib_owner == owner)
+            behind = shelf.put(table.chunk, at, parsed.tcp.columns(), tcp)
+            behind = shelf.put(table.chunk, behind, parsed.ib.columns(), ib)
+            notice.writer.send(replace(table, at=at, tcp=len(tcp), ib=len(ib)))
+            at = behind
+
     def _own(self, table: _Table) -> tuple[Parsed, Reach]:
-        parsed = table.owned[self._number]
-        if len(parsed.tcp) or len(parsed.ib):
-            parsed.tcp.data = parsed.ib.data = self._share.files.data(table.file, table.start, table.end)
+        shelf = self._share.shelf
+        tcp, at = shelf.get(table.chunk, table.at, Segments.dtypes().values(), table.tcp)
+        ib, _ = shelf.get(table.chunk, at, IbPackets.dtypes().values(), table.ib)
+        data = self._share.files.data(table.file, table.start, table.end) if table.tcp or table.ib else _NO_BYTES
         # Queue pairs that are not judged yet keep columns; connections keep none.
-        columns = {name: getattr(parsed.ib, name).copy() for name in _columns(parsed.ib)}
-        return replace(parsed, ib=replace(parsed.ib, **columns)), table.reach
+        return Parsed(Segments(data, *tcp), IbPackets(data, *(column.copy() for column in ib))), table.reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
         self._news.append((turn, stream))
 
 
-def _owned(parsed: Parsed, owner: int, size: int) -> Parsed:
-    """The packets that belong to one process, without the bytes."""
-    return Parsed(_rows_of(parsed.tcp, owner, size), _rows_of(parsed.ib, owner, size))
-
-
-def _rows_of(rows: Rows, owner: int, size: int) -> Rows:
+def _owners(rows: Packets, size: int) -> NDArray[np.uint64]:
+    """Which process each packet belongs to."""
     # Multiplied by this, numbers that follow each other are spread evenly.
     mixed = pair_key(rows) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)
-    index = np.flatnonzero(mixed * np.uint64(size) >> np.uint64(32) == owner)
-    return type(rows)(_NO_BYTES, *(getattr(rows, name)[index] for name in _columns(rows)))
-
-
-def _columns(rows: Segments | IbPackets) -> list[str]:
-    return [column.name for column in fields(rows) if column.name != "data"]
+    return mixed * np.uint64(size) >> np.uint64(32)
 
 
 class _Numbers:
@@ -217,7 +228,7 @@ class _Numbers:
 
     def __init__(self, streams: StreamTable, size: int) -> None:
         self._streams = streams
-        self._number: list[list[int]] = [[] for _ in range(size)]
+        self._number = [array("i") for _ in range(size)]
         """For each owner, its number of a stream -> that of the whole capture; -1 for one that is passed over."""
 
     def renumber(self, deliveries: list[_Delivery]) -> list[Part]:
@@ -225,7 +236,7 @@ class _Numbers:
         news = [(turn, owner, stream) for owner, one in enumerate(deliveries) for turn, stream in one.news]
         for _, owner, stream in sorted(news, key=lambda item: item[:2]):
             self._enter(owner, stream)
-        numbers = [np.array(known, np.int32) for known in self._number]
+        numbers = [np.array(known) for known in self._number]
         return [
             _renumbered(part, number) for one, number in zip(deliveries, numbers, strict=True) for part in one.parts
         ]

@@ -9,7 +9,7 @@ from rdstool.capture.events import CmMessage, RdmaOperation
 from rdstool.capture.streams import StreamTable, address_text
 from rdstool.export.parts import by_stream, by_value, flag_names
 from rdstool.export.summary import cm_words, rdma_words, summaries
-from rdstool.field_columns import MessageColumns, cm_name, event_addresses
+from rdstool.field_columns import MessageColumns, event_addresses
 from rdstool.protocol.kinds import MessageKind
 
 _RESET = "\x1b[0m"
@@ -72,7 +72,7 @@ class LineWriter:
         source, destination = event_addresses(event, streams)
         ends = self._ends(address_text(source), address_text(destination))
         if isinstance(event, CmMessage):
-            kind, words = "cm", f"{cm_name(event)}  {cm_words(event)}".rstrip()
+            kind, words = "cm", f"{event.name}  {cm_words(event)}".rstrip()
         else:
             kind, words = event.kind.value, rdma_words(event)
         line = f"{'':>6} {time:>11}  {ends}  {kind:<{_KIND_WIDTH}} {words}\n"

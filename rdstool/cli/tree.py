@@ -16,7 +16,7 @@ from rdstool.capture.streams import Stream, StreamTable, address_text
 from rdstool.export.parts import seconds_text
 from rdstool.export.summary import cm_words, rdma_words
 from rdstool.export.times import Clock, TimeForm
-from rdstool.field_columns import address16, cm_name, event_addresses, reject_of
+from rdstool.field_columns import address16, event_addresses, reject_of
 from rdstool.fields import find_field
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.words import plural
@@ -63,8 +63,8 @@ class TreeWriter:
             lines += [_line(f"rds.rdma.{name}", _plain(getattr(event, name), name)) for name in fields]
             return "\n".join(lines) + "\n\n"
         private = event.private if event.private is not None else reject_of(event)
-        lines = [f"RDMA-CM {cm_name(event)} at {time}: {ends}, {cm_words(event)}".rstrip(", "), *common]
-        lines.append(_line("rds.cm.message", cm_name(event)))
+        lines = [f"RDMA-CM {event.name} at {time}: {ends}, {cm_words(event)}".rstrip(", "), *common]
+        lines.append(_line("rds.cm.message", event.name))
         lines.append(f"{_INDENT * 2}transaction {event.transaction_id:#x}")
         for header in (event.body, event.ip, private):
             if header is not None:

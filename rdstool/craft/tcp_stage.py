@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import repeat
 
-from dissectors.wire.rds import TCP_PORT
+from dissectors.wire.rds import MAX_PATHS, TCP_PORT
 from rdstool.craft.build import Builder, raw_bytes
 from rdstool.craft.hearing import Came, Hear, Hearing
 from rdstool.craft.judge import Match, sent_words
@@ -156,7 +156,7 @@ class TcpStage:
         return f"connected {wire.describe()}"
 
     async def _dial(self, wire: Wire, path: int) -> None:
-        sock = self._dialler.dial(self._match.own, self._match.peer, path)
+        sock = self._dialler.dial(self._match.own, self._match.peer, path, MAX_PATHS)
         try:
             connected: asyncio.Future[None] = self._loop.create_future()
             self._loop.add_writer(sock, _set, connected)

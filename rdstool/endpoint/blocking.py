@@ -106,7 +106,7 @@ class Socket(SocketBase):
                 except WouldBlock as reason:
                     deadline = self._blocked(reason, flags, self.send_timeout_s, deadline)
                 else:
-                    driver.kick()
+                    driver.kick(length)
                     return length
 
     def sendto(self, data: bytes | bytearray | memoryview, address: Address) -> int:

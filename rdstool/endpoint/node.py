@@ -178,7 +178,7 @@ class AsyncSocket(SocketBase):
             try:
                 with driver.lock:
                     length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token, control=control)
-                    driver.kick()
+                    driver.kick(length)
                     return length
             except WouldBlock as reason:
                 with driver.lock:

@@ -9,7 +9,7 @@ from rdstool.capture.events import CmMessage, RdmaOperation
 from rdstool.capture.streams import StreamTable, address_text
 from rdstool.export.parts import by_stream, by_value, extension_object, flag_names, sparse
 from rdstool.export.summary import cm_words, rdma_words, summaries
-from rdstool.field_columns import MessageColumns, cm_name, event_addresses
+from rdstool.field_columns import MessageColumns, event_addresses
 from rdstool.protocol.kinds import MessageKind, Transport
 
 COLUMNS = (
@@ -74,7 +74,7 @@ def event_line(event: CmMessage | RdmaOperation, streams: StreamTable, time: str
     """A row for an RDMA-CM message or an RDMA operation; most columns stay empty."""
     source, destination = event_addresses(event, streams)
     is_cm = isinstance(event, CmMessage)
-    words = f"{cm_name(event)} {cm_words(event)}".rstrip() if isinstance(event, CmMessage) else rdma_words(event)
+    words = f"{event.name} {cm_words(event)}".rstrip() if isinstance(event, CmMessage) else rdma_words(event)
     values = {
         "frame": str(event.frame),
         "time": time,

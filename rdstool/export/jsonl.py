@@ -17,7 +17,7 @@ from rdstool.capture.columns import ChecksumStatus, Ints
 from rdstool.capture.events import CmMessage, RdmaOperation
 from rdstool.capture.streams import Stream, StreamTable, address_text
 from rdstool.export.parts import by_stream, by_value, extension_object, flag_names, seconds_text, seconds_texts, sparse
-from rdstool.field_columns import MessageColumns, address16, cm_name, event_addresses, reject_of
+from rdstool.field_columns import MessageColumns, address16, event_addresses, reject_of
 from rdstool.protocol.kinds import MessageKind, Transport
 
 REMEMBERED_BITMAPS = 16
@@ -169,7 +169,7 @@ def _cm_object(event: CmMessage) -> dict[str, Any]:
         )
     return {
         "kind": "cm",
-        "message": cm_name(event),
+        "message": event.name,
         "transaction_id": event.transaction_id,
         "fields": _fields(event.body),
         "ip": ip,

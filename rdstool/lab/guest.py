@@ -24,6 +24,7 @@ from rdstool.errors import LabError
 from rdstool.lab.boot import GUEST_PATH, Accelerator, choose_accelerator, command, environment, kill_group
 from rdstool.lab.channel import Channel, GuestError
 from rdstool.lab.kernels import Kernel
+from rdstool.lab.monitor import Monitor
 from rdstool.lab.network import IPV4_PREFIX, IPV6_PREFIX, Network
 from rdstool.lab.rds import Rds
 from rdstool.lab.wire import Wire
@@ -33,6 +34,9 @@ PORT = "rdstool.agent"
 
 MAC = "02:00:00:00:00:64"
 """Hardware address of the guest's network device."""
+
+_NETWORK_DEVICE = "rds-port"
+"""QEMU's name for it."""
 
 BOOT_TIMEOUT_S = 120.0
 """From QEMU's start until the agent answers; about 6 s without KVM on an idle processor, more on a busy one."""
@@ -112,6 +116,7 @@ class Guest:
         self._processors = processors
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
+        self._monitor: Monitor | None = None
         self._console: deque[str] = deque(maxlen=_CONSOLE_LINES)
         self._reader: threading.Thread | None = None
 
@@ -149,8 +154,9 @@ class Guest:
         """The first half of ``start``: QEMU runs. Several guests boot at the same time that way."""
         self._console.clear()
         ours, theirs = socket.socketpair()
+        monitor, far_monitor = socket.socketpair()
         tap = self.network.plug() if self.network else None
-        descriptors = [theirs.fileno(), *([tap] if tap is not None else [])]
+        descriptors = [theirs.fileno(), far_monitor.fileno(), *([tap] if tap is not None else [])]
         line = command(
             self.kernel,
             self.accelerator,
@@ -158,7 +164,7 @@ class Guest:
             memory_mib=self._memory_mib,
             processors=self._processors,
             kernel_options=[f"loglevel={_LOG_LEVEL}"],
-            devices=_devices(theirs.fileno(), tap),
+            devices=_devices(theirs.fileno(), far_monitor.fileno(), tap),
         )
         try:
             self._process = subprocess.Popen(  # noqa: S603
@@ -172,11 +178,13 @@ class Guest:
             )
         finally:
             theirs.close()
+            far_monitor.close()
             if tap is not None:
                 os.close(tap)
         self._reader = threading.Thread(target=self._read_console, name="guest console", daemon=True)
         self._reader.start()
         self._channel = Channel(ours)
+        self._monitor = Monitor(monitor)
 
     def await_agent(self) -> None:
         """The second half of ``start``: the agent answers, the network is set up, the modules are loaded."""
@@ -308,6 +316,12 @@ class Guest:
         self.unload_modules(*RDS_MODULES)
         self.load_modules(*self.modules)
 
+    def set_link(self, *, up: bool) -> None:
+        """Put in the cable of its network device, or pull it; the guest sees that it has no carrier."""
+        if self._monitor is None:
+            raise GuestError("the guest is not up")
+        self._monitor.execute("set_link", name=_NETWORK_DEVICE, up=up)
+
     def sysctl(self, name: str, value: object = None) -> str:
         """Set a sysctl where a value is given; its value."""
         told: str = self.call("system.sysctl", name=name, value=None if value is None else str(value))
@@ -342,6 +356,9 @@ class Guest:
         if self._channel is not None:
             self._channel.close(why)
             self._channel = None
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
 
     def _end(self) -> None:
         assert self._process is not None
@@ -438,11 +455,12 @@ def _completed(arguments: Sequence[str], told: dict[str, Any], *, check: bool, t
     return done
 
 
-def _devices(channel: int, tap: int | None) -> list[str]:
-    """QEMU's arguments for the agent's port and the network device, on descriptors that it inherits."""
+def _devices(channel: int, monitor: int, tap: int | None) -> list[str]:
+    """QEMU's arguments for the agent's port, the monitor and the network device, on descriptors that it inherits."""
     devices = ["-device", "virtio-serial-pci,id=rdstool", "-chardev", f"socket,id=agent,fd={channel}"]
     devices += ["-device", f"virtserialport,bus=rdstool.0,chardev=agent,name={PORT}"]
+    devices += ["-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"]
     if tap is not None:
         devices += ["-netdev", f"tap,id=rds,fd={tap},vhost=off"]
-        devices += ["-device", f"virtio-net-pci,netdev=rds,mac={MAC},romfile="]
+        devices += ["-device", f"virtio-net-pci,id={_NETWORK_DEVICE},netdev=rds,mac={MAC},romfile="]
     return devices

@@ -47,6 +47,15 @@ class Wire:
         return [(fields[2], fields[3]) for fields in (line.split() for line in done.stdout.splitlines())]
 
     @contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """Pull the cable while the context lasts: the guest sees no carrier, and keeps its addresses."""
+        self._guest.set_link(up=False)
+        try:
+            yield
+        finally:
+            self._guest.set_link(up=True)
+
+    @contextmanager
     def down(self) -> Iterator[None]:
         """Take the guest's link down while the context lasts; IPv6 addresses stay."""
         device = self._guest.device

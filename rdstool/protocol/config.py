@@ -26,9 +26,9 @@ class Limits:
     unjudged_bytes: int = 4 * MIB
     """Received bytes of one peer that wait for the handshake to tell their path; then path 0 is taken for granted."""
     connections: int = 4_096
-    """Address pairs of a node. For a further one a peer is forgotten that has connected and has not sent a message, nor
-    was sent one; else the peer that has been away longest, of those that are not connected and are owed nothing.
-    Where there is none, the further one is refused."""
+    """Address pairs of a node. For a further one a peer is forgotten that has connected, has not sent a message for
+    ``silent_patience_s``, nor was sent one; else the peer that has been away longest, of those that are not connected
+    and are owed nothing. Where there is none, the further one is refused."""
     remembered: int = 65_536
     """Forgotten peers whose sequence numbers are kept, so that nothing is lost or comes twice when they come back.
     Beyond this a message may come twice that a peer sends again because it never heard of our acknowledgement."""
@@ -87,6 +87,9 @@ class Settings:
     """How long path 0's new connection may bring nothing, not even the congestion map, while messages wait; then it
     is made anew. Linux 7.3 was seen to forget connections that its own SYN had crossed: they stay open, and nobody
     reads them. The kernel waits for ever."""
+    silent_patience_s: float = 1.0
+    """How long a new peer may be silent before a node that is full forgets it. Its system may have acknowledged
+    messages that have not been read yet."""
     knock_interval_s: float = 1.0
     """How often the larger address asks the smaller one to connect, while messages wait. The kernel asks once
     for each message that is sent, and waits for ever where that one attempt is lost."""

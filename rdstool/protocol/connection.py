@@ -43,6 +43,7 @@ from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
 from rdstool.protocol.receiving import go_on, judge
+from rdstool.protocol.source_ports import path_of_source_port
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
 
@@ -216,9 +217,9 @@ class Connection(BaseConnection):
                 path.take(link, now)
 
     def _free_path(self, link: Link) -> Path | None:
-        own_port_tells = self.npaths > 1 and self.peer_sport_idx and link.peer_port is not None
+        told = self._told_by_port(link)
         for path in self.paths[: self.npaths]:
-            if own_port_tells and link.peer_port is not None and link.peer_port % self.npaths != path.index:
+            if told is not None and path.index != told:
                 continue
             # CONNECTING is our own knock, which the peer's connection overtakes.
             if path.state in {PathState.DOWN, PathState.CONNECTING}:
@@ -227,18 +228,27 @@ class Connection(BaseConnection):
 
     def path_of(self, link: Link) -> Path:
         """The path of an incoming TCP connection, dead or alive, by all that is known by now."""
-        if self.npaths > 1 and self.peer_sport_idx and link.peer_port is not None:
-            return self.paths[link.peer_port % self.npaths]
-        return self.paths[0]
+        return self.paths[self._told_by_port(link) or 0]
+
+    def _told_by_port(self, link: Link) -> int | None:
+        if self.npaths == 1 or not self.peer_sport_idx or link.peer_port is None:
+            return None
+        return path_of_source_port(link.peer_port, self.npaths)
 
     def _may_dial(self, path: Path) -> bool:
-        """A peer without SPORT_IDX numbers paths in the order in which they come: one after the other, then."""
-        if path.index >= self.npaths:
+        """Path 0 comes first: only there does a peer say at once that it has taken the connection up.
+
+        One that is full, and has forgotten us, closes it unread, and its system may have acknowledged messages by then.
+        A peer without SPORT_IDX numbers paths in the order in which they come: one after the other, then.
+        """
+        if path.index == 0:
+            return True
+        if path.index >= self.npaths or not any(each.link is not None and each.link.heard for each in self.paths):
             return False
         return self.peer_sport_idx or all(lower.state is _UP for lower in self.paths[: path.index])
 
     def _dial_all(self, now: float) -> None:
-        for path in self.paths[: self.npaths]:
+        for path in self.paths[: self.npaths] if self.smaller else ():
             self.reach(path, now)
 
     def _retry(self, path: Path, now: float) -> None:
@@ -269,15 +279,18 @@ class Connection(BaseConnection):
                 path.hold = node.timers.at(now + patience, lambda when: self._hold_no_longer(path, when))
         if path.link is not None and path.link.doubtful:
             self._expect_answer(path, now)
-        if self.smaller and self.npaths > 1:
-            self._dial_all(now)
+        self._dial_all(now)
 
     def _expect_answer(self, path: Path, now: float) -> None:
         patience = self.node.settings.answer_patience_s
         self.answer_timer = self.node.timers.at(now + patience, lambda when: self._judge_silence(path, when))
 
-    def answered(self) -> None:
-        """The peer has taken up path 0's connection, or that is gone."""
+    def answered(self, now: float) -> None:
+        """The peer has taken up path 0's connection."""
+        self._expect_no_answer()
+        self._dial_all(now)
+
+    def _expect_no_answer(self) -> None:
         if self.answer_timer is not None:
             self.answer_timer.cancel()
             self.answer_timer = None
@@ -304,7 +317,7 @@ class Connection(BaseConnection):
     def went_error(self, path: Path, _now: float) -> None:
         """A path sends no more: what it may have told of congestion, another one tells again."""
         if path.index == 0:
-            self.answered()
+            self._expect_no_answer()
         carrier = self._carrier()
         if carrier is not None and path.link is not None and path.link.carries_map:
             carrier.map_pending = True
@@ -411,15 +424,14 @@ class Connection(BaseConnection):
             path.release()
             path.wake()
         self.unpark(now)
-        if self.smaller and npaths > 1:
-            self._dial_all(now)
+        self._dial_all(now)
 
     def _place(self, link: Link, now: float) -> None:
         """Move path 0's first TCP connection to the path that its source port tells."""
         first = self.paths[0]
-        if link.path is not first or link.peer_port is None or link.peer_port % self.npaths == 0:
+        target = self.path_of(link)
+        if link.path is not first or target is first:
             return
-        target = self.paths[link.peer_port % self.npaths]
         if target.state is not _DOWN:
             self.node.counters.dropped_misplaced += 1
             first.drop(DropReason.MISPLACED, "", now)

@@ -26,7 +26,9 @@ class ConnectWanted:
     peer: str
     """Address to connect to."""
     path: int
-    """Where the node announces SPORT_IDX, the TCP source port modulo 8 (``source_port``)."""
+    """Where the node announces SPORT_IDX, the TCP source port modulo 8 and modulo ``npaths`` (``source_port``)."""
+    npaths: int
+    """Paths agreed, or before that those which the node offers."""
     attempt: int
     """Number of this attempt on its path, from 1."""
 

@@ -134,7 +134,9 @@ class Inbox(ABC):
         if cookie is not None:
             control += (RdmaDest(cookie),)
         answered = length if flags & MSG_TRUNC else len(data)
-        return ReceivedMessage(data, address, port, answered, MSG_TRUNC if len(data) < length else 0, control)
+        told = MSG_TRUNC if len(data) < length else 0
+        # As ReceivedMessage(...), in a third of the time.
+        return tuple.__new__(ReceivedMessage, (data, address, port, answered, told, control))
 
     def let_go(self, now: float) -> None:
         """Have those TCP connections read on that waited for this socket."""

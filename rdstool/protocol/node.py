@@ -84,8 +84,9 @@ class Node:
         self.maps: dict[str, LocalMap] = {}
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
         """By local address, peer address and type of service."""
-        self.silent: dict[Connection, None] = {}
-        """Of those, the ones that a peer has made by connecting, and that have not carried a message; oldest first."""
+        self.silent: dict[Connection, float] = {}
+        """Of those, the ones that a new peer has made by connecting, and that have not carried a message, with the time
+        of that; oldest first."""
         self.away: dict[Connection, None] = {}
         """Of those, the ones that had a TCP connection, or tried to have one, and lost it; the first that did so first.
         One of several paths may be up still."""
@@ -185,26 +186,32 @@ class Node:
 
     def _of_peer(self, local: str, peer: str) -> Connection:
         """The connection of a peer that connects, as ``connection`` gives it."""
-        known = (local, peer, 0) in self.connections
-        found = self.connections[local, peer, 0] if known else self.connection(local, peer, 0)
+        found = self.connections.get((local, peer, 0))
+        if found is None:
+            new = (local, peer) not in self.remembered
+            found = self.connection(local, peer, 0)
+            if new and isinstance(found, Connection):
+                self.silent[found] = self.now
         assert isinstance(found, Connection)
-        if not known:
-            self.silent[found] = None
         return found
 
     def _make_room(self) -> None:
         """Forget a peer: a silent one, or else one that is away and owed nothing; if there is one."""
-        for connection in self.silent:
-            # It has sent no message, so none can be lost or come twice.
-            self._forget(connection, remembered=False)
-            return
+        for connection, since in self.silent.items():
+            if self.now >= since + self.settings.silent_patience_s:
+                self._forget(connection)
+                return
+            break  # all others came later
         for connection in self.away:
             if connection.idle:
-                self._remember(connection)
-                self._forget(connection, remembered=True)
+                self._forget(connection)
                 return
 
-    def _forget(self, connection: Connection, *, remembered: bool) -> None:
+    def _forget(self, connection: Connection) -> None:
+        # A silent peer has sent no message, so none can be lost or come twice.
+        remembered = connection not in self.silent
+        if remembered:
+            self._remember(connection)
         self.silent.pop(connection, None)
         self.away.pop(connection, None)
         del self.connections[connection.local, connection.peer, connection.tos]

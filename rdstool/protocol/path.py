@@ -47,8 +47,9 @@ class Path(Lane):
         self.link = connection.new_link()
         self.link.path = self
         self.step(PathInput.DIAL, now)
+        npaths = connection.npaths if connection.npaths > 1 else len(connection.paths)
         connection.node.emit(
-            events.ConnectWanted(self.link, connection.local, connection.peer, self.index, self.attempt)
+            events.ConnectWanted(self.link, connection.local, connection.peer, self.index, npaths, self.attempt)
         )
 
     def take(self, link: Link, now: float) -> None:

@@ -34,9 +34,9 @@ def receive(link: Link, data: bytes | int, now: float) -> None:
     counters = connection.node.counters
     counters.tcp_data_ready_calls += 1
     if not link.heard:
-        if link.doubtful:
-            connection.answered()
-        link.heard = True
+        doubtful, link.heard = link.doubtful, True
+        if doubtful:
+            connection.answered(now)
         if link.acked and path.link is link:
             path.bytes_acked(link.acked)
     began = deframer.began or now

@@ -19,6 +19,8 @@ from rdstool.transport.base import Transport, Wanted
 
 BURST_S = 0.000_1
 """What is sent later than this after the last flush goes out at once; what follows more closely goes out together."""
+BURST_BYTES = 1 << 19
+"""So much of it, for each connection that has something to send, does not wait for the loop to have its turn."""
 
 SETTLE_ROUNDS = 4
 """Times that a transport brings news before others in the loop have their turn."""
@@ -41,6 +43,8 @@ class Driver:
         self._scheduled = False
         self._stopped = False
         self._flushed_at = 0.0
+        self._queued = 0
+        """Bytes of messages since then."""
 
     @staticmethod
     def now() -> float:
@@ -49,20 +53,32 @@ class Driver:
 
     # ---- From the application, under the lock
 
-    def kick(self) -> None:
-        """After any call of the engine: see that what follows from it gets done."""
+    def kick(self, queued: int = 0) -> None:
+        """After any call of the engine: see that what follows gets done. There are ``queued`` bytes more to send."""
         engine = self.engine
-        if self._scheduled or self._stopped or not engine.pending:
+        self._queued += queued
+        if self._scheduled:
+            if self._queued < BURST_BYTES:  # nearly always
+                return
+            due = self._queued >= BURST_BYTES * len(engine.ready)
+        else:
+            due = engine.now - self._flushed_at > BURST_S
+        if self._stopped or not engine.pending:
             return
-        if engine.ready and engine.now - self._flushed_at > BURST_S:
-            self._flushed_at = engine.now
+        if engine.ready and due:
+            self._flushed()
             settled = True
             for link in engine.take_ready():
                 settled &= self.transport.flush(link)
             if settled and not engine.pending:
                 return
-        self._scheduled = True
-        self._call_soon(self._run)
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._run)
+
+    def _flushed(self) -> None:
+        self._flushed_at = self.engine.now
+        self._queued = 0
 
     # ---- In the loop
 
@@ -85,7 +101,7 @@ class Driver:
                         self.hear(event)
                 for link in engine.take_ready():
                     transport.flush(link)
-            self._flushed_at = engine.now
+            self._flushed()
             transport.settle()
             if not engine.pending:
                 break

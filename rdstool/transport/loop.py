@@ -86,7 +86,7 @@ class LoopTransport:
         if link.path is None or link.path.link is not link:
             return  # given up meanwhile
         host = self._network.hosts.get(canonical(wanted.peer))
-        port = source_port(wanted.path, next(self._network.attempts), *_PORTS)
+        port = source_port(wanted.path, next(self._network.attempts), *_PORTS, wanted.npaths)
         there = host.accept(wanted.peer, wanted.local, port) if host is not None else None
         with self._driver.lock:
             if there is None:

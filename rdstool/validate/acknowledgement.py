@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dissectors.wire.cm import CmRej
 from dissectors.wire.rds import Flags
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import CmMessage
@@ -160,7 +159,7 @@ class AcknowledgementCheck(Check):
         )
         asks = (flags & Flags.ACK_REQUIRED) != 0
         for event in view.decoded.events:
-            if isinstance(event, CmMessage) and isinstance(event.body, CmRej):
+            if isinstance(event, CmMessage) and event.name == "REJ":
                 self._tried.add(frozenset((event.src, event.dst)))
         first = np.flatnonzero(view.numbered & view.ib & (view.sequence == 1) & ~asks)
         first = first[[self._is_new(int(view.stream[row])) for row in first.tolist()]] if len(first) else first

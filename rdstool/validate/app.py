@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, RdmaOp
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.rule import BOTH, NOTE, Rule
 from rdstool.validate.view import View
 
+if TYPE_CHECKING:
+    from dissectors.wire.stress import StressMessage
+
 MAX_TASKS = 65536
 """Pairs of tasks that are followed."""
-OPERATIONS = frozenset(Op)
-RDMA_OPERATIONS = frozenset(RdmaOp)
 
 STRESS = Rule(
     "RDS-APP-001",
@@ -53,14 +54,17 @@ class StressCheck(Check):
         view = batch.view
         if not self.report.wants(STRESS) or not view.count:
             return
+        from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE  # noqa: PLC0415 - runs on request only
+
         segments = np.zeros(view.count, np.int64)
         segments[batch.grouped.index] = batch.grouped.segment
         for row, payload in sorted(view.decoded.messages.payloads.items()):
             if view.kind[row] == MessageKind.DATA and not view.flagged[row] and len(payload) >= MESSAGE_BYTES:
-                self._message(view, row, payload, int(segments[row]))
+                self._message(view, row, STRESS_MESSAGE.unpack_from(payload), int(segments[row]))
 
-    def _message(self, view: View, row: int, payload: bytes, segment: int) -> None:
-        message = STRESS_MESSAGE.unpack_from(payload)
+    def _message(self, view: View, row: int, message: StressMessage, segment: int) -> None:
+        from dissectors.wire.stress import Op, RdmaOp  # noqa: PLC0415
+
         flow = int(view.flow[row])
         here, there = self.context.streams[flow >> 1].ends(flow & 1)
         if (message.from_addr, message.to_addr) != (here.address[-4:], there.address[-4:]):
@@ -68,7 +72,7 @@ class StressCheck(Check):
         wrong = []
         if (message.from_port, message.to_port) != (int(view.sport[row]), int(view.dport[row])):
             wrong.append(f"ports {message.from_port} to {message.to_port}")
-        if message.op not in OPERATIONS or message.rdma_op not in RDMA_OPERATIONS:
+        if message.op not in list(Op) or message.rdma_op not in list(RdmaOp):
             wrong.append(f"operation {message.op}, RDMA operation {message.rdma_op}")
         key = flow, int(view.sport[row]), int(view.dport[row])
         task = self._tasks.get(key)

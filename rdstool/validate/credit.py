@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from dissectors.wire.cm import CmRep, CmReq
 from rdstool.capture.events import CmMessage
 from rdstool.protocol.credits import CREDIT_LIMIT, SendCredits
 from rdstool.validate.check import Batch, Check, Context
@@ -84,10 +83,10 @@ class CreditCheck(Check):
         for event in view.decoded.events:
             if not isinstance(event, CmMessage) or event.private is None:
                 continue
-            if isinstance(event.body, CmReq):
+            if event.name == "REQ":
                 if len(self._asked) < MAX_REQUESTS:
                     self._asked[event.transaction_id, event.src] = event.private.credit
-            elif isinstance(event.body, CmRep) and event.stream >= 0:
+            elif event.name == "REP" and event.stream >= 0:
                 asked = self._asked.pop((event.transaction_id, event.dst), None)
                 if asked is None:
                     continue

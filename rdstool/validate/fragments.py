@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.infiniband import Opcode
 from dissectors.wire.rds import FRAGMENT_BYTES
 from rdstool.capture.columns import HeaderMatch, Ints
 from rdstool.protocol.kinds import MessageKind
@@ -20,7 +19,6 @@ _SOURCE = "net/rds/ib_recv.c, ib_send.c"
 LONGEST_FRAGMENT = 16384
 """Data bytes of a fragment between two Oracle kernels (UEK) at version 4.1."""
 _UEK_SIZES = (2 * FRAGMENT_BYTES, LONGEST_FRAGMENT)
-_PLAIN = (Opcode.SEND_FIRST, Opcode.SEND_MIDDLE, Opcode.SEND_LAST, Opcode.SEND_ONLY)
 
 OPCODE = Rule(
     "RDS-FRG-001",
@@ -114,7 +112,10 @@ class FragmentCheck(Check):
         view, all_rows = batch.view, batch.view.decoded.fragments
         if not len(all_rows):
             return
-        plain = np.isin(all_rows["opcode"], _PLAIN)
+        from dissectors.wire.infiniband import Opcode  # noqa: PLC0415 - most captures have no fragments
+
+        sends = (Opcode.SEND_FIRST, Opcode.SEND_MIDDLE, Opcode.SEND_LAST, Opcode.SEND_ONLY)
+        plain = np.isin(all_rows["opcode"], sends)
         self._say(OPCODE, view, all_rows, ~plain, lambda row: f"opcode 0x{int(row['opcode']):02x}")
         rows = all_rows[all_rows["message"] >= 0]
         if not len(rows):

@@ -162,7 +162,7 @@ class Replay:
             self.device.listen(self.request.body.service_id)
         for packet in self.found:
             if packet.source == self.them:
-                self.device.receive([(packet.data, packet.source, packet.port)], 0.0)
+                self.device.receive([packet.data], packet.source, packet.port, 0.0)
                 self.events()
                 self.collect()
             else:

@@ -253,7 +253,7 @@ def children() -> list[str]:
     "command", [("validate",), ("decode", "--json"), ("decode",), ("stats", "--json")], ids=" ".join
 )
 def test_commands_write_the_same(command: tuple[str, ...], tmp_path: Path) -> None:
-    path = grown("ib-basic-73", tmp_path / "long.pcap", 8)
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 16)
     assert Path(path).stat().st_size > 2 * CaptureOptions().chunk_bytes
     one, two = (rdstool(*command, "--jobs", jobs, path) for jobs in "12")
     assert (two.returncode, two.stdout, two.stderr) == (one.returncode, one.stdout, one.stderr)

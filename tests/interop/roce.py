@@ -51,7 +51,10 @@ OPTIONS = ConnectionOptions(ack_timeout=19)
 
 
 class FaultySocket(socket.socket):
-    """Loses, doubles, reorders or damages one datagram in fifty of those that it sends."""
+    """Loses, doubles, reorders or damages one datagram in fifty of those that it sends, and one burst in fifty.
+
+    Of a burst, the end is lost or doubled, or one datagram is damaged.
+    """
 
     fault = ""
     random: Random
@@ -79,10 +82,31 @@ class FaultySocket(socket.socket):
                 self.late = data
                 return len(data)
         sent = super().sendto(data, address)
+        self._catch_up(address)
+        return sent
+
+    def sendmsg(self, datagrams: Any, ancillary: Any = (), flags: int = 0, address: Any = None) -> int:
+        """Send a burst, or not all of it."""
+        if self.fault and self.random.random() < FAULTS:
+            place = self.random.randrange(len(datagrams))
+            if self.fault == "corrupt":
+                byte = self.random.randrange(len(datagrams[place]))
+                datagrams = list(datagrams)
+                content = bytearray(datagrams[place])
+                content[byte] ^= 1 << self.random.randrange(8)
+                datagrams[place] = bytes(content)
+            elif self.fault == "duplicate":
+                super().sendmsg(datagrams[: place + 1], ancillary, flags, address)
+            elif self.fault == "loss":
+                datagrams = datagrams[: place + 1]
+        sent = super().sendmsg(datagrams, ancillary, flags, address)
+        self._catch_up(address)
+        return sent
+
+    def _catch_up(self, address: Any) -> None:
         if self.late is not None:
             late, self.late = self.late, None
             super().sendto(late, address)
-        return sent
 
 
 class Program:

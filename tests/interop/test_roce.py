@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import select
 import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from dissectors.wire.cm import RejectReason
+from dissectors.wire.icrc import icrc_good
 from rdstool.lab import Guest, Network
+from rdstool.lab.capture import Capture
 from rdstool.transport.ib.provider import Completed, Refused, Status
+from rdstool.transport.ib.roce.flow import MAX_BURST
 from rdstool.transport.ib.roce.numbers import gid_of
 from tests.interop.conftest import Guests
 from tests.interop.roce import (
@@ -116,6 +121,42 @@ def test_we_read_and_write_the_memory_of_rping(start: Starter, network: Network,
         assert server.rounds == 10
         assert odd(peer) == {}
     assert "mismatch" not in done.stdout + done.stderr
+
+
+@FAMILIES
+def test_bursts_are_packets_on_the_wire_each_with_a_good_icrc(
+    start: Starter, network: Network, capture: Capture, suffix: str
+) -> None:
+    here, there = getattr(network, "smaller" + suffix), getattr(network, "guest" + suffix)
+    with Peer(network, here) as peer:
+        server = RpingServer(peer, 65_535)
+        program = start("rping", "-c", "-a", here, "-I", there, "-S", "65535", "-C", "2", "-V")
+        peer.until(lambda: server.ended)
+        program.wait()
+        assert peer.provider.device.burst == MAX_BURST
+    capture.stop()
+    packets = list(roce_packets(capture.path, here))
+    assert len(packets) > 64
+    assert max(map(len, packets)) < 1200
+    assert all(icrc_good(packet) for packet in packets)
+    if not suffix:
+        numbers = {int.from_bytes(packet[4:6]) for packet in packets}
+        assert numbers == set(range(max(numbers) + 1))
+        assert len(numbers) > 16
+
+
+def roce_packets(path: Path, source: str) -> Iterator[bytes]:
+    """What came from an address, from its IP header on."""
+    content = path.read_bytes()
+    address = ip_address(source).packed
+    at = 24
+    while at < len(content):
+        (length,) = struct.unpack_from("=I", content, at + 8)
+        packet = content[at + 16 + 14 : at + 16 + length]
+        at += 16 + length
+        addresses, ports = (12, 20) if packet[0] >> 4 == 4 else (8, 40)
+        if packet[addresses : addresses + len(address)] == address and packet[ports + 2 : ports + 4] == b"\x12\xb7":
+            yield packet
 
 
 @pytest.mark.parametrize("size", [1, 4096, 100_000])

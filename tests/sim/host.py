@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from dissectors.wire.rds import TCP_PORT
 from rdstool.protocol import events
-from rdstool.protocol.config import Settings
+from rdstool.protocol.config import Limits, Settings
 from rdstool.protocol.link import BaseLink
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import Profile
@@ -63,6 +64,10 @@ class Host:
             profile=self.profile,
             now=self.clock.now,
         )
+
+    def make_place(self) -> None:
+        """Take all peers from now on."""
+        self.settings = self.node.settings = replace(self.settings, limits=Limits())
 
     # ---- The program's loop
 
@@ -214,7 +219,7 @@ class Host:
     # ---- Connecting
 
     def _connect(self, wanted: events.ConnectWanted) -> None:
-        port = source_port(wanted.path, wanted.attempt, *EPHEMERAL)
+        port = source_port(wanted.path, wanted.attempt, *EPHEMERAL, wanted.npaths)
         side = Side(self.weather, self, self.address, port)
         side.connecting = True
         side.link = wanted.link

@@ -33,7 +33,9 @@ class DeviceProvider(Device):
     def process(self, now: float) -> list[Event]:
         """Receive, do what is due, send."""
         inbox, self._inbox = self._inbox, []
-        self.receive(inbox, now)
+        self.advance(now)
+        for data, source, port in inbox:
+            self.receive([data], source, port, now)
         while batch := self.transmit(now):
             for group in batch:
                 for data in group.datagrams:

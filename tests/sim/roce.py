@@ -28,6 +28,7 @@ from rdstool.transport.ib.provider import (
 )
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
+from rdstool.transport.ib.roce.flow import MAX_BURST
 from tests.sim.clock import Clock
 from tests.sim.model import Violation
 from tests.unit.transport.ib.driving import Datagram, sent
@@ -173,6 +174,7 @@ class Host:
     def __init__(self, network: Network, address: str, ports: tuple[int, ...]) -> None:
         self.network = network
         self.device = Device(address, network.random, ports)
+        self.device.burst = network.random.choice((1, MAX_BURST))
         self.device.listen(SERVICE)
         self.applications: dict[int, Application] = {}
         self.alarm: float | None = None
@@ -297,7 +299,7 @@ class Network:
 
     def _delivery(self, target: Host, data: bytes, source: str, port: int) -> Callable[[], None]:
         def deliver() -> None:
-            target.device.receive([(data, source, port)], self.clock.now)
+            target.device.receive([data], source, port, self.clock.now)
             target.poke()
 
         return deliver

@@ -26,7 +26,9 @@ def test_a_seed_replays_exactly(seed: int) -> None:
 
 def test_the_runs_hold_what_they_are_meant_to_test() -> None:
     """Restarts, retransmission, duplicates, congestion and several paths all happen within a few seeds."""
-    seen = dict.fromkeys(("recv_drop_old_seq", "cong_send_error", "peer_restarts", "conn_reset", "send_queue_full"), 0)
+    seen = dict.fromkeys(
+        ("recv_drop_old_seq", "cong_send_error", "peer_restarts", "conn_reset", "send_queue_full", "forgotten_peers"), 0
+    )
     told: list[str] = []
     for seed in range(40):
         world = run_seed(seed)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from random import Random
 
 from rdstool.protocol import events
-from rdstool.protocol.config import Settings
-from rdstool.protocol.errors import LocalProtocolError, WouldBlock
+from rdstool.protocol.config import Limits, Settings
+from rdstool.protocol.errors import LocalProtocolError, SocketError, WouldBlock
 from rdstool.protocol.profile import LINUX_6, LINUX_7, SINGLE_PATH, Profile
 from rdstool.protocol.sockets import MSG_DONTWAIT
 from tests.sim.clock import Clock
@@ -42,10 +43,12 @@ class World:
         choose = self.random.choice
         self.calm = self.random.random() < 0.15
         """No faults: then profiles that cannot tell a restart, or a path, take part too."""
-        self.busy_s = choose((0.5, 2.0, 10.0))
+        self.crowded = not self.calm and self.random.random() < 0.2
+        """The first host has place for fewer peers than there are, while they come and go."""
+        self.busy_s = 60.0 if self.crowded else choose((0.5, 2.0, 10.0))
         self.size = choose((10, 200, 3000, 30_000))
         self.fault_gap_s = self.busy_s * choose((0.25, 0.1, 0.04))
-        count = self.random.choice((2, 2, 3, 4, 5))
+        count = self.random.choice((4, 5) if self.crowded else (2, 2, 3, 4, 5))
         self.gap_s = self.busy_s * count * SOCKETS * BURST / choose((100, 300, 900))
         self.hosts = [self._make_host(number) for number in range(count)]
         by_address = {host.address: host for host in self.hosts}
@@ -59,14 +62,18 @@ class World:
     def _make_host(self, number: int) -> Host:
         choose = self.random.choice
         settings = Settings(
-            paths=choose((1, 2, 4, 8, 8)),
+            paths=choose((1, 2, 3, 4, 5, 6, 7, 8, 8, 8)),
             sndbuf=choose((2_000, 20_000, 106_496)),
             rcvbuf=choose((1_000, 20_000, 106_496)),
+            limits=Limits(connections=choose((2, 3))) if self.crowded and number == 0 else Limits(),
         )
         profile: Profile = choose((LINUX_7, ORDERLY_6, SINGLE_PATH)) if self.calm else LINUX_7
         address = choose((f"10.0.0.{number + 1}", f"10.0.{9 - number}.1"))
         if self.random.random() < 0.1:
             address = f"fd00::{number + 1}"
+        if self.crowded and number == 0:
+            # The smaller of two addresses connects again and again, and so is never without a peer.
+            address = "10.0.255.1"
         host = Host(address, self.clock, self.weather, settings, profile, self.tell)
         host.lazy_s = choose((0.0, 0.0, 0.001, 0.02))
         return host
@@ -83,6 +90,8 @@ class World:
             shown = f"{host.address} {host.profile.name} paths {host.settings.paths}"
             self.tell(f"{shown} sndbuf {host.settings.sndbuf} rcvbuf {host.settings.rcvbuf}")
             self._start_applications(host)
+        for host in self.hosts[1:] if self.crowded else []:
+            self._return(host)
         if not self.calm:
             self.clock.after(2 * self.random.random() * self.fault_gap_s, self._fault)
         self._run(self.busy_s)
@@ -90,6 +99,7 @@ class World:
         self.tell("no more faults")
         for host in self.hosts:
             host.blocked.clear()
+            host.make_place()
             host.lazy_s = min(host.lazy_s, 0.001)
             if not host.up:
                 host.boot()
@@ -169,9 +179,12 @@ class World:
         if not self.faulty:
             return
         dice = self.random.random()
-        if dice < 0.95:
+        listens = self.crowded and bound.host is self.hosts[0]
+        if listens and dice < 0.9:
+            pass  # whom it owes a message it cannot forget
+        elif dice < 0.95:
             for _ in range(self.random.choice(BURSTS)):
-                host = self.random.choice(self.hosts)
+                host = self.random.choice(self.hosts[1:] if listens else self.hosts)
                 self._try_send(bound, (host.address, self.random.choice(PORTS)), self._filler())
         elif dice < 0.98:
             self._cancel(bound)
@@ -184,7 +197,7 @@ class World:
         return self.random.randint(0, self.size)
 
     def _try_send(self, bound: Bound, destination: tuple[str, int], filler: int) -> bool:
-        """False where it would block, or where the receiver is of another family of addresses."""
+        """False where it would block. A receiver that cannot be sent to is passed over."""
         if (":" in bound.host.address) != (":" in destination[0]):
             return True
         filler = min(filler, bound.socket.sndbuf - 8)
@@ -193,6 +206,9 @@ class World:
         except WouldBlock:
             bound.host.act()
             return False
+        except SocketError as error:
+            if error.errno != errno.ENOMEM or not self.crowded:
+                raise
         bound.host.act()
         return True
 
@@ -269,6 +285,22 @@ class World:
                 other.blocked.add(host.address)
             self.clock.after(random.random() * 2, lambda: self._unblock(host))
         self.clock.after(2 * random.random() * self.fault_gap_s, self._fault)
+
+    def _leave(self, host: Host) -> None:
+        """The host loses its network for a while and forgets nothing, as one that is asleep; again and again."""
+        if not self.faulty:
+            return
+        self._cut_all(host, loud=True)
+        for other in self.hosts:
+            other.blocked.add(host.address)
+            host.blocked.add(other.address)
+        self.clock.after(self.random.random() * self.busy_s / 2, lambda: self._return(host))
+
+    def _return(self, host: Host) -> None:
+        self.tell(f"{host.address} is back")
+        host.blocked.clear()
+        self._unblock(host)
+        self.clock.after(self.random.random() * self.busy_s / 16, lambda: self._leave(host))
 
     def _cut_all(self, host: Host, *, loud: bool) -> None:
         self.tell(f"cut all of {host.address}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
-from dissectors.wire.checksum import ones_complement_sum
 from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, RDS_HEADER
 from rdstool.protocol.framing import NO_EXTENSIONS
 
@@ -13,6 +13,8 @@ FRAME_BYTES = HEADER_BYTES + FRAGMENT_BYTES
 
 _FIELDS = ("sequence", "ack", "length", "sport", "dport", "flags", "credit", "checksum", "exthdr")
 _CODEC = RDS_HEADER.partial(*_FIELDS)
+_pack, _unpack = _CODEC.pack, _CODEC.unpack_from
+_WORDS = struct.Struct(f">{HEADER_BYTES // 8}Q")
 
 
 class FrameHeader(NamedTuple):
@@ -43,16 +45,20 @@ def pack_frame_header(
     exthdr: bytes = NO_EXTENSIONS,
 ) -> bytes:
     """The 48 bytes, checksum made."""
-    fields = sequence, ack, length, sport, dport, flags, credit
-    checksum = ~ones_complement_sum(_CODEC.pack(*fields, 0, exthdr)) & 0xFFFF
-    return _CODEC.pack(*fields, checksum, exthdr)
+    # The remainder of a number on division by 2^16 - 1 is that of the sum of its words (``ones_complement_sum``), so
+    # the fields need not be packed twice.
+    total = sequence + ack + length + sport + dport + (flags << 8 | credit)
+    if exthdr is not NO_EXTENSIONS:
+        total += int.from_bytes(exthdr)
+    checksum = 0xFFFE - (total - 1) % 0xFFFF if total else 0xFFFF
+    return _pack(sequence, ack, length, sport, dport, flags, credit, checksum, exthdr)
 
 
 def read_frame_header(frame: bytes) -> FrameHeader:
     """The header of a frame, which has 48 bytes at least."""
-    return FrameHeader._make(_CODEC.unpack_from(frame))
+    return tuple.__new__(FrameHeader, _unpack(frame))  # what _make does, and checks
 
 
 def checksum_fits(header: FrameHeader, frame: bytes) -> bool:
     """Without a checksum, or with the right one."""
-    return not header.checksum or ones_complement_sum(frame[:HEADER_BYTES]) == 0xFFFF
+    return not header.checksum or not sum(_WORDS.unpack_from(frame)) % 0xFFFF

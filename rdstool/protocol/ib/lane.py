@@ -129,7 +129,9 @@ class IbLane(Lane):
             return []
         out: list[Work] = []
         ring = self.connection.node.settings.ib_max_send_wr
-        while (link.transmission or self._next(link)) and self._transmit(link, ring, out):
+        while link.transmission is not None or self._begin(link, ring, out):
+            if not self._transmit(link, ring, out):
+                break
             link.transmission = None
         going = link.transmission
         if link.ack_wanted and (going is None or going.at < 0 or link.flow is not None):
@@ -137,17 +139,48 @@ class IbLane(Lane):
             self._acknowledge(link, out)
         return out
 
-    def _next(self, link: IbLink) -> Transmission | None:
+    def _begin(self, link: IbLink, ring: int, out: list[Work]) -> bool:
+        """Post what can go without a ``Transmission``, and begin one; False where there is nothing, or no room."""
+        if not self.map_pending and not self.retry and not self.control and link.flow is None:
+            self._post_short(link, ring, out)
+        if len(link.posted) >= ring:
+            self.connection.node.counters.ib_tx_ring_full += 1
+            return False
+        return self._next(link)
+
+    def _post_short(self, link: IbLink, ring: int, out: list[Work]) -> None:
+        """Post the messages at the head of the queue that are one frame each: by far the most."""
+        queue, posted, unacked = self.queue, link.posted, self.unacked
+        ack = link.ack
+        while queue and len(posted) < ring:
+            message = queue[0]
+            payload = message.payload
+            length = len(payload)
+            if length > FRAGMENT_BYTES or type(message) is not Outgoing:
+                break
+            del queue[0]
+            flags = self._number(message)
+            unacked.append(message)
+            header = pack_frame_header(
+                message.sequence, ack, length, message.sport, message.dport, flags, 0, message.exthdr
+            )
+            out.append(self._send(link, header + payload, True, ring))
+            link.ack_told = ack
+            if link.ack_wanted:
+                link.ack_wanted = False
+                self.connection.node.counters.ib_ack_send_piggybacked += 1
+
+    def _next(self, link: IbLink) -> bool:
         """Take the next message from the queues."""
         if self.map_pending:
             self.map_pending = False
             payload = self.connection.local_map.payload
             link.transmission = Transmission(None, payload, _CONGESTION, NO_EXTENSIONS)
-            return link.transmission
+            return True
         messages = self.retry or self.control or self.queue
         if not messages:
             self.connection.node.counters.send_queue_empty += 1
-            return None
+            return False
         message = messages.popleft()
         if isinstance(message, RemoteOutgoing) and message.is_silent:
             flags = 0
@@ -162,7 +195,7 @@ class IbLane(Lane):
             for work in operation.start(link.new_id):
                 going.work.append(work)
                 link.operations[work.id] = operation
-        return going
+        return True
 
     def _number(self, message: Outgoing) -> int:
         """Give a message its number and its flags (§7.5; kernel ``rds_send_xmit``)."""
@@ -182,9 +215,10 @@ class IbLane(Lane):
         if flags & _ACK_REQUIRED:
             self.required = message.sequence
             self.connection.node.counters.send_ack_required += 1
-        several = self.connection.node.profile.several_extensions
-        if several and isinstance(message, RemoteOutgoing) and message.operation.direction is not None:
-            flags |= _SEVERAL
+        if type(message) is not Outgoing and isinstance(message, RemoteOutgoing):
+            several = self.connection.node.profile.several_extensions
+            if several and message.operation.direction is not None:
+                flags |= _SEVERAL
         return flags
 
     def _transmit(self, link: IbLink, ring: int, out: list[Work]) -> bool:
@@ -193,11 +227,12 @@ class IbLane(Lane):
         assert going is not None
         counters = self.connection.node.counters
         while going.work:
-            if link.posted >= ring:
+            if len(link.posted) >= ring:
                 counters.ib_tx_ring_full += 1
                 return False
-            out.append(going.work.popleft())
-            link.posted += 1
+            work = going.work.popleft()
+            link.posted.append(work.id)
+            out.append(work)
         message = going.message
         if isinstance(message, RemoteOutgoing):
             if message.operation.unfinished:
@@ -207,7 +242,7 @@ class IbLane(Lane):
         length = len(going.payload)
         at = max(going.at, 0)
         wanted = max(1, -(-(length - at) // FRAGMENT_BYTES))
-        fits = min(wanted, ring - link.posted)
+        fits = min(wanted, ring - len(link.posted))
         if not fits:
             counters.ib_tx_ring_full += 1
             return False
@@ -232,11 +267,19 @@ class IbLane(Lane):
             end = at + FRAGMENT_BYTES
             last = end >= length
             solicited = last or (stalled and number == fits - 1)
-            out.append(Send(link.new_id(), header + going.payload[at:end], solicited, last and going.fence))
+            out.append(self._send(link, header + going.payload[at:end], solicited, ring, last and going.fence))
             at, header = end, going.header
-        link.posted += fits
         going.at = at
         return fits == wanted
+
+    def _send(self, link: IbLink, frame: bytes, solicited: bool, ring: int, fence: bool = False) -> Send:
+        """A frame that takes a place in the ring. One in so many tells of its end, and the last one that fits."""
+        posted = link.posted
+        link.next_id = number = link.next_id + 1
+        posted.append(number)
+        silent = self.connection.node.settings.ib_max_unsignaled_wr
+        signaled = not number % (silent + 1) or len(posted) >= ring
+        return tuple.__new__(Send, (number, frame, solicited, fence, signaled))
 
     def _header(self, link: IbLink, going: Transmission, grant: int) -> bytes:
         message = going.message
@@ -266,19 +309,21 @@ class IbLane(Lane):
         link.ack_in_flight = True
         link.ack_id = link.new_id()
         counters.ib_ack_sent += 1
-        out.append(Send(link.ack_id, pack_frame_header(0, link.ack, 0, 0, 0, 0, grant), True, False))
+        out.append(Send(link.ack_id, pack_frame_header(0, link.ack, 0, 0, 0, 0, grant), True, False, True))
 
     def completed(self, link: IbLink, work: int, status: int, original: int, now: float) -> None:
-        """A work request has ended."""
+        """A work request has ended, and so has what was posted before it."""
         counters = self.connection.node.counters
         counters.ib_tx_cq_event += 1
+        posted = link.posted
+        while posted and posted[0] <= work:
+            posted.popleft()
         if work == link.ack_id:
             link.ack_in_flight = False
             counters.ib_ack_send_failure += bool(status)
             if self.closing is not None and not link.ack_wanted:
                 self.close(now)
         else:
-            link.posted -= 1
             operation = link.operations.pop(work, None)
             if operation is not None:
                 operation.done(status, original)
@@ -290,7 +335,7 @@ class IbLane(Lane):
                     self._silent_done(link)
         if status not in _NO_FAILURE and not link.deaf:
             self.drop(DropReason.WORK_FAILED, f"status {status}", now)
-        elif link.transmission is not None or link.ack_wanted:
+        elif link.transmission is not None or link.ack_wanted or self.queue or self.control or self.retry:
             self.wake()
 
     def _silent_done(self, link: IbLink) -> None:

@@ -82,8 +82,8 @@ class IbLink(BaseLink):
         """An ack-only frame is posted: one at a time."""
         self.ack_id = 0
         self.next_id = 1
-        self.posted = 0
-        """Work requests that are not completed, the ack-only frame not counted."""
+        self.posted: deque[int] = deque()
+        """Work requests that are not known to be completed, by number, the ack-only frame not counted."""
         self.receives_due = settings.ib_max_recv_wr
         """Receives that the transport has yet to post."""
         self.receives_known = False

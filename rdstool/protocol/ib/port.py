@@ -13,6 +13,7 @@ over TCP (:mod:`rdstool.protocol.node`): for each ready link it posts ``receives
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rdstool.protocol import events
@@ -21,7 +22,7 @@ from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.connection import IbConnection
 from rdstool.protocol.ib.link import IbLink
 from rdstool.protocol.ib.private import INCOMPATIBLE, Greeting, agree_on_version, read_greeting, why_refused
-from rdstool.protocol.ib.receiving import receive_frame
+from rdstool.protocol.ib.receiving import receive_frames
 from rdstool.protocol.ib.work import Work
 from rdstool.protocol.reasons import RefuseReason
 
@@ -106,10 +107,10 @@ class IbPort:
         lane = link.connection.lane
         return lane.work_to_post() if lane.link is link else []
 
-    def frame_received(self, link: IbLink, frame: bytes, now: float) -> None:
-        """A receive is completed. Whatever it brought, the worst that follows is the connection's end."""
+    def frames_received(self, link: IbLink, frames: Sequence[bytes], now: float) -> None:
+        """Receives are completed. Whatever they brought, the worst that follows is the connection's end."""
         self._node.check_clock(now)
-        receive_frame(link, frame, now)
+        receive_frames(link, frames, now)
 
     def work_completed(self, link: IbLink, work: int, status: int, now: float, original: int = 0) -> None:
         """A work request has ended; ``status`` as libibverbs numbers it, ``original`` is what an atomic found."""

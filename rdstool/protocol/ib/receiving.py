@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, parse_extensions
 from dissectors.wire.rds import HEADER_BYTES, PING_PORT, Flags
@@ -21,38 +23,36 @@ _ACK_REQUIRED = int(Flags.ACK_REQUIRED)
 _RETRANSMITTED = int(Flags.RETRANSMITTED)
 
 
-def receive_frame(link: IbLink, frame: bytes, now: float) -> None:
-    """Take what one SEND brought. What is wrong with it ends the connection, and nothing else."""
-    if link.deaf:
-        return
+def receive_frames(link: IbLink, frames: Sequence[bytes], now: float) -> None:
+    """Take what SENDs brought. What is wrong with one ends the connection, and nothing else."""
     connection = link.connection
     lane, counters = connection.lane, connection.node.counters
-    if lane.link is not link:
-        return
     counters.ib_rx_cq_event += 1
-    counters.ib_rx_total_frags += 1
-    link.receives_due += 1
-    if link.receives_due == connection.node.settings.ib_max_recv_wr:
-        counters.ib_rx_ring_empty += 1
+    unacked, assembler = lane.unacked, link.assembler
     try:
-        header = _checked(connection, frame)
-        if header.credit and link.flow is not None:
-            link.flow.granted(header.credit)
-            counters.ib_rx_credit_updates += 1
-            lane.wake()
-        lane.acked(header.ack)
-        if not header.sport and not header.dport and len(frame) == HEADER_BYTES:
-            counters.ib_ack_received += 1
-            return
-        message = link.assembler.add(header, frame, now)
+        for frame in frames:
+            if link.deaf or lane.link is not link:
+                return
+            counters.ib_rx_total_frags += 1
+            link.receives_due += 1
+            header = _checked(connection, frame)
+            if header.credit and link.flow is not None:
+                link.flow.granted(header.credit)
+                counters.ib_rx_credit_updates += 1
+                lane.wake()
+            ack = header.ack
+            if (unacked and unacked[0].sequence <= ack) or lane.retry:
+                lane.acked(ack)
+            if not header.sport and not header.dport and len(frame) == HEADER_BYTES:
+                counters.ib_ack_received += 1
+                continue
+            message = assembler.add(header, frame, now)
+            if message is not None:
+                _take(link, *message, now)
     except RemoteProtocolError as error:
         lane.drop(error.reason, str(error), now, abort=True)
-        return
-    if message is not None:
-        # The peer does speak RDS: the next loss is answered at once.
-        lane.ceiling_ms = 0
-        counters.ib_rx_total_incs += 1
-        _take(link, *message, now)
+    if link.receives_due >= connection.node.settings.ib_max_recv_wr:
+        counters.ib_rx_ring_empty += 1
 
 
 def _checked(connection: IbConnection, frame: bytes) -> FrameHeader:
@@ -70,16 +70,19 @@ def _take(link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None
     connection = link.connection
     lane, node = connection.lane, connection.node
     counters = node.counters
-    if header.flags == _CONGESTION:
+    # The peer does speak RDS: the next loss is answered at once.
+    lane.ceiling_ms = 0
+    counters.ib_rx_total_incs += 1
+    sequence, _, _, sport, dport, flags, _, _, exthdr = header
+    if flags == _CONGESTION:
         _take_map(connection, payload)
         return
-    sequence, flags, sport, dport = header.sequence, header.flags, header.sport, header.dport
     link.ack = sequence
     if flags & _ACK_REQUIRED:
         counters.recv_ack_required += 1
         link.ack_wanted = True
         lane.wake()
-    if is_duplicate(sequence, bool(flags & _RETRANSMITTED), lane.next_rx):
+    if sequence < lane.next_rx and is_duplicate(sequence, bool(flags & _RETRANSMITTED), lane.next_rx):
         counters.recv_drop_old_seq += 1
         return
     lane.next_rx = sequence + 1
@@ -93,7 +96,7 @@ def _take(link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None
             return
         counters.recv_drop_no_sock += 1
         return
-    cookie = _take_extensions(socket, header.exthdr) if header.exthdr != NO_EXTENSIONS else None
+    cookie = _take_extensions(socket, exthdr) if exthdr != NO_EXTENSIONS else None
     if not socket.deliver(payload, connection.peer, sport, link.assembler.began, now, cookie):
         counters.dropped_overrun += 1
         lane.drop(DropReason.RECEIVE_OVERRUN, f"socket {connection.local}:{dport}", now, abort=True)

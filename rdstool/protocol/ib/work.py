@@ -25,6 +25,8 @@ class Send(NamedTuple):
     """Wakes the receiver: the last fragment of a message, or the last one for a while (§7.4)."""
     fence: bool
     """Waits until RDMA READs and atomics before it have ended."""
+    signaled: bool
+    """Its end is to be told though it is good; that tells the end of all work before it, too."""
 
 
 class Write(NamedTuple):

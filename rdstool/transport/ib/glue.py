@@ -72,8 +72,7 @@ class Glue:
         self._post_receives(link, connection)
 
     def _post_receives(self, link: IbLink, connection: verbs.Connection) -> None:
-        for _ in range(self._engine.ib.receives_to_post(link)):
-            connection.post_receive(0, FRAME_BYTES)
+        connection.post_receive(0, FRAME_BYTES, self._engine.ib.receives_to_post(link))
 
     def _end(self, connection: verbs.Connection, address: str) -> None:
         if self.links.pop(connection, None) is not None:
@@ -103,28 +102,33 @@ class Glue:
             provider = self.providers.get(address)
             if provider is None:
                 continue
-            filled: dict[verbs.Connection, IbLink] = {}
             now = self._clock()
+            frames: dict[verbs.Connection, list[bytes]] = {}
             for event in provider.process(now):
-                if type(event) is verbs.Completed:
-                    self._completed(event, filled, now)
-                else:
+                if type(event) is not verbs.Completed:
+                    self._deliver(frames, now)
                     self._handle(address, event, now)
-            for connection, link in filled.items():
-                if connection in self.links:
-                    self._post_receives(link, connection)
+                elif event[2] is verbs.Operation.RECEIVE:
+                    if event[3] is verbs.Status.SUCCESS:
+                        frames.setdefault(event[0], []).append(event[4])
+                else:
+                    self._completed(event, now)
+            self._deliver(frames, now)
 
-    def _completed(self, event: verbs.Completed, filled: dict[verbs.Connection, IbLink], now: float) -> None:
-        """A work request is done: by far the most of all that happens."""
-        connection, wr_id, operation, status, data, original, _ = event
+    def _deliver(self, received: dict[verbs.Connection, list[bytes]], now: float) -> None:
+        """Hand on what SENDs have brought, and post receives in their place."""
+        for connection, frames in received.items():
+            link = self.links.get(connection)
+            if link is not None:
+                self._engine.ib.frames_received(link, frames, now)
+                self._post_receives(link, connection)
+        received.clear()
+
+    def _completed(self, event: verbs.Completed, now: float) -> None:
+        connection, wr_id, _, status, _, original, _ = event
         link = self.links.get(connection)
-        if link is None:
-            return
-        if operation is not verbs.Operation.RECEIVE:
+        if link is not None:
             self._engine.ib.work_completed(link, wr_id, status, now, original)
-        elif status is verbs.Status.SUCCESS:
-            filled[connection] = link
-            self._engine.ib.frame_received(link, data, now)
 
     def _handle(self, address: str, event: verbs.Event, now: float) -> None:
         engine = self._engine
@@ -177,7 +181,9 @@ class Glue:
 def _post(connection: verbs.Connection, work: Work) -> None:
     match work:
         case Send():
-            connection.post_send(work.id, work.frame, solicited=work.solicited, fence=work.fence)
+            connection.post_send(
+                work.id, work.frame, solicited=work.solicited, fence=work.fence, signaled=work.signaled
+            )
         case Write():
             connection.post_write(work.id, work.data, work.address, work.rkey, fence=work.fence)
         case Read(into=region):

@@ -139,11 +139,16 @@ class Connection(Protocol):
     def disconnect(self, private_data: bytes = b"") -> None:
         """End the connection. What is posted is flushed; :class:`Disconnected` follows."""
 
-    def post_receive(self, wr_id: int, size: int) -> None:
-        """Take one SEND of at most ``size`` bytes. The completion has its data."""
+    def post_receive(self, wr_id: int, size: int, count: int = 1) -> None:
+        """Take one SEND, or ``count`` of them, of at most ``size`` bytes each. Each completion has its data."""
 
-    def post_send(self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False) -> None:
-        """SEND. ``solicited`` wakes the receiver; ``fence`` waits for earlier READs and atomics."""
+    def post_send(
+        self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True
+    ) -> None:
+        """SEND. ``solicited`` wakes the receiver; ``fence`` waits for earlier READs and atomics.
+
+        Without ``signaled`` no completion tells of success: that of later work does.
+        """
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA WRITE to the peer's memory."""

@@ -4,6 +4,11 @@ What an ICRC covers has to be known to whoever computes it. Path-MTU discovery m
 identification 0 on sockets that are not connected (``net/ipv4/ip_output.c``, ``ip_select_ident``), and the source port
 is that of the socket: so there is one socket that receives, and a few that only send, for links that spread flows by
 source port. Wherever an adapter or the kernel's ``rdma_rxe`` uses the address, port 4791 is taken.
+
+Datagrams of a burst are given to Linux by one call and cut apart by it or by the adapter (UDP_SEGMENT), each with its
+place in the burst as identification; on loopback, and into another namespace of this machine, a burst goes whole, and
+is received by one call (UDP_GRO). That needs UDP checksums, which the ICRC does not cover. Where the way to a peer
+cannot do that, datagrams go one by one from then on.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
@@ -22,7 +28,7 @@ from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import ConnectionOptions, Event
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
-from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES
+from rdstool.transport.ib.roce.flow import MAX_BURST, MAX_DATAGRAM_BYTES
 from rdstool.transport.ib.roce.memory import MemoryRegion
 from rdstool.transport.ib.roce.numbers import MTU_CODES
 
@@ -31,6 +37,7 @@ SENDERS = 4
 FIRST_SOURCE_PORT = 0xC000
 """RoCE sends from ports above this (Annex A17)."""
 _PORT_ATTEMPTS = 64
+MAX_UDP_BYTES = 0xFFFF
 RECEIVE_BUFFER_BYTES = 8 << 20
 """Asked for; without privileges the system gives what ``net.core.rmem_max`` allows."""
 SEND_BUFFER_BYTES = 4 << 20
@@ -46,7 +53,13 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _IP_MTU, _IPV6_MTU = 14, 24
 _MAX_HEADER_BYTES = 80
 """Of IP, UDP and the transport together, at most (``RXE_MAX_HDR_LENGTH``)."""
-_SO_NO_CHECK, _UDP_NO_CHECK6_TX, _UDP_NO_CHECK6_RX = 11, 101, 102
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_SEGMENT = struct.Struct("=H")
+_GRO_SIZE = struct.Struct("=i")
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_GRO_SIZE.size)
+_CANNOT_CUT = {errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+"""Errors of a burst that say: never on this way."""
+_UDP_NO_CHECK6_RX = 102
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
@@ -74,6 +87,8 @@ class RoceProvider:
         self._family = socket.AF_INET if parsed(self.address).version == 4 else socket.AF_INET6
         self._make_socket = make_socket
         self._receiver = self._open(ROCE_UDP_PORT)
+        self._joins = _set(self._receiver, _UDP_GRO, 1)
+        """Bursts are received whole."""
         self._senders: dict[int, socket.socket] = {}
         try:
             while len(self._senders) < senders:
@@ -87,6 +102,8 @@ class RoceProvider:
         self.send_errors: dict[str, int] = {}
         """Errors that the system gave for datagrams, by name; each counts as a datagram lost."""
         self.device = Device(self.address, chooser, tuple(self._senders), tap)
+        if all(_set(sender, _UDP_SEGMENT, 0) for sender in self._senders.values()):
+            self.device.burst = MAX_BURST
 
     def _open(self, port: int) -> socket.socket:
         """A socket whose packets have known headers."""
@@ -94,11 +111,9 @@ class RoceProvider:
         made.setblocking(False)
         if self._family == socket.AF_INET:
             made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
-            made.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
         else:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
-            made.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_TX, 1)
             made.setsockopt(socket.IPPROTO_UDP, _UDP_NO_CHECK6_RX, 1)
         for forced, usual, size in (
             (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES),
@@ -181,8 +196,7 @@ class RoceProvider:
         device = self.device
         self._blocked_until = None
         for _ in range(ROUNDS):
-            received = self._receive()
-            device.receive(received, now)
+            received = self._receive(now)
             sent = self._send(now)
             if not received and not sent:
                 break
@@ -202,19 +216,32 @@ class RoceProvider:
 
     # ---- Datagrams
 
-    def _receive(self) -> list[tuple[bytes, str, int]]:
-        received = []
-        receive = self._receiver.recvfrom
-        size = MAX_DATAGRAM_BYTES + 1
+    def _receive(self, now: float) -> int:
+        """Hand on what has come, ``RECEIVE_BATCH`` datagrams or a burst more; tells how many."""
+        count = 0
+        receive = self._receive_burst if self._joins else self._receive_one
         try:
-            for _ in range(RECEIVE_BATCH):
-                data, address = receive(size)
-                received.append((data, address[0], address[1]))
+            while count < RECEIVE_BATCH:
+                datagrams, address = receive()
+                count += len(datagrams)
+                self.device.receive(datagrams, address[0], address[1], now)
         except BlockingIOError:
             pass
         except OSError as error:
             self._note(error)
-        return received
+        return count
+
+    def _receive_one(self) -> tuple[list[bytes], tuple[str, int]]:
+        data, address = self._receiver.recvfrom(MAX_DATAGRAM_BYTES + 1)
+        return [data], address
+
+    def _receive_burst(self) -> tuple[list[bytes], tuple[str, int]]:
+        data, ancillary, _, address = self._receiver.recvmsg(MAX_UDP_BYTES, _ANCILLARY_BYTES)
+        for level, kind, value in ancillary:
+            if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+                (size,) = _GRO_SIZE.unpack(value)
+                return [data[at : at + size] for at in range(0, len(data), size)], address
+        return [data], address
 
     def _send(self, now: float) -> int:
         """Send what there is, until the system will take no more; tells how many datagrams."""
@@ -235,23 +262,31 @@ class RoceProvider:
         unsent = self._unsent
         while unsent:
             port, destination, datagrams = unsent[0]
-            sendto = self._senders[port].sendto
-            target = (destination, ROCE_UDP_PORT)
-            sent = 0
+            sender, target = self._senders[port], (destination, ROCE_UDP_PORT)
             try:
-                for data in datagrams:
-                    sendto(data, target)
-                    sent += 1
+                if len(datagrams) == 1:
+                    sender.sendto(datagrams[0], target)
+                else:
+                    size = _SEGMENT.pack(len(datagrams[0]))
+                    sender.sendmsg(datagrams, [(socket.IPPROTO_UDP, _UDP_SEGMENT, size)], 0, target)
             except BlockingIOError:
-                del datagrams[:sent]
                 return False
             except OSError as error:
                 self._note(error)
-                del datagrams[: sent + 1]
-                continue
+                if len(datagrams) > 1 and error.errno in _CANNOT_CUT:
+                    self.device.burst = 1
             unsent.popleft()
         return True
 
     def _note(self, error: OSError) -> None:
         name = errno.errorcode.get(error.errno or 0, "unknown")
         self.send_errors[name] = self.send_errors.get(name, 0) + 1
+
+
+def _set(made: socket.socket, option: int, value: int) -> bool:
+    """Set an option of UDP that not every system has."""
+    try:
+        made.setsockopt(socket.IPPROTO_UDP, option, value)
+    except OSError:
+        return False
+    return True

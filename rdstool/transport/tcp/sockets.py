@@ -136,12 +136,12 @@ class Dialler:
         """Source ports are not used again soon: a peer may still hold a connection from the last one."""
         self._range = ephemeral_ports()
 
-    def dial(self, local: str, peer: str, path: int) -> socket.socket:
-        """A socket that is being connected. Raises ``OSError`` where it cannot even begin."""
+    def dial(self, local: str, peer: str, path: int, npaths: int) -> socket.socket:
+        """A socket that is being connected, for one of ``npaths``. Raises ``OSError`` where it cannot even begin."""
         family, there = socket_address(peer, self._port)
         for _ in range(DIAL_TRIES):
             self._attempts += 1
-            port = source_port(path, self._attempts, *self._range) if self._by_path else 0
+            port = source_port(path, self._attempts, *self._range, npaths) if self._by_path else 0
             _, here = socket_address(local, port)
             sock = self._make_socket(family, socket.SOCK_STREAM)
             try:

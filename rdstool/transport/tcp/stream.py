@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rdstool.protocol.link import Link
 from rdstool.transport.base import Tap
 from rdstool.transport.tcp.notices import ACK_NOTICE, allow_notices, take_notice
 from rdstool.transport.tcp.unacked import unacknowledged
 
-WRITE_BYTES = 1 << 18
+WRITE_BYTES = 1 << 19
 """Taken from the engine at once. What is taken stays in order behind it, so not too much."""
 JOIN_BYTES = 4096
 """Buffers that are shorter on average are copied together: the system takes one faster than many."""
@@ -31,6 +32,7 @@ class Stream:
         "connecting",
         "ended",
         "ends",
+        "enough",
         "finished",
         "fresh",
         "key",
@@ -68,6 +70,8 @@ class Stream:
         """The loop watches for bytes to read."""
         self.writing = False
         """The loop watches for room to write."""
+        self.enough = 1
+        """Bytes to read of which the loop is told; of fewer it is not."""
         self.fresh = True
         """Nothing has been read yet."""
         self.finished = False
@@ -99,6 +103,17 @@ class Stream:
                 self.pending = [*_rest(part, taken), *buffers[at + VECTORS :]]
                 return
         self.pending = []
+
+    def wait_for(self, count: int) -> None:
+        """Have the system tell of bytes to read once there are ``count``, of a connection's end at once as ever.
+
+        Waking up for each part of 1 MiB costs both sides more than copying it. Where its memory is short the system
+        does not wait for all (Linux ``tcp_epollin_ready``).
+        """
+        if count != self.enough:
+            self.enough = count
+            with suppress(OSError):  # not of this system, or the connection is gone: then reading tells
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def notice(self) -> None:
         """Take what the system tells of an acknowledgement."""

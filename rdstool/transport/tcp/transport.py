@@ -130,7 +130,7 @@ class TcpTransport:
 
     def _connect(self, wanted: events.ConnectWanted) -> None:
         try:
-            sock = self._dialler.dial(wanted.local, wanted.peer, wanted.path)
+            sock = self._dialler.dial(wanted.local, wanted.peer, wanted.path, wanted.npaths)
         except OSError as problem:
             self._engine.connect_failed(wanted.link, problem.strerror or str(problem), self._driver.now())
             return
@@ -300,6 +300,11 @@ class TcpTransport:
     def _read(self, stream: Stream, limit: int) -> None:
         """Read until the system has no more, or until ``limit`` bytes have come."""
         stream.fresh = False
+        self._take_bytes(stream, limit)
+        if not stream.ended:
+            stream.wait_for(stream.link.deframer.worth_waking)
+
+    def _take_bytes(self, stream: Stream, limit: int) -> None:
         engine, now, link = self._engine, self._driver.now, stream.link
         while limit > 0:
             # A tap wants the bytes themselves.
@@ -307,7 +312,7 @@ class TcpTransport:
             try:
                 if room is not None:
                     size = len(room[0]) + len(room[1])
-                    count = stream.sock.recvmsg_into(room)[0]
+                    count = self._read_into(room, stream.sock)
                 else:
                     size = min(link.deframer.best_read(READ_BYTES), READ_LONG_BYTES)
                     data = stream.sock.recv(size)
@@ -329,6 +334,19 @@ class TcpTransport:
             if count < size or not link.reading:
                 return
             limit -= count
+
+    def _read_into(self, room: tuple[memoryview, bytearray], sock: socket.socket) -> int:
+        """Read into ``room``; gives how many bytes. Raises ``OSError``.
+
+        Copying takes longer than all else. Threads of the application take meanwhile what came before: else it piles
+        up, and is copied out of the processor's cache and into it again. None of them reads or closes a connection.
+        """
+        lock = self._driver.lock
+        lock.release()
+        try:
+            return sock.recvmsg_into(room)[0]
+        finally:
+            lock.acquire()
 
     def _read_all(self, stream: Stream) -> None:
         """Read what the system has; a peer that goes on sending cannot prolong it beyond one receive buffer."""

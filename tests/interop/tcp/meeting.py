@@ -164,6 +164,16 @@ class Meeting:
         ]
         return record
 
+    async def count_alike(self) -> None:
+        """Wait until what each side has sent on path 0 is what the other one expects next."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not await self._counts_alike():
+                pass
+
+    async def _counts_alike(self) -> bool:
+        record, path = await self.connected(), self.connection.paths[0]
+        return (record["next_rx"], record["next_tx"]) == (path.next_tx, path.next_rx)
+
 
 Text = tuple[int, int]
 """A message's seed and size."""

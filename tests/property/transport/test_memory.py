@@ -75,7 +75,7 @@ def test_nothing_outside_an_offered_region_is_read_or_written(
             head += ATOMIC_ETH.pack(AtomicEth(address, keys[key], 1, 0))
         datagram = flow.seal(head, b"" if opcode is Opcode.READ_REQUEST else payload, 0)
         for _ in range(1 + repeat):
-            device.receive([(datagram, ACTIVE, 49152)], 0.0)
+            device.receive([datagram], ACTIVE, 49152, 0.0)
         psn = connection.responder._expected
         for outgoing in sent(device, 0.0):
             name = Opcode(outgoing.data[0]).name

@@ -19,9 +19,12 @@ from scapy.layers.ipsec import AH
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from rdstool.capture.network import MAX_EXTENSION_HEADERS, MAX_OFFLOAD_BYTES
+from rdstool.capture.counts import FrameCounts
+from rdstool.capture.network import MAX_EXTENSION_HEADERS, MAX_OFFLOAD_BYTES, parse
+from rdstool.transport.ib.roce.bursts import Bursts
+from rdstool.transport.ib.roce.flow import MAX_BURST, Flow, ethernet_frame
 from tests.unit.capture.capture_files import erf_record
-from tests.unit.capture.parsing import ends, parse_frames, payloads
+from tests.unit.capture.parsing import batch_of, ends, parse_frames, payloads
 
 PAYLOAD = bytes(range(100))
 SEGMENT = TCP(sport=16385, dport=50000, seq=1, flags="A") / Raw(PAYLOAD)
@@ -278,6 +281,63 @@ def test_all_kinds_of_infiniband_in_one_batch_are_in_order() -> None:
     parsed, _ = parse_frames([frame for _, frame, *_ in kinds], [link for link, *_ in kinds])
     assert payloads(parsed.ib) == [BODY] * len(kinds)
     assert [ends(parsed.ib, row) for row in range(len(kinds))] == [addresses for _, _, addresses, *_ in kinds]
+
+
+def bursts_of(source: str, destination: str, packets: list[tuple[int, int]]) -> tuple[list[bytes], list[bytes]]:
+    """Packets (opcode and bytes of payload), each alone in a frame; and frames of those that are sent together."""
+    flow = Flow(source, 49152, destination)
+    bursts = Bursts(flow, MAX_BURST)
+    for number, (opcode, size) in enumerate(packets):
+        bursts.add(struct.pack(">BBHII", opcode, 0, 0xFFFF, 0x11, number), number.to_bytes(2) * (size // 2))
+    alone = [ethernet_frame(flow, data, place) for burst in bursts.bursts for place, data in enumerate(burst)]
+    together = []
+    for burst in bursts.bursts:
+        frame = ethernet_frame(flow, b"".join(burst), 0)
+        udp = 34 if ":" not in source else 54
+        together.append(changed(frame, udp + 6, b"\x12\x34"))
+    return alone, together
+
+
+@pytest.mark.parametrize("addresses", [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")], ids=["IPv4", "IPv6"])
+def test_bursts_that_nobody_has_cut_are_packets(addresses: tuple[str, str]) -> None:
+    wanted = [(4, 112)] * 64 + [(4, 112)] * 5 + [(4, 64)] + [(0, 4096), (2, 48)] * 2 + [(4, 200)] + [(12, 16)] * 3
+    alone, together = bursts_of(*addresses, wanted)
+    parsed = []
+    for frames in (alone, together):
+        counts = FrameCounts()
+        parsed.append(parse(batch_of(frames), counts).ib)
+        assert counts.ib == len(frames)
+    contents = [
+        [bytes(ib.data[at : at + 12 + length]) for at, length in zip(ib.bth, ib.length, strict=True)] for ib in parsed
+    ]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == len(wanted)
+    assert parsed[1].captured.tolist() == parsed[1].length.tolist() == parsed[0].length.tolist()
+    numbers = [101] * 64 + [102] * 6 + [103] * 2 + [104] * 2 + [105] * 2 + [106] * 2
+    assert parsed[1].frame.tolist() == numbers
+
+
+def test_one_packet_whose_payload_looks_like_a_header_is_one_packet() -> None:
+    bth = struct.pack(">BBHII", 4, 0, 0xFFFF, 0x11, 5)
+    flow = Flow("10.0.0.1", 49152, "10.0.0.2")
+    frame = changed(ethernet_frame(flow, flow.seal(bth, bytes(100) + bth + bytes(100), 0), 0), 40, b"\x12\x34")
+    parsed, _ = parse_frames([frame])
+    assert parsed.ib.length.tolist() == [212]
+
+
+@pytest.mark.parametrize(("looks", "packets"), [(10, 2), (20, 1)])
+def test_so_many_places_that_look_like_a_header_are_tried_and_no_more(looks: int, packets: int) -> None:
+    bth = struct.pack(">BBHII", 4, 0, 0xFFFF, 0x11, 5)
+    flow = Flow("10.0.0.1", 49152, "10.0.0.2")
+    burst = b"".join(flow.seal(bth, bth * looks, 0, place) for place in range(2))
+    frame = changed(ethernet_frame(flow, burst, 0), 40, b"\x12\x34")
+    assert len(parse(batch_of([frame]), FrameCounts()).ib) == packets
+
+
+def test_a_burst_has_a_udp_checksum() -> None:
+    _, (frame,) = bursts_of("10.0.0.1", "10.0.0.2", [(4, 112)] * 2)
+    parsed, _ = parse_frames([changed(frame, 40, b"\0\0")])
+    assert len(parsed.ib) == 1
 
 
 def test_an_acknowledgement_without_payload() -> None:

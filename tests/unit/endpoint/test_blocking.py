@@ -50,8 +50,8 @@ def test_a_reader_in_another_thread_is_woken(ends: tuple[rdstool.Socket, rdstool
     assert got == [b"%d" % number for number in range(1000)]
 
 
-@pytest.mark.parametrize("recorded", [False, True])
-def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("recorded", "tcp_rcvbuf"), [(False, 0), (True, 0), (False, 8192)])
+def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, tcp_rcvbuf: int, tmp_path: Path) -> None:
     chance = random.Random(1)
     lengths = [
         1 << 20,
@@ -65,7 +65,7 @@ def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, t
         *(chance.randrange(1 << 20) for _ in range(20)),
     ]
     sent = [chance.randbytes(length) for length in lengths]
-    settings = rdstool.Settings(sndbuf=1 << 20, rcvbuf=1 << 20)
+    settings = rdstool.Settings(sndbuf=1 << 20, rcvbuf=1 << 20, tcp_rcvbuf=tcp_rcvbuf)
     options = rdstool.NodeOptions(settings, pcap=tmp_path / "recorded.pcapng" if recorded else None)
     with (
         Stack(rdstool.NodeOptions(settings)) as far,
@@ -81,6 +81,41 @@ def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, t
         assert [other.recv() == each for each in sent] == [True] * len(sent)
         sender.join()
         one.drain()
+
+
+def test_threads_send_and_receive_long_messages_at_once() -> None:
+    paths, count = 4, 40
+    options = rdstool.NodeOptions(rdstool.Settings(paths=paths, sndbuf=1 << 20, rcvbuf=1 << 20))
+    chance = random.Random(2)
+    sent = [chance.randbytes(chance.randrange(16_000, 300_000)) for _ in range(count)]
+    got: dict[tuple[str, int], list[bool]] = {}
+
+    def send(sock: rdstool.Socket, to: tuple[str, int]) -> None:
+        for each in sent:
+            sock.sendto(each, to)
+
+    def receive(sock: rdstool.Socket) -> None:
+        got[sock.getsockname()] = [sock.recv() == each for each in sent]
+
+    with Stack(options) as far, Stack(options) as near, ExitStack() as opened:
+        ends = []
+        for stack, address in zip((far, near), own_addresses(2), strict=True):
+            socks = [opened.enter_context(rdstool.Socket(stack)) for _ in range(paths)]
+            for sock in socks:
+                sock.bind((address, 0))
+            ends.append(socks)
+        threads = []
+        for one, other in zip(*ends, strict=True):
+            for here, there in ((one, other), (other, one)):
+                threads.append(threading.Thread(target=send, args=(here, there.getsockname())))
+                threads.append(threading.Thread(target=receive, args=(here,)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for sock in (*ends[0], *ends[1]):
+            sock.drain()
+    assert list(got.values()) == [[True] * count] * (2 * paths)
 
 
 def test_select_tells_when_there_is_a_message(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:

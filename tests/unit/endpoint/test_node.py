@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import socket
 from collections.abc import AsyncIterator
@@ -15,9 +16,11 @@ from dissectors.wire.rds import TCP_PORT
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.errors import TransportError
 from rdstool.protocol import events
+from rdstool.protocol.connection import Connection
 from rdstool.protocol.errors import SocketError, WouldBlock
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
+from rdstool.transport.driver import BURST_BYTES
 from rdstool.transport.loop import LoopNetwork
 from rdstool.transport.tcp.transport import TcpTransport
 from rdstool.transport.tcp.unacked import unacknowledged
@@ -52,13 +55,14 @@ async def test_messages_of_all_sizes_arrive_whole_and_in_order(larger_first: boo
         assert out.unacknowledged == 0
 
 
-async def test_eight_paths_come_up_and_each_socket_stays_on_one() -> None:
-    async with pair() as (small, large):
+@pytest.mark.parametrize("npaths", range(2, 9))
+async def test_all_paths_come_up_and_each_socket_stays_on_one(npaths: int) -> None:
+    async with pair(dataclasses.replace(BIG, paths=npaths)) as (small, large):
         all_up = asyncio.Event()
         ends = small.addresses[0], large.addresses[0]
 
         def count(_event: events.Event) -> None:
-            if small.engine.up(*ends) == 8:
+            if small.engine.up(*ends) == npaths:
                 all_up.set()
 
         small.on_event(count)
@@ -74,6 +78,21 @@ async def test_eight_paths_come_up_and_each_socket_stays_on_one() -> None:
         assert set(seen) == {sock.getsockname() for sock in sockets}
         assert all(numbers == list(range(10)) for numbers in seen.values())
         await all_up.wait()
+
+
+async def test_much_that_is_sent_in_one_go_does_not_wait_for_the_loop() -> None:
+    async with pair(rdstool.Settings(paths=1, sndbuf=4 << 20, rcvbuf=4 << 20)) as (one, other):
+        sender, receiver = one.socket(0), other.socket(4000)
+        await sender.sendto(b"first", receiver.getsockname())
+        await receiver.recv()
+        (connection,) = one.engine.connections.values()
+        assert isinstance(connection, Connection)
+        link = connection.paths[0].link
+        assert link is not None
+        before = link.sent
+        for _ in range(2 * BURST_BYTES // 65_536):
+            await sender.sendto(bytes(65_536), receiver.getsockname())  # never waits: there is room
+        assert link.sent - before >= BURST_BYTES
 
 
 async def test_a_ping_is_answered_by_the_node_itself() -> None:

@@ -144,6 +144,22 @@ def dialled(node: Node) -> Link:
     return wanted.link
 
 
+def test_after_a_loss_path_0_shows_first_that_the_peer_is_there_and_then_the_others_follow() -> None:
+    """One that is full, and has forgotten us, would close the others unread: only on path 0 does it speak at once."""
+    small, _, wire = pair(paths=4)
+    bound(small).sendmsg(b"hello", LARGE, 4000, now=0.0)
+    wire.run()
+    paths = connection_of(small, LARGE).paths[:4]
+    for path in paths:
+        assert path.link is not None
+        small.connection_lost(path.link, "cut", wire.now)
+    small.timer_expired(10.0)
+    link = dialled(small)
+    assert link is paths[0].link
+    small.bytes_received(link, header(0, 8192, 0, 0, 1) + bytes(8192), 10.0)
+    assert [wanted.path for wanted in small.take_events() if isinstance(wanted, events.ConnectWanted)] == [1, 2, 3]
+
+
 def test_a_connection_on_which_the_peer_never_answers_is_made_anew() -> None:
     """Linux 7.3 forgot connections whose SYN its own had crossed: they stay open, and nobody reads them."""
     small = make_node(SMALL, answer_patience_s=10.0, close_grace_s=5.0)

@@ -144,6 +144,16 @@ def test_beyond_what_is_remembered_numbers_are_still_above_all_earlier_ones() ->
     assert min(item.sequence for item, _ in sent_by(node, back) if item.sequence) > highest
 
 
+def test_a_peer_that_was_remembered_is_not_taken_for_a_new_one_that_is_silent() -> None:
+    node = full(connections=1)
+    leave(node, visit(node, SMALL, 7))
+    leave(node, visit(node, PEERS[0]))
+    assert node.accepted(LARGE, SMALL, 40000, node.now) is not None
+    late = node.now + 2 * node.settings.silent_patience_s
+    assert node.accepted(LARGE, PEERS[0], 40000, late) is None
+    assert peers(node) == [SMALL]
+
+
 def test_a_peer_that_was_restarted_meanwhile_is_seen_to_be_another() -> None:
     node = full(connections=1)
     sock = bound(node)

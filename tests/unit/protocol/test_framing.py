@@ -94,8 +94,10 @@ def test_a_long_payload_has_room_of_its_own_once_the_peer_has_sent_one_as_long()
     assert deframer.room() is None
     deframer.feed(first, 0.0)
     deframer.feed(header(2, 60_000, 4000, 4001), 0.0)
+    assert deframer.worth_waking == 60_000
     assert place(deframer, second[:20_000]) == []
     assert deframer.held == 20_048
+    assert deframer.worth_waking == 40_000
     # The header of the third comes with the end of the second, but for a byte.
     third = header(3, 60_001, 4000, 4001)
     assert [frame[:6] for frame in place(deframer, second[20_000:] + third[:47])] == [
@@ -103,6 +105,7 @@ def test_a_long_payload_has_room_of_its_own_once_the_peer_has_sent_one_as_long()
     ]
     deframer.feed(third[47:], 0.0)
     assert deframer.room() is None, "60,001 bytes have not come before"
+    assert deframer.worth_waking == 1
 
 
 def address(buffer: bytes | memoryview) -> int:

@@ -34,7 +34,7 @@ def dropped(node: Node, link: Link) -> DropReason:
 def undisturbed(node: Node, honest: Link) -> bool:
     """The other connection delivers."""
     socket = bound(node, 4999)
-    node.bytes_received(honest, header(1, 4, 4000, 4999) + b"fine", 0.0)
+    node.bytes_received(honest, header(1, 4, 4000, 4999) + b"fine", node.now)
     return received(socket) == [b"fine"]
 
 
@@ -140,7 +140,12 @@ def test_peers_without_end() -> None:
 
 def test_peers_that_never_speak_make_room_for_others_the_oldest_first() -> None:
     node, honest, _ = attacked(connections=50)
-    silent = [node.accepted(LARGE, f"9.0.0.{number}", 40000, 0.0) for number in range(100)]
+    patience = node.settings.silent_patience_s
+    silent = [node.accepted(LARGE, f"9.0.0.{number}", 40000, 0.0) for number in range(48)]
+    assert node.accepted(LARGE, "9.0.0.48", 40000, 0.9 * patience) is None, (
+        "they may have spoken, and we not read it yet"
+    )
+    silent += [node.accepted(LARGE, f"9.0.0.{number}", 40000, number * patience) for number in range(48, 100)]
     assert None not in silent
     assert len(node.connections) == 50
     assert node.counters.forgotten_peers == 52
@@ -151,8 +156,8 @@ def test_peers_that_never_speak_make_room_for_others_the_oldest_first() -> None:
     assert {each.reason for each in aborted} == {DropReason.FORGOTTEN}
     for each in aborted:
         assert isinstance(each.link, Link)
-        node.bytes_received(each.link, header(1, 4, 4000, 4999) + b"late", 0.0)
-        node.connection_lost(each.link, "given up", 0.0)
+        node.bytes_received(each.link, header(1, 4, 4000, 4999) + b"late", node.now)
+        node.connection_lost(each.link, "given up", node.now)
     assert undisturbed(node, honest)
 
 
@@ -169,20 +174,21 @@ def test_peers_that_have_spoken_or_that_sockets_send_to_are_kept() -> None:
 def test_where_all_have_spoken_a_forgotten_peer_does_not_come_back() -> None:
     node, *_ = attacked(connections=3)
     first = node.accepted(LARGE, "9.0.0.1", 40000, 0.0)
-    greeted(node, LARGE, "9.0.0.2", 40000, 0.0)
     assert first is not None
-    node.connection_lost(first, "given up", 0.0)
-    assert node.accepted(LARGE, "9.0.0.1", 40001, 0.0) is None, "all others have spoken"
+    later = node.settings.silent_patience_s
+    greeted(node, LARGE, "9.0.0.2", 40000, later)
+    node.connection_lost(first, "given up", later)
+    assert node.accepted(LARGE, "9.0.0.1", 40001, 2 * later) is None, "all others have spoken"
     assert node.counters.forgotten_peers == 1
 
 
 def test_a_larger_peer_that_knocks_and_never_listens_is_not_dialled_for_ever() -> None:
     node = make_node(SMALL, limits=Limits(connections=1))
     assert node.accepted(SMALL, "10.0.0.8", 40000, 0.0) is None
-    assert node.accepted(SMALL, "10.0.0.9", 40000, 0.0) is None
+    assert node.accepted(SMALL, "10.0.0.9", 40000, node.settings.silent_patience_s) is None
     dialled = [each for each in node.take_events() if isinstance(each, events.ConnectWanted)]
     assert [each.peer for each in dialled] == ["10.0.0.8", "10.0.0.9"]
-    node.connect_failed(dialled[0].link, "refused", 0.0)
+    node.connect_failed(dialled[0].link, "refused", node.now)
     node.timer_expired(1000.0)
     assert not [each for each in node.take_events() if isinstance(each, events.ConnectWanted)]
 

@@ -8,7 +8,7 @@ from rdstool.protocol.addresses import canonical, is_host, rank, same_family
 from rdstool.protocol.config import SYSCTLS, Settings
 from rdstool.protocol.congestion import LocalMap, PeerMap, crossing, monitor_bit
 from rdstool.protocol.counters import Counters
-from rdstool.protocol.source_ports import source_port
+from rdstool.protocol.source_ports import path_of_source_port, source_port
 from rdstool.protocol.timers import Timers
 
 
@@ -43,11 +43,21 @@ def test_source_ports_are_those_seen_of_a_kernel() -> None:
     assert [source_port(path, 0, 32769, 60999) % 8 for path in range(8)] == list(range(8))
 
 
+@pytest.mark.parametrize("npaths", range(1, 9))
+def test_a_source_port_tells_the_path_modulo_8_and_modulo_the_paths(npaths: int) -> None:
+    for path in range(npaths):
+        ports = {source_port(path, attempt, 32768, 60999, npaths) for attempt in range(1000)}
+        assert {(port % 8, port % npaths, path_of_source_port(port, npaths)) for port in ports} == {(path,) * 3}
+        assert path_of_source_port(32776 + path, npaths) == path, "as kernels dial"
+
+
 def test_source_ports_stay_in_their_range() -> None:
     ports = {source_port(path, attempt, 1001, 1040) for path in range(8) for attempt in range(100)}
     assert (min(ports), max(ports)) == (1008, 1039)
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="no room for 8 paths"):
         source_port(0, 0, 1001, 1010)
+    with pytest.raises(ValueError, match="no room for 7 paths"):
+        source_port(0, 0, 1001, 1050, 7)
 
 
 def test_timers_run_in_order_and_once() -> None:

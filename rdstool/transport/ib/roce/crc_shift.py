@@ -9,6 +9,7 @@ bits behind it, modulo the CRC's polynomial. Multiplying by the inverse of that 
 from __future__ import annotations
 
 from functools import lru_cache
+from zlib import crc32
 
 _POLYNOMIAL = 0xEDB88320
 """CRC-32 with bits reflected: bit 31 is the coefficient of x^0, bit 0 that of x^31."""
@@ -26,6 +27,11 @@ def unknown_word(difference: int, distance: int) -> int:
     """
     a, b, c, d = _tables(distance)
     return a[difference & 0xFF] ^ b[difference >> 8 & 0xFF] ^ c[difference >> 16 & 0xFF] ^ d[difference >> 24]
+
+
+def difference_of(word: bytes, distance: int) -> int:
+    """The difference of two CRCs where one has ``word`` and the other zeros, ``distance`` bytes before their end."""
+    return crc32(word + bytes(distance - len(word))) ^ crc32(bytes(distance))
 
 
 @lru_cache(maxsize=CACHED_LENGTHS)

@@ -1,9 +1,9 @@
 """A RoCE device without its sockets: datagrams and time in, datagrams and events out.
 
     device = Device("192.0.2.1", Random(1))
-    device.receive([(datagram, "192.0.2.2", 49152)], now)    what has come to UDP port 4791
-    device.advance(now)                                      do what is due
-    for datagram in device.transmit(now): ...                what has to be sent, don't-fragment set
+    device.receive([datagram], "192.0.2.2", 49152, now)    what has come to UDP port 4791
+    device.advance(now)                                    do what is due
+    for burst in device.transmit(now): ...                 what has to be sent, don't-fragment set
     events = device.take_events()
 
 The same inputs give the same outputs. ``now`` is in seconds and never goes back. Nothing that a peer sends raises an
@@ -12,7 +12,7 @@ error or takes more than a fixed amount of memory: it is answered as the protoco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from rdstool.protocol.timers import Timers
 from rdstool.transport.ib.checks import reachable
 from rdstool.transport.ib.provider import Broken, ConnectionOptions, Event
 from rdstool.transport.ib.roce import mads
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES, Flow, ethernet_frame
@@ -36,20 +37,21 @@ from rdstool.transport.ib.roce.states import QueuePairState
 
 MAX_FLOWS = 1_024
 """UDP ports of peers whose prepared headers are kept."""
-TURN = 32
+TURN = 64
 """Packets that one connection sends before the next one has its turn."""
 BATCH = 256
 """Packets that one call of ``transmit`` gives."""
 _FIRST_QUEUE_PAIR = 0x11
 _QUEUE_PAIRS = 1 << 24
 _MANAGEMENT = int(Opcode.UD_SEND_ONLY)
+_SEND_ONLY = int(Opcode.SEND_ONLY)
 
 Tap = Callable[[float, bytes], None]
 """Gets the time and a whole Ethernet frame of each packet sent, and of each received with a good ICRC."""
 
 
 class Outgoing(NamedTuple):
-    """Datagrams to send to port 4791 of an address."""
+    """A burst to send to port 4791 of an address: the system is to give each datagram its place as identification."""
 
     source_port: int
     """One of the device's source ports: the ICRC covers it."""
@@ -65,6 +67,8 @@ class Device:
     ) -> None:
         self.address = canonical(address)
         self.source_ports = tuple(source_ports)
+        self.burst = 1
+        """Datagrams of a burst at most: 1 where the system cannot cut one apart, or ``MAX_BURST``."""
         self.tap = tap
         self.now = 0.0
         self.timers = Timers()
@@ -161,17 +165,21 @@ class Device:
 
     # ---- In
 
-    def receive(self, datagrams: Iterable[tuple[bytes, str, int]], now: float) -> None:
-        """Datagrams have come to port 4791: their content, source address and source port."""
+    def receive(self, datagrams: Sequence[bytes], host: str, port: int, now: float) -> None:
+        """Datagrams have come to port 4791, all from one source address and port."""
         self.advance(now)
         counters = self.counters
-        for datagram, host, port in datagrams:
-            counters.datagrams_received += 1
-            counters.bytes_received += len(datagram)
-            if not MIN_DATAGRAM_BYTES <= len(datagram) <= MAX_DATAGRAM_BYTES or len(datagram) & 3:
+        counters.datagrams_received += len(datagrams)
+        flow = self._inflows.get((host, port)) or self._inflow(host, port)
+        source = flow.source
+        known = -1
+        pair: RoceConnection | None = None
+        for datagram in datagrams:
+            length = len(datagram)
+            counters.bytes_received += length
+            if not MIN_DATAGRAM_BYTES <= length <= MAX_DATAGRAM_BYTES or length & 3:
                 counters.malformed += 1
                 continue
-            flow = self._inflows.get((host, port)) or self._inflow(host, port)
             identification = flow.identification(datagram)
             if identification is None:
                 counters.bad_icrc += 1
@@ -184,20 +192,38 @@ class Device:
                 continue
             number &= NUMBER_MASK
             if number == CM_QP:
-                self._management_datagram(opcode, datagram, flow.source, now)
+                self._management_datagram(opcode, datagram, source, now)
+                known = -1  # what it knows of queue pairs may have changed
                 continue
-            pair = self._queue_pairs.get(number)
-            kind = KINDS[opcode]
-            if pair is None:
-                counters.no_queue_pair += 1
-            elif pair.peer != flow.source:
-                counters.wrong_peer += 1
-            elif kind is None or flags & VERSION_MASK:
-                counters.malformed += 1
-            else:
-                if pair.state is QueuePairState.RTR:
-                    self.manager.heard_packet(pair)
-                pair.packet(kind, opcode, flags, word, datagram, now)
+            if number != known:
+                pair = self._queue_pairs.get(number)
+                known = number
+            if opcode == _SEND_ONLY and pair is not None and pair.peer == source and pair.short(flags, word, datagram):
+                continue
+            self._packet(pair, source, opcode, flags, word, datagram, now)
+
+    def _packet(
+        self,
+        pair: RoceConnection | None,
+        source: str,
+        opcode: int,
+        flags: int,
+        word: int,
+        datagram: bytes,
+        now: float,
+    ) -> None:
+        """A packet for a queue pair, if there is one."""
+        kind = KINDS[opcode]
+        if pair is None:
+            self.counters.no_queue_pair += 1
+        elif pair.peer != source:
+            self.counters.wrong_peer += 1
+        elif kind is None or flags & VERSION_MASK:
+            self.counters.malformed += 1
+        else:
+            if pair.state is QueuePairState.RTR:
+                self.manager.heard_packet(pair)
+            pair.packet(kind, opcode, flags, word, datagram, now)
 
     def _inflow(self, host: str, port: int) -> Flow:
         if len(self._inflows) >= MAX_FLOWS:
@@ -229,27 +255,32 @@ class Device:
             peer, message = entry
             flow = self._outflow(self.source_ports[0], peer)
             self._management_psn = (self._management_psn + 1) & PSN_MASK
-            data = flow.seal(mads.head(self._management_psn), message, 0)
-            count += self._add(now, batch, flow, [data])
+            bursts = Bursts(flow, 1)
+            bursts.add(mads.head(self._management_psn), message)
+            count += self._add(now, batch, flow, bursts)
         while self._ready and count < BATCH:
             pair = next(iter(self._ready))
             del self._ready[pair]
-            packets: list[bytes] = []
-            if pair.emit(now, TURN, packets) >= TURN:
+            if pair.flow is None:
+                continue
+            bursts = Bursts(pair.flow, self.burst)
+            if pair.emit(now, TURN, bursts) >= TURN:
                 self._ready[pair] = None
             self._arm(pair)
-            if packets and pair.flow is not None:
-                count += self._add(now, batch, pair.flow, packets)
+            count += self._add(now, batch, pair.flow, bursts)
         return batch
 
-    def _add(self, now: float, batch: list[Outgoing], flow: Flow, datagrams: list[bytes]) -> int:
-        batch.append(Outgoing(flow.source_port, flow.destination, datagrams))
-        self.counters.datagrams_sent += len(datagrams)
-        self.counters.bytes_sent += sum(map(len, datagrams))
-        if self.tap is not None:
-            for data in datagrams:
-                self.tap(now, ethernet_frame(flow, data, 0))
-        return len(datagrams)
+    def _add(self, now: float, batch: list[Outgoing], flow: Flow, bursts: Bursts) -> int:
+        count = 0
+        for datagrams in bursts.bursts:
+            batch.append(Outgoing(flow.source_port, flow.destination, datagrams))
+            count += len(datagrams)
+            self.counters.bytes_sent += sum(map(len, datagrams))
+            if self.tap is not None:
+                for place, data in enumerate(datagrams):
+                    self.tap(now, ethernet_frame(flow, data, place))
+        self.counters.datagrams_sent += count
+        return count
 
     def _outflow(self, port: int, peer: str) -> Flow:
         flow = self._outflows.get((port, peer))
@@ -262,9 +293,13 @@ class Device:
     def inject(self, connection: RoceConnection, packet: bytes, *, good: bool) -> Outgoing:
         """Any packet, its ICRC good or bad, to be sent beside those of a connection, which does not know of it."""
         flow = self.flow_of(connection)
-        sealed = flow.seal(packet, b"", 0)
+        bursts = Bursts(flow, 1)
+        bursts.add(packet)
+        if not good:
+            ((sealed,),) = bursts.bursts
+            bursts.bursts = [[sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))]]
         batch: list[Outgoing] = []
-        self._add(self.now, batch, flow, [sealed if good else sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))])
+        self._add(self.now, batch, flow, bursts)
         return batch[0]
 
     # ---- For the parts

@@ -1,8 +1,13 @@
 """One direction between two UDP ports: everything in front of the BTH, and the ICRC that covers it.
 
 Between two ports nothing but the length of the IP and UDP headers changes (what routers may change, the ICRC takes as
-ones), so the CRC of what stands in front of the BTH is computed once for each length of datagram and kept.
+ones), and in IPv4 the identification. So the CRC of what stands in front of the BTH is computed once for each length of
+datagram and kept; then one CRC over the datagram as it is does. A CRC is linear: what identification and masked bits
+make of it is a difference that depends on their distance from the end alone.
 :func:`dissectors.wire.icrc.icrc` computes the same from a whole packet; a test holds the two together.
+
+Where the system cuts a burst into datagrams (UDP_SEGMENT), it counts their identifications from that of the whole,
+which is 0 (``inet_gso_segment``; seen on veth). So the ICRC of a datagram depends on its place in the burst.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT
 from dissectors.wire.icrc import IPV4_BYTES, UDP_BYTES
 from dissectors.wire.infiniband import BTH, LRH
 from rdstool.protocol.addresses import parsed
-from rdstool.transport.ib.roce.crc_shift import unknown_word
+from rdstool.transport.ib.roce.crc_shift import difference_of, unknown_word
 
 MAX_DATAGRAM_BYTES = 4096 + 64
 """The largest path MTU, and more than the headers of any packet and its ICRC."""
@@ -26,6 +31,8 @@ _HOPS = 64
 """Time to live of made-up headers."""
 DONT_FRAGMENT = 0x40
 """In the first byte behind the identification."""
+MAX_BURST = 64
+"""Datagrams that Linux cuts from one burst at most (``UDP_MAX_SEGMENTS``, before 6.9), so identifications they have."""
 _ID_DISTANCE = IPV4_BYTES + UDP_BYTES - 4
 """Bytes from an IPv4 header's identification to the BTH."""
 _LATER_FRAGMENT = 0xFFBF_0000
@@ -33,9 +40,13 @@ _LATER_FRAGMENT = 0xFFBF_0000
 _MOST_ZEROS = 16
 """Packets with another identification after which it is believed."""
 _MASKED_LINK = b"\xff" * LRH.size
-_RESERVED = b"\xff"
-"""BTH's congestion marks and the reserved bits beside them, as the ICRC takes them."""
+_MARKS_AT = 4
+"""Where the BTH has congestion marks and reserved bits. All are 0 in what we send, the ICRC takes them as ones."""
 _PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
+_LENGTHS = MAX_DATAGRAM_BYTES // 4
+"""As many lengths a datagram can have."""
+_RESIDUE = 0x2144_DF1C
+"""CRC of anything with its own CRC behind it."""
 
 _IPV4 = struct.Struct(">BBHHBBBBH4s4s")
 _IPV6 = struct.Struct(">IHBB16s16s")
@@ -49,52 +60,52 @@ ETHERNET_BYTES = 14
 class Flow:
     """From one UDP port to port 4791 of another address."""
 
-    __slots__ = ("_crcs", "_ipv4", "_zeros", "destination", "source", "source_port")
+    __slots__ = ("_ipv4", "_lengths", "_zeros", "destination", "source", "source_port")
 
     def __init__(self, source: str, source_port: int, destination: str) -> None:
         self.source = source
         self.source_port = source_port
         self.destination = destination
         self._ipv4 = parsed(source).version == 4
-        self._crcs: dict[int, int] = {}
-        """CRC of everything before the BTH, by length of datagram."""
+        self._lengths: dict[int, tuple[int, list[int], dict[int, int]]] = {}
+        """By length of datagram: CRC of everything before the BTH, and what ``_of_length`` gives."""
         self._zeros = 0
-        """How sure it is that the identification is always 0."""
+        """How sure it is that the identification is 0, or a place in a burst."""
 
-    def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int) -> bytes:
-        """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC."""
-        length = len(head) + len(payload) + pad + ICRC_BYTES
-        crc = self._crcs.get(length)
-        if crc is None:
-            crc = self._crcs[length] = self._crc_of_headers(length)
-        crc = crc32(payload, crc32(head[:4] + _RESERVED + head[5:], crc))
-        if not pad:
-            return b"".join((head, payload, _ICRC.pack(crc)))
-        padding = _PADDING[pad]
-        return b"".join((head, payload, padding, _ICRC.pack(crc32(padding, crc))))
+    def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int, place: int = 0) -> bytes:
+        """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC; ``place``: in its burst."""
+        body = head + payload
+        if pad:
+            body += _PADDING[pad]
+        before, changes, _ = self._lengths.get(len(body) + ICRC_BYTES) or self._length(len(body) + ICRC_BYTES)
+        covered = _unmarked(body) if head[_MARKS_AT] else body
+        return body + _ICRC.pack(crc32(covered, before) ^ changes[place])
 
     def identification(self, datagram: bytes) -> int | None:
         """Verify the ICRC of what has come on this flow: the IPv4 identification, or None where it is not good.
 
         Where the identification is unknown, seventeen bits of the ICRC are needed to find it and the don't-fragment
         flag, and fifteen are left to check. So a flow that is seen to have 0 there again and again, as this package
-        sends it, has to keep to it, and is checked in full: one other value is taken for damage, many for a change.
-        With IPv6 nothing is unknown.
+        sends it, has to keep to it, or to places in a burst, and six bits are needed: another value is taken for
+        damage, many for a change. With IPv6 nothing is unknown.
         """
         length = len(datagram)
-        crc: int | None = self._crcs.get(length)
-        if crc is None:
-            crc = self._crcs[length] = self._crc_of_headers(length)
-        view = memoryview(datagram)
-        crc = crc32(view[5:-ICRC_BYTES], crc32(datagram[:4] + _RESERVED, crc))
-        difference: int = crc ^ int.from_bytes(datagram[-ICRC_BYTES:], "little")
-        if not difference:
-            if self._zeros < _MOST_ZEROS:
-                self._zeros += 1
-            return 0
-        if not self._ipv4:
-            return None
-        word = unknown_word(difference, length - ICRC_BYTES + _ID_DISTANCE)
+        before, _, known = self._lengths.get(length) or self._length(length)
+        crc = crc32(datagram, before)
+        identification = known.get(crc)
+        if identification is None:
+            if datagram[_MARKS_AT]:
+                crc = crc32(_unmarked(datagram), before)
+            identification = known.get(crc)
+            if identification is None:
+                return self._unusual(crc ^ next(iter(known)), length) if self._ipv4 else None
+        if not identification and self._zeros < _MOST_ZEROS:
+            self._zeros += 1
+        return identification
+
+    def _unusual(self, difference: int, length: int) -> int | None:
+        """The identification that makes such a difference to 0, where this flow may have it."""
+        word = unknown_word(difference, length + _ID_DISTANCE)
         if word & _LATER_FRAGMENT:
             return None
         if self._zeros > 1:
@@ -103,9 +114,32 @@ class Flow:
         self._zeros = 0  # a sender that counts passes 0, too, but once
         return (word & 0xFF) << 8 | (word >> 8 & 0xFF)
 
-    def _crc_of_headers(self, length: int) -> int:
-        """CRC of everything before the BTH of a datagram of ``length`` bytes, as :meth:`headers` but masked."""
-        return crc32(headers(self, length, masked=True), crc32(_MASKED_LINK))
+    def _length(self, length: int) -> tuple[int, list[int], dict[int, int]]:
+        before = crc32(headers(self, length, masked=True), crc32(_MASKED_LINK))
+        entry = self._lengths[length] = before, *_of_length(length, self._ipv4)
+        return entry
+
+
+def _unmarked(packet: bytes) -> bytes:
+    return packet[:_MARKS_AT] + b"\0" + packet[_MARKS_AT + 1 :]
+
+
+@lru_cache(maxsize=2 * _LENGTHS)
+def _of_length(length: int, ipv4: bool) -> tuple[list[int], dict[int, int]]:
+    """For datagrams of ``length`` bytes: what each place in a burst makes of the CRC in front of the ICRC.
+
+    And what the CRC of a whole good datagram, ICRC and all, is; place 0 comes first.
+    """
+    covered = length - ICRC_BYTES
+    marks = difference_of(b"\xff", covered - _MARKS_AT)
+    changes = [marks] * MAX_BURST
+    if ipv4:
+        for place in range(1, MAX_BURST):
+            bit = place & -place
+            more = difference_of(bit.to_bytes(2), covered + _ID_DISTANCE) if place == bit else marks ^ changes[bit]
+            changes[place] = changes[place - bit] ^ more
+    whole = {_RESIDUE ^ difference_of(_ICRC.pack(change), ICRC_BYTES): place for place, change in enumerate(changes)}
+    return changes, whole if ipv4 else {next(iter(whole)): 0}
 
 
 def headers(flow: Flow, length: int, *, masked: bool = False, identification: int = 0) -> bytes:

@@ -26,7 +26,8 @@ from rdstool.transport.ib.provider import Operation
 
 BTH_WORDS = struct.Struct(">BBHII")
 """Opcode; solicited, migration, pad count and version; partition key; queue pair; acknowledge request and PSN."""
-SOLICITED = 0x80
+SOLICITED_SHIFT = 7
+SOLICITED = 1 << SOLICITED_SHIFT
 PAD_SHIFT = 4
 VERSION_MASK = 0x0F
 ACK_REQUEST = 1 << 31

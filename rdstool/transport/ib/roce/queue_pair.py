@@ -11,6 +11,7 @@ from rdstool.protocol.ib.memory import Access
 from rdstool.protocol.timers import Timer
 from rdstool.transport.ib.checks import check_atomic, check_remote
 from rdstool.transport.ib.provider import MAX_MESSAGE_BYTES, Buffer, ConnectionOptions, Operation, Segment, Status
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
@@ -19,6 +20,7 @@ from rdstool.transport.ib.roce.packets import (
     NUMBER_MASK,
     PAD_SHIFT,
     SOLICITED,
+    VERSION_MASK,
     PacketKind,
     Part,
 )
@@ -27,6 +29,9 @@ from rdstool.transport.ib.roce.responder import Responder
 from rdstool.transport.ib.roce.states import QueuePairInput, QueuePairState, step
 from rdstool.transport.ib.roce.work import MAX_WORK_REQUESTS, Receive, Report, WorkRequest
 
+_SEND = Operation.SEND
+_RTS = QueuePairState.RTS
+_MANY = MAX_WORK_REQUESTS // 2
 _U64 = 1 << 64
 
 
@@ -72,8 +77,8 @@ class QueuePair:
         self.state = step(self.state, QueuePairInput.RECEIVE)
         self.flow = flow
         resources, timer = options.responder_resources, options.min_rnr_timer
-        self.responder.start(flow, number, self.receive_psn, mtu, resources, timer)
-        self.requester.start(flow, number, send_psn, mtu, min(depth, options.initiator_depth), options)
+        self.responder.start(number, self.receive_psn, mtu, resources, timer)
+        self.requester.start(number, send_psn, mtu, min(depth, options.initiator_depth), options)
 
     def send(self) -> None:
         """The peer can receive: RTR to RTS."""
@@ -91,14 +96,25 @@ class QueuePair:
 
     # ---- Work
 
-    def post_receive(self, wr_id: int, size: int) -> None:
-        """Take one SEND of at most ``size`` bytes."""
-        if self._takes(wr_id, Operation.RECEIVE, len(self.responder.receives)):
-            self.responder.receives.append(Receive(wr_id, size))
+    def post_receive(self, wr_id: int, size: int, count: int = 1) -> None:
+        """Take one SEND, or ``count`` of them, of at most ``size`` bytes each."""
+        receives = self.responder.receives
+        receive = Receive(wr_id, size)
+        for _ in range(count):
+            if self._takes(wr_id, Operation.RECEIVE, len(receives)):
+                receives.append(receive)
 
-    def post_send(self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False) -> None:
+    def post_send(
+        self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True
+    ) -> None:
         """SEND."""
-        self._post(WorkRequest(wr_id, Operation.SEND, *_viewed(data), solicited=solicited, fence=fence))
+        content, length = (data, len(data)) if type(data) is bytes else _viewed(data)
+        work = WorkRequest(wr_id, _SEND, content, length, 0, 0, 0, 0, solicited, fence, -1, -1, signaled)
+        waiting = self.requester.waiting
+        if waiting and self.state is _RTS and len(waiting) < _MANY and length <= MAX_MESSAGE_BYTES:
+            waiting.append(work)  # what stands before it has woken the device
+        else:
+            self._post(work)
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA WRITE."""
@@ -137,8 +153,9 @@ class QueuePair:
     def _post(self, work: WorkRequest) -> None:
         if work.length > MAX_MESSAGE_BYTES:
             raise TransportError(f"{work.length} bytes are more than the {MAX_MESSAGE_BYTES} of one message")
-        if self._takes(work.wr_id, work.operation, len(self.requester)):
-            self.requester.post(work)
+        requester = self.requester
+        if self._takes(work.wr_id, work.operation, len(requester)):
+            requester.post(work)
             if self.state is QueuePairState.RTS:
                 self._wake(self)
 
@@ -158,6 +175,17 @@ class QueuePair:
 
     # ---- Packets
 
+    def short(self, flags: int, word: int, datagram: bytes) -> bool:
+        """A SEND of one packet has come, as ``packet``. False where something is not as usual: then call that."""
+        if self.state is not QueuePairState.RTS or flags & VERSION_MASK:
+            return False
+        responder = self.responder
+        if not responder.short(word, datagram, flags >> PAD_SHIFT & 3, bool(flags & SOLICITED)):
+            return False
+        if responder.replies:
+            self._wake(self)
+        return True
+
     def packet(self, kind: PacketKind, opcode: int, flags: int, word: int, datagram: bytes, now: float) -> None:
         """A packet from the peer has come, with a good ICRC. ``word`` is the last one of its BTH."""
         if self.state < QueuePairState.RTR or self.state is QueuePairState.ERROR:
@@ -173,9 +201,12 @@ class QueuePair:
                 self._break(f"a request failed: {self.requester.failed.name}")
                 return
         else:
-            self.responder.request(kind, opcode, word, datagram, pad, bool(flags & SOLICITED))
-            if self.responder.failed is not None:
-                self._break(self.responder.failed)
+            responder = self.responder
+            responder.request(kind, opcode, word, datagram, pad, bool(flags & SOLICITED))
+            if responder.failed is not None:
+                self._break(responder.failed)
+                return
+            if not responder.replies:
                 return
         self._wake(self)
 
@@ -190,7 +221,7 @@ class QueuePair:
             _, original = ATOMIC_ACK.unpack_from(datagram, BTH.size)
             self.requester.atomic_response(psn, original, now)
 
-    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
+    def emit(self, now: float, budget: int, out: Bursts) -> int:
         """Append at most ``budget`` datagrams to ``out``; responses first. Tells how many."""
         sent = self.responder.emit(budget, out)
         if self.responder.failed is not None and self.state is not QueuePairState.ERROR:
@@ -221,7 +252,5 @@ class QueuePair:
 
 def _viewed(data: Buffer) -> tuple[bytes | memoryview, int]:
     """Data as bytes one by one, and how many."""
-    if type(data) is bytes:
-        return data, len(data)
     view = memoryview(data).cast("B")
     return view, len(view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dissectors.wire.infiniband import Opcode
 from rdstool.transport.ib.provider import Buffer, Operation
-from rdstool.transport.ib.roce.flow import Flow
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.packets import (
     ACK_REQUEST,
     ATOMIC_OPCODES,
@@ -24,16 +24,15 @@ _READ_REQUEST = int(Opcode.READ_REQUEST)
 
 
 class RequestPackets:
-    """Makes datagrams for the queue pair at the other end of a flow. ``psn`` counts without wrapping."""
+    """Makes datagrams for the peer's queue pair. ``psn`` counts without wrapping."""
 
-    __slots__ = ("_flow", "_mtu", "_queue_pair")
+    __slots__ = ("_mtu", "_queue_pair")
 
-    def __init__(self, flow: Flow, queue_pair: int, mtu: int) -> None:
-        self._flow = flow
+    def __init__(self, queue_pair: int, mtu: int) -> None:
         self._queue_pair = queue_pair
         self._mtu = mtu
 
-    def data(self, work: WorkRequest, psn: int, *, ask: bool) -> bytes:
+    def data(self, out: Bursts, work: WorkRequest, psn: int, *, ask: bool) -> None:
         """The packet of a SEND or WRITE; with ``ask`` it wants to be acknowledged."""
         first, last = psn == work.first, psn == work.last
         payload: Buffer = work.data
@@ -53,19 +52,19 @@ class RequestPackets:
             head = BTH_WORDS.pack(WRITE_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
             if first:
                 head += RETH_VALUES.pack(work.address, work.rkey, work.length)
-        return self._flow.seal(head, payload, pad)
+        out.add(head, payload, pad)
 
-    def read(self, work: WorkRequest, psn: int, count: int) -> bytes:
+    def read(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, from ``psn`` on."""
         start = (psn - work.first) * self._mtu
         length = min(work.length - start, count * self._mtu)
         word = psn & NUMBER_MASK | ACK_REQUEST
         head = BTH_WORDS.pack(_READ_REQUEST, 0, DEFAULT_PKEY, self._queue_pair, word)
-        return self._flow.seal(head + RETH_VALUES.pack(work.address + start, work.rkey, length), b"", 0)
+        out.add(head + RETH_VALUES.pack(work.address + start, work.rkey, length))
 
-    def atomic(self, work: WorkRequest) -> bytes:
+    def atomic(self, out: Bursts, work: WorkRequest) -> None:
         """The packet of an atomic operation, which is its first one."""
         word = work.first & NUMBER_MASK | ACK_REQUEST
         head = BTH_WORDS.pack(ATOMIC_OPCODES[work.operation], 0, DEFAULT_PKEY, self._queue_pair, word)
         values = ATOMIC_VALUES.pack(work.address, work.rkey, work.swap, work.compare)
-        return self._flow.seal(head + values, b"", 0)
+        out.add(head + values)

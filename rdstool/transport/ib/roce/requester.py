@@ -20,11 +20,19 @@ from __future__ import annotations
 
 from collections import deque
 
-from dissectors.wire.infiniband import AckKind, NakCode
+from dissectors.wire.infiniband import AckKind, NakCode, Opcode
 from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
-from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
+from rdstool.transport.ib.roce.packets import (
+    ACK_REQUEST,
+    BTH_WORDS,
+    DEFAULT_PKEY,
+    NUMBER_MASK,
+    PAD_SHIFT,
+    SOLICITED_SHIFT,
+)
 from rdstool.transport.ib.roce.request_packets import RequestPackets
 from rdstool.transport.ib.roce.work import Report, WorkRequest
 
@@ -42,6 +50,7 @@ PROBE_PART = 16
 NO_END = 7
 """``rnr_retry`` that never runs out."""
 
+_SEND_ONLY = int(Opcode.SEND_ONLY)
 _NAK_STATUS = {
     NakCode.INVALID_REQUEST: Status.REMOTE_INVALID_REQUEST,
     NakCode.REMOTE_ACCESS: Status.REMOTE_ACCESS_ERROR,
@@ -59,7 +68,7 @@ class Requester:
     def __init__(self, report: Report, counters: Counters) -> None:
         self._report = report
         self._counters = counters
-        self._waiting: deque[WorkRequest] = deque()
+        self.waiting: deque[WorkRequest] = deque()
         self._started: deque[WorkRequest] = deque()
         """Begun and not confirmed, in order of their packets."""
         self._index = 0
@@ -81,9 +90,9 @@ class Requester:
         """The last packet is to be sent once more."""
         self.failed: Status | None = None
 
-    def start(self, flow: Flow, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
-        """Begin to send to ``queue_pair`` at the other end of ``flow``; ``depth`` READs and atomics at a time."""
-        self._packets = RequestPackets(flow, queue_pair, mtu)
+    def start(self, queue_pair: int, psn: int, mtu: int, depth: int, options: ConnectionOptions) -> None:
+        """Begin to send to the peer's ``queue_pair``; ``depth`` READs and atomics at a time."""
+        self._queue_pair, self._packets = queue_pair, RequestPackets(queue_pair, mtu)
         self._mtu, self._depth = mtu, depth
         self._oldest = self._next = self._reached = self._asked = psn
         self._timeout_s = coded_time_s(options.ack_timeout)
@@ -93,7 +102,7 @@ class Requester:
 
     def __len__(self) -> int:
         """Requests that are not done."""
-        return len(self._waiting) + len(self._started)
+        return len(self.waiting) + len(self._started)
 
     @property
     def reached(self) -> int:
@@ -109,15 +118,16 @@ class Requester:
 
     def post(self, work: WorkRequest) -> None:
         """Queue a request."""
-        self._waiting.append(work)
+        self.waiting.append(work)
 
     # ---- Out
 
-    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
+    def emit(self, now: float, budget: int, out: Bursts) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         if self._quiet_until is not None:
             return 0
         sent = fresh = self._probe(out) if self._probing else 0
+        sent += self._emit_short(budget - sent, out)
         while sent < budget:
             if self._index == len(self._started) and not self._begin():
                 break
@@ -130,11 +140,11 @@ class Requester:
                 if not count:
                     break
                 self._in_flight.append(psn + count)
-                out.append(self._response_request(work, psn, count))
+                self._response_request(out, work, psn, count)
             elif room <= 0:
                 break
             else:
-                out.append(self._data(work, psn, room))
+                self._data(out, work, psn, room)
             sent += 1
             psn += count
             if psn <= self._reached:
@@ -150,35 +160,64 @@ class Requester:
                 self._ack_by = now + self._timeout_s
         return sent
 
+    def _emit_short(self, budget: int, out: Bursts) -> int:
+        """Send the requests that are SENDs of one packet, by far the most, after all that was begun; tells how many."""
+        waiting, started, queue_pair = self.waiting, self._started, self._queue_pair
+        if not waiting or self._index < len(started):
+            return 0
+        first = psn = self._next
+        end = min(psn + budget, self._oldest + self._window)
+        while waiting and psn < end:
+            work = waiting[0]
+            if work.length > self._mtu or work.fence or work.operation is not Operation.SEND:
+                break
+            del waiting[0]
+            started.append(work)
+            work.first = work.last = psn
+            word = psn & NUMBER_MASK
+            room = self._oldest + self._window - psn
+            if room <= READ_PIECE or not waiting or psn - self._asked >= ASK_EVERY:
+                self._asked = psn + 1
+                word |= ACK_REQUEST
+            pad = -work.length & 3
+            flags = pad << PAD_SHIFT | work.solicited << SOLICITED_SHIFT
+            out.add(BTH_WORDS.pack(_SEND_ONLY, flags, DEFAULT_PKEY, queue_pair, word), work.data, pad)
+            psn += 1
+        count = psn - first
+        self._index += count
+        self._next = self._reached = psn
+        return count
+
     def _begin(self) -> bool:
         """Give the next waiting request its packets; False where there is none, or it has to wait."""
-        if not self._waiting or (self._waiting[0].fence and self._in_flight):
+        if not self.waiting or (self.waiting[0].fence and self._in_flight):
             return False
-        work = self._waiting.popleft()
+        work = self.waiting.popleft()
         work.first = work.last = self._next
         if work.length > self._mtu:
             work.last += packets_of(work.length, self._mtu) - 1
         self._started.append(work)
         return True
 
-    def _probe(self, out: list[bytes]) -> int:
+    def _probe(self, out: Bursts) -> int:
         """Send the last packet once more, unless it has been acknowledged meanwhile; tells how many packets."""
         self._probing = False
         if self._next == self._oldest:
             return 0
         self._counters.probes += 1
-        out.append(self._last_again())
+        self._last_again(out)
         return 1
 
-    def _last_again(self) -> bytes:
+    def _last_again(self, out: Bursts) -> None:
         """The packet that was sent last: of a READ, what is left of the piece that was asked for last."""
         psn = self._next - 1
         work = next(one for one in self._started if psn <= one.last)
         if not work.responds:
-            return self._data(work, psn, 1)
+            self._data(out, work, psn, 1)
+            return
         begun = psn - (psn - work.first) % READ_PIECE
         psn = max(begun, self._oldest)
-        return self._response_request(work, psn, self._next - psn)
+        self._response_request(out, work, psn, self._next - psn)
 
     def _responses(self, work: WorkRequest, psn: int, room: int) -> int:
         """Packets of response that can be asked for now, from ``psn`` on; 0 = none yet.
@@ -196,23 +235,26 @@ class Requester:
             return 0
         return count
 
-    def _data(self, work: WorkRequest, psn: int, room: int) -> bytes:
+    def _data(self, out: Bursts, work: WorkRequest, psn: int, room: int) -> None:
         """The packet of a SEND or WRITE."""
         ask = room == 1 or psn - self._asked >= ASK_EVERY
         if not ask and psn == work.last:
             ask = room <= READ_PIECE or self._is_newest()
         if ask:
             self._asked = psn + 1
-        return self._packets.data(work, psn, ask=ask)
+        self._packets.data(out, work, psn, ask=ask)
 
     def _is_newest(self) -> bool:
         """Nothing follows the request that is being sent."""
-        return not self._waiting and self._index + 1 == len(self._started)
+        return not self.waiting and self._index + 1 == len(self._started)
 
-    def _response_request(self, work: WorkRequest, psn: int, count: int) -> bytes:
+    def _response_request(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, or for an atomic operation."""
         self._asked = psn + count
-        return self._packets.read(work, psn, count) if work.operation is Operation.READ else self._packets.atomic(work)
+        if work.operation is Operation.READ:
+            self._packets.read(out, work, psn, count)
+        else:
+            self._packets.atomic(out, work)
 
     # ---- In
 
@@ -307,7 +349,8 @@ class Requester:
         work = self._started.popleft()
         if self._index:
             self._index -= 1
-        self._report(work.wr_id, work.operation, Status.SUCCESS, b"", original)
+        if work.signaled:
+            self._report(work.wr_id, work.operation, Status.SUCCESS, b"", original)
 
     def _progress(self, packets: int, now: float) -> None:
         """``_oldest`` has moved."""
@@ -391,10 +434,10 @@ class Requester:
 
     def flush(self) -> None:
         """End everything that is posted with ``FLUSHED``, and send no more."""
-        for work in (*self._started, *self._waiting):
+        for work in (*self._started, *self.waiting):
             self._report(work.wr_id, work.operation, Status.FLUSHED)
         self._started.clear()
-        self._waiting.clear()
+        self.waiting.clear()
         self._in_flight.clear()
         self._index, self._next, self._oldest = 0, self._reached, self._reached
         self._ack_by = self._probe_by = self._quiet_until = None

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from dissectors.wire.infiniband import BTH, NakCode, Opcode
 from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import ATOMIC_BYTES, MAX_MESSAGE_BYTES, Operation, Status
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
-from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
 from rdstool.transport.ib.roce.numbers import PSN_WINDOW, packets_of
 from rdstool.transport.ib.roce.packets import (
@@ -46,7 +46,10 @@ _COMPARE_SWAP = int(Opcode.COMPARE_SWAP)
 _VALUE = struct.Struct("=Q")
 """What atomic operations work on is in the byte order of the machine (§9.4.5)."""
 _VALUE_MASK = (1 << 64) - 1
+_BTH_BYTES = BTH.size
 _ICRC = -4
+_LEAST_BYTES = _BTH_BYTES - _ICRC
+_RECEIVE, _SUCCESS = Operation.RECEIVE, Status.SUCCESS
 
 
 @dataclass(slots=True)
@@ -102,13 +105,14 @@ class Responder:
         """Bytes of the SEND that has begun."""
         self._rkey = self._address = self._left = 0
         """Where the WRITE that has begun goes on, and how many bytes are to come."""
-        self._replies: deque[_Acknowledge | _Read | _Atomic] = deque()
+        self.replies: deque[_Acknowledge | _Read | _Atomic] = deque()
+        """Responses that wait to be sent."""
         self._remembered: deque[_Read | _Atomic] = deque()
         self.failed: str | None = None
 
-    def start(self, flow: Flow, queue_pair: int, psn: int, mtu: int, resources: int, rnr_timer: int) -> None:
+    def start(self, queue_pair: int, psn: int, mtu: int, resources: int, rnr_timer: int) -> None:
         """Begin with packet ``psn``; ``resources``: READs and atomics to remember."""
-        self._flow, self._queue_pair, self._expected, self._mtu = flow, queue_pair, psn, mtu
+        self._queue_pair, self._expected, self._mtu = queue_pair, psn, mtu
         self._resources, self._rnr_timer = resources, rnr_timer
         self._remembered = deque(maxlen=resources)
 
@@ -145,6 +149,30 @@ class Responder:
         else:
             self._atomic(opcode, datagram)
 
+    def short(self, word: int, datagram: bytes, pad: int, solicited: bool) -> bool:
+        """A SEND of one packet, by far the most common request. False where ``request`` has to look at it."""
+        receives = self.receives
+        length = len(datagram) - _LEAST_BYTES - pad
+        if (
+            word & NUMBER_MASK != self._expected
+            or self._part is not None
+            or not receives
+            or not 0 <= length <= self._mtu
+        ):
+            return False
+        wr_id, room = receives[0]
+        if length > room:
+            return False
+        self._told = False
+        self._expected = (self._expected + 1) & NUMBER_MASK
+        self._msn += 1
+        receives.popleft()
+        self._report(wr_id, _RECEIVE, _SUCCESS, datagram[_BTH_BYTES : _ICRC - pad], 0, solicited)
+        self._asked = word & ACK_REQUEST
+        if self._asked:
+            self._acknowledge()
+        return True
+
     def _right_size(self, kind: PacketKind, size: int) -> bool:
         """First and middle packets are full, a last one is not empty."""
         if kind.ends:
@@ -156,36 +184,41 @@ class Responder:
         self._expected = (self._expected + packets) & NUMBER_MASK
 
     def _send(self, kind: PacketKind, datagram: bytes, pad: int, solicited: bool) -> None:
-        if not self.receives:
+        receives = self.receives
+        if not receives:
             self._counters.rnr_naks_sent += 1
             self._told = True
             self._negative(rnr_nak(self._rnr_timer))
             return
-        data = datagram[BTH.size : _ICRC - pad]
-        if not self._right_size(kind, len(data)):
-            self._fail(NakCode.INVALID_REQUEST, f"a packet of {len(data)} bytes with path MTU {self._mtu}")
+        data = datagram[_BTH_BYTES : _ICRC - pad]
+        length = len(data)
+        starts, ends = kind.starts, kind.ends
+        if length != self._mtu and not self._right_size(kind, length):
+            self._fail(NakCode.INVALID_REQUEST, f"a packet of {length} bytes with path MTU {self._mtu}")
             return
-        size = self._received + len(data)
-        if size > self.receives[0].size:
-            receive = self.receives.popleft()
-            self._report(receive.wr_id, Operation.RECEIVE, Status.LOCAL_LENGTH_ERROR)
-            self._fail(NakCode.INVALID_REQUEST, f"a message of {size} bytes or more for a receive of {receive.size}")
+        size = self._received + length
+        wr_id, room = receives[0]
+        if size > room:
+            receives.popleft()
+            self._report(wr_id, Operation.RECEIVE, Status.LOCAL_LENGTH_ERROR)
+            self._fail(NakCode.INVALID_REQUEST, f"a message of {size} bytes or more for a receive of {room}")
             return
-        self._done()
-        if not kind.ends:
+        self._expected = (self._expected + 1) & NUMBER_MASK
+        if not ends:
             self._part = Part.SEND
             self._pieces.append(data)
             self._received = size
+        else:
+            if not starts:
+                self._pieces.append(data)
+                data = b"".join(self._pieces)
+                self._pieces.clear()
+                self._part, self._received = None, 0
+            self._msn += 1
+            receives.popleft()
+            self._report(wr_id, _RECEIVE, _SUCCESS, data, 0, solicited)
+        if self._asked:
             self._acknowledge()
-            return
-        if not kind.starts:
-            self._pieces.append(data)
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-            self._part, self._received = None, 0
-        self._msn += 1
-        self._report(self.receives.popleft().wr_id, Operation.RECEIVE, Status.SUCCESS, data, 0, solicited)
-        self._acknowledge()
 
     def _write(self, kind: PacketKind, datagram: bytes, pad: int) -> None:
         data = memoryview(datagram)[kind.header : _ICRC - pad]
@@ -213,8 +246,8 @@ class Responder:
 
     def _read(self, datagram: bytes) -> None:
         address, rkey, length = RETH_VALUES.unpack_from(datagram, BTH.size)
-        if len(self._replies) >= 2 * self._resources or length > MAX_MESSAGE_BYTES:
-            self._fail(NakCode.INVALID_REQUEST, f"a READ of {length} bytes, {len(self._replies)} others unanswered")
+        if len(self.replies) >= 2 * self._resources or length > MAX_MESSAGE_BYTES:
+            self._fail(NakCode.INVALID_REQUEST, f"a READ of {length} bytes, {len(self.replies)} others unanswered")
             return
         if length and self._memory.remote(rkey, address, length, Access.REMOTE_READ) is None:
             self._fail(NakCode.REMOTE_ACCESS, f"key {rkey:#x} allows no read of {length} bytes at {address:#x}")
@@ -227,7 +260,7 @@ class Responder:
 
     def _atomic(self, opcode: int, datagram: bytes) -> None:
         address, rkey, swap, compare = ATOMIC_VALUES.unpack_from(datagram, BTH.size)
-        if len(self._replies) >= 2 * self._resources or address % ATOMIC_BYTES:
+        if len(self.replies) >= 2 * self._resources or address % ATOMIC_BYTES:
             self._fail(NakCode.INVALID_REQUEST, f"an atomic operation at {address:#x}")
             return
         target = self._memory.remote(rkey, address, ATOMIC_BYTES, Access.REMOTE_ATOMIC)
@@ -251,7 +284,7 @@ class Responder:
             self._read_again(psn, datagram)
         elif kind.part is Part.ATOMIC:
             for one in self._remembered:
-                if isinstance(one, _Atomic) and one.first == psn and one not in self._replies:
+                if isinstance(one, _Atomic) and one.first == psn and one not in self.replies:
                     self._answer(one)
         else:
             self._acknowledge()
@@ -267,12 +300,12 @@ class Responder:
             if rkey != one.rkey or address != one.address + start or length > one.length - start:
                 return
             again = _Read(psn, packets_of(length, self._mtu), rkey, address, length, one.msn)
-            for waiting in self._replies:
+            for waiting in self.replies:
                 if isinstance(waiting, _Read) and (psn - waiting.first) & NUMBER_MASK < waiting.packets:
                     # It is being answered: begin once more from the packet that is asked for.
                     waiting.sent = min(waiting.sent, (psn - waiting.first) & NUMBER_MASK)
                     return
-            if len(self._replies) < 2 * self._resources:
+            if len(self.replies) < 2 * self._resources:
                 self._answer(again)
             return
 
@@ -283,23 +316,23 @@ class Responder:
         if not self._asked:
             return
         psn = (self._expected - 1) & NUMBER_MASK
-        last = self._replies[-1] if self._replies else None
+        last = self.replies[-1] if self.replies else None
         if isinstance(last, _Acknowledge) and last.syndrome == NO_CREDITS:
             last.psn, last.msn = psn, self._msn
         else:
-            self._replies.append(_Acknowledge(psn, self._msn, NO_CREDITS))
+            self.replies.append(_Acknowledge(psn, self._msn, NO_CREDITS))
 
     def _negative(self, syndrome: int) -> None:
-        last = self._replies[-1] if self._replies else None
+        last = self.replies[-1] if self.replies else None
         if isinstance(last, _Acknowledge):
-            self._replies.pop()  # the NAK confirms what came before it, too
-        self._replies.append(_Acknowledge(self._expected, self._msn, syndrome))
+            self.replies.pop()  # the NAK confirms what came before it, too
+        self.replies.append(_Acknowledge(self._expected, self._msn, syndrome))
 
     def _answer(self, reply: _Read | _Atomic) -> None:
-        last = self._replies[-1] if self._replies else None
+        last = self.replies[-1] if self.replies else None
         if isinstance(last, _Acknowledge) and last.syndrome == NO_CREDITS and self._follows(last, reply):
-            self._replies.pop()  # the response confirms what came before it, too
-        self._replies.append(reply)
+            self.replies.pop()  # the response confirms what came before it, too
+        self.replies.append(reply)
 
     @staticmethod
     def _follows(acknowledge: _Acknowledge, reply: _Read | _Atomic) -> bool:
@@ -310,38 +343,30 @@ class Responder:
         self._negative(nak(code))
         self.failed = detail
 
-    @property
-    def replies(self) -> int:
-        """Responses that wait to be sent."""
-        return len(self._replies)
-
-    def emit(self, budget: int, out: list[bytes]) -> int:
+    def emit(self, budget: int, out: Bursts) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         sent = 0
-        while self._replies and sent < budget:
-            reply = self._replies[0]
+        while self.replies and sent < budget:
+            reply = self.replies[0]
             if isinstance(reply, _Read):
-                packet = self._read_packet(reply)
-                if packet is None:
+                if not self._read_packet(out, reply):
                     continue
-                out.append(packet)
                 if reply.sent == reply.packets:
-                    self._replies.popleft()
+                    self.replies.popleft()
             elif isinstance(reply, _Acknowledge):
-                self._replies.popleft()
+                self.replies.popleft()
                 head = BTH_WORDS.pack(_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.psn)
                 word = reply.syndrome << 24 | reply.msn & NUMBER_MASK
-                out.append(self._flow.seal(head + AETH_WORD.pack(word), b"", 0))
+                out.add(head + AETH_WORD.pack(word))
             else:
-                self._replies.popleft()
+                self.replies.popleft()
                 head = BTH_WORDS.pack(_ATOMIC_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.first)
-                head += ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original)
-                out.append(self._flow.seal(head, b"", 0))
+                out.add(head + ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original))
             sent += 1
         return sent
 
-    def _read_packet(self, read: _Read) -> bytes | None:
-        """The next packet of response. None where the memory is no longer there: a NAK takes its place."""
+    def _read_packet(self, out: Bursts, read: _Read) -> bool:
+        """The next packet of response. False where the memory is no longer there: a NAK takes its place."""
         number = read.sent
         start = number * self._mtu
         size = min(self._mtu, read.length - start)
@@ -350,11 +375,11 @@ class Responder:
             piece = self._memory.remote(read.rkey, read.address + start, size, Access.REMOTE_READ)
             if piece is None:
                 self._counters.fatal_naks_sent += 1
-                self._replies.clear()
+                self.replies.clear()
                 psn = (read.first + number) & NUMBER_MASK
-                self._replies.append(_Acknowledge(psn, self._msn, nak(NakCode.REMOTE_OPERATIONAL)))
+                self.replies.append(_Acknowledge(psn, self._msn, nak(NakCode.REMOTE_OPERATIONAL)))
                 self.failed = f"the region with key {read.rkey:#x} went while a READ was being answered"
-                return None
+                return False
             payload = piece
         first, last = number == 0, number == read.packets - 1
         pad = -size & 3
@@ -363,7 +388,8 @@ class Responder:
         if first or last:
             head += AETH_WORD.pack(NO_CREDITS << 24 | read.msn & NUMBER_MASK)
         read.sent += 1
-        return self._flow.seal(head, payload, pad)
+        out.add(head, payload, pad)
+        return True
 
     # ---- The end
 
@@ -374,4 +400,4 @@ class Responder:
         self.receives.clear()
         self._pieces.clear()
         self._remembered.clear()
-        self._replies = deque(one for one in self._replies if isinstance(one, _Acknowledge))
+        self.replies = deque(one for one in self.replies if isinstance(one, _Acknowledge))

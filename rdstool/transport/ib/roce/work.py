@@ -35,6 +35,8 @@ class WorkRequest:
     """Its first packet; -1 before it has been begun."""
     last: int = -1
     """Its last packet, or the last one of the response."""
+    signaled: bool = True
+    """Its success is reported."""
     responds: bool = False
     """Done by a response that carries data, not by an acknowledgement: READs and atomics."""
 

@@ -124,16 +124,19 @@ class VerbsConnection:
 
     # ---- Work
 
-    def post_receive(self, wr_id: int, size: int) -> None:
-        """Take one SEND of at most ``size`` bytes."""
-        request = Request(wr_id, Operation.RECEIVE, size=size)
-        if self._takes(request, len(self._receives) + self._receives_posted):
-            self._receives.append(request)
+    def post_receive(self, wr_id: int, size: int, count: int = 1) -> None:
+        """Take one SEND, or ``count`` of them, of at most ``size`` bytes each."""
+        for _ in range(count):
+            request = Request(wr_id, Operation.RECEIVE, size=size)
+            if self._takes(request, len(self._receives) + self._receives_posted):
+                self._receives.append(request)
 
-    def post_send(self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False) -> None:
+    def post_send(
+        self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True
+    ) -> None:
         """SEND."""
         flags = e.IBV_SEND_SOLICITED if solicited else 0
-        self._post(Request(wr_id, Operation.SEND, data, _size(data), flags=flags), fence)
+        self._post(Request(wr_id, Operation.SEND, data, _size(data), flags=flags, signaled=signaled), fence)
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
         """RDMA WRITE."""

@@ -75,6 +75,8 @@ class Request:
     """Put where the comparison holds."""
     flags: int = 0
     slot: Slot | None = None
+    signaled: bool = True
+    """Its success is told. The device tells all, for then its memory is free."""
 
 
 class Pair:

@@ -361,7 +361,8 @@ class VerbsProvider:
         if request.slot is not None:
             self.pool.give(request.slot)
             request.slot = None
-        self._events.append(Completed(connection, request.wr_id, request.operation, status, data, original))
+        if request.signaled or status is not Status.SUCCESS:
+            self._events.append(Completed(connection, request.wr_id, request.operation, status, data, original))
 
     def _flush(self) -> None:
         while self._stirred:

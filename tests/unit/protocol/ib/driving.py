@@ -201,11 +201,11 @@ class Fabric:
             if isinstance(each, Send):
                 self.sent.append((link.owner.local, frame_of(each)))
                 if self.completing and far.owner.local not in self.deaf:
-                    other.ib.frame_received(far, each.frame, self.now)
+                    other.ib.frames_received(far, [each.frame], self.now)
             else:
                 self.work.append(each)
                 status, original = _execute(each, memories_of(other))
-            if self.completing:
+            if self.completing and (status or not isinstance(each, Send) or each.signaled):
                 node.ib.work_completed(link, each.id, status, self.now, original)
         other.ib.receives_to_post(far)
         return bool(work)

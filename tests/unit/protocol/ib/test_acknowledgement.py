@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dissectors.wire.rds import Flags
 from rdstool.protocol.ib.flow import FlowControl
+from rdstool.protocol.ib.work import Send
 from rdstool.protocol.states import PathState
 from tests.unit.protocol.ib.driving import ONE, TWO, Frame, bound, connection_of, pair, received
 
@@ -210,3 +213,24 @@ def test_credits_beyond_what_a_kernel_can_count_are_not_taken() -> None:
     for _ in range(100):
         flow.granted(255)
     assert not flow.send.overflown
+
+
+@pytest.mark.parametrize(("ring", "signaled"), [(256, [17, 34]), (5, [5]), (1, [1])])
+def test_one_frame_in_seventeen_tells_of_its_end_and_the_last_that_fits(ring: int, signaled: list[int]) -> None:
+    one, two, fabric = pair(ib_max_send_wr=ring)
+    bound(two)
+    sender = bound(one)
+    sender.sendmsg(b"first", TWO, 4000, now=0.0)
+    fabric.run()
+    link = connection_of(one, TWO).lane.link
+    assert link is not None
+    fabric.completing = False
+    link.posted.clear()
+    link.next_id = 0
+    for number in range(40):
+        sender.sendmsg(bytes([number]), TWO, 4000, now=0.0)
+    work = one.ib.work_to_post(link)
+    assert [each.id for each in work if isinstance(each, Send) and each.signaled] == signaled
+    assert len(work) == min(ring, 40)
+    one.ib.work_completed(link, signaled[-1], 0, 0.0)
+    assert len(link.posted) == len(work) - signaled[-1]

@@ -64,7 +64,7 @@ def broken_by(frames: list[bytes]) -> tuple[DropReason, Fabric]:
     link = connection_of(two, ONE).lane.link
     assert link is not None
     for frame in frames:
-        two.ib.frame_received(link, frame, 0.0)
+        two.ib.frames_received(link, [frame], 0.0)
     assert link.deaf
     fabric.run()
     (down,) = [event for event in fabric.events if isinstance(event, events.PathDown) and event.local == TWO]
@@ -102,7 +102,7 @@ def test_a_bad_checksum_is_counted_and_its_acknowledgement_ignored() -> None:
     assert link is not None
     ack = bytearray(pack_frame_header(0, 1, 0, 0, 0, 0))
     ack[30] ^= 0x10
-    one.ib.frame_received(link, bytes(ack), 0.0)
+    one.ib.frames_received(link, [bytes(ack)], 0.0)
     assert one.counters.recv_drop_bad_checksum == 1
     assert sender.outstanding == 1
 
@@ -115,6 +115,6 @@ def test_a_message_that_never_ends_holds_no_more_than_one_message() -> None:
     link = connection_of(two, ONE).lane.link
     assert link is not None
     for _ in range(256):
-        two.ib.frame_received(link, framed(2, 1 << 20, bytes(4096)), 0.0)
+        two.ib.frames_received(link, [framed(2, 1 << 20, bytes(4096))], 0.0)
         assert link.assembler.held <= 1 << 20
     assert link.assembler.held == 0

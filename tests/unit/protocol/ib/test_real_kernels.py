@@ -42,7 +42,7 @@ def from_kernel(path: Path, receiver: str, node: Node) -> int:
             payload = message.payload or b""
             header = RDS_HEADER.pack(message.header)
             for at in range(0, max(1, len(payload)), FRAGMENT_BYTES):
-                node.ib.frame_received(link, header + payload[at : at + FRAGMENT_BYTES], node.now)
+                node.ib.frames_received(link, [header + payload[at : at + FRAGMENT_BYTES]], node.now)
             for work in node.ib.work_to_post(link):
                 acknowledged = max(acknowledged, frame_of(work).header.ack)
                 node.ib.work_completed(link, work.id, 0, node.now)

@@ -80,7 +80,7 @@ class Pair:
             bth = BTH.unpack_from(outgoing.data)
             self.wire.append((source.address, _name(bth, outgoing.data), bth.psn))
             for data in self.filter(source.address, bth, outgoing.data):
-                target.receive([(data, source.address, outgoing.source_port)], self.now)
+                target.receive([data], source.address, outgoing.source_port, self.now)
 
     def connect(
         self, options: ConnectionOptions = QUICK, private_data: bytes = b"", answer: bytes = b""

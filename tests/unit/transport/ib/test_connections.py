@@ -71,7 +71,7 @@ def tell(device: Device, attribute: Attribute, body: Any, peer: str = ACTIVE) ->
     """Send a message to a device; what it answers."""
     flow = Flow(peer, 49152, device.address)
     datagram = flow.seal(mads.head(0), mads.pack(ManagementMessage(attribute, 99, body)), 0)
-    device.receive([(datagram, peer, 49152)], device.now)
+    device.receive([datagram], peer, 49152, device.now)
     return [message(outgoing).body for outgoing in sent(device, device.now)]
 
 
@@ -304,7 +304,7 @@ def test_a_late_request_of_an_ended_connection_begins_nothing(pair: Pair) -> Non
     passive.reject()
     pair.settle()
     flow = Flow(ACTIVE, 4791, PASSIVE)
-    pair.passive.receive([(flow.seal(mads.head(1), repeated, 0), ACTIVE, 4791)], pair.now)
+    pair.passive.receive([flow.seal(mads.head(1), repeated, 0)], ACTIVE, 4791, pair.now)
     assert pair.passive.take_events() == []
     assert sent(pair.passive, pair.now) == []
 

@@ -49,6 +49,36 @@ def opcodes(pair: Pair, source: str) -> list[str]:
 # ---- SEND
 
 
+def test_success_of_a_send_that_is_not_signaled_is_told_by_the_next(pair: Pair) -> None:
+    active, passive = pair.connect()
+    receives(passive, 3)
+    for number in (1, 2, 3):
+        active.post_send(number, TEXT[: 2000 * number - 1900], signaled=number == 2)
+    pair.settle()
+    assert statuses(pair.active) == [(2, Status.SUCCESS)]
+    assert [len(data) for data in messages(pair.passive)] == [100, 2100, 4100]
+
+
+def test_failure_is_told_of_each_send(pair: Pair) -> None:
+    active, passive = pair.connect()
+    receives(passive, 2, size=10)
+    for number in (1, 2, 3):
+        active.post_send(number, TEXT[: 8 * number], signaled=False)
+    pair.settle()
+    failed = [(2, Status.REMOTE_INVALID_REQUEST), (3, Status.FLUSHED)]
+    assert [(one.wr_id, one.status) for one in of_kind(pair.active.take_events(), Completed)] == failed
+
+
+def test_receives_are_posted_many_at_a_time(pair: Pair) -> None:
+    active, passive = pair.connect()
+    passive.post_receive(7, 100, 3)
+    for number in range(3):
+        active.post_send(number, bytes([number]))
+    pair.settle()
+    done = of_kind(pair.passive.take_events(), Completed)
+    assert [(one.wr_id, one.data) for one in done] == [(7, b"\0"), (7, b"\1"), (7, b"\2")]
+
+
 @pytest.mark.parametrize(
     ("size", "packets"),
     [

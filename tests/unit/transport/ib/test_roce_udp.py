@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import pytest
 
+from dissectors.wire.icrc import icrc_good
 from rdstool.errors import TransportError
 from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import (
@@ -24,6 +27,7 @@ from rdstool.transport.ib.provider import (
     Provider,
     Status,
 )
+from rdstool.transport.ib.roce.flow import MAX_BURST
 from rdstool.transport.ib.roce_udp import RoceProvider
 from tests.kit.roce_driver import Driver
 
@@ -71,8 +75,40 @@ class Party:
         return found
 
 
+class OneByOne(socket.socket):
+    """A socket whose way to a peer cannot carry bursts."""
+
+    asked = 0
+
+    def sendmsg(self, *_arguments: Any) -> int:
+        OneByOne.asked += 1
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+async def test_where_bursts_cannot_go_datagrams_go_one_by_one() -> None:
+    OneByOne.asked = 0
+    made = RoceProvider(own_address(5), make_socket=OneByOne), RoceProvider(own_address(6))
+    parties = [Party(provider) for provider in made]
+    made[1].listen(SERVICE)
+    connection: Connection = made[0].connect(made[1].address, SERVICE)
+    for number in range(40):
+        connection.post_send(number, bytes([number]) * 100)
+    parties[0].driver.poke()
+    await parties[0].until(Completed, 40)
+    received = [event.data for event in await parties[1].until(Completed, 40) if isinstance(event, Completed)]
+    assert received == [bytes([number]) * 100 for number in range(40)]
+    assert OneByOne.asked == made[0].send_errors["EIO"] == 1
+    assert made[0].device.burst == 1
+    for party, provider in zip(parties, made, strict=True):
+        party.driver.close()
+        provider.close()
+
+
 async def test_a_connection_over_sockets(providers: tuple[RoceProvider, RoceProvider]) -> None:
     client, server = (Party(provider) for provider in providers)
+    frames: list[bytes] = []
+    for provider in providers:
+        provider.set_tap(lambda _, frame: frames.append(frame))
     providers[1].listen(SERVICE)
     memory = bytearray(1 << 20)
     region: Region = providers[1].register(memory, Access.LOCAL_WRITE | Access.REMOTE_WRITE)
@@ -98,8 +134,13 @@ async def test_a_connection_over_sockets(providers: tuple[RoceProvider, RoceProv
     await server.until(Disconnected)
     for party in (client, server):
         party.driver.close()
+    assert providers[0].device.burst == MAX_BURST
     assert providers[1].device.counters.bad_icrc == 0
     assert not providers[0].send_errors
+    assert all(icrc_good(frame[14:]) for frame in frames)
+    places = {int.from_bytes(frame[18:20]) for frame in frames}
+    assert places == set(range(max(places) + 1))
+    assert len(places) > 10
 
 
 def test_frames_go_to_a_tap() -> None:

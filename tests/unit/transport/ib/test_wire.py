@@ -27,8 +27,9 @@ from dissectors.wire.infiniband import (
     Opcode,
     Reth,
 )
+from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.crc_shift import unknown_word
-from rdstool.transport.ib.roce.flow import Flow, ethernet_frame, headers
+from rdstool.transport.ib.roce.flow import MAX_BURST, Flow, ethernet_frame, headers
 from rdstool.transport.ib.roce.numbers import (
     PSN_MASK,
     RNR_TIMER_MS,
@@ -120,11 +121,45 @@ def numbered(flow: Flow, identification: int) -> bytes:
 
 def test_a_flow_keeps_to_the_identification_0_until_it_is_seen_to_have_changed() -> None:
     flow = Flow("192.0.2.1", 1024, "192.0.2.2")
-    assert [flow.identification(numbered(flow, number)) for number in (5, 0, 6, 0, 0, 7)] == [5, 0, 6, 0, 0, None]
+    found = [flow.identification(numbered(flow, number)) for number in (105, 0, 106, 0, 0, 107)]
+    assert found == [105, 0, 106, 0, 0, None]
     for _ in range(100):
         flow.identification(numbered(flow, 0))
-    found = [flow.identification(numbered(flow, 9)) for _ in range(20)]
-    assert found == [None] * 15 + [9] * 5
+    found = [flow.identification(numbered(flow, 109)) for _ in range(20)]
+    assert found == [None] * 15 + [109] * 5
+
+
+@pytest.mark.parametrize(("source", "destination"), ADDRESSES)
+def test_the_icrc_of_a_datagram_in_a_burst_is_for_its_place(source: str, destination: str) -> None:
+    flow, receiver = (Flow(source, 49152, destination) for _ in range(2))
+    bursts = Bursts(flow, MAX_BURST)
+    sizes = [100] * 70 + [40, 40, 100, 300] + [4096] * 16 + [0]
+    for number, size in enumerate(sizes):
+        bursts.add(number.to_bytes(4) + bytes(8), bytes(size), 0)
+    assert [[len(data) - 16 for data in burst] for burst in bursts.bursts] == [
+        *([100] * 64, [100] * 6 + [40], [40], [100], [300]),
+        *([4096] * 15, [4096, 0]),
+    ]
+    datagrams = [data for burst in bursts.bursts for data in burst]
+    assert [int.from_bytes(data[:4]) for data in datagrams] == list(range(len(sizes)))
+    for burst in bursts.bursts:
+        for place, data in enumerate(burst):
+            number = place if "." in source else 0
+            assert icrc_good(headers(flow, len(data), identification=number) + data)
+            assert receiver.identification(data) == number
+
+
+def test_a_flow_of_bursts_keeps_to_places_in_a_burst() -> None:
+    flow = Flow("192.0.2.1", 1024, "192.0.2.2")
+    for _ in range(2):
+        assert [flow.identification(numbered(flow, number)) for number in range(64)] == list(range(64))
+    assert flow.identification(numbered(flow, 64)) is None
+
+
+def test_a_sender_that_counts_may_pass_what_could_be_places_in_a_burst() -> None:
+    flow = Flow("192.0.2.1", 1024, "192.0.2.2")
+    numbers = [*range(65_500, 65_536), *range(200)]
+    assert [flow.identification(numbered(flow, number)) for number in numbers] == numbers
 
 
 def test_a_router_may_mark_congestion() -> None:
