@@ -79,21 +79,20 @@ def _directory(directory: Path | None) -> Path:
 
 
 def _status(directory: Path | None) -> None:
-    from rdstool.tshark.install import installed  # noqa: PLC0415
+    from rdstool.tshark.install import command, installed  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
     where = _directory(directory)
     found = installed(where)
     with Results() as results:
         if found is None:
-            results.write(f"no plugin in {where}; to put it there: rdstool lua install\n")
+            results.write(f"no plugin in {where}; to put it there: {command('install', directory)}\n")
         elif found.version == __version__:
             results.write(f"{found.path} is the plugin of this rdstool, {__version__}\n")
         else:
             whose = f"of rdstool {found.version}" if found.version else "not made by rdstool"
-            results.write(
-                f"{found.path} is {whose}, this is {__version__}; to replace it: rdstool lua install --force\n"
-            )
+            again = command("install --force", directory)
+            results.write(f"{found.path} is {whose}, this is {__version__}; to replace it: {again}\n")
 
 
 def _change(action: str, directory: Path | None, extcap: Path | None, *, force: bool) -> None:
@@ -106,12 +105,12 @@ def _change(action: str, directory: Path | None, extcap: Path | None, *, force: 
         tshark = find_tshark()
         where, extcap = tshark.plugins, extcap or tshark.extcap
     if action == "install":
-        written = install(where, __version__, force=force)
+        written = install(where, __version__, force=force, named=directory is not None)
         written += [install_extcap(extcap, force=force)] if extcap is not None else []
         for path in written:
             note(f"{path} written")
         return
-    removed = uninstall(where, force=force)
+    removed = uninstall(where, force=force, named=directory is not None)
     removed += uninstall_extcap(extcap, force=force) if extcap is not None else []
     for path in removed:
         note(f"{path} removed")

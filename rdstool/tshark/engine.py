@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import subprocess
 import tempfile
 from collections import Counter
@@ -27,11 +28,13 @@ from rdstool.version import __version__
 NS_DIGITS = 9
 SHOWN = "rds || rds.stream.event || rds_cm || rds_rdma || (rds_part && _ws.expert)"
 """Display filter for frames that the plugin has something to say about."""
+_NO_PLUGIN = "rds.settle:TRUE"
+"""In what tshark says of the preferences that it does not know."""
 INSTALL_PYSHARK = "pip install 'rdstool[tshark]'"
 
 
 class TsharkCapture(Capture):
-    """A capture as tshark reads it. The plugin is that of this rdstool, whichever is installed.
+    """A capture as tshark reads it. The plugin is that of this rdstool, whichever the user has installed.
 
     Raises ``UsageError`` where it is not one file, ``CaptureError`` where there is no such file, and ``TsharkError``
     where there is no tshark that can do it.
@@ -60,9 +63,7 @@ class TsharkCapture(Capture):
         self.streams = StreamTable()
         records = Records(self.streams, self.options.payloads, self.options.digests)
         with tempfile.TemporaryDirectory(prefix="rdstool-") as directory:
-            plugin = Path(directory, PLUGIN_FILE)
-            plugin.write_text(plugin_text(__version__), "utf-8")
-            self._read(records, plugin)
+            self._read(records, *_at_home(self._tshark, Path(directory)))
         self.findings = records.findings
         self._complete_times(records)
         part = Merger().merge([records.part()], None)
@@ -72,7 +73,7 @@ class TsharkCapture(Capture):
             row["path"] = self.streams[int(row["stream"])].path
         yield Decoded(MessageBatch(part.rows, part.payloads, part.digests, part.rdma), part.acks, part.events)
 
-    def _read(self, records: Records, plugin: Path) -> None:
+    def _read(self, records: Records, program: Path, scripts: Sequence[Path]) -> None:
         """Have tshark read the file, and take what the plugin shows."""
         ports = ",".join(map(str, sorted(self.options.tcp_ports)))
         loop = asyncio.new_event_loop()
@@ -80,9 +81,9 @@ class TsharkCapture(Capture):
             self.paths[0],
             keep_packets=False,
             display_filter=SHOWN,
-            tshark_path=self._tshark.path,
+            tshark_path=str(program),
             override_prefs={"rds.settle": "TRUE", "rds.tcp_ports": ports},
-            custom_parameters=["-2", "-X", f"lua_script:{plugin}", "-J", " ".join(("frame", *LAYERS))],
+            custom_parameters=["-2", *_loading(scripts), "-J", " ".join(("frame", *LAYERS))],
             eventloop=loop,
         )
         try:
@@ -96,6 +97,9 @@ class TsharkCapture(Capture):
         finally:
             loop.run_until_complete(capture.give_up())
             loop.close()
+        if _NO_PLUGIN in capture.complaint:
+            how = "have root's tshark load the plugin with those of all users: rdstool lua install"
+            raise TsharkError(f"{self._tshark.path} has loaded no plugin; {how}")
         if capture.status:
             raise CaptureError(f"{self.paths[0]}: tshark says: {capture.complaint}")
 
@@ -113,6 +117,35 @@ class TsharkCapture(Capture):
                 records.times[int(number)] = _nanoseconds(time)
         if records.wanted - records.times.keys():
             raise TsharkError(f"{self.paths[0]}: tshark does not tell the times of all frames")
+
+
+def _at_home(tshark: Tshark, home: Path) -> tuple[Path, list[Path]]:
+    """Give tshark a home directory in which nothing is installed or preferred; it, and the scripts that it is to load.
+
+    Raises ``TsharkError`` where it would take the plugin of another rdstool all the same.
+    """
+    text = plugin_text(__version__)
+    shared = tshark.shared / PLUGIN_FILE
+    if shared.exists():
+        if shared.read_text("utf-8", "replace") != text:
+            replace = f"sudo rdstool lua install --force --directory {shlex.quote(str(tshark.shared))}"
+            raise TsharkError(f"{shared} is not the plugin of this rdstool, {__version__}; to replace it: {replace}")
+        scripts = []
+    else:
+        scripts = [home / PLUGIN_FILE]
+        scripts[0].write_text(text, "utf-8")
+    program = home / "tshark"
+    # Wireshark names no option for another home directory, pyshark none for another environment.
+    place = shlex.quote(str(home))
+    program.write_text(
+        f'#!/bin/sh\nHOME={place} XDG_CONFIG_HOME={place} exec {shlex.quote(tshark.path)} "$@"\n', "utf-8"
+    )
+    program.chmod(0o755)
+    return program, scripts
+
+
+def _loading(scripts: Sequence[Path]) -> list[str]:
+    return [part for script in scripts for part in ("-X", f"lua_script:{script}")]
 
 
 def _patient_capture() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ _MARK = re.compile(r"^-- Made by `rdstool lua export` of rdstool (\S+) ", re.MUL
 HEAD_BYTES = 4096
 """Of a plugin in which its mark stands."""
 EXTCAP_FILE = "rdstool"
+_IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
 _EXTCAP_MARK = "# Made by `rdstool lua install`: nodes of rdstool as interfaces."
 
 
@@ -28,21 +30,29 @@ class Installed:
     """Of the rdstool that made it; None for a file of somebody else."""
 
 
-def installed(directory: Path) -> Installed | None:
-    """What lies in a plugin directory under the plugin's name. Raises ``TsharkError`` where it cannot be read."""
+def installed(directory: Path, elsewhere: str | None = None) -> Installed | None:
+    """What lies in a plugin directory under the plugin's name.
+
+    Raises ``TsharkError`` where it cannot be read; ``elsewhere`` is what to do then, where any other would do.
+    """
     path = directory / PLUGIN_FILE
     try:
         head = path.read_bytes()[:HEAD_BYTES].decode("utf-8", "replace")
     except FileNotFoundError:
         return None
     except OSError as problem:
-        raise TsharkError(f"{path}: {problem.strerror}; look at it with: ls -ld {directory}") from problem
+        raise TsharkError(_failed(path, problem, elsewhere)) from problem
     told = _MARK.search(head)
     return Installed(path, told[1] if told else None)
 
 
-def install(directory: Path, version: str, *, force: bool = False) -> list[Path]:
-    """Write the plugin and what belongs to it; the files written.
+def command(action: str, named: Path | None) -> str:
+    """``rdstool lua`` as it is called for a directory that was named, None for the user's own."""
+    return f"rdstool lua {action}" if named is None else f"rdstool lua {action} --directory {shlex.quote(str(named))}"
+
+
+def install(directory: Path, version: str, *, force: bool = False, named: bool = False) -> list[Path]:
+    """Write the plugin and what belongs to it; the files written. ``named``: the directory is not the user's own.
 
     Raises ``TsharkError`` where a plugin of another origin or version lies there and ``force`` is not given, and
     where the directory cannot be written.
@@ -50,7 +60,8 @@ def install(directory: Path, version: str, *, force: bool = False) -> list[Path]
     before = installed(directory)
     if before is not None and before.version != version and not force:
         whose = f"of rdstool {before.version}" if before.version else "that rdstool did not make"
-        raise TsharkError(f"{before.path} is a plugin {whose}; to replace it: rdstool lua install --force")
+        again = command("install --force", directory if named else None)
+        raise TsharkError(f"{before.path} is a plugin {whose}; to replace it: {again}")
     return [_write(directory / name, text, 0o644) for name, text in _texts(version).items() if name.endswith(".lua")]
 
 
@@ -60,10 +71,10 @@ def export(directory: Path, version: str, *, force: bool = False) -> list[Path]:
     Raises ``TsharkError`` where a plugin of somebody else lies there and ``force`` is not given, and where the
     directory cannot be written.
     """
-    before = installed(directory)
+    elsewhere = "write it elsewhere: rdstool lua export -o DIR"
+    before = installed(directory, elsewhere)
     if before is not None and before.version is None and not force:
         raise TsharkError(f"{before.path} was not made by rdstool; take another directory, or replace it with --force")
-    elsewhere = "write it elsewhere: rdstool lua export -o DIR"
     return [_write(directory / name, text, 0o644, elsewhere) for name, text in _texts(version).items()]
 
 
@@ -90,7 +101,7 @@ def _is_foreign(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as problem:
-        raise TsharkError(_cannot_write(path, problem)) from problem
+        raise TsharkError(_failed(path, problem)) from problem
 
 
 def _write(path: Path, text: str, mode: int, elsewhere: str | None = None) -> Path:
@@ -105,17 +116,19 @@ def _write(path: Path, text: str, mode: int, elsewhere: str | None = None) -> Pa
         temporary.chmod(mode)
         temporary.replace(path)
     except OSError as problem:
-        raise TsharkError(_cannot_write(path.parent, problem, elsewhere)) from problem
+        raise TsharkError(_failed(path, problem, elsewhere)) from problem
     return path
 
 
-def uninstall(directory: Path, *, force: bool = False) -> list[Path]:
-    """Remove the plugin; the files removed. Raises ``TsharkError`` where it is not rdstool's, or cannot be removed."""
+def uninstall(directory: Path, *, force: bool = False, named: bool = False) -> list[Path]:
+    """Remove the plugin; the files removed. ``named`` as for ``install``.
+
+    Raises ``TsharkError`` where it is not rdstool's, or cannot be removed.
+    """
     before = installed(directory)
     if before is not None and before.version is None and not force:
-        raise TsharkError(
-            f"{before.path} was not made by rdstool; to remove it all the same: rdstool lua uninstall --force"
-        )
+        again = command("uninstall --force", directory if named else None)
+        raise TsharkError(f"{before.path} was not made by rdstool; to remove it all the same: {again}")
     return _remove([directory / name for name in (PLUGIN_FILE, *COMPANIONS)])
 
 
@@ -135,14 +148,27 @@ def _remove(paths: list[Path]) -> list[Path]:
                 path.unlink()
                 removed.append(path)
         except OSError as problem:
-            raise TsharkError(_cannot_write(path.parent, problem)) from problem
+            raise TsharkError(_failed(path, problem, as_root="uninstall")) from problem
     return removed
 
 
-def _cannot_write(directory: Path, problem: OSError, elsewhere: str | None = None) -> str:
-    hint = elsewhere or "install for all users as root: sudo rdstool lua install --directory DIR"
-    if isinstance(problem, FileExistsError | NotADirectoryError):
-        hint = f"a file is in the way of the directory; see: ls -ld {directory}"
-    elif isinstance(problem, PermissionError) and elsewhere is None:
-        hint = f"make it yours: sudo chown -R $USER {directory}"
-    return f"{problem.filename or directory}: {problem.strerror}; {hint}"
+def _failed(path: Path, problem: OSError, elsewhere: str | None = None, as_root: str = "install") -> str:
+    """What went wrong with a file, and the command that mends it.
+
+    ``elsewhere`` is what to do where any other directory would do, ``as_root`` what root can do where only root may.
+    """
+    there = [place for place in (path, *path.parents) if os.path.lexists(place)]
+    in_the_way = there[0] if problem.errno in _IN_THE_WAY else None
+    place = in_the_way or next(place for place in there if place != path)
+    own = Path.home() in place.parents or place == Path.home()
+    if elsewhere is not None:
+        hint = elsewhere
+    elif in_the_way and own:
+        hint = f"it is in the way, move it aside: {shlex.join(['mv', str(place), f'{place}.old'])}"
+    elif not isinstance(problem, PermissionError):
+        hint = "take another directory: rdstool lua install --directory DIR"
+    elif own:
+        hint = f"make it yours: sudo chown -R $USER {shlex.quote(str(place))}"
+    else:
+        hint = f"only root may: sudo {command(as_root, path.parent)}"
+    return f"{in_the_way or path.parent}: {problem.strerror}; {hint}"

@@ -108,6 +108,8 @@ class LiveCapture:
         said = self._said.read().decode(errors="replace")
         status = self._process.wait()
         self._stack.close()
+        if self._output is not None and self._output.stat().st_size == 0:
+            self._output.unlink()  # it would be in the way of the next try
         if status > 0 and kind is None:
             raise TsharkError(_complaint(self._interface, said))
 

@@ -13,6 +13,8 @@ from rdstool.errors import TsharkError
 
 OLDEST = (4, 0)
 """Wireshark 4.0: what the plugin needs of its Lua interface is there."""
+NO_SCRIPTS_OF_ROOT = (4, 4)
+"""From here on, Wireshark loads no plugin of root's own for root, but only those of all users."""
 ANSWER_S = 60.0
 """Seconds in which tshark has to tell its version."""
 VARIABLE = "RDSTOOL_TSHARK"
@@ -27,7 +29,9 @@ class Tshark:
     path: str
     version: tuple[int, ...]
     plugins: Path
-    """Where the user's Lua plugins are."""
+    """Where the Lua plugins are that this user is to add to: root's with those of all where root has none."""
+    shared: Path
+    """Where the Lua plugins of all users are, which are loaded first."""
     extcap: Path
     """Where the user's programs are that give Wireshark further interfaces."""
 
@@ -56,12 +60,14 @@ def find_tshark(path: str | None = None) -> Tshark:
             f"{found} is version {told[1]}.{told[2]}, the plugin needs {OLDEST[0]}.{OLDEST[1]} or later; {_HOW}"
         )
     folders = _folders(found)
-    plugins = folders.get("Personal Lua Plugins")
-    if plugins is None:
+    plugins, shared = folders.get("Personal Lua Plugins"), folders.get("Global Lua Plugins")
+    if plugins is None or shared is None:
         raise TsharkError(f"{found} was built without Lua; take the tshark of your distribution: {_HOW}")
     # Before 4.2 this one is not told.
     extcap = folders.get("Personal Extcap path") or folders.get("Personal configuration", plugins) / "extcap"
-    return Tshark(found, version, plugins, extcap)
+    if os.geteuid() == 0 and version >= NO_SCRIPTS_OF_ROOT:
+        plugins = shared
+    return Tshark(found, version, plugins, shared, extcap)
 
 
 def _folders(path: str) -> dict[str, Path]:

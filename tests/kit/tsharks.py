@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -39,6 +40,28 @@ def newer_tshark() -> Tshark:
     return own if own.version >= NEWER else find_tshark(str(_unpacked()))
 
 
+def bare_tshark(folder: Path) -> Tshark:
+    """The newer one as a distribution has it: it looks for the plugins of all users in ``folder``, and finds none.
+
+    It takes the folder of the program that runs, here the loader, for its own.
+    """
+    root = _unpacked().with_name("root")
+    loader, libraries = _loader(root), _libraries(root)
+    own = shutil.copy(loader, folder / "loader")
+    wrapper = folder / "tshark"
+    wrapper.write_text(_WRAPPER.format(root=root, loader=own, libraries=f"{libraries}:{root}/usr/lib"))
+    wrapper.chmod(0o755)
+    return find_tshark(str(wrapper))
+
+
+def _loader(root: Path) -> Path:
+    return next(path for path in sorted(root.glob("usr/lib*/**/ld-linux*.so*")) if path.is_file())
+
+
+def _libraries(root: Path) -> Path:
+    return next(root.glob("usr/lib/*-linux-gnu"))
+
+
 def _unpacked() -> Path:
     """The wrapper around the unpacked tshark; made once, whatever number of test runs ask for it."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "rdstool" / "tests"
@@ -59,8 +82,7 @@ def _unpack(base: Path, wrapper: Path) -> None:
     with tempfile.TemporaryDirectory(dir=base) as downloads:
         for package in apt.download(["tshark", *apt.closure("tshark", _NEEDED)], Path(downloads)):
             subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
-    loader = next(path for path in sorted(root.glob("usr/lib*/**/ld-linux*.so*")) if path.is_file())
-    library = next(root.glob("usr/lib/*-linux-gnu"))
+    loader, library = _loader(root), _libraries(root)
     # Without this, Wireshark 4.4 and later run no script of root's.
     for folder in (library / "plugins", library / "wireshark" / "plugins"):
         folder.mkdir(parents=True, exist_ok=True)

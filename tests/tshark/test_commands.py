@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from rdstool.export.lua import PLUGIN_FILE, plugin_text
 from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.install import EXTCAP_FILE, install, install_extcap, installed, uninstall, uninstall_extcap
 from rdstool.tshark.live import LiveCapture, capture_filter
-from rdstool.tshark.program import VARIABLE, find_tshark
+from rdstool.tshark.program import VARIABLE, Tshark, find_tshark
 from tests.kit import tcp
 from tests.kit.loopback import own_addresses
+from tests.kit.tsharks import bare_tshark
 from tests.tshark.running import ROOT, RUN_S, run
 from tests.unit.cli.background import background
 
@@ -59,6 +61,21 @@ def test_the_installed_plugin_is_found_by_tshark(tmp_path: Path) -> None:
     assert rdstool("lua", "status", **home).stdout.endswith(f"is the plugin of this rdstool, {__version__}\n")
     assert rdstool("lua", "uninstall", **home).returncode == 0
     assert rdstool("lua", "status", **home).stdout.startswith("no plugin in")
+
+
+def test_root_installs_for_all_users_where_wireshark_loads_nothing_else_for_root(tmp_path: Path) -> None:
+    """The tests run as root."""
+    tshark = bare_tshark(tmp_path)
+    own = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), VARIABLE: tshark.path}
+    assert "has loaded no plugin; " in one_line_error(rdstool("crosscheck", str(CAPTURE), **own))
+    assert rdstool("lua", "install", **own).returncode == 0
+    assert (tshark.shared / PLUGIN_FILE).exists()
+    listed = run(tshark, "-r", str(CAPTURE), "-Y", "rds", scripts=())
+    assert listed.count("\n") > 40
+    done = rdstool("crosscheck", str(CAPTURE), **own)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert rdstool("lua", "uninstall", **own).returncode == 0
+    assert list(tshark.shared.iterdir()) == []
 
 
 def test_wireshark_lists_running_nodes_and_captures_what_they_exchange(tmp_path: Path) -> None:
@@ -127,18 +144,15 @@ def test_export_leaves_a_file_of_somebody_else_alone(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == plugin_text(__version__)
 
 
-UNWRITABLE = [
-    ("/proc/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # no such file, to whom makes a directory
-    ("/sys/plugins", "; write it elsewhere: rdstool lua export -o DIR"),  # not permitted, even to root
-    (str(Path(__file__)), "; look at it with: ls -ld"),
-]
+UNWRITABLE = ["/proc/plugins", "/sys/plugins", str(Path(__file__))]
+"""No such file, to whom makes a directory; not permitted, even to root; no directory."""
 
 
-@pytest.mark.parametrize(("directory", "remedy"), UNWRITABLE)
-def test_export_where_nothing_can_be_written_names_its_own_remedy(directory: str, remedy: str) -> None:
+@pytest.mark.parametrize("directory", UNWRITABLE)
+def test_export_where_nothing_can_be_written_names_its_own_remedy(directory: str) -> None:
     told = one_line_error(rdstool("lua", "export", "-o", directory))
     assert directory in told
-    assert remedy in told
+    assert told.endswith("; write it elsewhere: rdstool lua export -o DIR\n")
 
 
 def test_a_plugin_of_another_version_is_replaced_only_by_force(tmp_path: Path) -> None:
@@ -164,12 +178,72 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_of_the_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "plugins").write_text("")
-    error = one_line_error(rdstool("lua", "install", "--directory", str(tmp_path / "plugins")))
-    assert "in the way" in error or "Not a directory" in error
+    line = ("lua", "install", "--directory", str(tmp_path / "plugins"))
+    mended = "it is in the way, move it aside: mv "
+    assert f"{tmp_path / 'plugins'}: Not a directory; {mended}" in one_line_error(rdstool(*line, HOME=str(tmp_path)))
+    assert "; take another directory: " in one_line_error(rdstool(*line, HOME="/home/of/nobody"))
 
 
-def test_a_directory_that_cannot_be_written_is_told_with_its_remedy() -> None:
-    assert "; " in one_line_error(rdstool("lua", "install", "--directory", "/proc/plugins"))
+@pytest.mark.parametrize("action", ["install", "status", "uninstall"])
+def test_what_is_in_the_way_of_the_plugin_is_told_with_its_remedy(action: str, tmp_path: Path) -> None:
+    path = tmp_path / PLUGIN_FILE
+    path.mkdir()
+    told = one_line_error(rdstool("lua", action, "--directory", str(tmp_path), HOME=str(tmp_path)))
+    assert told.endswith(f"{path}: Is a directory; it is in the way, move it aside: mv {path} {path}.old\n")
+
+
+def test_a_link_to_nowhere_is_told_with_its_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "plugins"
+    path.symlink_to("/nowhere/plugins")
+    told = one_line_error(rdstool("lua", "install", "--directory", str(path), HOME=str(tmp_path)))
+    assert told.endswith(f"; it is in the way, move it aside: mv {path} {path}.old\n")
+
+
+REFUSED = """
+import os, sys
+from pathlib import Path
+from rdstool.errors import TsharkError
+from rdstool.tshark.install import uninstall
+os.setuid(65534)
+try:
+    uninstall(Path(sys.argv[1]))
+except TsharkError as problem:
+    print(problem)
+"""
+
+
+def as_nobody(directory: Path, home: Path) -> str:
+    """What is told to a user without rights who uninstalls."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(directory)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HOME": str(home)},
+    )
+    return done.stdout
+
+
+def test_what_is_not_permitted_is_told_with_its_remedy() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        home = Path(made)
+        home.chmod(0o755)
+        directory = home / "plugins"
+        install(directory, __version__)
+        refused = f"{directory}: Permission denied; "
+        as_root = f"only root may: sudo rdstool lua uninstall --directory {directory}\n"
+        assert as_nobody(directory, Path("/home/of/nobody")) == refused + as_root
+        for mode in (0o755, 0o700):
+            directory.chmod(mode)
+            assert as_nobody(directory, home) == f"{refused}make it yours: sudo chown -R $USER {directory}\n"
+
+
+def test_a_directory_that_was_named_stands_in_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / PLUGIN_FILE).write_text(plugin_text("0.0.1"), "utf-8")
+    named = ("--directory", str(tmp_path))
+    remedy = f"; to replace it: rdstool lua install --force --directory {tmp_path}\n"
+    assert one_line_error(rdstool("lua", "install", *named)).endswith(remedy)
+    assert rdstool("lua", "status", *named).stdout.endswith(remedy)
 
 
 # ---- tshark missing, too old, or without Lua.
@@ -265,6 +339,23 @@ def test_ctrl_c_ends_tshark_and_says_nothing(tmp_path: Path) -> None:
     assert (decoding.returncode, said) == (130, b"")
 
 
+def test_the_plugin_is_that_of_this_rdstool_whichever_is_installed(tmp_path: Path, tshark: Tshark) -> None:
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), VARIABLE: tshark.path}
+    other = plugin_text("0.0.1").replace('"good" or "bad"', '"bad" or "bad"')
+    folder = tmp_path / ".local" / "lib" / "wireshark" / "plugins"
+    folder.mkdir(parents=True)
+    (folder / PLUGIN_FILE).write_text(other, "utf-8")
+    done = rdstool("crosscheck", str(CAPTURE), **home)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_another_plugin_of_all_users_is_told(tmp_path: Path) -> None:
+    tshark = bare_tshark(tmp_path)
+    install(tshark.shared, "0.0.1")
+    told = one_line_error(rdstool("crosscheck", str(CAPTURE), **{VARIABLE: tshark.path}))
+    assert told.endswith(f"to replace it: sudo rdstool lua install --force --directory {tshark.shared}\n")
+
+
 def test_crosscheck_ends_well_where_there_is_no_difference() -> None:
     done = rdstool("crosscheck", str(CAPTURE))
     assert (done.returncode, done.stdout) == (0, "")
@@ -311,8 +402,10 @@ def test_captures_live_shows_messages_and_writes_pcapng(tmp_path: Path) -> None:
     assert output.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a"
 
 
-def test_no_such_interface_is_one_line() -> None:
-    assert "there is no such interface" in one_line_error(rdstool("capture", "-i", "nosuch0"))
+def test_no_such_interface_is_one_line_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "never.pcapng"
+    assert "there is no such interface" in one_line_error(rdstool("capture", "-i", "nosuch0", "-w", str(path)))
+    assert not path.exists()
 
 
 def test_no_capture_is_overwritten(tmp_path: Path) -> None:
