@@ -3,6 +3,6 @@ std = "lua52+min"
 max_line_length = false
 read_globals = {
    "ByteArray", "Dissector", "DissectorTable", "Listener", "NSTime", "Pref", "Proto", "ProtoExpert", "ProtoField", "MENU_STAT_UNSORTED",
-   "TextWindow", "Tvb", "TvbRange", "UInt64", "base", "expert", "ftypes", "get_version", "gui_enabled", "register_menu",
+   "TextWindow", "TreeItem", "Tvb", "TvbRange", "UInt64", "base", "expert", "ftypes", "get_version", "gui_enabled", "register_menu",
    "register_stat_cmd_arg", "set_plugin_info", "set_filter", "apply_filter", "retap_packets",
 }

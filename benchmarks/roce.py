@@ -3,8 +3,12 @@
     python -m benchmarks.roce --messages 64 4096 65536 1048576 --mtu 1024 4096
 
 The bare program does nothing but ``sendto`` in one process and ``recvfrom`` in the other, without any order, check or
-answer; what counts is what arrives. Both take turns, and ratios are those of medians: of packets a second by the clock,
-and of what the busier one of the two processes spends on a packet, which other load on the machine hardly changes.
+answer, and one system call a datagram; what counts is what arrives. RoCE has the system cut bursts into packets where
+it can. Of its packets those count that carry messages, once: acknowledgements, frames of RDS that only acknowledge, and
+what is sent again cost time and do not count.
+
+Both take turns, and ratios are those of medians: of packets a second by the clock, and of what the busier one of the
+two processes spends on a packet, which other load on the machine hardly changes.
 """
 
 from __future__ import annotations

@@ -397,6 +397,22 @@ local unpack = table.unpack
 -- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
 local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
 local call_dissector, referenced = Dissector.call, TreeItem.referenced
+-- So are the functions behind what a frame tells of itself, from its `pinfo`: by learn_getters, at the first frame.
+local number_of, is_visited, time_of, source_of, destination_of, columns_of, text_of_address
+
+local function learn_getters(pinfo)
+   local function getter(name)
+      local meta = getmetatable(pinfo)
+      local getters = type(meta) == "table" and meta.__getters
+      return getters and getters[name] or function(object)
+         return object[name]
+      end
+   end
+   number_of, is_visited, time_of = getter("number"), getter("visited"), getter("abs_ts")
+   source_of, destination_of, columns_of = getter("net_src"), getter("net_dst"), getter("cols")
+   local address = getmetatable(pinfo.net_src)
+   text_of_address = type(address) == "table" and address.__tostring or tostring
+end
 
 local TWO31, TWO32 = 2147483648.0, 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
@@ -498,7 +514,7 @@ end
 
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.
 local function host_text(address)
-   local text = tostring(address)
+   local text = text_of_address(address)
    if byte(text, 1) == 58 then -- a colon
       return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
    end
@@ -1655,7 +1671,7 @@ do
          return nil
       end
       sport, dport, captured = sport * 256 + s, dport * 256 + d, captured - header
-      local src, dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
+      local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
       segment.src, segment.dst, segment.sport, segment.dport = src, dst, sport, dport
       segment.seq, segment.ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
       if bits ~= segment.bits then
@@ -1685,7 +1701,7 @@ do
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES
+   COMPARE_SWAP, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
 local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
@@ -1700,7 +1716,8 @@ do
 
    -- Opcode -> what a packet of a reliable connection is part of, and the bytes of transport headers behind BTH.
    SEND, WRITE, READ, ATOMIC, RESPONSE = 1, 2, 3, 4, 5
-   ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP, READ_RESPONSE_MIDDLE = 0x11, 0x12, 0x13, 0x0e
+   ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
+   READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
    OPCODES = {}
 
    local function opcode(number, part, header, starts, ends)
@@ -1754,16 +1771,8 @@ do
       return kept
    end
 
-   local function accept(flow, packet, now)
-      local order = flow.order
-      local position = order.expected
-      accept_packet(flow, packet, position, now)
-      order.expected = position + (packet.what.part == READ and span_of(order, packet) or 1)
-      order.fresh = false
-      order.choices = nil
-      if order.far[1] then
-         order.far = {}
-      end
+   -- Hand on what waited for the number that is expected now.
+   local function accept_waiting(flow, order, now)
       while order.count > 0 do
          local position = order.expected
          local entry = order.waiting[position]
@@ -1774,6 +1783,20 @@ do
          order.count = order.count - 1
          accept_packet(flow, entry, position, now)
          order.expected = position + span_of(order, entry)
+      end
+   end
+
+   local function accept(flow, packet, now)
+      local order = flow.order
+      local expected = order.expected
+      accept_packet(flow, packet, expected, now)
+      order.expected = expected + span_of(order, packet)
+      order.fresh, order.choices = false, nil
+      if order.far[1] then
+         order.far = {}
+      end
+      if order.count > 0 then
+         accept_waiting(flow, order, now)
       end
    end
 
@@ -1864,10 +1887,14 @@ do
    -- Take the next request packet in capture order.
    function put_in_order(flow, packet, now)
       local order = flow.order
-      if order.expected == nil then
-         order.expected = packet.psn
+      local expected = order.expected or packet.psn
+      order.expected = expected
+      local distance = (packet.psn - expected) % PSN_MODULUS
+      if distance == 0 and packet.what.part == SEND then
+         accept(flow, packet, now)
+         return
       end
-      local distance = ahead(order.expected, packet.psn, PSN_MODULUS)
+      distance = ahead(expected, packet.psn, PSN_MODULUS)
       if distance ~= 0 and order.choices then
          learn_mtu(order, packet.psn)
          distance = ahead(order.expected, packet.psn, PSN_MODULUS)
@@ -1911,7 +1938,7 @@ end
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
 -- ack-only frames.
 
-local MAX_ANNOUNCED, close_message
+local MAX_ANNOUNCED, close_message, goes_on
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    MAX_FRAGMENT_BYTES = 16384
@@ -1975,6 +2002,7 @@ do
       local message = setmetatable({
          lane = flow.lane,
          raw = raw,
+         length = length,
          key = key_of(raw),
          first = unit.first,
          frame = now,
@@ -2002,7 +2030,6 @@ do
    local function extend_message(message, unit, status, frame)
       local data = unit.length - HEADER_BYTES
       local room = max(0, message.length - message.total)
-      local payload = concat(unit.parts)
       message.fragments = message.fragments + 1
       message.packets = message.packets + unit.packets
       message.total = message.total + data
@@ -2012,9 +2039,17 @@ do
          message.status = status
       end
       message.frame = frame
-      if message.kept + #payload <= MAX_KEPT_BYTES then
-         message.kept = message.kept + #payload
-         insert(message.parts, sub(payload, 1, room))
+      local size = max(0, unit.captured - HEADER_BYTES)
+      if message.kept + size <= MAX_KEPT_BYTES then
+         message.kept = message.kept + size
+         local parts = message.parts
+         for _, part in ipairs(unit.parts) do
+            if #part > room then
+               part = sub(part, 1, room)
+            end
+            parts[#parts + 1] = part
+            room = room - #part
+         end
       end
    end
 
@@ -2092,6 +2127,49 @@ do
       end
    end
 
+   -- What a SEND has of its next packet, whose payload is `data`.
+   local function extend_unit(flow, unit, packet, data, frame, now)
+      local what = packet.what
+      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
+         unit.parts[#unit.parts + 1] = data
+      end
+      local length = packet.length - what.header
+      unit.packets = unit.packets + 1
+      unit.length = unit.length + (length > 0 and length or 0)
+      unit.captured = unit.captured + #data
+      if not what.ends then
+         tell_part(flow.lane, now)
+         return
+      end
+      flow.unit = nil
+      unit.opcode, unit.solicited = packet.opcode, packet.solicited
+      take_unit(flow, unit, frame, now)
+   end
+
+   -- The common case: a packet that goes on with a SEND, in order, with nothing waiting. Returns whether it is one.
+   function goes_on(flow, packet, now)
+      local order, unit, what = flow.order, flow.unit, packet.what
+      if
+         what.starts
+         or what.part ~= SEND
+         or what.header > 0
+         or unit.part ~= SEND
+         or packet.psn ~= order.expected % PSN_MODULUS
+         or order.count > 0
+         or order.far[1]
+      then
+         return false
+      end
+      local frame = packet.frame
+      if flow.high.number > frame.number then
+         frame = flow.high
+      end
+      flow.high = frame
+      order.expected = order.expected + 1
+      extend_unit(flow, unit, packet, packet.data, frame, now)
+      return true
+   end
+
    -- Take a request packet that is next in order: SENDs grow to frames of RDS, other requests to RDMA operations.
    function accept_packet(flow, packet, position, now)
       local frame = packet.frame
@@ -2109,39 +2187,33 @@ do
          flow.unit = nil
          return
       end
-      local data, header = packet.data, what.header
-      local length = packet.length - header
-      if header > 0 then
-         data = sub(data, header + 1)
-      end
       if what.part == READ or what.part == ATOMIC then
          flow.unit = nil
          ask(flow, packet, position, frame, now)
          return
       end
+      local data = packet.data
+      if what.header > 0 then
+         data = sub(data, what.header + 1)
+      end
       if what.part == SEND then
          if what.starts then
             unit.header = sub(data, 1, HEADER_BYTES)
-            unit.parts[1] = sub(data, HEADER_BYTES + 1)
-         elseif unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-            unit.parts[#unit.parts + 1] = data
+            unit.captured = #unit.header
+            data = sub(data, HEADER_BYTES + 1)
          end
+         extend_unit(flow, unit, packet, data, frame, now)
+         return
       elseif what.starts then
          unit.reth = sub(packet.data, 1, 16)
       end
       unit.packets = unit.packets + 1
-      unit.length = unit.length + (length > 0 and length or 0)
+      unit.length = unit.length + max(0, packet.length - what.header)
       unit.captured = unit.captured + #data
       if what.ends then
          flow.unit = nil
          unit.opcode, unit.solicited = packet.opcode, packet.solicited
-         if what.part == SEND then
-            take_unit(flow, unit, frame, now)
-         else
-            announce_write(flow, unit, position, frame, now)
-         end
-      elseif what.part == SEND then
-         tell_part(flow.lane, now)
+         announce_write(flow, unit, position, frame, now)
       end
    end
 end
@@ -2227,14 +2299,14 @@ do
       end
    end
 
-   local function refuse_operations(flow, response, name, now)
+   local function refuse_operations(flow, psn, frame, name, now)
       local list = flow.pending
-      while list[1] and list[1].psn <= response.psn do
+      while list[1] and list[1].psn <= psn do
          local operation = remove(list, 1)
          operation.status = "ok"
-         if operation.stop >= response.psn then
+         if operation.stop >= psn then
             operation.status = name
-            operation.frame = response.frame
+            operation.frame = frame
          end
          settle_operation(flow, operation, now)
       end
@@ -2254,8 +2326,8 @@ do
             answer_operation(flow, remove(early, index), now)
          end
       end
-      if flow.answered and flow.answered.psn >= operation.stop then
-         operations_acknowledged(flow, flow.answered.psn, flow.answered.frame, now)
+      if flow.answered and flow.answered >= operation.stop then
+         operations_acknowledged(flow, flow.answered, flow.answered_in, now)
       end
       if #flow.pending > MAX_PENDING then
          settle_operation(flow, remove(flow.pending, 1), now)
@@ -2294,6 +2366,28 @@ do
       enter_operation(flow, operation, now)
    end
 
+   -- All before `psn` was answered.
+   local function note_answer(flow, psn, frame, now)
+      if not flow.answered or psn > flow.answered then
+         flow.answered, flow.answered_in = psn, frame
+      end
+      if flow.pending[1] then
+         operations_acknowledged(flow, psn, frame, now)
+      end
+   end
+
+   -- An acknowledgement, or the refusal of a request.
+   local function take_acknowledge(flow, packet, psn, now)
+      local syndrome = byte(packet.data, 1) or 0
+      local kind, code = floor(syndrome / 32) % 4, syndrome % 32
+      if kind == 0 then
+         packets_acknowledged(flow, packet.psn, now)
+         note_answer(flow, psn, packet.frame, now)
+      elseif kind == 3 and code ~= 0 then
+         refuse_operations(flow, psn, packet.frame, NAK_NAMES[code] or format("NAK code %d", code), now)
+      end
+   end
+
    -- Take an answer to requests of `flow`.
    function take_response(flow, packet, now)
       local order = flow.order
@@ -2301,39 +2395,31 @@ do
          return
       end
       local psn = order.expected + ahead(order.expected, packet.psn, PSN_MODULUS)
-      local header = packet.what.header
-      local syndrome = packet.opcode ~= READ_RESPONSE_MIDDLE and byte(packet.data, 1) or 0
-      local kind = floor(syndrome / 32) % 4
+      local opcode, header = packet.opcode, packet.what.header
+      if opcode == ACKNOWLEDGE then
+         take_acknowledge(flow, packet, psn, now)
+         return
+      end
       local response = {
-         opcode = packet.opcode,
+         opcode = opcode,
          psn = psn,
          frame = packet.frame,
          size = max(0, packet.length - header),
          seen = max(0, #packet.data - header),
       }
-      if packet.opcode == ATOMIC_ACKNOWLEDGE then
+      if opcode == ATOMIC_ACKNOWLEDGE then
          response.size, response.seen = 8, max(0, min(8, #packet.data - 4))
          response.original = sub(packet.data .. rep("\0", 12), 5, 12)
       end
-      if packet.opcode == ACKNOWLEDGE and kind ~= 0 then
-         local code = syndrome % 32
-         if kind == 3 and code ~= 0 then
-            refuse_operations(flow, response, NAK_NAMES[code] or format("NAK code %d", code), now)
-         end
-         return
-      end
       packets_acknowledged(flow, packet.psn, now)
-      if not answer_operation(flow, response, now) and packet.opcode ~= ACKNOWLEDGE then
+      if not answer_operation(flow, response, now) then
          insert(flow.early, response)
          if #flow.early > MAX_EARLY then
             remove(flow.early, 1)
          end
       end
-      if packet.opcode ~= READ_RESPONSE_MIDDLE and packet.opcode ~= 0x0d then
-         if not flow.answered or psn > flow.answered.psn then
-            flow.answered = { psn = psn, frame = packet.frame }
-         end
-         operations_acknowledged(flow, psn, packet.frame, now)
+      if opcode ~= READ_RESPONSE_MIDDLE and opcode ~= READ_RESPONSE_FIRST then
+         note_answer(flow, psn, packet.frame, now)
       end
    end
 end
@@ -2545,10 +2631,12 @@ do
          note_mtu(flow, packet)
       end
       if flow.stream then
-         local order = flow.order
-         order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
-         follow(flow, packet, now)
-         if packet.length > what.header and not now.messages then
+         if not (flow.unit and goes_on(flow, packet, now)) then
+            local order = flow.order
+            order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
+            follow(flow, packet, now)
+         end
+         if packet.length > what.header and not (now.messages or now.parts) then
             -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
             tell_part(flow.lane, now)
          end
@@ -4061,7 +4149,7 @@ do
    -- Most frames hold but a part of a message.
    local function show_parts(parts, pinfo, root, wanted, alone)
       if alone and not parts[1].event then
-         local columns = pinfo.cols
+         local columns = columns_of(pinfo)
          columns.protocol = "RDS"
          columns.info = "part of a message"
       end
@@ -4079,13 +4167,13 @@ do
          lines[index] = headline(message)
          show_message(message, tvb, pinfo, root, wanted)
       end
-      local columns = pinfo.cols
+      local columns = columns_of(pinfo)
       columns.protocol = "RDS"
       columns.info = concat(lines, "; ")
    end
 
    local function show_setup(messages, pinfo, root)
-      local columns = pinfo.cols
+      local columns = columns_of(pinfo)
       columns.protocol = "RDS"
       for _, message in ipairs(messages) do
          columns.info = cm_words(message)
@@ -4135,7 +4223,7 @@ do
    end
 
    local function now_of(pinfo)
-      return { number = current, time = pinfo.abs_ts, messages = nil, parts = nil }
+      return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
    end
 
    -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
@@ -4170,9 +4258,9 @@ do
 
    local function watch_tcp(tvb, pinfo, tree, original)
       local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
-      current, outer_tvb, outer_pinfo, segment, done = pinfo.number, tvb, pinfo, nil, false
+      current, outer_tvb, outer_pinfo, segment, done = number_of(pinfo), tvb, pinfo, nil, false
       local size = captured_len(tvb)
-      if pinfo.visited then
+      if is_visited(pinfo) then
          settle_at_end()
       elseif size >= TCP_HEADER_BYTES then
          local raw = raw_bytes(tvb, 0, TCP_HEADER_BYTES)
@@ -4183,7 +4271,7 @@ do
             local half = segment and segment.half
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
-               seen_segment(current, pinfo.abs_ts)
+               seen_segment(current, time_of(pinfo))
                if advances(half, segment) then
                   take_acknowledgement(half, segment, now_of(pinfo))
                end
@@ -4233,14 +4321,14 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
-      if not pinfo.visited then
+      if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then
             feed_tcp(unused, now_of(pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
       show_once(tvb, pinfo, tree)
-      return tvb:len()
+      return captured_len(tvb)
    end
 
    local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
@@ -4269,8 +4357,8 @@ do
 
    local function watch_packet(tvb, pinfo, tree, original, read)
       local saved_done = done
-      current, done = pinfo.number, false
-      if pinfo.visited then
+      current, done = number_of(pinfo), false
+      if is_visited(pinfo) then
          settle_at_end()
       else
          local now = now_of(pinfo)
@@ -4280,7 +4368,9 @@ do
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
-      show_once(nil, pinfo, tree)
+      if not done then
+         show_once(nil, pinfo, tree)
+      end
       done = saved_done
       return used
    end
@@ -4289,7 +4379,7 @@ do
    local NEXT_BTH, NEXT_GRH, IB_TRANSPORT = 2, 3, 0x1b
 
    local function read_roce_v2(tvb, pinfo, now)
-      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(pinfo.net_src), host_text(pinfo.net_dst), now)
+      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(source_of(pinfo)), host_text(destination_of(pinfo)), now)
    end
 
    -- A packet whose GRH begins `at` bytes into `tvb`; GRH is laid out like an IPv6 header.
@@ -4331,7 +4421,10 @@ do
       if not frame or not (frame.messages or frame.parts) then
          return false
       end
-      show_once(tvb, pinfo, tree)
+      if not done then
+         done = true
+         show_frame(frame, tvb, pinfo, tree)
+      end
       return true
    end
 
@@ -4344,7 +4437,7 @@ do
       return true
    end
 
-   local function watcher(name, description, table_name, pattern, watch)
+   local function watcher(name, description, table_name, pattern, watch, read)
       local dissectors = DissectorTable.get(table_name)
       local original = dissectors and dissectors:get_dissector(pattern)
       if not original then
@@ -4352,21 +4445,18 @@ do
       end
       local proto = Proto(name, description)
       function proto.dissector(tvb, pinfo, tree)
-         return watch(tvb, pinfo, tree, original)
+         if not number_of then
+            learn_getters(pinfo)
+         end
+         return watch(tvb, pinfo, tree, original, read)
       end
       dissectors:add(pattern, proto)
    end
 
-   local function watch_with(read)
-      return function(tvb, pinfo, tree, original)
-         return watch_packet(tvb, pinfo, tree, original, read)
-      end
-   end
-
    watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", 6, watch_tcp)
-   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", 4791, watch_with(read_roce_v2))
-   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_with(read_roce_v1))
-   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_with(read_native))
+   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", 4791, watch_packet, read_roce_v2)
+   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_packet, read_roce_v1)
+   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_packet, read_native)
 
    function rds.init()
       start_capture()

@@ -13,6 +13,10 @@ from dissectors.wire.icrc import IPV6_BYTES, UDP_BYTES, icrc_good
 from dissectors.wire.infiniband import BTH
 
 _MIN_BYTES = BTH.size + ICRC_BYTES
+_MAX_BYTES = 4096 + 64
+"""The largest path MTU, and more than the headers of any packet and its ICRC."""
+_TRIES = 16
+"""Places in a packet that look like the begin of the next one: each costs an ICRC, and payload can be full of them."""
 _SAME = slice(2, 8)
 """Of the BTH: partition key and queue pair, the same in all of a burst."""
 
@@ -25,7 +29,10 @@ def packet_bytes(datagram: bytes, bth: int) -> int:
     length = len(datagram) - bth
     same = datagram[bth:][_SAME]
     found = bth + _MIN_BYTES
-    while (found := datagram.find(same, found)) >= 0:
+    for _ in range(_TRIES):
+        found = datagram.find(same, found, bth + _MAX_BYTES + _SAME.stop)
+        if found < 0:
+            break
         size = found - _SAME.start - bth
         whole = not 0 < length % size < _MIN_BYTES
         if not size % 4 and size >= _MIN_BYTES and whole and icrc_good(_first(datagram, bth, size), bth=bth):

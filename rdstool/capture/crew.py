@@ -25,8 +25,11 @@ from rdstool.errors import CaptureError
 
 PIPE_BYTES = 1 << 20
 """What waits in a pipe until it is read."""
+KEPT_BYTES = 32 << 20
+"""Memory that a process keeps for its next step: given back, its pages would have to be cleared each time."""
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def can_fork() -> bool:
@@ -137,7 +140,11 @@ def _start(parent: int, pipe: Connection, run: Callable[..., None], arguments: t
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Where that one is killed, nobody else would end this one.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with suppress(AttributeError):  # A C library that knows nothing of it.
+        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            libc.mallopt(parameter, KEPT_BYTES)
     if os.getppid() == parent:
 
         def deliver(item: Any) -> None:

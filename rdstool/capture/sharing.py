@@ -155,21 +155,27 @@ class _Worker:
 
     def run(self) -> None:
         """Take part until the end of the last file."""
-        share, size = self._share, self._share.options.jobs
-        for chunk in count(self._number, size):
-            self._reassemble(chunk - share.ahead)
-            place: Place = share.places[self._number].reader.recv()
-            batch, behind = share.files.next(place)
-            share.places[(self._number + 1) % size].writer.send(behind)
-            if batch is None:
+        for chunk in count(self._number, self._share.options.jobs):
+            self._reassemble(chunk - self._share.ahead)
+            place: Place = self._share.places[self._number].reader.recv()
+            behind = self._parse(place)
+            if behind.chunk == place.chunk:
                 break
-            parsed, self._read[chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
-            end = batch.consumed - place.read
-            self._spread(parsed, _Table(chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
         self._reassemble(behind.chunk)
         parts = self._stages.finish()
         coverage = [stream.coverage for stream in self._streams.streams]
         self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.passed_over, behind.problem))
+
+    def _parse(self, place: Place) -> Place:
+        """Parse the chunk at ``place`` for all owners, and hand on the place behind it, which it returns."""
+        share = self._share
+        batch, behind = share.files.next(place)
+        share.places[(self._number + 1) % share.options.jobs].writer.send(behind)
+        if batch is not None:
+            parsed, self._read[place.chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
+            end = batch.consumed - place.read
+            self._spread(parsed, _Table(place.chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
+        return behind
 
     def _reassemble(self, until: int) -> None:
         """Take the chunks before ``until``, waiting for them."""

@@ -47,7 +47,6 @@ class Deframer:
     __slots__ = (
         "_begun",
         "_behind",
-        "_given",
         "_header",
         "_limit",
         "_long",
@@ -70,9 +69,8 @@ class Deframer:
         self._payload = BytesIO()
         """That payload. It grows as bytes come, unless there is ``_room``; and it becomes bytes without a copy."""
         self._room: memoryview | None = None
-        """All of that payload, where the peer has sent one as long before: a header alone costs no memory."""
-        self._given: memoryview | None = None
-        """What ``room`` gave of it. Until that is released, the payload can become bytes only by a copy."""
+        """What is missing of that payload, where the peer has sent one as long before: a header alone costs no memory.
+        Until it is released, the payload can become bytes only by a copy."""
         self._missing = 0
         self._long = False
         """The last message was a long one, and so may be the next."""
@@ -108,21 +106,21 @@ class Deframer:
 
         ``placed`` tells how many came, and ends the use of both. None where ``feed`` has to take them.
         """
-        if self._room is None:
-            return None
-        self._given = self._room[-self._missing :]
-        return self._given, self._behind
+        return None if self._room is None else (self._room, self._behind)
 
     def placed(self, count: int, now: float) -> list[Frame]:
         """The messages that ``count`` bytes in ``room`` complete. ``now`` in seconds."""
         frames: list[Frame] = []
         behind = count - self._missing
-        self._missing = max(-behind, 0)
+        if behind < 0:
+            self._advance(count)
+            return frames
+        self._missing = 0
         self._complete(frames)
         if behind == HEADER_BYTES:
-            self._announced(bytes(self._behind), now)
+            self._announced(self._behind, now)
             self._complete(frames)
-        elif behind > 0:
+        else:
             self._header += self._behind[:behind]
         return frames
 
@@ -170,13 +168,13 @@ class Deframer:
         self._complete(frames)
         return end
 
-    def _announced(self, header: bytes, now: float) -> None:
+    def _announced(self, header: bytes | bytearray, now: float) -> None:
         """A header has come without anything of its payload."""
         sequence, length, sport, dport, flags = _RECEIVED.unpack(header)
         if length > self._limit:
             self._refuse(length)
             return
-        exthdr = header[_EXTENSIONS_AT:] if sport + dport == 1 else NO_EXTENSIONS
+        exthdr = bytes(header[_EXTENSIONS_AT:]) if sport + dport == 1 else NO_EXTENSIONS
         self._begin(sequence, length, sport, dport, flags, exthdr, now)
 
     def _begin(self, sequence: int, length: int, sport: int, dport: int, flags: int, exthdr: bytes, now: float) -> None:
@@ -190,11 +188,18 @@ class Deframer:
     def _keep(self, piece: bytes) -> None:
         """Part of a payload."""
         if self._room is not None:
-            at = len(self._room) - self._missing
-            self._room[at : at + len(piece)] = piece
+            self._room[: len(piece)] = piece
         else:
             self._payload.write(piece)
-        self._missing -= len(piece)
+        self._advance(len(piece))
+
+    def _advance(self, count: int) -> None:
+        """So much more of a payload is there."""
+        self._missing -= count
+        if self._room is not None:
+            rest = self._room[count:]
+            self._room.release()
+            self._room = rest
 
     def _complete(self, frames: list[Frame]) -> None:
         """Give the message that was begun, where nothing of it is missing."""
@@ -202,9 +207,6 @@ class Deframer:
             return
         sequence, length, sport, dport, flags, exthdr = self._begun
         if self._room is not None:
-            if self._given is not None:
-                self._given.release()
-                self._given = None
             self._room.release()
             self._room = None
         frames.append((sequence, length, sport, dport, flags, self._payload.getvalue(), exthdr))

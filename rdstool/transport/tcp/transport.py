@@ -291,7 +291,6 @@ class TcpTransport:
             if not stream.ended:
                 self._read(stream, TURN_BYTES)
             if not stream.ended:
-                stream.wait_for(stream.link.deframer.worth_waking)
                 if stream.asked:
                     stream.notice()
                 if stream.waiting:
@@ -301,6 +300,11 @@ class TcpTransport:
     def _read(self, stream: Stream, limit: int) -> None:
         """Read until the system has no more, or until ``limit`` bytes have come."""
         stream.fresh = False
+        self._take_bytes(stream, limit)
+        if not stream.ended:
+            stream.wait_for(stream.link.deframer.worth_waking)
+
+    def _take_bytes(self, stream: Stream, limit: int) -> None:
         engine, now, link = self._engine, self._driver.now, stream.link
         while limit > 0:
             # A tap wants the bytes themselves.

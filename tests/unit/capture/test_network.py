@@ -325,6 +325,15 @@ def test_one_packet_whose_payload_looks_like_a_header_is_one_packet() -> None:
     assert parsed.ib.length.tolist() == [212]
 
 
+@pytest.mark.parametrize(("looks", "packets"), [(10, 2), (20, 1)])
+def test_so_many_places_that_look_like_a_header_are_tried_and_no_more(looks: int, packets: int) -> None:
+    bth = struct.pack(">BBHII", 4, 0, 0xFFFF, 0x11, 5)
+    flow = Flow("10.0.0.1", 49152, "10.0.0.2")
+    burst = b"".join(flow.seal(bth, bth * looks, 0, place) for place in range(2))
+    frame = changed(ethernet_frame(flow, burst, 0), 40, b"\x12\x34")
+    assert len(parse(batch_of([frame]), FrameCounts()).ib) == packets
+
+
 def test_a_burst_has_a_udp_checksum() -> None:
     _, (frame,) = bursts_of("10.0.0.1", "10.0.0.2", [(4, 112)] * 2)
     parsed, _ = parse_frames([changed(frame, 40, b"\0\0")])

@@ -8,6 +8,22 @@ local unpack = table.unpack
 -- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
 local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
 local call_dissector, referenced = Dissector.call, TreeItem.referenced
+-- So are the functions behind what a frame tells of itself, from its `pinfo`: by learn_getters, at the first frame.
+local number_of, is_visited, time_of, source_of, destination_of, columns_of, text_of_address
+
+local function learn_getters(pinfo)
+   local function getter(name)
+      local meta = getmetatable(pinfo)
+      local getters = type(meta) == "table" and meta.__getters
+      return getters and getters[name] or function(object)
+         return object[name]
+      end
+   end
+   number_of, is_visited, time_of = getter("number"), getter("visited"), getter("abs_ts")
+   source_of, destination_of, columns_of = getter("net_src"), getter("net_dst"), getter("cols")
+   local address = getmetatable(pinfo.net_src)
+   text_of_address = type(address) == "table" and address.__tostring or tostring
+end
 
 local TWO31, TWO32 = 2147483648.0, 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
@@ -109,7 +125,7 @@ end
 
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.
 local function host_text(address)
-   local text = tostring(address)
+   local text = text_of_address(address)
    if byte(text, 1) == 58 then -- a colon
       return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
    end

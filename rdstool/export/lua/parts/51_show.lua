@@ -344,7 +344,7 @@ do
    -- Most frames hold but a part of a message.
    local function show_parts(parts, pinfo, root, wanted, alone)
       if alone and not parts[1].event then
-         local columns = pinfo.cols
+         local columns = columns_of(pinfo)
          columns.protocol = "RDS"
          columns.info = "part of a message"
       end
@@ -362,13 +362,13 @@ do
          lines[index] = headline(message)
          show_message(message, tvb, pinfo, root, wanted)
       end
-      local columns = pinfo.cols
+      local columns = columns_of(pinfo)
       columns.protocol = "RDS"
       columns.info = concat(lines, "; ")
    end
 
    local function show_setup(messages, pinfo, root)
-      local columns = pinfo.cols
+      local columns = columns_of(pinfo)
       columns.protocol = "RDS"
       for _, message in ipairs(messages) do
          columns.info = cm_words(message)

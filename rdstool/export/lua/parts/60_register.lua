@@ -14,7 +14,7 @@ do
    end
 
    local function now_of(pinfo)
-      return { number = current, time = pinfo.abs_ts, messages = nil, parts = nil }
+      return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
    end
 
    -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
@@ -49,9 +49,9 @@ do
 
    local function watch_tcp(tvb, pinfo, tree, original)
       local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
-      current, outer_tvb, outer_pinfo, segment, done = pinfo.number, tvb, pinfo, nil, false
+      current, outer_tvb, outer_pinfo, segment, done = number_of(pinfo), tvb, pinfo, nil, false
       local size = captured_len(tvb)
-      if pinfo.visited then
+      if is_visited(pinfo) then
          settle_at_end()
       elseif size >= TCP_HEADER_BYTES then
          local raw = raw_bytes(tvb, 0, TCP_HEADER_BYTES)
@@ -62,7 +62,7 @@ do
             local half = segment and segment.half
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
-               seen_segment(current, pinfo.abs_ts)
+               seen_segment(current, time_of(pinfo))
                if advances(half, segment) then
                   take_acknowledgement(half, segment, now_of(pinfo))
                end
@@ -112,14 +112,14 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
-      if not pinfo.visited then
+      if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then
             feed_tcp(unused, now_of(pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
       show_once(tvb, pinfo, tree)
-      return tvb:len()
+      return captured_len(tvb)
    end
 
    local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
@@ -148,8 +148,8 @@ do
 
    local function watch_packet(tvb, pinfo, tree, original, read)
       local saved_done = done
-      current, done = pinfo.number, false
-      if pinfo.visited then
+      current, done = number_of(pinfo), false
+      if is_visited(pinfo) then
          settle_at_end()
       else
          local now = now_of(pinfo)
@@ -159,7 +159,9 @@ do
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
-      show_once(nil, pinfo, tree)
+      if not done then
+         show_once(nil, pinfo, tree)
+      end
       done = saved_done
       return used
    end
@@ -168,7 +170,7 @@ do
    local NEXT_BTH, NEXT_GRH, IB_TRANSPORT = 2, 3, 0x1b
 
    local function read_roce_v2(tvb, pinfo, now)
-      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(pinfo.net_src), host_text(pinfo.net_dst), now)
+      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(source_of(pinfo)), host_text(destination_of(pinfo)), now)
    end
 
    -- A packet whose GRH begins `at` bytes into `tvb`; GRH is laid out like an IPv6 header.
@@ -210,7 +212,10 @@ do
       if not frame or not (frame.messages or frame.parts) then
          return false
       end
-      show_once(tvb, pinfo, tree)
+      if not done then
+         done = true
+         show_frame(frame, tvb, pinfo, tree)
+      end
       return true
    end
 
@@ -223,7 +228,7 @@ do
       return true
    end
 
-   local function watcher(name, description, table_name, pattern, watch)
+   local function watcher(name, description, table_name, pattern, watch, read)
       local dissectors = DissectorTable.get(table_name)
       local original = dissectors and dissectors:get_dissector(pattern)
       if not original then
@@ -231,21 +236,18 @@ do
       end
       local proto = Proto(name, description)
       function proto.dissector(tvb, pinfo, tree)
-         return watch(tvb, pinfo, tree, original)
+         if not number_of then
+            learn_getters(pinfo)
+         end
+         return watch(tvb, pinfo, tree, original, read)
       end
       dissectors:add(pattern, proto)
    end
 
-   local function watch_with(read)
-      return function(tvb, pinfo, tree, original)
-         return watch_packet(tvb, pinfo, tree, original, read)
-      end
-   end
-
    watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", 6, watch_tcp)
-   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", 4791, watch_with(read_roce_v2))
-   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_with(read_roce_v1))
-   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_with(read_native))
+   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", 4791, watch_packet, read_roce_v2)
+   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_packet, read_roce_v1)
+   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_packet, read_native)
 
    function rds.init()
       start_capture()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+import rdstool
+from dissectors.wire.extensions import GenNum, NPaths, build_extensions
+from rdstool.protocol.connection import Connection
 from rdstool.transport.tcp.stream import Stream
-from tests.kit.hostile import PATIENCE_S
+from tests.kit.hostile import PATIENCE_S, RawPeer, message
+from tests.kit.loopback import own_addresses
 from tests.unit.protocol.driving import LARGE, SMALL, greeted, make_node
 
 ENOUGH = 100_000
@@ -43,6 +48,38 @@ def arrive(stream: Stream, count: int) -> None:
 def told(stream: Stream, timeout_s: float = 0) -> bool:
     """The loop would call the stream's reader."""
     return bool(select.select([stream.sock], [], [], timeout_s)[0])
+
+
+async def test_a_payload_of_which_part_was_read_before_its_time_is_not_waited_for_in_vain() -> None:
+    """A connection that has just come up has path 0 read first, whatever there is of it."""
+    small, large = own_addresses(2)
+    settings = rdstool.Settings(sndbuf=1 << 20, rcvbuf=1 << 20)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        rdstool.Node(large, options=rdstool.NodeOptions(settings)) as node,
+        await RawPeer(small).reach(large) as peer,
+    ):
+        sock = node.socket(4000)
+        payload = bytes(4 * ENOUGH)
+        await peer.say(message(1, 1, 0, exthdr=build_extensions([NPaths(2), GenNum(1)])))
+        await peer.say(message(2, 5000, 4000, payload))
+        assert await sock.recv() == payload
+        (connection,) = node.engine.connections.values()
+        assert isinstance(connection, Connection)
+        link = connection.paths[0].link
+        assert link is not None
+        # Of the second message a part is read, the next part left to the system, and read for another connection.
+        second = message(3, 5000, 4000, payload)
+        await peer.say(second[:ENOUGH])
+        while link.deframer.held < ENOUGH:
+            await asyncio.sleep(0)
+        await peer.say(second[ENOUGH : 3 * ENOUGH])
+        async with await RawPeer(small).reach(large) as other:
+            await other.say(message(1, 5000, 0))
+            while link.deframer.held < 3 * ENOUGH:
+                await asyncio.sleep(0)
+        await peer.say(second[3 * ENOUGH :])
+        assert await sock.recv() == payload
 
 
 def test_the_loop_is_told_once_there_is_enough(waiting: tuple[Stream, socket.socket]) -> None:

@@ -252,7 +252,7 @@ do
          return nil
       end
       sport, dport, captured = sport * 256 + s, dport * 256 + d, captured - header
-      local src, dst = host_text(pinfo.net_src), host_text(pinfo.net_dst)
+      local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
       segment.src, segment.dst, segment.sport, segment.dport = src, dst, sport, dport
       segment.seq, segment.ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
       if bits ~= segment.bits then

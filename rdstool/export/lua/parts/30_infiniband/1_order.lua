@@ -3,7 +3,7 @@
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_MIDDLE, OPCODES
+   COMPARE_SWAP, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
 local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
@@ -18,7 +18,8 @@ do
 
    -- Opcode -> what a packet of a reliable connection is part of, and the bytes of transport headers behind BTH.
    SEND, WRITE, READ, ATOMIC, RESPONSE = 1, 2, 3, 4, 5
-   ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP, READ_RESPONSE_MIDDLE = 0x11, 0x12, 0x13, 0x0e
+   ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
+   READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
    OPCODES = {}
 
    local function opcode(number, part, header, starts, ends)
@@ -72,16 +73,8 @@ do
       return kept
    end
 
-   local function accept(flow, packet, now)
-      local order = flow.order
-      local position = order.expected
-      accept_packet(flow, packet, position, now)
-      order.expected = position + (packet.what.part == READ and span_of(order, packet) or 1)
-      order.fresh = false
-      order.choices = nil
-      if order.far[1] then
-         order.far = {}
-      end
+   -- Hand on what waited for the number that is expected now.
+   local function accept_waiting(flow, order, now)
       while order.count > 0 do
          local position = order.expected
          local entry = order.waiting[position]
@@ -92,6 +85,20 @@ do
          order.count = order.count - 1
          accept_packet(flow, entry, position, now)
          order.expected = position + span_of(order, entry)
+      end
+   end
+
+   local function accept(flow, packet, now)
+      local order = flow.order
+      local expected = order.expected
+      accept_packet(flow, packet, expected, now)
+      order.expected = expected + span_of(order, packet)
+      order.fresh, order.choices = false, nil
+      if order.far[1] then
+         order.far = {}
+      end
+      if order.count > 0 then
+         accept_waiting(flow, order, now)
       end
    end
 
@@ -182,10 +189,14 @@ do
    -- Take the next request packet in capture order.
    function put_in_order(flow, packet, now)
       local order = flow.order
-      if order.expected == nil then
-         order.expected = packet.psn
+      local expected = order.expected or packet.psn
+      order.expected = expected
+      local distance = (packet.psn - expected) % PSN_MODULUS
+      if distance == 0 and packet.what.part == SEND then
+         accept(flow, packet, now)
+         return
       end
-      local distance = ahead(order.expected, packet.psn, PSN_MODULUS)
+      distance = ahead(expected, packet.psn, PSN_MODULUS)
       if distance ~= 0 and order.choices then
          learn_mtu(order, packet.psn)
          distance = ahead(order.expected, packet.psn, PSN_MODULUS)

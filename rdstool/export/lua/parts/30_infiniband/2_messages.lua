@@ -2,7 +2,7 @@
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
 -- ack-only frames.
 
-local MAX_ANNOUNCED, close_message
+local MAX_ANNOUNCED, close_message, goes_on
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    MAX_FRAGMENT_BYTES = 16384
@@ -66,6 +66,7 @@ do
       local message = setmetatable({
          lane = flow.lane,
          raw = raw,
+         length = length,
          key = key_of(raw),
          first = unit.first,
          frame = now,
@@ -93,7 +94,6 @@ do
    local function extend_message(message, unit, status, frame)
       local data = unit.length - HEADER_BYTES
       local room = max(0, message.length - message.total)
-      local payload = concat(unit.parts)
       message.fragments = message.fragments + 1
       message.packets = message.packets + unit.packets
       message.total = message.total + data
@@ -103,9 +103,17 @@ do
          message.status = status
       end
       message.frame = frame
-      if message.kept + #payload <= MAX_KEPT_BYTES then
-         message.kept = message.kept + #payload
-         insert(message.parts, sub(payload, 1, room))
+      local size = max(0, unit.captured - HEADER_BYTES)
+      if message.kept + size <= MAX_KEPT_BYTES then
+         message.kept = message.kept + size
+         local parts = message.parts
+         for _, part in ipairs(unit.parts) do
+            if #part > room then
+               part = sub(part, 1, room)
+            end
+            parts[#parts + 1] = part
+            room = room - #part
+         end
       end
    end
 
@@ -183,6 +191,49 @@ do
       end
    end
 
+   -- What a SEND has of its next packet, whose payload is `data`.
+   local function extend_unit(flow, unit, packet, data, frame, now)
+      local what = packet.what
+      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
+         unit.parts[#unit.parts + 1] = data
+      end
+      local length = packet.length - what.header
+      unit.packets = unit.packets + 1
+      unit.length = unit.length + (length > 0 and length or 0)
+      unit.captured = unit.captured + #data
+      if not what.ends then
+         tell_part(flow.lane, now)
+         return
+      end
+      flow.unit = nil
+      unit.opcode, unit.solicited = packet.opcode, packet.solicited
+      take_unit(flow, unit, frame, now)
+   end
+
+   -- The common case: a packet that goes on with a SEND, in order, with nothing waiting. Returns whether it is one.
+   function goes_on(flow, packet, now)
+      local order, unit, what = flow.order, flow.unit, packet.what
+      if
+         what.starts
+         or what.part ~= SEND
+         or what.header > 0
+         or unit.part ~= SEND
+         or packet.psn ~= order.expected % PSN_MODULUS
+         or order.count > 0
+         or order.far[1]
+      then
+         return false
+      end
+      local frame = packet.frame
+      if flow.high.number > frame.number then
+         frame = flow.high
+      end
+      flow.high = frame
+      order.expected = order.expected + 1
+      extend_unit(flow, unit, packet, packet.data, frame, now)
+      return true
+   end
+
    -- Take a request packet that is next in order: SENDs grow to frames of RDS, other requests to RDMA operations.
    function accept_packet(flow, packet, position, now)
       local frame = packet.frame
@@ -200,39 +251,33 @@ do
          flow.unit = nil
          return
       end
-      local data, header = packet.data, what.header
-      local length = packet.length - header
-      if header > 0 then
-         data = sub(data, header + 1)
-      end
       if what.part == READ or what.part == ATOMIC then
          flow.unit = nil
          ask(flow, packet, position, frame, now)
          return
       end
+      local data = packet.data
+      if what.header > 0 then
+         data = sub(data, what.header + 1)
+      end
       if what.part == SEND then
          if what.starts then
             unit.header = sub(data, 1, HEADER_BYTES)
-            unit.parts[1] = sub(data, HEADER_BYTES + 1)
-         elseif unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-            unit.parts[#unit.parts + 1] = data
+            unit.captured = #unit.header
+            data = sub(data, HEADER_BYTES + 1)
          end
+         extend_unit(flow, unit, packet, data, frame, now)
+         return
       elseif what.starts then
          unit.reth = sub(packet.data, 1, 16)
       end
       unit.packets = unit.packets + 1
-      unit.length = unit.length + (length > 0 and length or 0)
+      unit.length = unit.length + max(0, packet.length - what.header)
       unit.captured = unit.captured + #data
       if what.ends then
          flow.unit = nil
          unit.opcode, unit.solicited = packet.opcode, packet.solicited
-         if what.part == SEND then
-            take_unit(flow, unit, frame, now)
-         else
-            announce_write(flow, unit, position, frame, now)
-         end
-      elseif what.part == SEND then
-         tell_part(flow.lane, now)
+         announce_write(flow, unit, position, frame, now)
       end
    end
 end

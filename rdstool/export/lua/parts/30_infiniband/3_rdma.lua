@@ -79,14 +79,14 @@ do
       end
    end
 
-   local function refuse_operations(flow, response, name, now)
+   local function refuse_operations(flow, psn, frame, name, now)
       local list = flow.pending
-      while list[1] and list[1].psn <= response.psn do
+      while list[1] and list[1].psn <= psn do
          local operation = remove(list, 1)
          operation.status = "ok"
-         if operation.stop >= response.psn then
+         if operation.stop >= psn then
             operation.status = name
-            operation.frame = response.frame
+            operation.frame = frame
          end
          settle_operation(flow, operation, now)
       end
@@ -106,8 +106,8 @@ do
             answer_operation(flow, remove(early, index), now)
          end
       end
-      if flow.answered and flow.answered.psn >= operation.stop then
-         operations_acknowledged(flow, flow.answered.psn, flow.answered.frame, now)
+      if flow.answered and flow.answered >= operation.stop then
+         operations_acknowledged(flow, flow.answered, flow.answered_in, now)
       end
       if #flow.pending > MAX_PENDING then
          settle_operation(flow, remove(flow.pending, 1), now)
@@ -146,6 +146,28 @@ do
       enter_operation(flow, operation, now)
    end
 
+   -- All before `psn` was answered.
+   local function note_answer(flow, psn, frame, now)
+      if not flow.answered or psn > flow.answered then
+         flow.answered, flow.answered_in = psn, frame
+      end
+      if flow.pending[1] then
+         operations_acknowledged(flow, psn, frame, now)
+      end
+   end
+
+   -- An acknowledgement, or the refusal of a request.
+   local function take_acknowledge(flow, packet, psn, now)
+      local syndrome = byte(packet.data, 1) or 0
+      local kind, code = floor(syndrome / 32) % 4, syndrome % 32
+      if kind == 0 then
+         packets_acknowledged(flow, packet.psn, now)
+         note_answer(flow, psn, packet.frame, now)
+      elseif kind == 3 and code ~= 0 then
+         refuse_operations(flow, psn, packet.frame, NAK_NAMES[code] or format("NAK code %d", code), now)
+      end
+   end
+
    -- Take an answer to requests of `flow`.
    function take_response(flow, packet, now)
       local order = flow.order
@@ -153,39 +175,31 @@ do
          return
       end
       local psn = order.expected + ahead(order.expected, packet.psn, PSN_MODULUS)
-      local header = packet.what.header
-      local syndrome = packet.opcode ~= READ_RESPONSE_MIDDLE and byte(packet.data, 1) or 0
-      local kind = floor(syndrome / 32) % 4
+      local opcode, header = packet.opcode, packet.what.header
+      if opcode == ACKNOWLEDGE then
+         take_acknowledge(flow, packet, psn, now)
+         return
+      end
       local response = {
-         opcode = packet.opcode,
+         opcode = opcode,
          psn = psn,
          frame = packet.frame,
          size = max(0, packet.length - header),
          seen = max(0, #packet.data - header),
       }
-      if packet.opcode == ATOMIC_ACKNOWLEDGE then
+      if opcode == ATOMIC_ACKNOWLEDGE then
          response.size, response.seen = 8, max(0, min(8, #packet.data - 4))
          response.original = sub(packet.data .. rep("\0", 12), 5, 12)
       end
-      if packet.opcode == ACKNOWLEDGE and kind ~= 0 then
-         local code = syndrome % 32
-         if kind == 3 and code ~= 0 then
-            refuse_operations(flow, response, NAK_NAMES[code] or format("NAK code %d", code), now)
-         end
-         return
-      end
       packets_acknowledged(flow, packet.psn, now)
-      if not answer_operation(flow, response, now) and packet.opcode ~= ACKNOWLEDGE then
+      if not answer_operation(flow, response, now) then
          insert(flow.early, response)
          if #flow.early > MAX_EARLY then
             remove(flow.early, 1)
          end
       end
-      if packet.opcode ~= READ_RESPONSE_MIDDLE and packet.opcode ~= 0x0d then
-         if not flow.answered or psn > flow.answered.psn then
-            flow.answered = { psn = psn, frame = packet.frame }
-         end
-         operations_acknowledged(flow, psn, packet.frame, now)
+      if opcode ~= READ_RESPONSE_MIDDLE and opcode ~= READ_RESPONSE_FIRST then
+         note_answer(flow, psn, packet.frame, now)
       end
    end
 end

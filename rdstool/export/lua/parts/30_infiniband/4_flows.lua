@@ -205,10 +205,12 @@ do
          note_mtu(flow, packet)
       end
       if flow.stream then
-         local order = flow.order
-         order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
-         follow(flow, packet, now)
-         if packet.length > what.header and not now.messages then
+         if not (flow.unit and goes_on(flow, packet, now)) then
+            local order = flow.order
+            order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
+            follow(flow, packet, now)
+         end
+         if packet.length > what.header and not (now.messages or now.parts) then
             -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
             tell_part(flow.lane, now)
          end
