@@ -13,6 +13,7 @@ import pytest
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT
 from dissectors.wire.infiniband import BTH, Bth, Opcode
+from rdstool.capture.pipeline import open_capture
 from rdstool.export.lua.derived import PLUGIN_FIELDS
 from rdstool.tshark.program import Tshark
 from rdstool.validate.alone import ALONE
@@ -39,6 +40,8 @@ SLICE_FRAMES = 24
 MIN_FRAME_BYTES = 60
 """Of a frame that is damaged inside."""
 BATCHES = 4
+WINDOW_CHARACTERS = 75
+"""In a line of a window for text in Wireshark."""
 CUT = 0.2
 """Share of damaged frames that are cut short too."""
 LUA_ERRORS = (
@@ -189,6 +192,25 @@ def test_other_streams_on_odd_ports_are_left_alone(payload: bytes, tshark: Tshar
         segment(capture, payload, 1 + number * len(payload), 9999)
     path = capture.write(tmp_path / "foreign.pcap")
     assert rows(tshark, path, ("frame.number",), "-Y", "rds || rds_part") == []
+
+
+# ---- Statistics.
+
+
+def test_messages_are_summed_up_by_connection_and_kind(tshark: Tshark) -> None:
+    path = next(path for path in PCAPS if path.parent.name == "tcp-congestion-73")
+    with open_capture(path) as capture:
+        messages = list(capture)
+    kinds = Counter(message.kind.label for message in messages)
+    sizes = Counter[str]()
+    for message in messages:
+        sizes[message.kind.label] += message.length
+    text = run(tshark, "-q", "-z", "rds", "-r", str(path))
+    assert max(map(len, text.splitlines())) <= WINDOW_CHARACTERS
+    told = [line.split() for line in text.splitlines() if line.startswith("  ") and "messages" not in line]
+    assert {(kind, int(count), int(size)) for kind, count, size, *_ in told} == {
+        (kind, kinds[kind], sizes[kind]) for kind in kinds
+    }
 
 
 # ---- Congestion.

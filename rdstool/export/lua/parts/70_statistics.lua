@@ -1,14 +1,16 @@
 -- What a capture adds up to: `tshark -q -z rds`, or Statistics > RDS in Wireshark.
 
 do
-   local ROW = "%-12s %-42s %10d %14.0f %8d %8d\n"
+   -- A window for text is 75 characters wide.
+   local HEAD = "  %-12s %10s %14s %8s %10s\n"
+   local ROW = "  %-12s %10d %14.0f %8d %10d\n"
 
    local function new_sums()
       return { order = {}, rows = {} }
    end
 
    local function count(sums, message)
-      local name = message.kind .. "\n" .. message.stream.pair.name
+      local name = message.stream.pair.name .. "\n" .. message.kind
       local row = sums.rows[name]
       if not row then
          row = { kind = message.kind, connection = message.stream.pair.name, messages = 0, bytes = 0, resent = 0 }
@@ -24,13 +26,15 @@ do
 
    local function sums_text(sums)
       table.sort(sums.order)
-      local lines = {
-         "RDS messages by kind and connection\n",
-         format("%-12s %-42s %10s %14s %8s %8s\n", "kind", "connection", "messages", "bytes", "resent", "not whole"),
-      }
+      local lines, connection = { "RDS messages by connection and kind\n" }, nil
       for _, name in ipairs(sums.order) do
          local row = sums.rows[name]
-         insert(lines, format(ROW, row.kind, row.connection, row.messages, row.bytes, row.resent, row.incomplete))
+         if row.connection ~= connection then
+            connection = row.connection
+            insert(lines, "\n" .. connection .. "\n")
+            insert(lines, format(HEAD, "kind", "messages", "bytes", "resent", "not whole"))
+         end
+         insert(lines, format(ROW, row.kind, row.messages, row.bytes, row.resent, row.incomplete))
       end
       return concat(lines)
    end
