@@ -25,8 +25,8 @@ from rdstool.errors import CaptureError
 
 PIPE_BYTES = 1 << 20
 """What waits in a pipe until it is read."""
-KEPT_BYTES = 32 << 20
-"""Memory that a process keeps for its next step: given back, its pages would have to be cleared each time."""
+KEPT_BYTES = 64 << 20
+"""Memory that all processes of a crew keep for their next step: given back, its pages would be cleared each time."""
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -115,7 +115,7 @@ def crew(size: int, run: Callable[..., None], *arguments: Any) -> Iterator[Crew]
     parent = os.getpid()
     context = get_context("fork")
     processes = [
-        context.Process(target=_start, args=(parent, pipe.writer, run, (*arguments, number)))
+        context.Process(target=_start, args=(parent, KEPT_BYTES // size, pipe.writer, run, (*arguments, number)))
         for number, pipe in enumerate(pipes)
     ]
     try:
@@ -134,7 +134,7 @@ def crew(size: int, run: Callable[..., None], *arguments: Any) -> Iterator[Crew]
             pipe.close()
 
 
-def _start(parent: int, pipe: Connection, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(parent: int, kept: int, pipe: Connection, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     # What was there before the fork is shared as long as nobody writes to it, which the collector would.
     gc.freeze()
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
@@ -144,7 +144,7 @@ def _start(parent: int, pipe: Connection, run: Callable[..., None], arguments: t
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(AttributeError):  # A C library that knows nothing of it.
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, KEPT_BYTES)
+            libc.mallopt(parameter, kept)
     if os.getppid() == parent:
 
         def deliver(item: Any) -> None:
