@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.fuzz.damage import (
 from tests.kit import tcp
 from tests.kit.pcap import IP_TCP, IP_UDP, Pcap
 from tests.kit.rds import bitmap
-from tests.kit.tsharks import newer_tshark, system_tshark
+from tests.kit.tsharks import NEWER, newer_tshark, system_tshark
 from tests.tshark.running import PCAPS, PLUGIN, STRESS, rows, run
 from tests.unit.validate.checking import findings
 from tests.unit.validate.test_mutations import CASES, CLEAN, Script
@@ -252,7 +253,10 @@ def mutated(seed: int) -> tuple[bytes, Frames]:
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_damaged_captures_give_no_error_of_lua(batch: int, tshark: Tshark, tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", [(), ("-2",)], ids=["one pass", "two passes"])
+def test_damaged_captures_give_no_error_of_lua(
+    batch: int, passes: tuple[str, ...], tshark: Tshark, tmp_path: Path
+) -> None:
     seeds = range(batch, MUTATED, BATCHES)
     path = tmp_path / "damaged.pcap"
     with path.open("wb") as file:
@@ -261,7 +265,40 @@ def test_damaged_captures_give_no_error_of_lua(batch: int, tshark: Tshark, tmp_p
             if number == 0:
                 file.write(header)
             file.write(b"".join(frames))
-    assert run(tshark, "-r", str(path), *LUA_ERRORS) == ""
+    # In the second pass Wireshark warns of bugs in other dissectors.
+    assert run(tshark, "-r", str(path), *LUA_ERRORS, *passes, quiet=not passes) == ""
+
+
+CUT_BYTES = 44
+"""Of a frame of TCP: in the middle of its header."""
+
+
+@pytest.mark.parametrize("passes", [(), ("-2",)], ids=["one pass", "two passes"])
+def test_frames_on_which_others_give_up_do_not_fill_the_stack_of_lua(
+    passes: tuple[str, ...], tshark: Tshark, tmp_path: Path
+) -> None:
+    """What Wireshark throws where a frame was cut short passes through the watcher, and Lua never learns of it."""
+    whole = PCAPS[[path.parent.name for path in PCAPS].index("tcp-basic-73")]
+    content = gzip.decompress(whole.read_bytes())
+    _, frames = split(content)
+    foreign = Pcap()
+    for number in range(300):
+        segment(foreign, bytes(200), 1 + number * 200, 9999)
+    _, others = split(foreign.write(tmp_path / "foreign.pcap").read_bytes())
+    ethernet = [record[:8] + struct.pack("<I", CUT_BYTES) + record[12 : 16 + CUT_BYTES] for record in others]
+    path = tmp_path / "cut.pcap"
+    path.write_bytes(content + b"".join(ethernet))
+    command = [tshark.path, "-n", *passes, "-X", f"lua_script:{PLUGIN}", "-r", str(path), "-T", "fields"]
+    command += ["-e", "frame.number", "-e", "rds.number", "-e", "_ws.expert.message"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Lua Error" not in done.stdout
+    told = [line for line in done.stderr.splitlines() if not line.startswith("Running as user")]
+    assert len(told) == (tshark.version < NEWER), "4.4 catches what its dissectors throw"
+    assert all("gave up" in line for line in told)
+    found = [line.split("\t")[:2] for line in done.stdout.splitlines()]
+    assert len(found) == len(frames) + 300
+    numbers = {frame: number.replace("|", ",") for frame, number in rows(tshark, whole, ("frame.number", "rds.number"))}
+    assert {frame: number for frame, number in found if number} == {frame: n for frame, n in numbers.items() if n}
 
 
 def test_an_error_of_lua_would_be_seen(tshark: Tshark, tmp_path: Path) -> None:

@@ -2,8 +2,17 @@
 -- `infiniband.payload` no packet numbers. So a watcher stands in front of Wireshark's own dissectors for TCP and for the
 -- InfiniBand transport: it notes what passes, and then lets them do their work.
 
+--
+-- What these throw at the end of a frame that was cut short, or for a bug of their own, Wireshark catches far outside: it
+-- leaves the watcher in the middle, and Lua does not learn of it. Each time two calls more stay on its stack, which holds
+-- 200. Before it is full, the watchers leave Wireshark's dissectors alone for good.
+
 do
    local TCP_HEADER_BYTES = 20
+   local MOST_LOST_CALLS = 75
+   local lost_calls, depth = 0, 0 -- times a watcher was left, and how many are at work
+   local watching = true
+   local watched = {} -- a list of table, pattern and Wireshark's own dissector
    local tcp_ports = {}
    -- The frame that is dissected: its number, the tvb and pinfo that the watcher got, what it read of it, and whether it
    -- is shown. Whatever is asked of Wireshark costs more than all that Lua does with the answer, so it is asked once.
@@ -17,12 +26,13 @@ do
       return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
    end
 
-   -- Let Wireshark's own dissector do its work. What it finds malformed it has shown already: no error of this script.
+   -- Let Wireshark's own dissector do its work. What it gave up on it has shown already: no error of this script. (The text
+   -- behind the name is garbage in 4.4 where a dissector has a bug.)
    local function pass_on(original, tvb, pinfo, tree)
       local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
       if fine then
          return used
-      elseif not find(tostring(used), "Malformed frame", 1, true) then
+      elseif not find(tostring(used), "Dissector_call: ", 1, true) then
          error(used, 0)
       end
       return tvb:len()
@@ -49,7 +59,7 @@ do
 
    local function watch_tcp(tvb, pinfo, tree, original)
       local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
-      current, outer_tvb, outer_pinfo, segment, done = number_of(pinfo), tvb, pinfo, nil, false
+      outer_tvb, outer_pinfo, segment, done = tvb, pinfo, nil, false
       local size = captured_len(tvb)
       if is_visited(pinfo) then
          settle_at_end()
@@ -79,6 +89,14 @@ do
       end
       outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
       return used
+   end
+
+   -- Nobody watches: what is known of the frame was noted before, in the first pass.
+   local function look_alone(pinfo)
+      local number = pinfo.number
+      if current ~= number then
+         current, outer_tvb, segment, done = number, nil, nil, false
+      end
    end
 
    -- The segment that TCP hands on now, where it was not taken already.
@@ -112,6 +130,9 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
+      if not watching then
+         look_alone(pinfo)
+      end
       if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then
@@ -125,6 +146,9 @@ do
    local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
 
    local function odd_tcp_port(tvb, pinfo, tree)
+      if not watching then
+         look_alone(pinfo)
+      end
       if not (shown[current] or pinfo.visited) then
          local unused = unused_segment()
          if not unused or unused.size ~= #unused.data then
@@ -148,7 +172,7 @@ do
 
    local function watch_packet(tvb, pinfo, tree, original, read)
       local saved_done = done
-      current, done = number_of(pinfo), false
+      done = false
       if is_visited(pinfo) then
          settle_at_end()
       else
@@ -206,11 +230,16 @@ do
       return nil
    end
 
-   -- Claims payloads of RDS, so that no other heuristic does. What is shown was decided by the watcher.
+   -- Claims payloads of RDS, so that no other heuristic does. What is shown was decided by the watcher. Of others it claims
+   -- a SEND's end without its begin, in the second pass: on these Wireshark's RPC over RDMA fails then, in a way that no
+   -- Lua below it survives. After some tens of them Lua would find its stack full in every frame.
    local function infiniband_payload(tvb, pinfo, tree)
+      if not watching then
+         look_alone(pinfo)
+      end
       local frame = shown[current]
       if not frame or not (frame.messages or frame.parts) then
-         return false
+         return orphans[current] ~= nil and pinfo.visited
       end
       if not done then
          done = true
@@ -220,12 +249,37 @@ do
    end
 
    local function infiniband_private(_, pinfo, tree)
+      if not watching then
+         look_alone(pinfo)
+      end
       local frame = shown[current]
       if not frame or not frame.cm then
          return false
       end
       show_once(nil, pinfo, tree)
       return true
+   end
+
+   local function stop_watching()
+      watching = false
+      for _, each in ipairs(watched) do
+         DissectorTable.get(each.table_name):add(each.pattern, each.original)
+      end
+      io.stderr:write(
+         "rds: Wireshark's dissectors gave up ",
+         lost_calls,
+         " frames, most of them cut short: RDS is not looked for from frame ",
+         current,
+         " on, until Wireshark is started again (capture whole frames, or filter for RDS)\n"
+      )
+   end
+
+   -- A new frame, while watchers seem to be at work: they were left.
+   local function count_lost_calls()
+      lost_calls, depth = lost_calls + depth, 0
+      if lost_calls > MOST_LOST_CALLS and watching then
+         stop_watching()
+      end
    end
 
    local function watcher(name, description, table_name, pattern, watch, read)
@@ -239,8 +293,19 @@ do
          if not number_of then
             learn_getters(pinfo)
          end
-         return watch(tvb, pinfo, tree, original, read)
+         local number = number_of(pinfo)
+         if number ~= current then
+            current = number
+            if depth > 0 then
+               count_lost_calls()
+            end
+         end
+         depth = depth + 1
+         local used = watch(tvb, pinfo, tree, original, read)
+         depth = depth - 1
+         return used
       end
+      insert(watched, { table_name = table_name, pattern = pattern, original = original })
       dissectors:add(pattern, proto)
    end
 

@@ -18,7 +18,7 @@ do
    local by_queue_pair -- number of a queue pair -> source -> destination -> the flow to it
 
    function start_infiniband()
-      flows, flow_count, by_queue_pair = {}, 0, {}
+      flows, flow_count, by_queue_pair, orphans = {}, 0, {}, {}
       start_operations()
    end
 
@@ -187,6 +187,19 @@ do
       end
    end
 
+   -- Note the last packet of a SEND that has no begin.
+   local function find_orphan(flow, packet)
+      local what = packet.what
+      if what.part == SEND then
+         local begun = what.starts or (flow and flow.next_part == packet.psn)
+         if what.ends and not begun then
+            orphans[packet.frame.number] = true
+         elseif flow then
+            flow.next_part = begun and not what.ends and (packet.psn + 1) % PSN_MODULUS or nil
+         end
+      end
+   end
+
    -- Take a packet of the InfiniBand transport. Returns true where its flow is RDS.
    function feed_packet(packet, now)
       if packet.qpn == CM_QP and packet.opcode == 0x64 then
@@ -198,6 +211,9 @@ do
       end
       packet.what = what
       local flow = find_flow(packet.src, packet.dst, packet.qpn) or new_flow(packet.src, packet.dst, packet.qpn)
+      if not (flow and flow.stream) then
+         find_orphan(flow, packet)
+      end
       if not flow or flow.foreign then
          return false
       end
