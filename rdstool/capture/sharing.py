@@ -31,7 +31,7 @@ from rdstool.errors import CaptureError
 
 MAX_TABLE = 3
 """Bytes that the columns of a chunk's packets take for each of its bytes: frames of 36 bytes have rows of 88."""
-_AHEAD = 2
+_AHEAD = 3
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
 T = TypeVar("T")
