@@ -8,13 +8,8 @@ good for a datagram of its length. A burst has a UDP checksum, other RoCE packet
 
 from __future__ import annotations
 
-from dissectors.wire.encapsulation import ICRC_BYTES
-from dissectors.wire.icrc import IPV6_BYTES, UDP_BYTES, icrc_good
-from dissectors.wire.infiniband import BTH
+from dissectors.wire.icrc import IPV6_BYTES, MAX_PACKET_BYTES, MIN_PACKET_BYTES, UDP_BYTES, icrc_good
 
-_MIN_BYTES = BTH.size + ICRC_BYTES
-_MAX_BYTES = 4096 + 64
-"""The largest path MTU, and more than the headers of any packet and its ICRC."""
 _TRIES = 16
 """Places in a packet that look like the begin of the next one: each costs an ICRC, and payload can be full of them."""
 _SAME = slice(2, 8)
@@ -27,15 +22,15 @@ def packet_bytes(datagram: bytes, bth: int) -> int:
     ``datagram`` begins with its IP header and has its first BTH at ``bth``.
     """
     length = len(datagram) - bth
-    same = datagram[bth:][_SAME]
-    found = bth + _MIN_BYTES
+    same = datagram[bth + _SAME.start : bth + _SAME.stop]
+    found = bth + MIN_PACKET_BYTES
     for _ in range(_TRIES):
-        found = datagram.find(same, found, bth + _MAX_BYTES + _SAME.stop)
+        found = datagram.find(same, found, bth + MAX_PACKET_BYTES + _SAME.stop)
         if found < 0:
             break
         size = found - _SAME.start - bth
-        whole = not 0 < length % size < _MIN_BYTES
-        if not size % 4 and size >= _MIN_BYTES and whole and icrc_good(_first(datagram, bth, size), bth=bth):
+        whole = not 0 < length % size < MIN_PACKET_BYTES
+        if not size % 4 and size >= MIN_PACKET_BYTES and whole and icrc_good(_first(datagram, bth, size), bth=bth):
             return size
         found += 1
     return length

@@ -218,9 +218,7 @@ class Connection(BaseConnection):
 
     def _free_path(self, link: Link) -> Path | None:
         told = self._told_by_port(link)
-        for path in self.paths[: self.npaths]:
-            if told is not None and path.index != told:
-                continue
+        for path in self.paths[: self.npaths] if told is None else [self.paths[told]]:
             # CONNECTING is our own knock, which the peer's connection overtakes.
             if path.state in {PathState.DOWN, PathState.CONNECTING}:
                 return path
@@ -231,7 +229,7 @@ class Connection(BaseConnection):
         return self.paths[self._told_by_port(link) or 0]
 
     def _told_by_port(self, link: Link) -> int | None:
-        if self.npaths == 1 or not self.peer_sport_idx or link.peer_port is None:
+        if not self.peer_sport_idx or link.peer_port is None:
             return None
         return path_of_source_port(link.peer_port, self.npaths)
 

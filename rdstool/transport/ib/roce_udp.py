@@ -22,13 +22,14 @@ from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 
 from dissectors.wire.encapsulation import ROCE_UDP_PORT
+from dissectors.wire.icrc import MAX_PACKET_BYTES
 from rdstool.errors import TransportError
 from rdstool.protocol.addresses import canonical, parsed
 from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import ConnectionOptions, Event
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
-from rdstool.transport.ib.roce.flow import MAX_BURST, MAX_DATAGRAM_BYTES
+from rdstool.transport.ib.roce.flow import MAX_BURST
 from rdstool.transport.ib.roce.memory import MemoryRegion
 from rdstool.transport.ib.roce.numbers import MTU_CODES
 
@@ -232,7 +233,7 @@ class RoceProvider:
         return count
 
     def _receive_one(self) -> tuple[list[bytes], tuple[str, int]]:
-        data, address = self._receiver.recvfrom(MAX_DATAGRAM_BYTES + 1)
+        data, address = self._receiver.recvfrom(MAX_PACKET_BYTES + 1)
         return [data], address
 
     def _receive_burst(self) -> tuple[list[bytes], tuple[str, int]]:

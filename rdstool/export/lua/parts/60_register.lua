@@ -91,11 +91,10 @@ do
       return used
    end
 
-   -- Nobody watches: what is known of the frame was noted before, in the first pass.
-   local function look_alone(pinfo)
-      local number = pinfo.number
-      if current ~= number then
-         current, outer_tvb, segment, done = number, nil, nil, false
+   -- Where nobody watches, what is known of the frame was noted before, in the first pass.
+   local function note_frame(pinfo)
+      if not watching and current ~= pinfo.number then
+         current, outer_tvb, segment, done = pinfo.number, nil, nil, false
       end
    end
 
@@ -130,9 +129,7 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
-      if not watching then
-         look_alone(pinfo)
-      end
+      note_frame(pinfo)
       if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then
@@ -146,9 +143,7 @@ do
    local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
 
    local function odd_tcp_port(tvb, pinfo, tree)
-      if not watching then
-         look_alone(pinfo)
-      end
+      note_frame(pinfo)
       if not (shown[current] or pinfo.visited) then
          local unused = unused_segment()
          if not unused or unused.size ~= #unused.data then
@@ -234,9 +229,7 @@ do
    -- a SEND's end without its begin, in the second pass: on these Wireshark's RPC over RDMA fails then, in a way that no
    -- Lua below it survives. After some tens of them Lua would find its stack full in every frame.
    local function infiniband_payload(tvb, pinfo, tree)
-      if not watching then
-         look_alone(pinfo)
-      end
+      note_frame(pinfo)
       local frame = shown[current]
       if not frame or not (frame.messages or frame.parts) then
          return orphans[current] ~= nil and pinfo.visited
@@ -249,9 +242,7 @@ do
    end
 
    local function infiniband_private(_, pinfo, tree)
-      if not watching then
-         look_alone(pinfo)
-      end
+      note_frame(pinfo)
       local frame = shown[current]
       if not frame or not frame.cm then
          return false

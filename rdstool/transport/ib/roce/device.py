@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
+from dissectors.wire.icrc import MAX_PACKET_BYTES, MIN_PACKET_BYTES
 from dissectors.wire.infiniband import CM_QP, Opcode
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import LocalProtocolError
@@ -27,7 +28,7 @@ from rdstool.transport.ib.roce import mads
 from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.counters import Counters
-from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES, Flow, ethernet_frame
+from rdstool.transport.ib.roce.flow import Flow, ethernet_frame
 from rdstool.transport.ib.roce.manager import Manager
 from rdstool.transport.ib.roce.memory import MemoryRegion, MemoryTable
 from rdstool.transport.ib.roce.numbers import PSN_MASK
@@ -177,7 +178,7 @@ class Device:
         for datagram in datagrams:
             length = len(datagram)
             counters.bytes_received += length
-            if not MIN_DATAGRAM_BYTES <= length <= MAX_DATAGRAM_BYTES or length & 3:
+            if not MIN_PACKET_BYTES <= length <= MAX_PACKET_BYTES or length & 3:
                 counters.malformed += 1
                 continue
             identification = flow.identification(datagram)

@@ -17,14 +17,10 @@ from functools import lru_cache
 from zlib import crc32
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT
-from dissectors.wire.icrc import IPV4_BYTES, UDP_BYTES
-from dissectors.wire.infiniband import BTH, LRH
+from dissectors.wire.icrc import IPV4_BYTES, MAX_PACKET_BYTES, UDP_BYTES
+from dissectors.wire.infiniband import LRH
 from rdstool.protocol.addresses import parsed
 from rdstool.transport.ib.roce.crc_shift import difference_of, unknown_word
-
-MAX_DATAGRAM_BYTES = 4096 + 64
-"""The largest path MTU, and more than the headers of any packet and its ICRC."""
-MIN_DATAGRAM_BYTES = BTH.size + ICRC_BYTES
 
 UDP_PROTOCOL = 17
 _HOPS = 64
@@ -43,7 +39,7 @@ _MASKED_LINK = b"\xff" * LRH.size
 _MARKS_AT = 4
 """Where the BTH has congestion marks and reserved bits. All are 0 in what we send, the ICRC takes them as ones."""
 _PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
-_LENGTHS = MAX_DATAGRAM_BYTES // 4
+_LENGTHS = MAX_PACKET_BYTES // 4
 """As many lengths a datagram can have."""
 _RESIDUE = 0x2144_DF1C
 """CRC of anything with its own CRC behind it."""

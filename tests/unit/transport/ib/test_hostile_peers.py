@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from dissectors.wire.cm import CM_MESSAGES, Attribute
+from dissectors.wire.icrc import MAX_PACKET_BYTES
 from dissectors.wire.infiniband import AETH, BTH, RETH, Aeth, Bth, Opcode, Reth
 from rdstool.errors import UsageError
 from rdstool.protocol.ib.memory import Access
@@ -15,7 +16,7 @@ from rdstool.transport.ib.roce import device as device_module
 from rdstool.transport.ib.roce import mads, manager, outbox
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
-from rdstool.transport.ib.roce.flow import MAX_DATAGRAM_BYTES, Flow
+from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
 from rdstool.transport.ib.roce.states import QueuePairState
 from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, Pair, flip, of_kind, sent, statuses
@@ -71,7 +72,7 @@ def count(pair: Pair, name: str) -> int:
         (b"", "malformed"),
         (bytes(15), "malformed"),
         (bytes(17), "malformed"),
-        (bytes(MAX_DATAGRAM_BYTES + 4), "malformed"),
+        (bytes(MAX_PACKET_BYTES + 4), "malformed"),
         (bytes(16), "bad_icrc"),
         (bytes(4000), "bad_icrc"),
     ],
