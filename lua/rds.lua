@@ -696,7 +696,7 @@ local function add_stream(transport, a, b, from_start)
       lane.pings, lane.ack_positions, lane.ack_frames = {}, {}, {}
       lane.part = { stream = stream, direction = direction }
       lane.parts = { lane.part }
-      lane.part_frame = { parts = lane.parts }
+      lane.part_frame = { parts = lane.parts, part = lane.part }
       stream.lanes[direction] = lane
    end
    insert(streams, stream)
@@ -1691,7 +1691,7 @@ end
 
 -- RDS over InfiniBand and RoCE. What it gives to the rest, and what it takes from 41_rules.lua.
 
-local start_infiniband, finish_infiniband, feed_packet, read_packet, start_cm
+local start_infiniband, finish_infiniband, feed_packet, read_packet, goes_on, start_cm
 local orphans -- number of a frame -> it ends a SEND whose begin was not captured, and is not known to be RDS
 local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
 local check_fragment, check_cm
@@ -1702,7 +1702,7 @@ do
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
+   COMPARE_SWAP, SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
 local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
@@ -1718,7 +1718,7 @@ do
    -- Opcode -> what a packet of a reliable connection is part of, and the bytes of transport headers behind BTH.
    SEND, WRITE, READ, ATOMIC, RESPONSE = 1, 2, 3, 4, 5
    ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
-   READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
+   SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x01, 0x0d, 0x0e
    OPCODES = {}
 
    local function opcode(number, part, header, starts, ends)
@@ -1939,7 +1939,7 @@ end
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
 -- ack-only frames.
 
-local MAX_ANNOUNCED, close_message, goes_on
+local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    MAX_FRAGMENT_BYTES = 16384
@@ -2008,7 +2008,7 @@ do
          first = unit.first,
          frame = now,
          position = unit.position,
-         inferred = flow.lost or nil,
+         inferred = flow.lost,
          sure = not flow.lost or unit.length - HEADER_BYTES >= length,
          operations = operations_for(flow, raw),
          fragments = 0,
@@ -2019,6 +2019,10 @@ do
          kept = 0,
          at = 0,
          status = "good",
+         -- Said here, so that nobody looks for it in the header's bytes.
+         broken = false,
+         odd_size = false,
+         solicited = false,
       }, MESSAGE)
       local data = unit.length - HEADER_BYTES
       if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
@@ -2043,12 +2047,14 @@ do
       local size = max(0, unit.captured - HEADER_BYTES)
       if message.kept + size <= MAX_KEPT_BYTES then
          message.kept = message.kept + size
-         local parts = message.parts
-         for _, part in ipairs(unit.parts) do
+         local parts, from = message.parts, unit.parts
+         local count = #parts
+         for index = 1, unit.count do
+            local part = from[index]
             if #part > room then
                part = sub(part, 1, room)
             end
-            parts[#parts + 1] = part
+            parts[count + index] = part
             room = room - #part
          end
       end
@@ -2095,17 +2101,19 @@ do
          return
       end
       local raw = unit.header
-      local status = checksum_status(raw)
-      if status ~= "bad" then
-         acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
+      if raw ~= flow.header then
+         flow.header, flow.status = raw, checksum_status(raw)
+         if flow.status ~= "bad" then
+            acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
+         end
       end
-      local message = flow.open
+      local message, status = flow.open, flow.status
       if message and only_acknowledges(unit, raw) then
          take_between(flow, unit, status, frame, now)
          return
       end
       if message then
-         local same = key_of(raw) == message.key
+         local same = raw == message.raw or key_of(raw) == message.key
          if not same and (message.broken or message.solicited) then
             close_message(flow, message, now)
             message = nil
@@ -2128,46 +2136,41 @@ do
       end
    end
 
-   -- What a SEND has of its next packet, whose payload is `data`.
-   local function extend_unit(flow, unit, packet, data, frame, now)
-      local what = packet.what
-      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-         unit.parts[#unit.parts + 1] = data
-      end
-      local length = packet.length - what.header
-      unit.packets = unit.packets + 1
-      unit.length = unit.length + (length > 0 and length or 0)
-      unit.captured = unit.captured + #data
-      if not what.ends then
-         tell_part(flow.lane, now)
-         return
-      end
-      flow.unit = nil
-      unit.opcode, unit.solicited = packet.opcode, packet.solicited
-      take_unit(flow, unit, frame, now)
+   -- The SEND or WRITE that begins with a packet. A flow has one at a time, and one table for all.
+   local function begin_unit(flow, packet, position)
+      local unit = flow.last_unit or { parts = {} }
+      flow.unit, flow.last_unit = unit, unit
+      unit.part, unit.first, unit.position, unit.header = packet.what.part, packet.frame, position, ""
+      unit.count, unit.packets, unit.length, unit.captured = 0, 0, 0, 0
+      return unit
    end
 
-   -- The common case: a packet that goes on with a SEND, in order, with nothing waiting. Returns whether it is one.
-   function goes_on(flow, packet, now)
-      local order, unit, what = flow.order, flow.unit, packet.what
-      if
-         what.starts
-         or what.part ~= SEND
-         or what.header > 0
-         or unit.part ~= SEND
-         or packet.psn ~= order.expected % PSN_MODULUS
-         or order.count > 0
-         or order.far[1]
-      then
+   -- What a SEND has of its next packet: `data` was captured of `length` bytes.
+   local function extend_unit(unit, length, data)
+      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
+         local count = unit.count + 1
+         unit.count, unit.parts[count] = count, data
+      end
+      unit.packets = unit.packets + 1
+      unit.length = unit.length + length
+      unit.captured = unit.captured + #data
+   end
+
+   -- The usual packet of frame `number`: the middle of a SEND, in order, with nothing waiting. Returns whether it is one.
+   function goes_on(packet, number)
+      local flow = packet.flow
+      local unit = flow and flow.unit
+      if packet.opcode ~= SEND_MIDDLE or not unit or unit.part ~= SEND then
          return false
       end
-      local frame = packet.frame
-      if flow.high.number > frame.number then
-         frame = flow.high
+      local order = flow.order
+      local expected = order.expected
+      if packet.psn ~= expected % PSN_MODULUS or order.count > 0 or order.far[1] then
+         return false
       end
-      flow.high = frame
-      order.expected = order.expected + 1
-      extend_unit(flow, unit, packet, packet.data, frame, now)
+      order.expected = expected + 1
+      extend_unit(unit, packet.length, packet.data)
+      shown[number] = shown[number] or flow.lane.part_frame
       return true
    end
 
@@ -2179,11 +2182,7 @@ do
       end
       flow.high = frame
       local what = packet.what
-      if what.starts then
-         flow.unit = { part = what.part, first = packet.frame, position = position, header = "", parts = {}, packets = 0 }
-         flow.unit.length, flow.unit.captured = 0, 0
-      end
-      local unit = flow.unit
+      local unit = what.starts and begin_unit(flow, packet, position) or flow.unit
       if not unit or unit.part ~= what.part then
          flow.unit = nil
          return
@@ -2203,7 +2202,14 @@ do
             unit.captured = #unit.header
             data = sub(data, HEADER_BYTES + 1)
          end
-         extend_unit(flow, unit, packet, data, frame, now)
+         extend_unit(unit, max(0, packet.length - what.header), data)
+         if what.ends then
+            flow.unit = nil
+            unit.opcode, unit.solicited = packet.opcode, packet.solicited
+            take_unit(flow, unit, frame, now)
+         else
+            tell_part(flow.lane, now)
+         end
          return
       elseif what.starts then
          unit.reth = sub(packet.data, 1, 16)
@@ -2589,7 +2595,7 @@ do
          stream = add_stream("ib", flow.stream.a, flow.stream.b, false)
       end
       flow.renewed = stream
-      flow.stream, flow.lost, flow.unit, flow.pending, flow.early = stream, true, nil, {}, {}
+      flow.stream, flow.lost, flow.unit, flow.pending, flow.early, flow.header = stream, true, nil, {}, {}, nil
       flow.lane = stream.lanes[flow.direction]
    end
 
@@ -2636,8 +2642,8 @@ do
       if not what or packet.qpn <= CM_QP then
          return false
       end
-      packet.what = what
-      local flow = find_flow(packet.src, packet.dst, packet.qpn) or new_flow(packet.src, packet.dst, packet.qpn)
+      packet.what, packet.frame = what, now
+      local flow = packet.flow or new_flow(packet.src, packet.dst, packet.qpn)
       if not (flow and flow.stream) then
          find_orphan(flow, packet)
       end
@@ -2648,11 +2654,9 @@ do
          note_mtu(flow, packet)
       end
       if flow.stream then
-         if not (flow.unit and goes_on(flow, packet, now)) then
-            local order = flow.order
-            order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
-            follow(flow, packet, now)
-         end
+         local order = flow.order
+         order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
+         follow(flow, packet, now)
          if packet.length > what.header and not (now.messages or now.parts) then
             -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
             tell_part(flow.lane, now)
@@ -2708,20 +2712,21 @@ do
 
    local packet = {} -- the same for all: what has to wait is copied
 
-   -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
-   function read_packet(tvb, at, stop, src, dst, frame)
-      local captured = min(captured_len(tvb), stop) - at
-      if captured < BTH_BYTES then
+   -- Read BTH, which begins behind `at` bytes of `raw`; `stop` is where ICRC begins on the wire.
+   function read_packet(raw, at, stop, src, dst)
+      local first = at + BTH_BYTES + 1
+      if min(#raw, stop) < first - 1 then
          return nil
       end
-      local raw = raw_bytes(tvb, at, captured)
-      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, 1, BTH_BYTES)
-      local length = stop - at - BTH_BYTES - floor(bits / 16) % 4
-      packet.src, packet.dst, packet.frame = src, dst, frame
-      packet.opcode, packet.solicited = opcode, bits >= 128
+      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, at + 1, first - 1)
+      local pad = bits % 64
+      if pad >= 16 then
+         stop = max(first - 1, stop - floor(pad / 16))
+      end
+      packet.src, packet.dst, packet.opcode, packet.solicited = src, dst, opcode, bits >= 128
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
-      packet.length = length > 0 and length or 0
-      packet.data = length > 0 and sub(raw, BTH_BYTES + 1, BTH_BYTES + length) or ""
+      packet.length, packet.data = stop - first + 1, sub(raw, first, stop)
+      packet.flow = find_flow(src, dst, packet.qpn)
       return packet
    end
 end
@@ -4155,15 +4160,31 @@ do
       add_findings(tree, message)
    end
 
-   local handles = {}
+   -- Dissectors by name, once somebody asked for them: there are none yet while this script is read.
+   local handles = setmetatable({}, {
+      __index = function(known, name)
+         known[name] = Dissector.get(name)
+         return known[name]
+      end,
+   })
 
    -- Whether a filter, column or tap asks for a protocol or any of its fields.
    local function is_wanted(root, name)
-      handles[name] = handles[name] or Dissector.get(name)
       return referenced(root, handles[name])
    end
 
-   -- Most frames hold but a part of a message.
+   -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be.
+   local function show_only_part(part, pinfo, root)
+      local columns = columns_of(pinfo)
+      columns.protocol = "RDS"
+      columns.info = "part of a message"
+      local wanted = referenced(root, handles.rds)
+      if wanted or referenced(root, handles.rds_part) then
+         add = wanted and root.visible and add_always or add_referenced
+         show_part(part, root)
+      end
+   end
+
    local function show_parts(parts, pinfo, root, wanted, alone)
       if alone and not parts[1].event then
          local columns = columns_of(pinfo)
@@ -4200,6 +4221,10 @@ do
 
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
+      if frame.part then
+         show_only_part(frame.part, pinfo, root)
+         return
+      end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
       add = wanted and root.visible and add_always or add_referenced
       local messages, cm, parts, acks, operations = frame.messages, frame.cm, frame.parts, frame.acks, frame.operations
@@ -4397,10 +4422,9 @@ do
       if is_visited(pinfo) then
          settle_at_end()
       else
-         local now = now_of(pinfo)
-         local packet = read(tvb, pinfo, now)
-         if packet then
-            feed_packet(packet, now)
+         local packet = read(tvb, pinfo)
+         if packet and not goes_on(packet, current) then
+            feed_packet(packet, now_of(pinfo))
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
@@ -4414,39 +4438,37 @@ do
    local ICRC_BYTES, GRH_BYTES, LRH_BYTES = 4, 40, 8
    local NEXT_BTH, NEXT_GRH, IB_TRANSPORT = 2, 3, 0x1b
 
-   local function read_roce_v2(tvb, pinfo, now)
-      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(source_of(pinfo)), host_text(destination_of(pinfo)), now)
+   local function read_roce_v2(tvb, pinfo)
+      local stop = reported_len(tvb) - ICRC_BYTES
+      return read_packet(raw_bytes(tvb), 0, stop, host_text(source_of(pinfo)), host_text(destination_of(pinfo)))
    end
 
-   -- A packet whose GRH begins `at` bytes into `tvb`; GRH is laid out like an IPv6 header.
-   local function read_grh(tvb, at, now)
-      if tvb:len() < at + GRH_BYTES then
+   -- A packet whose GRH begins behind `at` bytes of `raw`; GRH is laid out like an IPv6 header.
+   local function read_grh(tvb, raw, at)
+      if #raw < at + GRH_BYTES or byte(raw, at + 7) ~= IB_TRANSPORT then
          return nil
       end
-      local raw = tvb:raw(at, GRH_BYTES)
-      if byte(raw, 7) ~= IB_TRANSPORT then
-         return nil
-      end
-      local stop = min(at + GRH_BYTES + u16(raw, 5), tvb:reported_len()) - ICRC_BYTES
-      return read_packet(tvb, at + GRH_BYTES, stop, address_text(sub(raw, 9, 24)), address_text(sub(raw, 25, 40)), now)
+      local src, dst = address_text(sub(raw, at + 9, at + 24)), address_text(sub(raw, at + 25, at + 40))
+      at = at + GRH_BYTES
+      return read_packet(raw, at, min(at + u16(raw, at - GRH_BYTES + 5), reported_len(tvb)) - ICRC_BYTES, src, dst)
    end
 
-   local function read_roce_v1(tvb, _, now)
-      return read_grh(tvb, 0, now)
+   local function read_roce_v1(tvb)
+      return read_grh(tvb, raw_bytes(tvb), 0)
    end
 
-   local function read_native(tvb, _, now)
-      if tvb:len() < LRH_BYTES then
+   local function read_native(tvb)
+      local raw = raw_bytes(tvb)
+      if #raw < LRH_BYTES then
          return nil
       end
-      local raw = tvb:raw(0, LRH_BYTES)
       local following = byte(raw, 2) % 4
       if following == NEXT_GRH then
-         return read_grh(tvb, LRH_BYTES, now)
+         return read_grh(tvb, raw, LRH_BYTES)
       elseif following == NEXT_BTH then
          local stop = u16(raw, 5) % 2048 * 4 - ICRC_BYTES
          local src, dst = format("lid:%d", u16(raw, 7)), format("lid:%d", u16(raw, 3))
-         return read_packet(tvb, LRH_BYTES, min(stop, tvb:reported_len()), src, dst, now)
+         return read_packet(raw, LRH_BYTES, min(stop, reported_len(tvb)), src, dst)
       end
       return nil
    end

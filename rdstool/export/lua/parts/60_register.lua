@@ -171,10 +171,9 @@ do
       if is_visited(pinfo) then
          settle_at_end()
       else
-         local now = now_of(pinfo)
-         local packet = read(tvb, pinfo, now)
-         if packet then
-            feed_packet(packet, now)
+         local packet = read(tvb, pinfo)
+         if packet and not goes_on(packet, current) then
+            feed_packet(packet, now_of(pinfo))
          end
       end
       local used = pass_on(original, tvb, pinfo, tree)
@@ -188,39 +187,37 @@ do
    local ICRC_BYTES, GRH_BYTES, LRH_BYTES = 4, 40, 8
    local NEXT_BTH, NEXT_GRH, IB_TRANSPORT = 2, 3, 0x1b
 
-   local function read_roce_v2(tvb, pinfo, now)
-      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(source_of(pinfo)), host_text(destination_of(pinfo)), now)
+   local function read_roce_v2(tvb, pinfo)
+      local stop = reported_len(tvb) - ICRC_BYTES
+      return read_packet(raw_bytes(tvb), 0, stop, host_text(source_of(pinfo)), host_text(destination_of(pinfo)))
    end
 
-   -- A packet whose GRH begins `at` bytes into `tvb`; GRH is laid out like an IPv6 header.
-   local function read_grh(tvb, at, now)
-      if tvb:len() < at + GRH_BYTES then
+   -- A packet whose GRH begins behind `at` bytes of `raw`; GRH is laid out like an IPv6 header.
+   local function read_grh(tvb, raw, at)
+      if #raw < at + GRH_BYTES or byte(raw, at + 7) ~= IB_TRANSPORT then
          return nil
       end
-      local raw = tvb:raw(at, GRH_BYTES)
-      if byte(raw, 7) ~= IB_TRANSPORT then
-         return nil
-      end
-      local stop = min(at + GRH_BYTES + u16(raw, 5), tvb:reported_len()) - ICRC_BYTES
-      return read_packet(tvb, at + GRH_BYTES, stop, address_text(sub(raw, 9, 24)), address_text(sub(raw, 25, 40)), now)
+      local src, dst = address_text(sub(raw, at + 9, at + 24)), address_text(sub(raw, at + 25, at + 40))
+      at = at + GRH_BYTES
+      return read_packet(raw, at, min(at + u16(raw, at - GRH_BYTES + 5), reported_len(tvb)) - ICRC_BYTES, src, dst)
    end
 
-   local function read_roce_v1(tvb, _, now)
-      return read_grh(tvb, 0, now)
+   local function read_roce_v1(tvb)
+      return read_grh(tvb, raw_bytes(tvb), 0)
    end
 
-   local function read_native(tvb, _, now)
-      if tvb:len() < LRH_BYTES then
+   local function read_native(tvb)
+      local raw = raw_bytes(tvb)
+      if #raw < LRH_BYTES then
          return nil
       end
-      local raw = tvb:raw(0, LRH_BYTES)
       local following = byte(raw, 2) % 4
       if following == NEXT_GRH then
-         return read_grh(tvb, LRH_BYTES, now)
+         return read_grh(tvb, raw, LRH_BYTES)
       elseif following == NEXT_BTH then
          local stop = u16(raw, 5) % 2048 * 4 - ICRC_BYTES
          local src, dst = format("lid:%d", u16(raw, 7)), format("lid:%d", u16(raw, 3))
-         return read_packet(tvb, LRH_BYTES, min(stop, tvb:reported_len()), src, dst, now)
+         return read_packet(raw, LRH_BYTES, min(stop, reported_len(tvb)), src, dst)
       end
       return nil
    end
