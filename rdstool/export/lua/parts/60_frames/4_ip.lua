@@ -31,19 +31,20 @@ do
       if stop > #raw then
          stop = min(stop, reported_len(tvb))
       end
-      if protocol == TCP and stop > at then
+      taken = false
+      if stop > at and protocol == TCP then
          taken = true
          return watch_segment(raw, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
-      elseif protocol == UDP and #raw >= at + UDP_BYTES and u16(raw, at + 3) == ROCE_PORT and stop > at then
-         taken = true
-         local size = u16(raw, at + 5)
-         stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
-         local packet = read_packet(raw, at + UDP_BYTES, stop, host_of(src), host_of(dst))
-         return watch_packet(packet, tvb, pinfo, tree, original)
-      end
-      taken = false
-      local plain = CARRY_NO_IP[protocol] or protocol == UDP and stop > at
-      if protocol and not plain and not inside then
+      elseif stop > at and protocol == UDP then
+         local p, port, s, size = byte(raw, at + 3, at + 6)
+         if #raw >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
+            taken = true
+            size = s * 256 + size
+            stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
+            local packet = read_packet(raw, at + UDP_BYTES, stop, host_of(src), host_of(dst))
+            return watch_packet(packet, tvb, pinfo, tree, original)
+         end
+      elseif protocol and not (CARRY_NO_IP[protocol] or inside) then
          put_inside("packets")
       end
       return pass_on(original, tvb, pinfo, tree)
