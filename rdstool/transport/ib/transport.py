@@ -49,12 +49,12 @@ class IbTransport(Glue):
         self._alarm.set(self._next_timer())
 
     def _go_on(self) -> None:
-        with self._driver.lock:
+        with self._driver.turn:
             if self.stirred:
                 self._driver.act()
 
     def _readable(self, address: str) -> None:
-        with self._driver.lock:
+        with self._driver.turn:
             self.stirred[address] = None
             self._driver.act()
 
@@ -62,7 +62,7 @@ class IbTransport(Glue):
         return min((when for each in self.providers.values() if (when := each.next_timer()) is not None), default=None)
 
     def _due(self) -> None:
-        with self._driver.lock:
+        with self._driver.turn:
             self.stirred.update(dict.fromkeys(self.providers))
             self._driver.act()
 
@@ -81,7 +81,7 @@ class IbTransport(Glue):
 
     def close(self) -> None:
         """Disconnect what is still open, and let go of the providers."""
-        self._alarm.set(None)
+        self._alarm.stop()
         self.end_all()
         for provider in self.providers.values():
             provider.process(self._driver.now())
