@@ -22,9 +22,11 @@ BURST_S = 0.000_1
 """What is sent later than this after the last flush goes out at once; what follows more closely goes out together."""
 BURST_BYTES = 1 << 19
 """So much of it, for each connection that has something to send, does not wait for the loop to have its turn."""
+LATE_S = 0.000_5
+"""Nor does anything once the loop keeps it waiting for so long."""
 
-PUT_OFF_S = 0.000_2
-"""How long the loop lets threads of the application go on that keep it from its turn."""
+AGAIN_S = 0.000_5
+"""When the loop comes again that was kept from its turn by threads of the application."""
 
 SETTLE_ROUNDS = 4
 """Times that a transport brings news before others in the loop have their turn."""
@@ -47,10 +49,6 @@ class Driver:
         self._call_soon = loop.call_soon_threadsafe if threaded else loop.call_soon
         self._alarm = Alarm(loop, self._due)
         self._scheduled = False
-        self._put_off = False
-        """The loop did not get its turn when it was scheduled."""
-        self._overdue = False
-        """Therefore the next thread to come sends what there is."""
         self._stopped = False
         self._flushed_at = 0.0
         self._queued = 0
@@ -68,9 +66,10 @@ class Driver:
         engine = self.engine
         self._queued += queued
         if self._scheduled:
-            if self._queued < BURST_BYTES and not self._overdue:  # nearly always
+            late = engine.now - self._flushed_at > LATE_S
+            if self._queued < BURST_BYTES and not late:  # nearly always
                 return
-            due = self._overdue or self._queued >= BURST_BYTES * len(engine.ready)
+            due = late or self._queued >= BURST_BYTES * len(engine.ready)
         else:
             due = engine.now - self._flushed_at > BURST_S
         if self._stopped or not engine.pending:
@@ -87,7 +86,6 @@ class Driver:
             self._call_soon(self._run)
 
     def _flushed(self) -> None:
-        self._overdue = False
         self._flushed_at = self.engine.now
         self._queued = 0
 
@@ -121,15 +119,11 @@ class Driver:
         return self._lookout
 
     def _run(self) -> None:
-        if not self.turn.begin_at_once():
-            if not self._put_off:
-                # A thread of the application is at it, and goes on with this sooner than it makes place.
-                self._put_off = self._overdue = True
-                self.loop.call_later(PUT_OFF_S, self._run)
-                return
-            self.turn.begin()
+        if not self.turn.begin_politely():
+            self.loop.call_later(AGAIN_S, self._run)
+            return
         try:
-            self._scheduled = self._put_off = False
+            self._scheduled = False
             self.act()
         finally:
             self.turn.end()
@@ -158,13 +152,18 @@ class Driver:
         self._alarm.set(self.engine.next_timer())
 
     def _due(self) -> None:
-        with self.turn:
+        if not self.turn.begin_politely():
+            self.loop.call_later(AGAIN_S, self._due)
+            return
+        try:
             now = self.now()
             due = self.engine.next_timer()
             # Both are the monotonic clock; asyncio's own resolution is allowed for by asking again.
             if due is not None and due <= now:
                 self.engine.timer_expired(now)
             self.act()
+        finally:
+            self.turn.end()
 
     def stop(self) -> None:
         """Run no more timers, and give up all connections."""

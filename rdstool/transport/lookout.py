@@ -115,6 +115,7 @@ class Lookout:
             return
         self._closed = True
         if self._watched:
+            self._watched = False
             self._loop.remove_reader(self._selector)
         if self._attending:
             self.wake()
@@ -139,30 +140,39 @@ class Lookout:
     # ---- In the loop
 
     def _ready(self) -> None:
-        with self._turn:
+        if not self._turn.begin_politely():
+            self._stand_back()
+            return
+        try:
             if self._closed:
                 return
             if self._attending or self._attended != self._seen:
-                self._loop.remove_reader(self._selector)
-                self._watched = False
                 self._stand_back()
             else:
                 self._handle(self._selector.select(0))
+        finally:
+            self._turn.end()
+
+    def _stand_back(self) -> None:
+        """Leave the sockets to others for a while."""
+        self._seen = self._attended
+        self._looking_up = True
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._selector)
+        self._loop.call_later(STAND_BACK_S, self._look_up)
 
     def _look_up(self) -> None:
         """Watch again where nobody does. A thread that attends all the while has us look up when it has done."""
-        with self._turn.lock:
-            if self._closed:
-                return
-            if self._attended != self._seen:
-                self._stand_back()
-                return
+        if self._closed:
+            return
+        if self._attended != self._seen or not self._turn.begin_politely():
+            self._stand_back()
+            return
+        try:
             self._looking_up = False
-            if not self._attending:
+            if not (self._attending or self._closed):
                 self._watched = True
                 self._loop.add_reader(self._selector, self._ready)
-
-    def _stand_back(self) -> None:
-        self._seen = self._attended
-        self._looking_up = True
-        self._loop.call_later(STAND_BACK_S, self._look_up)
+        finally:
+            self._turn.end()

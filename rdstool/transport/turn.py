@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+REFUSALS = 20
+"""Times in a row that the loop comes again because threads of the application are at it."""
+
 
 class Turn:
     """Whose turn it is has ``lock`` as well; ``with`` waits for both.
@@ -15,6 +18,8 @@ class Turn:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._turn = threading.Lock()
+        self._refused = 0
+        """Times in a row that the loop came in vain."""
 
     def begin(self) -> None:
         """Wait until the others have done."""
@@ -32,13 +37,23 @@ class Turn:
     def __exit__(self, *_exc: object) -> None:
         self.end()
 
-    def begin_at_once(self) -> bool:
-        """``begin`` where nobody keeps this thread waiting."""
-        if not self._turn.acquire(blocking=False):
-            return False
-        if not self.lock.acquire(blocking=False):
-            self._turn.release()
-            return False
+    def begin_politely(self) -> bool:
+        """``begin`` for the loop, but False where it is to come again, since an application's thread is at it.
+
+        That thread would have to wake the loop, and often wait for it: it gets on faster alone. One that is always at
+        it is interrupted in the end.
+        """
+        if self._refused < REFUSALS:
+            if not self._turn.acquire(blocking=False):
+                self._refused += 1
+                return False
+            if not self.lock.acquire(blocking=False):
+                self._turn.release()
+                self._refused += 1
+                return False
+        else:
+            self.begin()
+        self._refused = 0
         return True
 
     def begin_locked(self) -> bool:

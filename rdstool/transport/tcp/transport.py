@@ -231,7 +231,11 @@ class TcpTransport:
     # ---- Acknowledgements
 
     def _ask_acks(self) -> None:
-        with self._driver.turn:
+        turn = self._driver.turn
+        if not turn.begin_politely():
+            self._ack_alarm.set(self._driver.now() + self._ack_delay)
+            return
+        try:
             news = self._check_acks()
             news |= self._written
             self._written = False
@@ -239,6 +243,8 @@ class TcpTransport:
                 self._ack_delay = ACK_FIRST_S if news else min(2 * self._ack_delay, ACK_LONGEST_S)
                 self._ack_alarm.set(self._driver.now() + self._ack_delay)
             self._driver.act()
+        finally:
+            turn.end()
 
     def check_acks(self) -> None:
         """Ask the system about all streams that wait for acknowledgements."""
