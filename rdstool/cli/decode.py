@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpPorts, open_inputs
-from rdstool.cli.output import Results, note, warn
+from rdstool.cli.output import STANDARD_OUTPUT, Results, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
 
@@ -40,7 +41,7 @@ def decode(
     dump: Annotated[bool, typer.Option("--hex", "-x", help="Hex dump of each message, fields coloured.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with a heading.")] = False,
-    parquet: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a Parquet file, no lines.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="OUT", help="Write Parquet, no lines; - is stdout.")] = None,
     digest: Annotated[bool, typer.Option("--hash", help="Add the SHA-256 of each payload.")] = False,
     filter_text: Annotated[
         str | None, typer.Option("--filter", "-Y", metavar="EXPR", help="Show only what passes this display filter.")
@@ -188,7 +189,7 @@ def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> N
 
     if any(path.resolve() == Path(name).resolve() for name in reading.capture.paths):
         raise UsageError(f"{path} is one of the captures; name another file for --parquet")
-    file = stack.enter_context(ParquetFile(path))
+    file = stack.enter_context(ParquetFile(sys.stdout.buffer if str(path) == STANDARD_OUTPUT else path))
     for columns, keep in show.kept(reading):
         file.write(columns, keep)
 
@@ -196,7 +197,8 @@ def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> N
 def _conclude(reading: Reading, show: Show, parquet: Path | None) -> None:
     """Tell on stderr what the results cannot say."""
     if parquet is not None:
-        note(f"{plural(show.shown, 'message')} written to {parquet}")
+        place = "standard output" if str(parquet) == STANDARD_OUTPUT else parquet
+        note(f"{plural(show.shown, 'message')} written to {place}")
     if show.messages and show.accepted is not None and not show.shown:
         note(f"0 of {plural(show.messages, 'message')} passed the filter")
     if not show.messages and reading.problem is None and not reading.interrupted:
