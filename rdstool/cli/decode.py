@@ -85,6 +85,10 @@ def decode(
     from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
 
     _check_forms(verbose=verbose, dump=dump, json=json, csv=csv, parquet=parquet is not None, fields=fields, time=time)
+    if digest and fields is not None:
+        raise UsageError("--hash is for whole messages; name rds.sha256 among the --fields")
+    if rdma and parquet is not None:
+        raise UsageError("--rdma and --parquet exclude each other: that file is of messages alone")
     if engine not in ENGINES:
         raise UsageError(f'"{engine}" is no engine; take one of: {", ".join(ENGINES)}')
     accepted = _accepted(filter_text) if filter_text is not None else None

@@ -20,7 +20,7 @@ import typer
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import error, warn
 from rdstool.cli.progress import progress
-from rdstool.errors import CaptureError
+from rdstool.errors import CaptureError, UsageError
 
 if TYPE_CHECKING:
     from rdstool.capture.pipeline import Capture, Decoded
@@ -117,8 +117,12 @@ def open_inputs(
     digests: bool = False,
     engine: str = NATIVE,
 ) -> Reading:
-    """Make captures ready to be read; what is wrong with them shows when reading begins."""
+    """Make captures ready to be read; what is wrong with them shows when reading begins.
+
+    Raises ``UsageError`` where standard input is named twice.
+    """
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
+    from rdstool.capture.files import STANDARD_INPUT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
 
     options = CaptureOptions(
@@ -129,6 +133,8 @@ def open_inputs(
         jobs=jobs,
     )
     names = [str(name) for name in files]
+    if names.count(STANDARD_INPUT) > 1:
+        raise UsageError(f"standard input ({STANDARD_INPUT}) is there to be read once; name it once")
     if engine == TSHARK:
         from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
 

@@ -39,11 +39,14 @@ def _complete_formats(incomplete: str) -> list[str]:
 def validate(
     files: Annotated[list[Path] | None, FILES] = None,
     form: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--format", metavar="FORM", help=f"One of {', '.join(FORMATS)}.", autocompletion=_complete_formats
+            "--format",
+            metavar="FORM",
+            help=f"One of {', '.join(FORMATS)}; the first if not given.",
+            autocompletion=_complete_formats,
         ),
-    ] = "text",
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the same as --format json.")] = False,
     select: Annotated[
         list[str] | None,
@@ -81,9 +84,11 @@ def validate(
     from rdstool.validate.registry import RULES, rule_of  # noqa: PLC0415
     from rdstool.validate.selection import choose  # noqa: PLC0415
 
-    form = "json" if json else form
-    if form not in FORMATS:
+    if form is not None and form not in FORMATS:
         raise UsageError(f'"{form}" is no format; take one of: {", ".join(FORMATS)}')
+    if json and form not in {None, "json"}:
+        raise UsageError(f"--json and --format {form} exclude each other; take one of them")
+    form = "json" if json else form or FORMATS[0]
     if explain is not None:
         _write_reference([rule_of(explain)], explained=True)
         return

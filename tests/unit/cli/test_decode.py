@@ -308,3 +308,20 @@ def test_parquet_never_overwrites_a_capture_or_a_result_with_nothing(tmp_path: P
     assert rdstool_here("decode", "--parquet", result, tmp_path / "none.pcap").returncode == 2
     assert result.read_bytes() == b"a result"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["capture.pcap.gz", "result.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("decode", "-", "-"), "standard input (-) is there to be read once; name it once"),
+        (("stats", "-", TCP, "-"), "standard input (-) is there to be read once; name it once"),
+        (("decode", "--hash", "-e", "rds.length", TCP), "name rds.sha256 among the --fields"),
+        (("decode", "--rdma", "--parquet", "-", TCP), "that file is of messages alone"),
+        (("validate", "--json", "--format", "sarif", TCP), "--json and --format sarif exclude each other"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_wrong_use(arguments: tuple[str | Path, ...], said: str) -> None:
+    done = rdstool_here(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
