@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import STANDARD_OUTPUT, Results, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
@@ -70,6 +70,7 @@ def decode(
     ] = NATIVE,
     follow: Follow = False,
     tcp_port: TcpPorts = None,
+    tcp_checksums: TcpChecksums = False,
     jobs: Jobs = 1,
 ) -> None:
     """Show the RDS messages of captures, one line each, in the order in which they were complete.
@@ -99,6 +100,7 @@ def decode(
     reading = open_inputs(
         files,
         tcp_ports=tcp_port,
+        tcp_checksums=tcp_checksums,
         follow=follow,
         jobs=jobs,
         digests=digest or "rds.sha256" in used,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
@@ -68,6 +68,7 @@ def validate(
         int, typer.Option(metavar="N", min=1, max=MOST_FINDINGS, help="Show at most N findings of each rule.")
     ] = FINDINGS_SHOWN,
     tcp_port: TcpPorts = None,
+    tcp_checksums: TcpChecksums = False,
     follow: Follow = False,
     jobs: Jobs = 1,
 ) -> None:
@@ -101,7 +102,9 @@ def validate(
     if not chosen:
         raise UsageError("no rule is left to check; --ignore leaves out all that --select names")
     payloads = any(rule.on_request for rule in chosen)
-    reading = open_inputs(files, tcp_ports=tcp_port, follow=follow, jobs=jobs, payloads=payloads)
+    reading = open_inputs(
+        files, tcp_ports=tcp_port, tcp_checksums=tcp_checksums, follow=follow, jobs=jobs, payloads=payloads
+    )
     validator = _check(reading, chosen, form, max_findings, at_once=follow)
     raise typer.Exit(reading.exit_code(problems=validator.failed))
 

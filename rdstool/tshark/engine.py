@@ -44,6 +44,8 @@ class TsharkCapture(Capture):
     def __init__(self, paths: Sequence[str], options: CaptureOptions, tshark: Tshark | None = None) -> None:
         if len(paths) != 1 or paths[0] == STANDARD_INPUT or options.follow:
             raise UsageError("--engine tshark reads one file, not several, standard input or a growing one")
+        if options.tcp_checksums:
+            raise UsageError("--tcp-checksums is for the native engine; the plugin takes segments as they are")
         if not Path(paths[0]).is_file():
             raise CaptureError(f"{paths[0]}: there is no such file")
         super().__init__(paths, options)
