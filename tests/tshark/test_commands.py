@@ -450,6 +450,7 @@ def test_no_such_interface_is_one_line_and_leaves_no_file(tmp_path: Path) -> Non
 
 
 def test_a_capture_that_cannot_be_written_is_told_with_its_remedy() -> None:
+    assert "name a file" in one_line_error(rdstool("capture", "-i", "lo", "-w", "-"))
     told = one_line_error(rdstool("capture", "-i", "lo", "-w", "/proc/none.pcapng"))
     assert told.endswith("/proc/none.pcapng: No such file or directory; name a file in another directory for --write\n")
 
