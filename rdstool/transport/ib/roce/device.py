@@ -32,8 +32,8 @@ from rdstool.transport.ib.roce.flow import Flow, ethernet_frame
 from rdstool.transport.ib.roce.manager import Manager
 from rdstool.transport.ib.roce.memory import MemoryRegion, MemoryTable
 from rdstool.transport.ib.roce.numbers import PSN_MASK
-from rdstool.transport.ib.roce.packets import BTH_WORDS, KINDS, NUMBER_MASK, PKEY_BASE_MASK, VERSION_MASK
-from rdstool.transport.ib.roce.queue_pair import QueuePair
+from rdstool.transport.ib.roce.packets import ACK_REQUEST, BTH_WORDS, KINDS, NUMBER_MASK, PKEY_BASE_MASK, VERSION_MASK
+from rdstool.transport.ib.roce.queue_pair import QueuePair, TakesSend
 from rdstool.transport.ib.roce.states import QueuePairState
 
 MAX_FLOWS = 1_024
@@ -45,7 +45,6 @@ BATCH = 256
 _FIRST_QUEUE_PAIR = 0x11
 _QUEUE_PAIRS = 1 << 24
 _MANAGEMENT = int(Opcode.UD_SEND_ONLY)
-_SEND_ONLY = int(Opcode.SEND_ONLY)
 
 Tap = Callable[[float, bytes], None]
 """Gets the time and a whole Ethernet frame of each packet sent, and of each received with a good ICRC."""
@@ -171,13 +170,14 @@ class Device:
         self.advance(now)
         counters = self.counters
         counters.datagrams_received += len(datagrams)
+        counters.bytes_received += sum(map(len, datagrams))
         flow = self._inflows.get((host, port)) or self._inflow(host, port)
         source = flow.source
         known = -1
         pair: RoceConnection | None = None
+        send: TakesSend | None = None
         for datagram in datagrams:
             length = len(datagram)
-            counters.bytes_received += length
             if not MIN_PACKET_BYTES <= length <= MAX_PACKET_BYTES or length & 3:
                 counters.malformed += 1
                 continue
@@ -199,9 +199,13 @@ class Device:
             if number != known:
                 pair = self._queue_pairs.get(number)
                 known = number
-            if opcode == _SEND_ONLY and pair is not None and pair.peer == source and pair.short(flags, word, datagram):
+                send = pair.takes_send if pair is not None and pair.peer == source else None
+            if send is not None and pair is not None and send(opcode, flags, word, datagram):
+                if word & ACK_REQUEST:
+                    self.wake(pair)
                 continue
             self._packet(pair, source, opcode, flags, word, datagram, now)
+            known = -1  # it may be another state now
 
     def _packet(
         self,
@@ -271,17 +275,19 @@ class Device:
             count += self._add(now, batch, pair.flow, bursts)
         return batch
 
-    def _add(self, now: float, batch: list[Outgoing], flow: Flow, bursts: Bursts) -> int:
-        count = 0
-        for datagrams in bursts.bursts:
-            batch.append(Outgoing(flow.source_port, flow.destination, datagrams))
-            count += len(datagrams)
-            self.counters.bytes_sent += sum(map(len, datagrams))
-            if self.tap is not None:
+    def _add(self, now: float, batch: list[Outgoing], flow: Flow, made: Bursts) -> int:
+        port, destination = flow.source_port, flow.destination
+        batch += [Outgoing(port, destination, datagrams) for datagrams in made.bursts]
+        self._sent(now, flow, made.bursts, made.packets, made.size)
+        return made.packets
+
+    def _sent(self, now: float, flow: Flow, bursts: Sequence[list[bytes]], packets: int, size: int) -> None:
+        self.counters.datagrams_sent += packets
+        self.counters.bytes_sent += size
+        if self.tap is not None:
+            for datagrams in bursts:
                 for place, data in enumerate(datagrams):
                     self.tap(now, ethernet_frame(flow, data, place))
-        self.counters.datagrams_sent += count
-        return count
 
     def _outflow(self, port: int, peer: str) -> Flow:
         flow = self._outflows.get((port, peer))
@@ -294,14 +300,11 @@ class Device:
     def inject(self, connection: RoceConnection, packet: bytes, *, good: bool) -> Outgoing:
         """Any packet, its ICRC good or bad, to be sent beside those of a connection, which does not know of it."""
         flow = self.flow_of(connection)
-        bursts = Bursts(flow, 1)
-        bursts.add(packet)
+        sealed = flow.seal(packet, b"", 0)
         if not good:
-            ((sealed,),) = bursts.bursts
-            bursts.bursts = [[sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))]]
-        batch: list[Outgoing] = []
-        self._add(self.now, batch, flow, bursts)
-        return batch[0]
+            sealed = sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))
+        self._sent(self.now, flow, [[sealed]], 1, len(sealed))
+        return Outgoing(flow.source_port, flow.destination, [sealed])
 
     # ---- For the parts
 

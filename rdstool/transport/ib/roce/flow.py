@@ -38,7 +38,7 @@ _MOST_ZEROS = 16
 _MASKED_LINK = b"\xff" * LRH.size
 _MARKS_AT = 4
 """Where the BTH has congestion marks and reserved bits. All are 0 in what we send, the ICRC takes them as ones."""
-_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
+PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
 _LENGTHS = MAX_PACKET_BYTES // 4
 """As many lengths a datagram can have."""
 _RESIDUE = 0x2144_DF1C
@@ -47,7 +47,7 @@ _RESIDUE = 0x2144_DF1C
 _IPV4 = struct.Struct(">BBHHBBBBH4s4s")
 _IPV6 = struct.Struct(">IHBB16s16s")
 _UDP = struct.Struct(">HHHH")
-_ICRC = struct.Struct("<I")
+ICRC = struct.Struct("<I")
 
 
 ETHERNET_BYTES = 14
@@ -70,12 +70,15 @@ class Flow:
 
     def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int, place: int = 0) -> bytes:
         """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC; ``place``: in its burst."""
-        body = head + payload
-        if pad:
-            body += _PADDING[pad]
-        before, changes, _ = self._lengths.get(len(body) + ICRC_BYTES) or self._length(len(body) + ICRC_BYTES)
+        body = head + payload + PADDING[pad]
+        before, changes = self.seals(len(body) + ICRC_BYTES)
         covered = _unmarked(body) if head[_MARKS_AT] else body
-        return body + _ICRC.pack(crc32(covered, before) ^ changes[place])
+        return body + ICRC.pack(crc32(covered, before) ^ changes[place])
+
+    def seals(self, length: int) -> tuple[int, list[int]]:
+        """For datagrams of this length: what their CRC begins with, and what each place in a burst makes of it."""
+        before, changes, _ = self._lengths.get(length) or self._length(length)
+        return before, changes
 
     def identification(self, datagram: bytes) -> int | None:
         """Verify the ICRC of what has come on this flow: the IPv4 identification, or None where it is not good.
@@ -134,7 +137,7 @@ def _of_length(length: int, ipv4: bool) -> tuple[list[int], dict[int, int]]:
             bit = place & -place
             more = difference_of(bit.to_bytes(2), covered + _ID_DISTANCE) if place == bit else marks ^ changes[bit]
             changes[place] = changes[place - bit] ^ more
-    whole = {_RESIDUE ^ difference_of(_ICRC.pack(change), ICRC_BYTES): place for place, change in enumerate(changes)}
+    whole = {_RESIDUE ^ difference_of(ICRC.pack(change), ICRC_BYTES): place for place, change in enumerate(changes)}
     return changes, whole if ipv4 else {next(iter(whole)): 0}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dissectors.wire.infiniband import Opcode
-from rdstool.transport.ib.provider import Buffer, Operation
+from rdstool.transport.ib.provider import Operation
 from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.packets import (
     ACK_REQUEST,
@@ -20,6 +20,8 @@ from rdstool.transport.ib.roce.packets import (
 )
 from rdstool.transport.ib.roce.work import WorkRequest
 
+ASK_EVERY = 16
+"""Packets after which an acknowledgement is asked for, though more follow."""
 _READ_REQUEST = int(Opcode.READ_REQUEST)
 
 
@@ -32,27 +34,34 @@ class RequestPackets:
         self._queue_pair = queue_pair
         self._mtu = mtu
 
-    def data(self, out: Bursts, work: WorkRequest, psn: int, *, ask: bool) -> None:
-        """The packet of a SEND or WRITE; with ``ask`` it wants to be acknowledged."""
-        first, last = psn == work.first, psn == work.last
-        payload: Buffer = work.data
-        if not (first and last):
-            start = (psn - work.first) * self._mtu
-            payload = work.data[start : start + self._mtu]
-        pad = -len(payload) & 3
-        flags = pad << PAD_SHIFT
-        word = psn & NUMBER_MASK
-        if ask:
-            word |= ACK_REQUEST
-        if work.operation is Operation.SEND:
-            if last and work.solicited:
+    def data(self, out: Bursts, work: WorkRequest, psn: int, end: int, asked: int, asks: int) -> int:
+        """The packets of a SEND or WRITE from ``psn`` on that are before ``end``.
+
+        The packet ``asks`` wants to be acknowledged, and so does one in ``ASK_EVERY``, counted from ``asked``; gives
+        what to count from next.
+        """
+        queue_pair, mtu, data = self._queue_pair, self._mtu, work.data
+        is_send = work.operation is Operation.SEND
+        opcodes = SEND_OPCODES if is_send else WRITE_OPCODES
+        first, last = work.first, work.last
+        at = (psn - first) * mtu
+        for number in range(psn, end):
+            starts, ends = number == first, number == last
+            payload = data[at : at + mtu]
+            at += mtu
+            pad = -len(payload) & 3
+            flags = pad << PAD_SHIFT
+            if ends and is_send and work.solicited:
                 flags |= SOLICITED
-            head = BTH_WORDS.pack(SEND_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
-        else:
-            head = BTH_WORDS.pack(WRITE_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
-            if first:
+            word = number & NUMBER_MASK
+            if number == asks or number - asked >= ASK_EVERY:
+                word |= ACK_REQUEST
+                asked = number + 1
+            head = BTH_WORDS.pack(opcodes[starts, ends], flags, DEFAULT_PKEY, queue_pair, word)
+            if starts and not is_send:
                 head += RETH_VALUES.pack(work.address, work.rkey, work.length)
-        out.add(head, payload, pad)
+            out.add(head, payload, pad)
+        return asked
 
     def read(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, from ``psn`` on."""
