@@ -25,7 +25,7 @@ from rdstool.protocol.timers import Timers
 from rdstool.transport.ib.checks import reachable
 from rdstool.transport.ib.provider import Broken, ConnectionOptions, Event
 from rdstool.transport.ib.roce import mads
-from rdstool.transport.ib.roce.bursts import Bursts
+from rdstool.transport.ib.roce.bursts import in_bursts
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow, ethernet_frame
@@ -260,34 +260,34 @@ class Device:
             peer, message = entry
             flow = self._outflow(self.source_ports[0], peer)
             self._management_psn = (self._management_psn + 1) & PSN_MASK
-            bursts = Bursts(flow, 1)
-            bursts.add(mads.head(self._management_psn), message)
-            count += self._add(now, batch, flow, bursts)
+            count += self._add(now, batch, flow, [[flow.seal(mads.head(self._management_psn), message, 0)]])
         while self._ready and count < BATCH:
             pair = next(iter(self._ready))
             del self._ready[pair]
             if pair.flow is None:
                 continue
-            bursts = Bursts(pair.flow, self.burst)
-            if pair.emit(now, TURN, bursts) >= TURN:
+            packets: list[bytes] = []
+            pair.emit(now, TURN, packets)
+            if len(packets) >= TURN:
                 self._ready[pair] = None
             self._arm(pair)
-            count += self._add(now, batch, pair.flow, bursts)
+            count += self._add(now, batch, pair.flow, in_bursts(pair.flow, packets, self.burst))
         return batch
 
-    def _add(self, now: float, batch: list[Outgoing], flow: Flow, made: Bursts) -> int:
+    def _add(self, now: float, batch: list[Outgoing], flow: Flow, bursts: list[list[bytes]]) -> int:
+        """Put bursts into the batch; tells how many datagrams they are."""
         port, destination = flow.source_port, flow.destination
-        batch += [Outgoing(port, destination, datagrams) for datagrams in made.bursts]
-        self._sent(now, flow, made.bursts, made.packets, made.size)
-        return made.packets
-
-    def _sent(self, now: float, flow: Flow, bursts: Sequence[list[bytes]], packets: int, size: int) -> None:
-        self.counters.datagrams_sent += packets
-        self.counters.bytes_sent += size
-        if self.tap is not None:
-            for datagrams in bursts:
+        count = size = 0
+        for datagrams in bursts:
+            batch.append(tuple.__new__(Outgoing, (port, destination, datagrams)))
+            count += len(datagrams)
+            size += sum(map(len, datagrams))
+            if self.tap is not None:
                 for place, data in enumerate(datagrams):
                     self.tap(now, ethernet_frame(flow, data, place))
+        self.counters.datagrams_sent += count
+        self.counters.bytes_sent += size
+        return count
 
     def _outflow(self, port: int, peer: str) -> Flow:
         flow = self._outflows.get((port, peer))
@@ -303,8 +303,9 @@ class Device:
         sealed = flow.seal(packet, b"", 0)
         if not good:
             sealed = sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))
-        self._sent(self.now, flow, [[sealed]], 1, len(sealed))
-        return Outgoing(flow.source_port, flow.destination, [sealed])
+        batch: list[Outgoing] = []
+        self._add(self.now, batch, flow, [[sealed]])
+        return batch[0]
 
     # ---- For the parts
 

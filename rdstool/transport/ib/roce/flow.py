@@ -52,6 +52,9 @@ ICRC = struct.Struct("<I")
 
 ETHERNET_BYTES = 14
 
+Seals = tuple[int, list[int], dict[int, int]]
+"""Of a length of datagram: CRC of everything before the BTH, and what ``_of_length`` gives."""
+
 
 class Flow:
     """From one UDP port to port 4791 of another address."""
@@ -63,22 +66,20 @@ class Flow:
         self.source_port = source_port
         self.destination = destination
         self._ipv4 = parsed(source).version == 4
-        self._lengths: dict[int, tuple[int, list[int], dict[int, int]]] = {}
-        """By length of datagram: CRC of everything before the BTH, and what ``_of_length`` gives."""
+        self._lengths: dict[int, Seals] = {}
         self._zeros = 0
         """How sure it is that the identification is 0, or a place in a burst."""
 
     def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int, place: int = 0) -> bytes:
         """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC; ``place``: in its burst."""
         body = head + payload + PADDING[pad]
-        before, changes = self.seals(len(body) + ICRC_BYTES)
+        before, changes, _ = self.seals(len(body) + ICRC_BYTES)
         covered = _unmarked(body) if head[_MARKS_AT] else body
         return body + ICRC.pack(crc32(covered, before) ^ changes[place])
 
-    def seals(self, length: int) -> tuple[int, list[int]]:
-        """For datagrams of this length: what their CRC begins with, and what each place in a burst makes of it."""
-        before, changes, _ = self._lengths.get(length) or self._length(length)
-        return before, changes
+    def seals(self, length: int) -> Seals:
+        """What the ICRCs of datagrams of this length are made, and checked, with."""
+        return self._lengths.get(length) or self._length(length)
 
     def identification(self, datagram: bytes) -> int | None:
         """Verify the ICRC of what has come on this flow: the IPv4 identification, or None where it is not good.
@@ -89,7 +90,7 @@ class Flow:
         damage, many for a change. With IPv6 nothing is unknown.
         """
         length = len(datagram)
-        before, _, known = self._lengths.get(length) or self._length(length)
+        before, _, known = self._lengths.get(length) or self._length(length)  # as seals
         crc = crc32(datagram, before)
         identification = known.get(crc)
         if identification is None:
@@ -113,7 +114,7 @@ class Flow:
         self._zeros = 0  # a sender that counts passes 0, too, but once
         return (word & 0xFF) << 8 | (word >> 8 & 0xFF)
 
-    def _length(self, length: int) -> tuple[int, list[int], dict[int, int]]:
+    def _length(self, length: int) -> Seals:
         before = crc32(headers(self, length, masked=True), crc32(_MASKED_LINK))
         entry = self._lengths[length] = before, *_of_length(length, self._ipv4)
         return entry

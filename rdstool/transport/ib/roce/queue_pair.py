@@ -11,7 +11,6 @@ from rdstool.protocol.ib.memory import Access
 from rdstool.protocol.timers import Timer
 from rdstool.transport.ib.checks import check_atomic, check_remote
 from rdstool.transport.ib.provider import MAX_MESSAGE_BYTES, Buffer, ConnectionOptions, Operation, Segment, Status
-from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
@@ -218,7 +217,7 @@ class QueuePair:
             _, original = ATOMIC_ACK.unpack_from(datagram, BTH.size)
             self.requester.atomic_response(psn, original, now)
 
-    def emit(self, now: float, budget: int, out: Bursts) -> int:
+    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
         """Append at most ``budget`` datagrams to ``out``; responses first. Tells how many."""
         sent = self.responder.emit(budget, out)
         if self.responder.failed is not None and self.state is not QueuePairState.ERROR:

@@ -22,8 +22,8 @@ from collections import deque
 
 from dissectors.wire.infiniband import AckKind, NakCode, Opcode
 from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
-from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
+from rdstool.transport.ib.roce.flow import PADDING
 from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
 from rdstool.transport.ib.roce.packets import (
     ACK_REQUEST,
@@ -121,7 +121,7 @@ class Requester:
 
     # ---- Out
 
-    def emit(self, now: float, budget: int, out: Bursts) -> int:
+    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         if self._quiet_until is not None:
             return 0
@@ -160,7 +160,7 @@ class Requester:
                 self._ack_by = now + self._timeout_s
         return sent
 
-    def _emit_sends(self, budget: int, out: Bursts) -> int:
+    def _emit_sends(self, budget: int, out: list[bytes]) -> int:
         """Send the next requests as long as they are SENDs that fit, by far the most; tells how many packets."""
         waiting, started, mtu, queue_pair = self.waiting, self._started, self._mtu, self._queue_pair
         first = psn = self._next
@@ -181,7 +181,8 @@ class Requester:
                     word |= ACK_REQUEST
                 pad = -length & 3
                 flags = pad << PAD_SHIFT | work.solicited << SOLICITED_SHIFT
-                out.add(BTH_WORDS.pack(_SEND_ONLY, flags, DEFAULT_PKEY, queue_pair, word), work.data, pad)
+                packet = BTH_WORDS.pack(_SEND_ONLY, flags, DEFAULT_PKEY, queue_pair, word) + work.data
+                out.append(packet + PADDING[pad] if pad else packet)
                 psn += 1
             else:
                 last = psn + (length - 1) // mtu
@@ -209,7 +210,7 @@ class Requester:
         self._started.append(work)
         return True
 
-    def _probe(self, out: Bursts) -> int:
+    def _probe(self, out: list[bytes]) -> int:
         """Send the last packet once more, unless it has been acknowledged meanwhile; tells how many packets."""
         self._probing = False
         if self._next == self._oldest:
@@ -218,7 +219,7 @@ class Requester:
         self._last_again(out)
         return 1
 
-    def _last_again(self, out: Bursts) -> None:
+    def _last_again(self, out: list[bytes]) -> None:
         """The packet that was sent last: of a READ, what is left of the piece that was asked for last."""
         psn = self._next - 1
         work = next(one for one in self._started if psn <= one.last)
@@ -245,7 +246,7 @@ class Requester:
             return 0
         return count
 
-    def _data(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
+    def _data(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
         """Packets of a SEND or WRITE. What follows the window, or nothing, asks for an acknowledgement."""
         last, full = work.last, self._oldest + self._window - 1
         asks = full if last > full else last if last > full - READ_PIECE or self._is_newest() else -1
@@ -255,7 +256,7 @@ class Requester:
         """Nothing follows the request that is being sent."""
         return not self.waiting and self._index + 1 == len(self._started)
 
-    def _response_request(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
+    def _response_request(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, or for an atomic operation."""
         self._asked = psn + count
         if work.operation is Operation.READ:

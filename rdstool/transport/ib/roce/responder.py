@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from dissectors.wire.infiniband import BTH, NakCode, Opcode
 from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import ATOMIC_BYTES, MAX_MESSAGE_BYTES, Operation, Status
-from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
+from rdstool.transport.ib.roce.flow import PADDING
 from rdstool.transport.ib.roce.memory import MemoryTable
 from rdstool.transport.ib.roce.numbers import PSN_WINDOW, packets_of
 from rdstool.transport.ib.roce.packets import (
@@ -338,7 +338,7 @@ class Responder:
         self._negative(nak(code))
         self.failed = detail
 
-    def emit(self, budget: int, out: Bursts) -> int:
+    def emit(self, budget: int, out: list[bytes]) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         sent = 0
         while self.replies and sent < budget:
@@ -352,15 +352,15 @@ class Responder:
                 self.replies.popleft()
                 head = BTH_WORDS.pack(_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.psn)
                 word = reply.syndrome << 24 | reply.msn & NUMBER_MASK
-                out.add(head + AETH_WORD.pack(word))
+                out.append(head + AETH_WORD.pack(word))
             else:
                 self.replies.popleft()
                 head = BTH_WORDS.pack(_ATOMIC_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.first)
-                out.add(head + ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original))
+                out.append(head + ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original))
             sent += 1
         return sent
 
-    def _read_packet(self, out: Bursts, read: _Read) -> bool:
+    def _read_packet(self, out: list[bytes], read: _Read) -> bool:
         """The next packet of response. False where the memory is no longer there: a NAK takes its place."""
         number = read.sent
         start = number * self._mtu
@@ -383,7 +383,7 @@ class Responder:
         if first or last:
             head += AETH_WORD.pack(NO_CREDITS << 24 | read.msn & NUMBER_MASK)
         read.sent += 1
-        out.add(head, payload, pad)
+        out.append(head + payload + PADDING[pad])
         return True
 
     # ---- The end
