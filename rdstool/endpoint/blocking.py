@@ -94,7 +94,7 @@ class Socket(SocketBase):
         Raises ``SocketError`` as sendmsg(2); without waiting ``WouldBlock`` (EAGAIN where the send buffer is full,
         ENOBUFS where the destination is congested); ``TimeoutError`` after the timeout.
         """
-        to = () if address is None else (address[0], address[1])
+        host, port = (None, 0) if address is None else (address[0], address[1])
         driver, inner = self._driver, self._inner
         if not self._blocking:
             flags |= MSG_DONTWAIT
@@ -102,7 +102,8 @@ class Socket(SocketBase):
         with driver.lock:
             while True:
                 try:
-                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token, control=control)
+                    now = driver.now()
+                    length = inner.sendmsg(data, host, port, now=now, flags=flags, token=token, control=control)
                 except WouldBlock as reason:
                     deadline = self._blocked(reason, flags, self.send_timeout_s, deadline)
                 else:

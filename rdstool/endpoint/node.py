@@ -171,13 +171,14 @@ class AsyncSocket(SocketBase):
         Raises ``SocketError`` as sendmsg(2); with MSG_DONTWAIT ``WouldBlock`` instead of waiting (EAGAIN where the
         send buffer is full, ENOBUFS where the destination is congested); ``TimeoutError`` after ``send_timeout_s``.
         """
-        to = () if address is None else (address[0], address[1])
+        host, port = (None, 0) if address is None else (address[0], address[1])
         driver, inner = self._driver, self._inner
         deadline: float | None = None
         while True:
             try:
                 with driver.lock:
-                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token, control=control)
+                    now = driver.now()
+                    length = inner.sendmsg(data, host, port, now=now, flags=flags, token=token, control=control)
                     driver.kick(length)
                     return length
             except WouldBlock as reason:
