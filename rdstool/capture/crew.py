@@ -27,6 +27,8 @@ PIPE_BYTES = 1 << 20
 """What waits in a pipe until it is read."""
 KEPT_BYTES = 64 << 20
 """Memory that all processes of a crew keep for their next step: given back, its pages would be cleared each time."""
+ALIGNED_BYTES = 64
+"""Columns on a shelf begin at multiples of this."""
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -52,11 +54,15 @@ class Pipe:
 
 
 class Shelf:
-    """Shared memory in places, each for one item that is made of arrays."""
+    """Shared memory in places, each for one item that is made of arrays, valid until another is placed there."""
 
     def __init__(self, places: int, size: int) -> None:
         # Pages that are never written to take no memory.
         self._places = [mmap(-1, size) for _ in range(places)]
+
+    def data(self, number: int, size: int) -> NDArray[np.uint8]:
+        """The first bytes of an item."""
+        return np.frombuffer(self._place(number), np.uint8, size)
 
     def put(self, number: int, at: int, columns: Iterable[NDArray[Any]], rows: NDArray[np.intp]) -> int:
         """Place these rows of columns from byte ``at`` of an item on; returns where they end."""
@@ -67,7 +73,7 @@ class Shelf:
         return at
 
     def get(self, number: int, at: int, dtypes: Iterable[np.dtype[Any]], count: int) -> tuple[list[NDArray[Any]], int]:
-        """Columns of ``count`` rows, valid until another item is placed there, and where they end."""
+        """Columns of ``count`` rows from byte ``at`` of an item on, and where they end."""
         columns = []
         for dtype in dtypes:
             column, at = self._room(number, at, dtype, count)
@@ -75,12 +81,11 @@ class Shelf:
         return columns, at
 
     def _room(self, number: int, at: int, dtype: np.dtype[Any], count: int) -> tuple[NDArray[Any], int]:
-        place = self._places[number % len(self._places)]
-        return np.frombuffer(place, dtype, count, at), _aligned(at + count * dtype.itemsize)
+        at = -(-at // ALIGNED_BYTES) * ALIGNED_BYTES
+        return np.frombuffer(self._place(number), dtype, count, at), at + count * dtype.itemsize
 
-
-def _aligned(size: int) -> int:
-    return (size + 63) & ~63
+    def _place(self, number: int) -> mmap:
+        return self._places[number % len(self._places)]
 
 
 class Crew:
