@@ -202,8 +202,7 @@ class _Worker:
         tcp, at = shelf.get(table.chunk, table.at, Segments.dtypes().values(), table.tcp)
         ib, _ = shelf.get(table.chunk, at, IbPackets.dtypes().values(), table.ib)
         data = shelf.data(table.chunk, table.size)
-        # Queue pairs that are not judged yet keep columns; connections keep none.
-        return Parsed(Segments(data, *tcp), IbPackets(data, *(column.copy() for column in ib))), table.reach
+        return Parsed(Segments(data, *tcp), IbPackets(data, *ib)), table.reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
         self._news.append((turn, stream))
