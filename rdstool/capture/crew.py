@@ -62,10 +62,6 @@ class Shelf:
         # Pages that are never written to take no memory.
         self._places = [mmap(-1, size) for _ in range(places)]
 
-    def data(self, number: int, size: int) -> NDArray[np.uint8]:
-        """The first bytes of an item."""
-        return np.frombuffer(self._place(number), np.uint8, size)
-
     def put(self, number: int, at: int, columns: Iterable[NDArray[Any]], rows: NDArray[np.intp]) -> int:
         """Place these rows of columns from byte ``at`` of an item on; returns where they end."""
         for column in columns:
@@ -83,11 +79,9 @@ class Shelf:
         return columns, at
 
     def _room(self, number: int, at: int, dtype: np.dtype[Any], count: int) -> tuple[NDArray[Any], int]:
+        place = self._places[number % len(self._places)]
         at = -(-at // ALIGNED_BYTES) * ALIGNED_BYTES
-        return np.frombuffer(self._place(number), dtype, count, at), at + count * dtype.itemsize
-
-    def _place(self, number: int) -> mmap:
-        return self._places[number % len(self._places)]
+        return np.frombuffer(place, dtype, count, at), at + count * dtype.itemsize
 
 
 def _send(pipe: Connection, item: Any) -> None:

@@ -1,6 +1,6 @@
 """Decode in several processes that share the work by pairs of addresses.
 
-Each process reads every *n*-th chunk of the files into shared memory, parses it and adds the packets of each owner; the
+Each process reads and parses every *n*-th chunk of the files and places the packets of each owner in shared memory; the
 owner of a pair of addresses is the one process that reassembles all streams between them. Where a chunk begins is
 known from the one before, so a :class:`Place` goes round, from process to process; parsing and reassembly overlap.
 What the owners complete goes to the first process, which brings it into the order of the capture: streams, messages
@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rdstool.capture.columns import IbPackets, Packets, Segments, pair_key
+from rdstool.capture.columns import Bytes, IbPackets, Packets, Segments, pair_key
 from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
+from rdstool.capture.mapped import MappedFiles, Place, map_files
 from rdstool.capture.network import Parsed
 from rdstool.capture.part import Part
-from rdstool.capture.plain import Place, PlainFiles, plain_files
 from rdstool.capture.reading import About, parse_chunk
 from rdstool.capture.records import MAX_FRAMES
 from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
@@ -32,19 +32,21 @@ from rdstool.errors import CaptureError
 
 _AHEAD = 3
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
+_NO_BYTES: Bytes = np.empty(0, np.uint8)
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class _Table:
-    """What a chunk has for one owner."""
+    """What a chunk has for one owner. The bytes that the packets refer to are ``[start:end]`` of the file."""
 
     chunk: int
-    size: int
-    """Bytes of the file, which come first on the shelf."""
+    file: int
+    start: int
+    end: int
     reach: Reach
     at: int = 0
-    """Where the columns of the owner's packets begin."""
+    """Where the columns of the packets begin, on the shelf."""
     tcp: int = 0
     """Packets."""
     ib: int = 0
@@ -72,18 +74,18 @@ class _Last(_Delivery):
     problem: CaptureError | None
 
 
-def files_to_share(paths: tuple[str, ...], options: CaptureOptions) -> PlainFiles | None:
+def files_to_share(paths: tuple[str, ...], options: CaptureOptions) -> MappedFiles | None:
     """The files, where several processes can read them and it is worth while."""
     if options.payloads or options.follow or not can_fork():
         return None
-    files = plain_files(paths, options.chunk_bytes)
+    files = map_files(paths, options.chunk_bytes)
     if files is not None and files.size <= options.jobs * options.chunk_bytes:
         files.close()
         return None
     return files
 
 
-def decode_shared(files: PlainFiles, options: CaptureOptions, streams: StreamTable) -> Generator[Step]:
+def decode_shared(files: MappedFiles, options: CaptureOptions, streams: StreamTable) -> Generator[Step]:
     """Decode in ``options.jobs`` processes. Raises ``CaptureError`` where a file is bad, after all that was good."""
     share = _Share(files, options)
     ordering, numbers = Ordering(streams), _Numbers(streams, options.jobs)
@@ -109,7 +111,7 @@ def decode_shared(files: PlainFiles, options: CaptureOptions, streams: StreamTab
 class _Share:
     """What all processes have in common."""
 
-    def __init__(self, files: PlainFiles, options: CaptureOptions) -> None:
+    def __init__(self, files: MappedFiles, options: CaptureOptions) -> None:
         self.files = files
         self.options = options
         size = options.jobs
@@ -120,7 +122,7 @@ class _Share:
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
-        self.shelf = Shelf(self.ahead + size, files.room_bytes + _table_bytes(size))
+        self.shelf = Shelf(self.ahead + size, _table_bytes(size))
 
     def close(self) -> None:
         """Close files and pipes."""
@@ -166,12 +168,12 @@ class _Worker:
     def _parse(self, place: Place) -> Place:
         """Parse the chunk at ``place`` for all owners, and hand on the place behind it, which it returns."""
         share = self._share
-        room = share.shelf.data(place.chunk, share.files.room_bytes)
-        batch, behind = share.files.next(place, room)
+        batch, behind = share.files.next(place)
         share.places[(self._number + 1) % share.options.jobs].writer.send(behind)
         if batch is not None:
             parsed, self._read[place.chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
-            self._spread(parsed, _Table(place.chunk, len(batch.data), Reach.of(parsed)))
+            end = batch.consumed - place.read
+            self._spread(parsed, _Table(place.chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
         return behind
 
     def _reassemble(self, until: int) -> None:
@@ -186,10 +188,10 @@ class _Worker:
             self._done = chunk + 1
 
     def _spread(self, parsed: Parsed, table: _Table) -> None:
-        """Place the packets of each owner on the shelf, behind the bytes of the chunk."""
+        """Place the packets of each owner on the shelf."""
         size, shelf = self._share.options.jobs, self._share.shelf
         tcp_owner, ib_owner = _owners(parsed.tcp, size), _owners(parsed.ib, size)
-        at = table.size
+        at = 0
         for owner, notice in enumerate(self._share.notices):
             tcp, ib = np.flatnonzero(tcp_owner == owner), np.flatnonzero(ib_owner == owner)
             behind = shelf.put(table.chunk, at, parsed.tcp.columns(), tcp)
@@ -201,7 +203,7 @@ class _Worker:
         shelf = self._share.shelf
         tcp, at = shelf.get(table.chunk, table.at, Segments.dtypes().values(), table.tcp)
         ib, _ = shelf.get(table.chunk, at, IbPackets.dtypes().values(), table.ib)
-        data = shelf.data(table.chunk, table.size)
+        data = self._share.files.data(table.file, table.start, table.end) if table.tcp or table.ib else _NO_BYTES
         return Parsed(Segments(data, *tcp), IbPackets(data, *ib)), table.reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:

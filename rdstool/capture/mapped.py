@@ -1,4 +1,4 @@
-"""Plain capture files read chunk by chunk, so that any process can take any chunk.
+"""Plain capture files read chunk by chunk through maps, so that any process can take any chunk.
 
 The chunks are those that :class:`rdstool.capture.frames.FrameReader` makes. Where one begins is known only from the
 one before: that is a :class:`Place`, which the processes hand on.
@@ -6,22 +6,22 @@ one before: that is a :class:`Place`, which the processes hand on.
 
 from __future__ import annotations
 
-import os
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from rdstool.capture.columns import Bytes, FrameBatch
 from rdstool.capture.files import STANDARD_INPUT, open_input
 from rdstool.capture.frames import batch_of, cut_off, detect
-from rdstool.capture.records import MAX_RECORD_BYTES, Format
+from rdstool.capture.records import Format
 from rdstool.capture.window import Window
 from rdstool.errors import CaptureError
 
 _DETECTION_WINDOW_BYTES = 64 << 10
-_MAX_HEADER_BYTES = 64
-"""In front of a frame in a file; more than any format has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Place:
     left: int = 0
     """Bytes of it that were looked at in vain."""
     until: int = 0
-    """Where in the file the look ends that is under way, where it brings more than one chunk."""
+    """Where the look at the file ends that is under way, where it brings more than one chunk."""
     first_frame: int = 1
     chunk: int = 0
     """Chunks before this place."""
@@ -61,7 +61,7 @@ class _File:
 
 
 @dataclass(slots=True)
-class PlainFiles:
+class MappedFiles:
     """Several files in order; numbers of frames run on from file to file."""
 
     chunk_bytes: int
@@ -72,30 +72,20 @@ class PlainFiles:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
-    @property
-    def room_bytes(self) -> int:
-        """The most that a chunk takes: usually ``chunk_bytes``, but one frame may need more."""
-        return max(self.chunk_bytes, MAX_RECORD_BYTES + _MAX_HEADER_BYTES)
-
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; maps live as long as they are in use."""
         for file in self.files:
             file.file.close()
 
-    def next(self, place: Place, room: Bytes) -> tuple[FrameBatch | None, Place]:
-        """The frames of the chunk at ``place``, and the place behind; None at the end of the last file.
-
-        The chunk is read to the beginning of ``room``, which has ``room_bytes``.
-        Raises ``CaptureError`` where a file became shorter.
-        """
+    def next(self, place: Place) -> tuple[FrameBatch | None, Place]:
+        """The frames of the chunk at ``place``, and the place behind; None at the end of the last file."""
         while place.file < len(self.files):
             file = self.files[place.file]
             form = place.form or file.form
             skip = place.skip if place.form else file.start
-            whole = place.base + max(self.chunk_bytes, place.wanted, place.left + 1)
-            end = place.until or min(file.size, whole)
-            data = room[: end - place.base]
-            _read(file, place.base, data)
+            behind = place.until or place.base + max(self.chunk_bytes, place.wanted, place.left + 1)
+            end = min(file.size, behind)
+            data = self.data(place.file, place.base, end)
             records = form.scan(data, skip, len(data))
             position, left = place.base + records.end, len(data) - records.end
             problem = None
@@ -126,22 +116,32 @@ class PlainFiles:
                 return batch, place
         return None, place
 
+    def data(self, file: int, start: int, end: int) -> Bytes:
+        """Bytes of a file. Raises CaptureError where it does not have them any more."""
+        before = start % mmap.ALLOCATIONGRANULARITY
+        size = end - start + before
+        try:
+            pages = mmap.mmap(self.files[file].file.fileno(), size, access=mmap.ACCESS_READ, offset=start - before)
+        except (OSError, ValueError) as error:
+            raise CaptureError(f"{self.files[file].path}: became shorter while it was read", start) from error
+        return np.frombuffer(pages, np.uint8)[before:]
 
-def plain_files(paths: Sequence[str], chunk_bytes: int) -> PlainFiles | None:
-    """Open files to be read anywhere; None where one of them is compressed, not a file, or not a capture."""
-    files = PlainFiles(chunk_bytes)
+
+def map_files(paths: Sequence[str], chunk_bytes: int) -> MappedFiles | None:
+    """Open files to be read through maps; None where one of them is compressed, not a file, or not a capture."""
+    mapped = MappedFiles(chunk_bytes)
     try:
         for path in paths:
             file = _open(path)
             if file is None:
-                files.close()
+                mapped.close()
                 return None
-            files.files.append(file)
+            mapped.files.append(file)
     except (CaptureError, OSError):
         # Reading it will tell what is wrong.
-        files.close()
+        mapped.close()
         return None
-    return files
+    return mapped
 
 
 def _open(path: str) -> _File | None:
@@ -153,12 +153,3 @@ def _open(path: str) -> _File | None:
         if found is None or source.compression is not None or source.size is None:
             return None
         return _File(path, Path(path).open("rb"), source.size, *found)
-
-
-def _read(file: _File, start: int, target: Bytes) -> None:
-    """Fill ``target`` with what the file has from ``start`` on."""
-    while len(target):
-        got = os.preadv(file.file.fileno(), [target.data], start)
-        if not got:
-            raise CaptureError(f"{file.path}: became shorter while it was read", start)
-        target, start = target[got:], start + got
