@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from benchmarks.grow import grow
-from rdstool.capture import streams
+from rdstool.capture import pcap, streams
+from rdstool.capture import pcapng as pcapng_format
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
 from rdstool.capture.streams import StreamTable
@@ -173,6 +174,18 @@ def test_files_that_break_off_tell_the_same_byte(tmp_path: Path) -> None:
         one = all_of(paths, options(1))
         assert one["problem"] is not None
         assert all_of(paths, options(3)) == one
+
+
+def test_looks_that_bring_few_frames_are_shared_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = grown("tcp-cut-61", tmp_path / "tcp.pcap", 2)
+    second = pcapng(grown("ib-basic-73", tmp_path / "ib.pcap", 2))
+    Path(first).write_bytes(Path(first).read_bytes()[:-7])
+    whole = all_of([first, second], options(1))
+    for form in (pcap, pcapng_format):
+        monkeypatch.setattr(form, "MAX_FRAMES", 50)
+    one = all_of([first, second], options(1))
+    assert len(one["consumed"]) > 2 * len(whole["consumed"])
+    assert all_of([first, second], options(3)) == one
 
 
 def test_what_cannot_be_shared_is_read_by_one_process(tmp_path: Path) -> None:
