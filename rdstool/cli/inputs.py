@@ -41,7 +41,8 @@ TcpPorts = Annotated[
     typer.Option("--tcp-port", metavar="PORT", min=1, max=65535, help="RDS runs on this TCP port too (repeatable)."),
 ]
 Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with.")
+    int,
+    typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with, 8 at most."),
 ]
 Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end of the file, until Ctrl-C.")]
 

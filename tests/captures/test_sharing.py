@@ -21,6 +21,7 @@ from rdstool.capture import pcap, streams
 from rdstool.capture import pcapng as pcapng_format
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
+from rdstool.capture.stages import MAX_PROCESSES
 from rdstool.capture.streams import StreamTable
 from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
@@ -230,6 +231,15 @@ def test_reading_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
         next(iter(capture))
         assert children()
     assert not children()
+
+
+def test_more_processes_than_can_be_of_use_are_not_started(tmp_path: Path) -> None:
+    path = grown("tcp-basic-73", tmp_path / "long.pcap", 6)
+    one = all_of([path], options(1))
+    with open_capture(path, options(64)) as capture:
+        next(iter(capture))
+        assert len(children()) == MAX_PROCESSES
+    assert all_of([path], options(64)) == one
 
 
 def test_processes_share_the_work_beside_a_progress_bar(tmp_path: Path) -> None:
