@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 
 from rdstool.capture.reading import Reading, read_here
-from rdstool.capture.stages import CaptureOptions, Decoded, Ordering, Reach, Stages, Step
+from rdstool.capture.stages import MAX_PROCESSES, CaptureOptions, Decoded, Ordering, Reach, Stages, Step
 from rdstool.capture.streams import StreamTable
 from rdstool.errors import CaptureError
 
@@ -19,6 +20,7 @@ def decode(paths: tuple[str, ...], options: CaptureOptions, streams: StreamTable
     Raises ``CaptureError`` where a file is bad, after all that could be read was yielded.
     """
     if options.jobs > 1:
+        options = replace(options, jobs=min(options.jobs, MAX_PROCESSES))
         from rdstool.capture.sharing import decode_shared, files_to_share  # noqa: PLC0415 - one process does without
 
         files = files_to_share(paths, options)

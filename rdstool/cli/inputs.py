@@ -45,7 +45,8 @@ TcpChecksums = Annotated[
     bool, typer.Option("--tcp-checksums", help="Pass over TCP segments whose checksum is wrong, as receivers do.")
 ]
 Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with.")
+    int,
+    typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with, 8 at most."),
 ]
 Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end of the file, until Ctrl-C.")]
 
