@@ -14,16 +14,9 @@ local function now_of(pinfo)
    return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
 end
 
--- Let Wireshark's own dissector do its work. What it gave up on it has shown already: no error of this script. (The text
--- behind the name is garbage in 4.4 where a dissector has a bug.)
+-- Let Wireshark's own dissector do its work.
 local function pass_on(original, tvb, pinfo, tree)
-   local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
-   if fine then
-      return used
-   elseif not find(tostring(used), "Dissector_call: ", 1, true) then
-      error(used, 0)
-   end
-   return tvb:len()
+   return hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
 end
 
 -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
