@@ -49,6 +49,8 @@ class Driver:
         self._call_soon = loop.call_soon_threadsafe if threaded else loop.call_soon
         self._alarm = Alarm(loop, self._due)
         self._scheduled = False
+        self._unsettled = False
+        """The transport has something to do, besides what the engine asks for."""
         self._stopped = False
         self._flushed_at = 0.0
         self._queued = 0
@@ -74,11 +76,15 @@ class Driver:
             return
         if engine.ready and due:
             self._flushed()
-            settled = True
             for link in engine.take_ready():
-                settled &= self.transport.flush(link)
-            if settled and not engine.pending:
+                if not self.transport.flush(link):
+                    self._unsettled = True
+            if not (self._unsettled or engine.pending):
                 return
+        self.act_again()
+
+    def act_again(self) -> None:
+        """Act after others in the loop have had their turn."""
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._run)
@@ -94,7 +100,7 @@ class Driver:
         """
         if self._lookout is None:
             return False
-        if self.engine.pending and self.turn.begin_locked():
+        if (self.engine.pending or self._unsettled) and self.turn.begin_locked():
             try:
                 self.act()
             finally:
@@ -142,11 +148,12 @@ class Driver:
                     self._flushed()
                     for link in engine.take_ready():
                         transport.flush(link)
+            self._unsettled = False
             transport.settle()
             if not engine.pending:
                 break
         else:
-            self.kick()
+            self.act_again()
         self._alarm.set(self.engine.next_timer())
 
     def _due(self) -> None:

@@ -20,6 +20,8 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 STAND_BACK_S = 0.002
 """How long sockets may be left alone by a thread that attended, before the loop does so again."""
 
+Watched = socket.socket | int
+"""A socket, or its descriptor."""
 Handler = Callable[[int], None]
 """Takes what a socket is ready for: READ, WRITE, or both."""
 
@@ -38,7 +40,7 @@ class Lookout:
         self._handled = handled
         """Called when handlers were."""
         self._selector = selectors.DefaultSelector()
-        self._wanted: dict[socket.socket, int] = {}
+        self._wanted: dict[Watched, int] = {}
         self._attending = False
         """A thread of the application watches."""
         self._sleeping = False
@@ -58,20 +60,24 @@ class Lookout:
 
     # ---- Under the lock
 
-    def watch(self, sock: socket.socket, wanted: int, handler: Handler) -> None:
-        """Watch a socket for READ, WRITE, both, or (0) no more. Do so before it is closed."""
-        before = self._wanted.get(sock, 0)
+    def watch(self, watched: Watched, wanted: int, handler: Handler) -> None:
+        """Watch a socket for READ, WRITE, both, or (0) no more."""
+        before = self._wanted.get(watched, 0)
         if wanted == before:
             return
         if not wanted:
-            del self._wanted[sock]
-            self._selector.unregister(sock)
+            self.forget(watched)
             return
-        self._wanted[sock] = wanted
+        self._wanted[watched] = wanted
         if before:
-            self._selector.modify(sock, wanted, handler)
+            self._selector.modify(watched, wanted, handler)
         else:
-            self._selector.register(sock, wanted, handler)
+            self._selector.register(watched, wanted, handler)
+
+    def forget(self, watched: Watched) -> None:
+        """Watch a socket no more that is watched. Do so before it is closed."""
+        del self._wanted[watched]
+        self._selector.unregister(watched)
 
     def attend(self, timeout_s: float | None) -> bool:
         """Wait in this thread until a socket is ready, or somebody calls ``wake``, and see to it; for a while at most.
