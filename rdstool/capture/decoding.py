@@ -26,7 +26,8 @@ def decode(paths: tuple[str, ...], options: CaptureOptions, streams: StreamTable
         files = files_to_share(paths, options)
         if files is not None:
             return decode_shared(files, options, streams)
-    return _decode_here(Reading(paths, options.tcp_ports, options.follow, options.chunk_bytes), options, streams)
+    reading = Reading(paths, options.tcp_ports, options.tcp_checksums, options.follow, options.chunk_bytes)
+    return _decode_here(reading, options, streams)
 
 
 def _decode_here(reading: Reading, options: CaptureOptions, streams: StreamTable) -> Generator[Step]:

@@ -171,7 +171,9 @@ class _Worker:
         batch, behind = share.files.next(place)
         share.places[(self._number + 1) % share.options.jobs].writer.send(behind)
         if batch is not None:
-            parsed, self._read[place.chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
+            parsed, self._read[place.chunk] = parse_chunk(
+                batch, share.options.tcp_ports, batch.consumed, tcp_checksums=share.options.tcp_checksums
+            )
             end = batch.consumed - place.read
             self._spread(parsed, _Table(place.chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
         return behind

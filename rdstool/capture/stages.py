@@ -40,6 +40,8 @@ class CaptureOptions:
     """Compute the SHA-256 of every complete payload."""
     tcp_ports: frozenset[int] = frozenset({TCP_PORT})
     """TCP ports that carry RDS."""
+    tcp_checksums: bool = False
+    """Pass over TCP segments whose checksum is wrong, as receivers do."""
     follow: bool = False
     """Wait for more at the end of the last file."""
     jobs: int = 1

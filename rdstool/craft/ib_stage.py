@@ -108,6 +108,8 @@ class IbStage:
         if line is None:
             return
         if isinstance(event, verbs.Completed) and event.operation is verbs.Operation.RECEIVE:
+            if event.status is not verbs.Status.SUCCESS:
+                return  # flushed, as each that would take its place
             event.connection.post_receive(0, FRAME_BYTES)
         line.happened(event, naks_seen=self._packets is not None)
         if line.ended is not None:
@@ -144,7 +146,10 @@ class IbStage:
         if step.action is Action.CONNECT:
             self._asked[step.path] = step
             return self._connect(step.path)
-        self._line(step).connection.disconnect()
+        connection = self._line(step).connection
+        # What is flushed, and what the peer still sends, is of no interest: the next request begins anew.
+        self._lines.pop(connection, None)
+        connection.disconnect()
         self._turn()
         return "DREQ"
 

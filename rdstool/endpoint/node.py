@@ -171,13 +171,14 @@ class AsyncSocket(SocketBase):
         Raises ``SocketError`` as sendmsg(2); with MSG_DONTWAIT ``WouldBlock`` instead of waiting (EAGAIN where the
         send buffer is full, ENOBUFS where the destination is congested); ``TimeoutError`` after ``send_timeout_s``.
         """
-        to = () if address is None else (address[0], address[1])
+        host, port = (None, 0) if address is None else (address[0], address[1])
         driver, inner = self._driver, self._inner
         deadline: float | None = None
         while True:
             try:
                 with driver.lock:
-                    length = inner.sendmsg(data, *to, now=driver.now(), flags=flags, token=token, control=control)
+                    now = driver.now()
+                    length = inner.sendmsg(data, host, port, now=now, flags=flags, token=token, control=control)
                     driver.kick(length)
                     return length
             except WouldBlock as reason:
@@ -200,7 +201,7 @@ class AsyncSocket(SocketBase):
     async def drain(self) -> None:
         """Wait until everything that was sent is acknowledged or given up."""
         while True:
-            with self._driver.lock:
+            with self._driver.turn:
                 self._driver.transport.check_acks()
                 # What this brings about is told before the wait ends: whoever counts acknowledgements has them all.
                 self._driver.act()

@@ -113,6 +113,18 @@ def pcapng(path: str) -> str:
     return new
 
 
+def test_segments_that_were_changed_are_passed_over_by_all_processes(tmp_path: Path) -> None:
+    path = Path(grown("tcp-lossy-61", tmp_path / "grown.pcap"))
+    content = bytearray(path.read_bytes())
+    for at in range(100_000, len(content), 100_000):
+        content[at] ^= 1
+    path.write_bytes(content)
+    one = all_of([str(path)], options(1, tcp_checksums=True))
+    assert one["frames"].tcp_damaged > 0
+    assert is_shared(str(path), tcp_checksums=True)
+    assert all_of([str(path)], options(2, tcp_checksums=True)) == one
+
+
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in PCAPS.glob("*/a.pcap.gz")))
 def test_any_number_of_processes_decodes_the_same(name: str, tmp_path: Path) -> None:
     path = grown(name, tmp_path / "many.pcap") if "ipv6" not in name else unpacked(name, tmp_path)

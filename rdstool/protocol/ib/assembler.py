@@ -11,10 +11,11 @@ from rdstool.protocol.reasons import DropReason
 class Assembler:
     """One connection's reassembly. Holds at most one message that is not complete."""
 
-    __slots__ = ("_first", "_limit", "_missing", "_pieces", "began")
+    __slots__ = ("_first", "_limit", "_missing", "_pieces", "_short", "began")
 
     def __init__(self, message_bytes: int) -> None:
         self._limit = message_bytes
+        self._short = min(message_bytes, FRAGMENT_BYTES)
         self._first: FrameHeader | None = None
         """Of the message that has begun: the header that counts."""
         self._pieces: list[bytes] = []
@@ -33,6 +34,9 @@ class Assembler:
         Raises ``RemoteProtocolError`` where the frame cannot follow the one before it.
         """
         first = self._first
+        if first is None and header[2] <= self._short and len(frame) == HEADER_BYTES + header[2]:
+            self.began = now
+            return header, frame[HEADER_BYTES:]
         if first is None:
             if header.length > self._limit:
                 raise RemoteProtocolError(

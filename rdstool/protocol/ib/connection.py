@@ -67,6 +67,9 @@ class IbConnection(BaseConnection):
         if socket is not None and 2 * socket.send_bytes >= socket.sndbuf:
             message.ack_required = True
         lane.queue.append(message)
+        link = lane.link
+        if link is not None and link.ready:  # nearly always, when there is much to send
+            return
         if lane.state is PathState.UP:
             lane.wake()
         else:
@@ -127,13 +130,14 @@ class IbConnection(BaseConnection):
 
     def left(self, message: Outgoing, status: SendStatus) -> None:
         """A message is acknowledged, or given up. With an operation, it is that one's end that is told."""
-        if not isinstance(message, RemoteOutgoing):
-            super().left(message, status)
-            return
-        if status:
-            message.operation.finish(status)
-        if message.socket is not None:
-            message.socket.free_room(message)
+        socket = message.socket
+        if isinstance(message, RemoteOutgoing):
+            if status:
+                message.operation.finish(status)
+            if socket is not None:
+                socket.free_room(message)
+        elif socket is not None:
+            socket.message_left(message, status)
 
     # ---- Connecting
 

@@ -277,8 +277,7 @@ class IbLane(Lane):
         posted = link.posted
         link.next_id = number = link.next_id + 1
         posted.append(number)
-        silent = self.connection.node.settings.ib_max_unsignaled_wr
-        signaled = not number % (silent + 1) or len(posted) >= ring
+        signaled = not number % link.signal_every or len(posted) >= ring
         return tuple.__new__(Send, (number, frame, solicited, fence, signaled))
 
     def _header(self, link: IbLink, going: Transmission, grant: int) -> bytes:

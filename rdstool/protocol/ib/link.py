@@ -59,6 +59,7 @@ class IbLink(BaseLink):
         "receives_due",
         "receives_known",
         "reposted",
+        "signal_every",
         "silent",
         "transmission",
     )
@@ -82,6 +83,8 @@ class IbLink(BaseLink):
         """An ack-only frame is posted: one at a time."""
         self.ack_id = 0
         self.next_id = 1
+        self.signal_every = settings.ib_max_unsignaled_wr + 1
+        """One in so many frames tells of its end."""
         self.posted: deque[int] = deque()
         """Work requests that are not known to be completed, by number, the ack-only frame not counted."""
         self.receives_due = settings.ib_max_recv_wr

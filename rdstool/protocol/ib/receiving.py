@@ -28,22 +28,22 @@ def receive_frames(link: IbLink, frames: Sequence[bytes], now: float) -> None:
     connection = link.connection
     lane, counters = connection.lane, connection.node.counters
     counters.ib_rx_cq_event += 1
+    counters.ib_rx_total_frags += len(frames)
+    link.receives_due += len(frames)
     unacked, assembler = lane.unacked, link.assembler
     try:
         for frame in frames:
             if link.deaf or lane.link is not link:
                 return
-            counters.ib_rx_total_frags += 1
-            link.receives_due += 1
             header = _checked(connection, frame)
-            if header.credit and link.flow is not None:
-                link.flow.granted(header.credit)
+            _, ack, _, sport, dport, _, credit, _, _ = header
+            if credit and link.flow is not None:
+                link.flow.granted(credit)
                 counters.ib_rx_credit_updates += 1
                 lane.wake()
-            ack = header.ack
             if (unacked and unacked[0].sequence <= ack) or lane.retry:
                 lane.acked(ack)
-            if not header.sport and not header.dport and len(frame) == HEADER_BYTES:
+            if not sport and not dport and len(frame) == HEADER_BYTES:
                 counters.ib_ack_received += 1
                 continue
             message = assembler.add(header, frame, now)
@@ -81,7 +81,8 @@ def _take(link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None
     if flags & _ACK_REQUIRED:
         counters.recv_ack_required += 1
         link.ack_wanted = True
-        lane.wake()
+        if not link.ready:
+            lane.wake()
     if sequence < lane.next_rx and is_duplicate(sequence, bool(flags & _RETRANSMITTED), lane.next_rx):
         counters.recv_drop_old_seq += 1
         return

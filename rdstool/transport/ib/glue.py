@@ -17,6 +17,7 @@ from rdstool.protocol.node import Node
 from rdstool.transport.base import Wanted
 from rdstool.transport.ib import provider as verbs
 
+_RECEIVE, _SUCCESS = verbs.Operation.RECEIVE, verbs.Status.SUCCESS
 SERVICE_LEVELS = 0xF
 """Bits of the type of service that make the service level (§7.7)."""
 
@@ -88,7 +89,11 @@ class Glue:
             return True
         try:
             for work in self._engine.ib.work_to_post(link):
-                _post(connection, work)
+                if type(work) is Send:
+                    number, frame, solicited, fence, signaled = work
+                    connection.post_send(number, frame, solicited=solicited, fence=fence, signaled=signaled)
+                else:
+                    _post(connection, work)
         except TransportError:
             # It has ended, and its event is on the way.
             return True
@@ -108,8 +113,8 @@ class Glue:
                 if type(event) is not verbs.Completed:
                     self._deliver(frames, now)
                     self._handle(address, event, now)
-                elif event[2] is verbs.Operation.RECEIVE:
-                    if event[3] is verbs.Status.SUCCESS:
+                elif event[2] is _RECEIVE:
+                    if event[3] is _SUCCESS:
                         frames.setdefault(event[0], []).append(event[4])
                 else:
                     self._completed(event, now)
@@ -180,10 +185,6 @@ class Glue:
 
 def _post(connection: verbs.Connection, work: Work) -> None:
     match work:
-        case Send():
-            connection.post_send(
-                work.id, work.frame, solicited=work.solicited, fence=work.fence, signaled=work.signaled
-            )
         case Write():
             connection.post_write(work.id, work.data, work.address, work.rkey, fence=work.fence)
         case Read(into=region):

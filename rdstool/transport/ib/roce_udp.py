@@ -260,10 +260,10 @@ class RoceProvider:
 
     def _send_batch(self) -> bool:
         """Send ``_unsent``; False where the send buffer is full."""
-        unsent = self._unsent
+        unsent, senders = self._unsent, self._senders
         while unsent:
             port, destination, datagrams = unsent[0]
-            sender, target = self._senders[port], (destination, ROCE_UDP_PORT)
+            sender, target = senders[port], (destination, ROCE_UDP_PORT)
             try:
                 if len(datagrams) == 1:
                     sender.sendto(datagrams[0], target)

@@ -21,7 +21,7 @@ from scapy.packet import Packet, Raw
 
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.network import MAX_EXTENSION_HEADERS, MAX_OFFLOAD_BYTES, parse
-from rdstool.transport.ib.roce.bursts import Bursts
+from rdstool.transport.ib.roce.bursts import in_bursts
 from rdstool.transport.ib.roce.flow import MAX_BURST, Flow, ethernet_frame
 from tests.unit.capture.capture_files import erf_record
 from tests.unit.capture.parsing import batch_of, ends, parse_frames, payloads
@@ -286,12 +286,14 @@ def test_all_kinds_of_infiniband_in_one_batch_are_in_order() -> None:
 def bursts_of(source: str, destination: str, packets: list[tuple[int, int]]) -> tuple[list[bytes], list[bytes]]:
     """Packets (opcode and bytes of payload), each alone in a frame; and frames of those that are sent together."""
     flow = Flow(source, 49152, destination)
-    bursts = Bursts(flow, MAX_BURST)
-    for number, (opcode, size) in enumerate(packets):
-        bursts.add(struct.pack(">BBHII", opcode, 0, 0xFFFF, 0x11, number), number.to_bytes(2) * (size // 2))
-    alone = [ethernet_frame(flow, data, place) for burst in bursts.bursts for place, data in enumerate(burst)]
+    made = (
+        struct.pack(">BBHII", opcode, 0, 0xFFFF, 0x11, number) + number.to_bytes(2) * (size // 2)
+        for number, (opcode, size) in enumerate(packets)
+    )
+    bursts = in_bursts(flow, made, MAX_BURST)
+    alone = [ethernet_frame(flow, data, place) for burst in bursts for place, data in enumerate(burst)]
     together = []
-    for burst in bursts.bursts:
+    for burst in bursts:
         frame = ethernet_frame(flow, b"".join(burst), 0)
         udp = 34 if ":" not in source else 54
         together.append(changed(frame, udp + 6, b"\x12\x34"))

@@ -25,15 +25,15 @@ from rdstool.protocol.timers import Timers
 from rdstool.transport.ib.checks import reachable
 from rdstool.transport.ib.provider import Broken, ConnectionOptions, Event
 from rdstool.transport.ib.roce import mads
-from rdstool.transport.ib.roce.bursts import Bursts
+from rdstool.transport.ib.roce.bursts import in_bursts
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow, ethernet_frame
 from rdstool.transport.ib.roce.manager import Manager
 from rdstool.transport.ib.roce.memory import MemoryRegion, MemoryTable
 from rdstool.transport.ib.roce.numbers import PSN_MASK
-from rdstool.transport.ib.roce.packets import BTH_WORDS, KINDS, NUMBER_MASK, PKEY_BASE_MASK, VERSION_MASK
-from rdstool.transport.ib.roce.queue_pair import QueuePair
+from rdstool.transport.ib.roce.packets import ACK_REQUEST, BTH_WORDS, KINDS, NUMBER_MASK, PKEY_BASE_MASK, VERSION_MASK
+from rdstool.transport.ib.roce.queue_pair import QueuePair, TakesSend
 from rdstool.transport.ib.roce.states import QueuePairState
 
 MAX_FLOWS = 1_024
@@ -45,7 +45,6 @@ BATCH = 256
 _FIRST_QUEUE_PAIR = 0x11
 _QUEUE_PAIRS = 1 << 24
 _MANAGEMENT = int(Opcode.UD_SEND_ONLY)
-_SEND_ONLY = int(Opcode.SEND_ONLY)
 
 Tap = Callable[[float, bytes], None]
 """Gets the time and a whole Ethernet frame of each packet sent, and of each received with a good ICRC."""
@@ -171,13 +170,14 @@ class Device:
         self.advance(now)
         counters = self.counters
         counters.datagrams_received += len(datagrams)
+        counters.bytes_received += sum(map(len, datagrams))
         flow = self._inflows.get((host, port)) or self._inflow(host, port)
         source = flow.source
         known = -1
         pair: RoceConnection | None = None
+        send: TakesSend | None = None
         for datagram in datagrams:
             length = len(datagram)
-            counters.bytes_received += length
             if not MIN_PACKET_BYTES <= length <= MAX_PACKET_BYTES or length & 3:
                 counters.malformed += 1
                 continue
@@ -199,9 +199,13 @@ class Device:
             if number != known:
                 pair = self._queue_pairs.get(number)
                 known = number
-            if opcode == _SEND_ONLY and pair is not None and pair.peer == source and pair.short(flags, word, datagram):
+                send = pair.takes_send if pair is not None and pair.peer == source else None
+            if send is not None and pair is not None and send(opcode, flags, word, datagram):
+                if word & ACK_REQUEST:
+                    self.wake(pair)
                 continue
             self._packet(pair, source, opcode, flags, word, datagram, now)
+            known = -1  # it may be another state now
 
     def _packet(
         self,
@@ -256,31 +260,33 @@ class Device:
             peer, message = entry
             flow = self._outflow(self.source_ports[0], peer)
             self._management_psn = (self._management_psn + 1) & PSN_MASK
-            bursts = Bursts(flow, 1)
-            bursts.add(mads.head(self._management_psn), message)
-            count += self._add(now, batch, flow, bursts)
+            count += self._add(now, batch, flow, [[flow.seal(mads.head(self._management_psn), message, 0)]])
         while self._ready and count < BATCH:
             pair = next(iter(self._ready))
             del self._ready[pair]
             if pair.flow is None:
                 continue
-            bursts = Bursts(pair.flow, self.burst)
-            if pair.emit(now, TURN, bursts) >= TURN:
+            packets: list[bytes] = []
+            pair.emit(now, TURN, packets)
+            if len(packets) >= TURN:
                 self._ready[pair] = None
             self._arm(pair)
-            count += self._add(now, batch, pair.flow, bursts)
+            count += self._add(now, batch, pair.flow, in_bursts(pair.flow, packets, self.burst))
         return batch
 
-    def _add(self, now: float, batch: list[Outgoing], flow: Flow, bursts: Bursts) -> int:
-        count = 0
-        for datagrams in bursts.bursts:
-            batch.append(Outgoing(flow.source_port, flow.destination, datagrams))
+    def _add(self, now: float, batch: list[Outgoing], flow: Flow, bursts: list[list[bytes]]) -> int:
+        """Put bursts into the batch; tells how many datagrams they are."""
+        port, destination = flow.source_port, flow.destination
+        count = size = 0
+        for datagrams in bursts:
+            batch.append(tuple.__new__(Outgoing, (port, destination, datagrams)))
             count += len(datagrams)
-            self.counters.bytes_sent += sum(map(len, datagrams))
+            size += sum(map(len, datagrams))
             if self.tap is not None:
                 for place, data in enumerate(datagrams):
                     self.tap(now, ethernet_frame(flow, data, place))
         self.counters.datagrams_sent += count
+        self.counters.bytes_sent += size
         return count
 
     def _outflow(self, port: int, peer: str) -> Flow:
@@ -294,13 +300,11 @@ class Device:
     def inject(self, connection: RoceConnection, packet: bytes, *, good: bool) -> Outgoing:
         """Any packet, its ICRC good or bad, to be sent beside those of a connection, which does not know of it."""
         flow = self.flow_of(connection)
-        bursts = Bursts(flow, 1)
-        bursts.add(packet)
+        sealed = flow.seal(packet, b"", 0)
         if not good:
-            ((sealed,),) = bursts.bursts
-            bursts.bursts = [[sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))]]
+            sealed = sealed[:-1] + bytes((sealed[-1] ^ 0xFF,))
         batch: list[Outgoing] = []
-        self._add(self.now, batch, flow, bursts)
+        self._add(self.now, batch, flow, [[sealed]])
         return batch[0]
 
     # ---- For the parts

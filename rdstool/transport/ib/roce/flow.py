@@ -38,7 +38,7 @@ _MOST_ZEROS = 16
 _MASKED_LINK = b"\xff" * LRH.size
 _MARKS_AT = 4
 """Where the BTH has congestion marks and reserved bits. All are 0 in what we send, the ICRC takes them as ones."""
-_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
+PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
 _LENGTHS = MAX_PACKET_BYTES // 4
 """As many lengths a datagram can have."""
 _RESIDUE = 0x2144_DF1C
@@ -47,10 +47,13 @@ _RESIDUE = 0x2144_DF1C
 _IPV4 = struct.Struct(">BBHHBBBBH4s4s")
 _IPV6 = struct.Struct(">IHBB16s16s")
 _UDP = struct.Struct(">HHHH")
-_ICRC = struct.Struct("<I")
+ICRC = struct.Struct("<I")
 
 
 ETHERNET_BYTES = 14
+
+Seals = tuple[int, list[int], dict[int, int]]
+"""Of a length of datagram: CRC of everything before the BTH, and what ``_of_length`` gives."""
 
 
 class Flow:
@@ -63,19 +66,20 @@ class Flow:
         self.source_port = source_port
         self.destination = destination
         self._ipv4 = parsed(source).version == 4
-        self._lengths: dict[int, tuple[int, list[int], dict[int, int]]] = {}
-        """By length of datagram: CRC of everything before the BTH, and what ``_of_length`` gives."""
+        self._lengths: dict[int, Seals] = {}
         self._zeros = 0
         """How sure it is that the identification is 0, or a place in a burst."""
 
     def seal(self, head: bytes, payload: bytes | bytearray | memoryview, pad: int, place: int = 0) -> bytes:
         """The datagram: BTH and extended headers, payload, ``pad`` bytes of padding, ICRC; ``place``: in its burst."""
-        body = head + payload
-        if pad:
-            body += _PADDING[pad]
-        before, changes, _ = self._lengths.get(len(body) + ICRC_BYTES) or self._length(len(body) + ICRC_BYTES)
+        body = head + payload + PADDING[pad]
+        before, changes, _ = self.seals(len(body) + ICRC_BYTES)
         covered = _unmarked(body) if head[_MARKS_AT] else body
-        return body + _ICRC.pack(crc32(covered, before) ^ changes[place])
+        return body + ICRC.pack(crc32(covered, before) ^ changes[place])
+
+    def seals(self, length: int) -> Seals:
+        """What the ICRCs of datagrams of this length are made, and checked, with."""
+        return self._lengths.get(length) or self._length(length)
 
     def identification(self, datagram: bytes) -> int | None:
         """Verify the ICRC of what has come on this flow: the IPv4 identification, or None where it is not good.
@@ -86,7 +90,7 @@ class Flow:
         damage, many for a change. With IPv6 nothing is unknown.
         """
         length = len(datagram)
-        before, _, known = self._lengths.get(length) or self._length(length)
+        before, _, known = self._lengths.get(length) or self._length(length)  # as seals
         crc = crc32(datagram, before)
         identification = known.get(crc)
         if identification is None:
@@ -110,7 +114,7 @@ class Flow:
         self._zeros = 0  # a sender that counts passes 0, too, but once
         return (word & 0xFF) << 8 | (word >> 8 & 0xFF)
 
-    def _length(self, length: int) -> tuple[int, list[int], dict[int, int]]:
+    def _length(self, length: int) -> Seals:
         before = crc32(headers(self, length, masked=True), crc32(_MASKED_LINK))
         entry = self._lengths[length] = before, *_of_length(length, self._ipv4)
         return entry
@@ -134,7 +138,7 @@ def _of_length(length: int, ipv4: bool) -> tuple[list[int], dict[int, int]]:
             bit = place & -place
             more = difference_of(bit.to_bytes(2), covered + _ID_DISTANCE) if place == bit else marks ^ changes[bit]
             changes[place] = changes[place - bit] ^ more
-    whole = {_RESIDUE ^ difference_of(_ICRC.pack(change), ICRC_BYTES): place for place, change in enumerate(changes)}
+    whole = {_RESIDUE ^ difference_of(ICRC.pack(change), ICRC_BYTES): place for place, change in enumerate(changes)}
     return changes, whole if ipv4 else {next(iter(whole)): 0}
 
 

@@ -106,6 +106,12 @@ KINDS: list[PacketKind | None] = [None] * 256
 for _opcode in Opcode:
     KINDS[_opcode] = _kind(_opcode)
 
+SENDS: list[tuple[bool, bool] | None] = [
+    (kind.starts, kind.ends) if kind is not None and kind.part is Part.SEND and kind.supported else None
+    for kind in KINDS
+]
+"""By opcode: whether a SEND's packet starts and ends its message; None for all else."""
+
 SEND_OPCODES = {
     (True, True): int(Opcode.SEND_ONLY),
     (True, False): int(Opcode.SEND_FIRST),

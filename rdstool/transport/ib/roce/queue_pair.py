@@ -11,7 +11,6 @@ from rdstool.protocol.ib.memory import Access
 from rdstool.protocol.timers import Timer
 from rdstool.transport.ib.checks import check_atomic, check_remote
 from rdstool.transport.ib.provider import MAX_MESSAGE_BYTES, Buffer, ConnectionOptions, Operation, Segment, Status
-from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
@@ -19,8 +18,6 @@ from rdstool.transport.ib.roce.packets import (
     ATOMIC_ACK,
     NUMBER_MASK,
     PAD_SHIFT,
-    SOLICITED,
-    VERSION_MASK,
     PacketKind,
     Part,
 )
@@ -29,6 +26,8 @@ from rdstool.transport.ib.roce.responder import Responder
 from rdstool.transport.ib.roce.states import QueuePairInput, QueuePairState, step
 from rdstool.transport.ib.roce.work import MAX_WORK_REQUESTS, Receive, Report, WorkRequest
 
+TakesSend = Callable[[int, int, int, bytes], bool]
+"""Opcode, flags and last word of its BTH, datagram."""
 _SEND = Operation.SEND
 _RTS = QueuePairState.RTS
 _MANY = MAX_WORK_REQUESTS // 2
@@ -175,16 +174,13 @@ class QueuePair:
 
     # ---- Packets
 
-    def short(self, flags: int, word: int, datagram: bytes) -> bool:
-        """A SEND of one packet has come, as ``packet``. False where something is not as usual: then call that."""
-        if self.state is not QueuePairState.RTS or flags & VERSION_MASK:
-            return False
-        responder = self.responder
-        if not responder.short(word, datagram, flags >> PAD_SHIFT & 3, bool(flags & SOLICITED)):
-            return False
-        if responder.replies:
-            self._wake(self)
-        return True
+    @property
+    def takes_send(self) -> TakesSend | None:
+        """What may be called with each packet, until it gives False: then ``packet`` has to be. None where it may not.
+
+        The queue pair has something to send after a packet that asks for an acknowledgement.
+        """
+        return self.responder.send if self.state is _RTS else None
 
     def packet(self, kind: PacketKind, opcode: int, flags: int, word: int, datagram: bytes, now: float) -> None:
         """A packet from the peer has come, with a good ICRC. ``word`` is the last one of its BTH."""
@@ -202,7 +198,7 @@ class QueuePair:
                 return
         else:
             responder = self.responder
-            responder.request(kind, opcode, word, datagram, pad, bool(flags & SOLICITED))
+            responder.request(kind, opcode, flags, word, datagram)
             if responder.failed is not None:
                 self._break(responder.failed)
                 return
@@ -221,7 +217,7 @@ class QueuePair:
             _, original = ATOMIC_ACK.unpack_from(datagram, BTH.size)
             self.requester.atomic_response(psn, original, now)
 
-    def emit(self, now: float, budget: int, out: Bursts) -> int:
+    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
         """Append at most ``budget`` datagrams to ``out``; responses first. Tells how many."""
         sent = self.responder.emit(budget, out)
         if self.responder.failed is not None and self.state is not QueuePairState.ERROR:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dissectors.wire.infiniband import Opcode
-from rdstool.transport.ib.provider import Buffer, Operation
-from rdstool.transport.ib.roce.bursts import Bursts
+from rdstool.transport.ib.provider import Operation
+from rdstool.transport.ib.roce.flow import PADDING
 from rdstool.transport.ib.roce.packets import (
     ACK_REQUEST,
     ATOMIC_OPCODES,
@@ -15,11 +15,14 @@ from rdstool.transport.ib.roce.packets import (
     PAD_SHIFT,
     RETH_VALUES,
     SEND_OPCODES,
-    SOLICITED,
+    SOLICITED_SHIFT,
     WRITE_OPCODES,
 )
 from rdstool.transport.ib.roce.work import WorkRequest
 
+ASK_EVERY = 16
+"""Packets after which an acknowledgement is asked for, though more follow."""
+_SEND = Operation.SEND
 _READ_REQUEST = int(Opcode.READ_REQUEST)
 
 
@@ -32,39 +35,46 @@ class RequestPackets:
         self._queue_pair = queue_pair
         self._mtu = mtu
 
-    def data(self, out: Bursts, work: WorkRequest, psn: int, *, ask: bool) -> None:
-        """The packet of a SEND or WRITE; with ``ask`` it wants to be acknowledged."""
-        first, last = psn == work.first, psn == work.last
-        payload: Buffer = work.data
-        if not (first and last):
-            start = (psn - work.first) * self._mtu
-            payload = work.data[start : start + self._mtu]
-        pad = -len(payload) & 3
-        flags = pad << PAD_SHIFT
-        word = psn & NUMBER_MASK
-        if ask:
-            word |= ACK_REQUEST
-        if work.operation is Operation.SEND:
-            if last and work.solicited:
-                flags |= SOLICITED
-            head = BTH_WORDS.pack(SEND_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
-        else:
-            head = BTH_WORDS.pack(WRITE_OPCODES[first, last], flags, DEFAULT_PKEY, self._queue_pair, word)
-            if first:
-                head += RETH_VALUES.pack(work.address, work.rkey, work.length)
-        out.add(head, payload, pad)
+    def data(self, out: list[bytes], work: WorkRequest, psn: int, end: int, asked: int, asks: int) -> int:
+        """The packets of a SEND or WRITE from ``psn`` on that are before ``end``.
 
-    def read(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
+        The packet ``asks`` wants to be acknowledged, and so does one in ``ASK_EVERY``, counted from ``asked``; gives
+        what to count from next.
+        """
+        queue_pair, mtu, data = self._queue_pair, self._mtu, work.data
+        opcodes = SEND_OPCODES if work.operation is _SEND else WRITE_OPCODES
+        first, last = work.first, work.last
+        at = (psn - first) * mtu
+        for number in range(psn, end):
+            payload = data[at : at + mtu]
+            at += mtu
+            flags, pad = 0, b""
+            if number == last:
+                short = -len(payload) & 3
+                flags = short << PAD_SHIFT | work.solicited << SOLICITED_SHIFT
+                pad = PADDING[short]
+            word = number & NUMBER_MASK
+            if number == asks or number - asked >= ASK_EVERY:
+                word |= ACK_REQUEST
+                asked = number + 1
+            head = BTH_WORDS.pack(opcodes[number == first, number == last], flags, DEFAULT_PKEY, queue_pair, word)
+            if opcodes is WRITE_OPCODES and number == first:
+                head += RETH_VALUES.pack(work.address, work.rkey, work.length)
+            packet = head + payload
+            out.append(packet + pad if pad else packet)
+        return asked
+
+    def read(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, from ``psn`` on."""
         start = (psn - work.first) * self._mtu
         length = min(work.length - start, count * self._mtu)
         word = psn & NUMBER_MASK | ACK_REQUEST
         head = BTH_WORDS.pack(_READ_REQUEST, 0, DEFAULT_PKEY, self._queue_pair, word)
-        out.add(head + RETH_VALUES.pack(work.address + start, work.rkey, length))
+        out.append(head + RETH_VALUES.pack(work.address + start, work.rkey, length))
 
-    def atomic(self, out: Bursts, work: WorkRequest) -> None:
+    def atomic(self, out: list[bytes], work: WorkRequest) -> None:
         """The packet of an atomic operation, which is its first one."""
         word = work.first & NUMBER_MASK | ACK_REQUEST
         head = BTH_WORDS.pack(ATOMIC_OPCODES[work.operation], 0, DEFAULT_PKEY, self._queue_pair, word)
         values = ATOMIC_VALUES.pack(work.address, work.rkey, work.swap, work.compare)
-        out.add(head + values)
+        out.append(head + values)

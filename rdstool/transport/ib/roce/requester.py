@@ -22,8 +22,8 @@ from collections import deque
 
 from dissectors.wire.infiniband import AckKind, NakCode, Opcode
 from rdstool.transport.ib.provider import ConnectionOptions, Operation, Status
-from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
+from rdstool.transport.ib.roce.flow import PADDING
 from rdstool.transport.ib.roce.numbers import RNR_TIMER_MS, coded_time_s, nearest, packets_of
 from rdstool.transport.ib.roce.packets import (
     ACK_REQUEST,
@@ -33,7 +33,7 @@ from rdstool.transport.ib.roce.packets import (
     PAD_SHIFT,
     SOLICITED_SHIFT,
 )
-from rdstool.transport.ib.roce.request_packets import RequestPackets
+from rdstool.transport.ib.roce.request_packets import ASK_EVERY, RequestPackets
 from rdstool.transport.ib.roce.work import Report, WorkRequest
 
 FIRST_WINDOW = 32
@@ -43,13 +43,12 @@ MOST_WINDOW = 128
 """Packets in flight at most; rxe has the same limit (``RXE_MAX_UNACKED_PSNS``)."""
 READ_PIECE = 16
 """Packets of response that one READ request asks for at most."""
-ASK_EVERY = 16
-"""Packets after which an acknowledgement is asked for, though more follow."""
 PROBE_PART = 16
 """After this part of the acknowledgement timeout without news, the last packet is sent once more."""
 NO_END = 7
 """``rnr_retry`` that never runs out."""
 
+_SEND = Operation.SEND
 _SEND_ONLY = int(Opcode.SEND_ONLY)
 _NAK_STATUS = {
     NakCode.INVALID_REQUEST: Status.REMOTE_INVALID_REQUEST,
@@ -122,36 +121,37 @@ class Requester:
 
     # ---- Out
 
-    def emit(self, now: float, budget: int, out: Bursts) -> int:
+    def emit(self, now: float, budget: int, out: list[bytes]) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         if self._quiet_until is not None:
             return 0
         sent = fresh = self._probe(out) if self._probing else 0
-        sent += self._emit_short(budget - sent, out)
         while sent < budget:
-            if self._index == len(self._started) and not self._begin():
-                break
+            if self._index == len(self._started):
+                sent += self._emit_sends(budget - sent, out)
+                if sent == budget or not self._begin():
+                    break
             work = self._started[self._index]
             psn = self._next
             room = self._oldest + self._window - psn
-            count = 1
             if work.responds:
-                count = self._responses(work, psn, room)
+                count, packets = self._responses(work, psn, room), 1
                 if not count:
                     break
                 self._in_flight.append(psn + count)
                 self._response_request(out, work, psn, count)
-            elif room <= 0:
-                break
             else:
-                self._data(out, work, psn, room)
-            sent += 1
+                count = packets = min(room, budget - sent, work.last + 1 - psn)
+                if count <= 0:
+                    break
+                self._data(out, work, psn, count)
+            sent += packets
+            again = min(psn + count, self._reached) - psn
+            if again > 0:
+                self._counters.sent_again += min(again, packets)
             psn += count
-            if psn <= self._reached:
-                self._counters.sent_again += 1
-            else:
-                self._reached = psn
             self._next = psn
+            self._reached = max(self._reached, psn)
             if psn > work.last:
                 self._index += 1
         if sent > fresh:
@@ -160,37 +160,48 @@ class Requester:
                 self._ack_by = now + self._timeout_s
         return sent
 
-    def _emit_short(self, budget: int, out: Bursts) -> int:
-        """Send the requests that are SENDs of one packet, by far the most, after all that was begun; tells how many."""
-        waiting, started, queue_pair = self.waiting, self._started, self._queue_pair
-        if not waiting or self._index < len(started):
-            return 0
+    def _emit_sends(self, budget: int, out: list[bytes]) -> int:
+        """Send the next requests as long as they are SENDs that fit, by far the most; tells how many packets."""
+        waiting, started, mtu, queue_pair = self.waiting, self._started, self._mtu, self._queue_pair
         first = psn = self._next
-        end = min(psn + budget, self._oldest + self._window)
+        full = self._oldest + self._window
+        end = min(psn + budget, full)
         while waiting and psn < end:
             work = waiting[0]
-            if work.length > self._mtu or work.fence or work.operation is not Operation.SEND:
+            length = work.length
+            if work.fence or work.operation is not _SEND:
                 break
-            del waiting[0]
-            started.append(work)
-            work.first = work.last = psn
-            word = psn & NUMBER_MASK
-            room = self._oldest + self._window - psn
-            if room <= READ_PIECE or not waiting or psn - self._asked >= ASK_EVERY:
-                self._asked = psn + 1
-                word |= ACK_REQUEST
-            pad = -work.length & 3
-            flags = pad << PAD_SHIFT | work.solicited << SOLICITED_SHIFT
-            out.add(BTH_WORDS.pack(_SEND_ONLY, flags, DEFAULT_PKEY, queue_pair, word), work.data, pad)
-            psn += 1
-        count = psn - first
-        self._index += count
+            if length <= mtu:
+                del waiting[0]
+                started.append(work)
+                work.first = work.last = psn
+                word = psn & NUMBER_MASK
+                if psn >= full - READ_PIECE or not waiting or psn - self._asked >= ASK_EVERY:
+                    self._asked = psn + 1
+                    word |= ACK_REQUEST
+                pad = -length & 3
+                flags = pad << PAD_SHIFT | work.solicited << SOLICITED_SHIFT
+                packet = BTH_WORDS.pack(_SEND_ONLY, flags, DEFAULT_PKEY, queue_pair, word) + work.data
+                out.append(packet + PADDING[pad] if pad else packet)
+                psn += 1
+            else:
+                last = psn + (length - 1) // mtu
+                if last >= end:
+                    break
+                del waiting[0]
+                started.append(work)
+                work.first, work.last = psn, last
+                asks = last if last >= full - READ_PIECE or not waiting else -1
+                self._asked = self._packets.data(out, work, psn, last + 1, self._asked, asks)
+                psn = last + 1
+        self._index = len(started)
         self._next = self._reached = psn
-        return count
+        return psn - first
 
     def _begin(self) -> bool:
         """Give the next waiting request its packets; False where there is none, or it has to wait."""
-        if not self.waiting or (self.waiting[0].fence and self._in_flight):
+        full = self._next >= self._oldest + self._window
+        if not self.waiting or full or (self.waiting[0].fence and self._in_flight):
             return False
         work = self.waiting.popleft()
         work.first = work.last = self._next
@@ -199,7 +210,7 @@ class Requester:
         self._started.append(work)
         return True
 
-    def _probe(self, out: Bursts) -> int:
+    def _probe(self, out: list[bytes]) -> int:
         """Send the last packet once more, unless it has been acknowledged meanwhile; tells how many packets."""
         self._probing = False
         if self._next == self._oldest:
@@ -208,12 +219,12 @@ class Requester:
         self._last_again(out)
         return 1
 
-    def _last_again(self, out: Bursts) -> None:
+    def _last_again(self, out: list[bytes]) -> None:
         """The packet that was sent last: of a READ, what is left of the piece that was asked for last."""
         psn = self._next - 1
         work = next(one for one in self._started if psn <= one.last)
         if not work.responds:
-            self._data(out, work, psn, 1)
+            self._packets.data(out, work, psn, psn + 1, psn, psn)
             return
         begun = psn - (psn - work.first) % READ_PIECE
         psn = max(begun, self._oldest)
@@ -235,20 +246,17 @@ class Requester:
             return 0
         return count
 
-    def _data(self, out: Bursts, work: WorkRequest, psn: int, room: int) -> None:
-        """The packet of a SEND or WRITE."""
-        ask = room == 1 or psn - self._asked >= ASK_EVERY
-        if not ask and psn == work.last:
-            ask = room <= READ_PIECE or self._is_newest()
-        if ask:
-            self._asked = psn + 1
-        self._packets.data(out, work, psn, ask=ask)
+    def _data(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
+        """Packets of a SEND or WRITE. What follows the window, or nothing, asks for an acknowledgement."""
+        last, full = work.last, self._oldest + self._window - 1
+        asks = full if last > full else last if last > full - READ_PIECE or self._is_newest() else -1
+        self._asked = self._packets.data(out, work, psn, psn + count, self._asked, asks)
 
     def _is_newest(self) -> bool:
         """Nothing follows the request that is being sent."""
         return not self.waiting and self._index + 1 == len(self._started)
 
-    def _response_request(self, out: Bursts, work: WorkRequest, psn: int, count: int) -> None:
+    def _response_request(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
         """The packet that asks for ``count`` packets of response of a READ, or for an atomic operation."""
         self._asked = psn + count
         if work.operation is Operation.READ:

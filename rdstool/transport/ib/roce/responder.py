@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from dissectors.wire.infiniband import BTH, NakCode, Opcode
 from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import ATOMIC_BYTES, MAX_MESSAGE_BYTES, Operation, Status
-from rdstool.transport.ib.roce.bursts import Bursts
 from rdstool.transport.ib.roce.counters import Counters
+from rdstool.transport.ib.roce.flow import PADDING
 from rdstool.transport.ib.roce.memory import MemoryTable
 from rdstool.transport.ib.roce.numbers import PSN_WINDOW, packets_of
 from rdstool.transport.ib.roce.packets import (
@@ -33,6 +33,9 @@ from rdstool.transport.ib.roce.packets import (
     PAD_SHIFT,
     RESPONSE_OPCODES,
     RETH_VALUES,
+    SENDS,
+    SOLICITED,
+    VERSION_MASK,
     PacketKind,
     Part,
     nak,
@@ -118,10 +121,10 @@ class Responder:
 
     # ---- In
 
-    def request(self, kind: PacketKind, opcode: int, word: int, datagram: bytes, pad: int, solicited: bool) -> None:
+    def request(self, kind: PacketKind, opcode: int, flags: int, word: int, datagram: bytes) -> None:
         """A request packet has come, of at least ``kind.header`` bytes, ICRC and pad bytes.
 
-        ``word`` is the last of its BTH: the wish for an acknowledgement, and the PSN.
+        ``flags`` are those of its BTH, ``word`` is its last one: the wish for an acknowledgement, and the PSN.
         """
         psn, self._asked = word & NUMBER_MASK, word & ACK_REQUEST
         ahead = (psn - self._expected) & NUMBER_MASK
@@ -137,11 +140,12 @@ class Responder:
                 self._negative(nak(NakCode.PSN_SEQUENCE))
             return
         self._told = False
-        part = kind.part
+        part, pad = kind.part, flags >> PAD_SHIFT & 3
         if (self._part is not None if kind.starts else self._part is not part) or not kind.supported:
             self._fail(NakCode.INVALID_REQUEST, f"opcode {opcode:#x} does not follow what came before")
         elif part is Part.SEND:
-            self._send(kind, datagram, pad, solicited)
+            if not self.send(opcode, flags, word, datagram):
+                self._refuse_send(kind, len(datagram) - _LEAST_BYTES - pad)
         elif part is Part.WRITE:
             self._write(kind, datagram, pad)
         elif part is Part.READ:
@@ -149,65 +153,29 @@ class Responder:
         else:
             self._atomic(opcode, datagram)
 
-    def short(self, word: int, datagram: bytes, pad: int, solicited: bool) -> bool:
-        """A SEND of one packet, by far the most common request. False where ``request`` has to look at it."""
-        receives = self.receives
+    def send(self, opcode: int, flags: int, word: int, datagram: bytes) -> bool:
+        """Take the packet of a SEND, by far the most common request. False where ``request`` has to look at it."""
+        kind = SENDS[opcode]
+        if kind is None or word & NUMBER_MASK != self._expected or flags & VERSION_MASK:
+            return False
+        starts, ends = kind
+        receives, mtu = self.receives, self._mtu
+        if (self._part is not None if starts else self._part is not Part.SEND) or not receives:
+            return False
+        pad = flags >> PAD_SHIFT & 3
         length = len(datagram) - _LEAST_BYTES - pad
-        if (
-            word & NUMBER_MASK != self._expected
-            or self._part is not None
-            or not receives
-            or not 0 <= length <= self._mtu
-        ):
-            return False
         wr_id, room = receives[0]
-        if length > room:
+        if length != mtu and not (ends and 0 <= length < mtu and (starts or length)):  # as _fits
             return False
-        self._told = False
-        self._expected = (self._expected + 1) & NUMBER_MASK
-        self._msn += 1
-        receives.popleft()
-        self._report(wr_id, _RECEIVE, _SUCCESS, datagram[_BTH_BYTES : _ICRC - pad], 0, solicited)
-        self._asked = word & ACK_REQUEST
-        if self._asked:
-            self._acknowledge()
-        return True
-
-    def _right_size(self, kind: PacketKind, size: int) -> bool:
-        """First and middle packets are full, a last one is not empty."""
-        if kind.ends:
-            return size <= self._mtu and (kind.starts or size > 0)
-        return size == self._mtu
-
-    def _done(self, packets: int = 1) -> None:
-        """A message, or a packet of one, has been executed."""
-        self._expected = (self._expected + packets) & NUMBER_MASK
-
-    def _send(self, kind: PacketKind, datagram: bytes, pad: int, solicited: bool) -> None:
-        receives = self.receives
-        if not receives:
-            self._counters.rnr_naks_sent += 1
-            self._told = True
-            self._negative(rnr_nak(self._rnr_timer))
-            return
+        if self._received + length > room:
+            return False
         data = datagram[_BTH_BYTES : _ICRC - pad]
-        length = len(data)
-        starts, ends = kind.starts, kind.ends
-        if length != self._mtu and not self._right_size(kind, length):
-            self._fail(NakCode.INVALID_REQUEST, f"a packet of {length} bytes with path MTU {self._mtu}")
-            return
-        size = self._received + length
-        wr_id, room = receives[0]
-        if size > room:
-            receives.popleft()
-            self._report(wr_id, Operation.RECEIVE, Status.LOCAL_LENGTH_ERROR)
-            self._fail(NakCode.INVALID_REQUEST, f"a message of {size} bytes or more for a receive of {room}")
-            return
+        self._told = False
         self._expected = (self._expected + 1) & NUMBER_MASK
         if not ends:
             self._part = Part.SEND
             self._pieces.append(data)
-            self._received = size
+            self._received += length
         else:
             if not starts:
                 self._pieces.append(data)
@@ -216,9 +184,36 @@ class Responder:
                 self._part, self._received = None, 0
             self._msn += 1
             receives.popleft()
-            self._report(wr_id, _RECEIVE, _SUCCESS, data, 0, solicited)
-        if self._asked:
+            self._report(wr_id, _RECEIVE, _SUCCESS, data, 0, bool(flags & SOLICITED))
+        if word & ACK_REQUEST:
+            self._asked = ACK_REQUEST
             self._acknowledge()
+        return True
+
+    def _fits(self, starts: bool, ends: bool, size: int) -> bool:
+        """First and middle packets are full, a last one is not empty."""
+        if ends:
+            return 0 <= size <= self._mtu and (starts or size > 0)
+        return size == self._mtu
+
+    def _done(self, packets: int = 1) -> None:
+        """A message, or a packet of one, has been executed."""
+        self._expected = (self._expected + packets) & NUMBER_MASK
+
+    def _refuse_send(self, kind: PacketKind, length: int) -> None:
+        """The packet of a SEND is the expected one, and ``send`` could not take it."""
+        receives = self.receives
+        if not receives:
+            self._counters.rnr_naks_sent += 1
+            self._told = True
+            self._negative(rnr_nak(self._rnr_timer))
+        elif not self._fits(kind.starts, kind.ends, length):
+            self._fail(NakCode.INVALID_REQUEST, f"a packet of {length} bytes with path MTU {self._mtu}")
+        else:
+            wr_id, room = receives.popleft()
+            size = self._received + length
+            self._report(wr_id, _RECEIVE, Status.LOCAL_LENGTH_ERROR)
+            self._fail(NakCode.INVALID_REQUEST, f"a message of {size} bytes or more for a receive of {room}")
 
     def _write(self, kind: PacketKind, datagram: bytes, pad: int) -> None:
         data = memoryview(datagram)[kind.header : _ICRC - pad]
@@ -226,7 +221,7 @@ class Responder:
         if kind.starts:
             self._address, self._rkey, self._left = RETH_VALUES.unpack_from(datagram, BTH.size)
         ends_here = size == self._left
-        if not self._right_size(kind, size) or size > self._left or ends_here != kind.ends:
+        if not self._fits(kind.starts, kind.ends, size) or size > self._left or ends_here != kind.ends:
             self._fail(NakCode.INVALID_REQUEST, f"a packet of {size} bytes, {self._left} are to be written")
             return
         if self._left:
@@ -343,7 +338,7 @@ class Responder:
         self._negative(nak(code))
         self.failed = detail
 
-    def emit(self, budget: int, out: Bursts) -> int:
+    def emit(self, budget: int, out: list[bytes]) -> int:
         """Append at most ``budget`` datagrams to ``out``; tells how many."""
         sent = 0
         while self.replies and sent < budget:
@@ -357,15 +352,15 @@ class Responder:
                 self.replies.popleft()
                 head = BTH_WORDS.pack(_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.psn)
                 word = reply.syndrome << 24 | reply.msn & NUMBER_MASK
-                out.add(head + AETH_WORD.pack(word))
+                out.append(head + AETH_WORD.pack(word))
             else:
                 self.replies.popleft()
                 head = BTH_WORDS.pack(_ATOMIC_ACKNOWLEDGE, 0, DEFAULT_PKEY, self._queue_pair, reply.first)
-                out.add(head + ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original))
+                out.append(head + ATOMIC_ACK.pack(NO_CREDITS << 24 | reply.msn & NUMBER_MASK, reply.original))
             sent += 1
         return sent
 
-    def _read_packet(self, out: Bursts, read: _Read) -> bool:
+    def _read_packet(self, out: list[bytes], read: _Read) -> bool:
         """The next packet of response. False where the memory is no longer there: a NAK takes its place."""
         number = read.sent
         start = number * self._mtu
@@ -388,7 +383,7 @@ class Responder:
         if first or last:
             head += AETH_WORD.pack(NO_CREDITS << 24 | read.msn & NUMBER_MASK)
         read.sent += 1
-        out.add(head, payload, pad)
+        out.append(head + payload + PADDING[pad])
         return True
 
     # ---- The end

@@ -27,7 +27,7 @@ from dissectors.wire.infiniband import (
     Opcode,
     Reth,
 )
-from rdstool.transport.ib.roce.bursts import Bursts
+from rdstool.transport.ib.roce.bursts import in_bursts
 from rdstool.transport.ib.roce.crc_shift import unknown_word
 from rdstool.transport.ib.roce.flow import MAX_BURST, Flow, ethernet_frame, headers
 from rdstool.transport.ib.roce.numbers import (
@@ -132,17 +132,16 @@ def test_a_flow_keeps_to_the_identification_0_until_it_is_seen_to_have_changed()
 @pytest.mark.parametrize(("source", "destination"), ADDRESSES)
 def test_the_icrc_of_a_datagram_in_a_burst_is_for_its_place(source: str, destination: str) -> None:
     flow, receiver = (Flow(source, 49152, destination) for _ in range(2))
-    bursts = Bursts(flow, MAX_BURST)
     sizes = [100] * 70 + [40, 40, 100, 300] + [4096] * 16 + [0]
-    for number, size in enumerate(sizes):
-        bursts.add(number.to_bytes(4) + bytes(8), bytes(size), 0)
-    assert [[len(data) - 16 for data in burst] for burst in bursts.bursts] == [
+    packets = (number.to_bytes(4) + bytes(8 + size) for number, size in enumerate(sizes))
+    bursts = in_bursts(flow, packets, MAX_BURST)
+    assert [[len(data) - 16 for data in burst] for burst in bursts] == [
         *([100] * 64, [100] * 6 + [40], [40], [100], [300]),
         *([4096] * 15, [4096, 0]),
     ]
-    datagrams = [data for burst in bursts.bursts for data in burst]
+    datagrams = [data for burst in bursts for data in burst]
     assert [int.from_bytes(data[:4]) for data in datagrams] == list(range(len(sizes)))
-    for burst in bursts.bursts:
+    for burst in bursts:
         for place, data in enumerate(burst):
             number = place if "." in source else 0
             assert icrc_good(headers(flow, len(data), identification=number) + data)
