@@ -396,7 +396,7 @@ local insert, remove, concat = table.insert, table.remove, table.concat
 local unpack = table.unpack
 -- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
 local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
-local call_dissector, referenced = Dissector.call, TreeItem.referenced
+local call_dissector, try_table, referenced = Dissector.call, DissectorTable.try, TreeItem.referenced
 -- So are the functions behind what a frame tells of itself, from its `pinfo`: by learn_getters, at the first frame.
 local number_of, is_visited, time_of, source_of, destination_of, columns_of, text_of_address
 
@@ -519,6 +519,27 @@ local function host_text(address)
       return text:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$") or text
    end
    return text
+end
+
+-- Wireshark, and the other dissectors that it has.
+
+-- Whether it is of this version or later.
+local function is_wireshark(wanted_major, wanted_minor)
+   local major, minor = get_version():match("^(%d+)%.(%d+)")
+   major, minor = tonumber(major) or 0, tonumber(minor) or 0
+   return major > wanted_major or major == wanted_major and minor >= wanted_minor
+end
+
+-- Let another dissector do its work; nil where it gave up. On what, it has shown already: that is no error of this script.
+-- (The text behind the name is garbage in 4.4 where a dissector has a bug.)
+local function hand_over(call, ...)
+   local fine, used = pcall(call, ...)
+   if fine then
+      return used
+   elseif not find(tostring(used), "Dissector%w*_%w+: ") then
+      error(used, 0)
+   end
+   return nil
 end
 
 -- The message header (protocol.md 1) and its extension headers (2).
@@ -3824,7 +3845,13 @@ end
 
 local show_frame
 do
+   -- Who reads payload: the dissector of its destination port, else the one that "Decode As" has for all ports; for single
+   -- ones it has none in a table that Lua made. 4.0 has no call for the one that it has.
    local rds_port = DissectorTable.new("rds.port", "RDS port", ftypes.UINT16, base.DEC, rds)
+   local rds_payload
+   if is_wireshark(4, 4) then
+      rds_payload = DissectorTable.new("rds.payload", "RDS payload", ftypes.NONE, base.NONE, rds)
+   end
 
    -- How fields are added to one frame's tree: `add(tree, name, ...)`, with `generated` and `hidden` after it.
    local add
@@ -4039,26 +4066,34 @@ do
       return tree
    end
 
-   local function hand_on(message, range, pinfo, root)
-      if message.kind ~= "data" or range:len() <= HEADER_BYTES then
-         return
-      end
-      local dissector = rds_port:get_dissector(message.dport)
-      if dissector then
-         dissector:call(range(HEADER_BYTES):tvb(), pinfo, root)
-      end
+   local function is_read(message)
+      return message.kind == "data" and message.seen > 0 and (rds_payload or rds_port:get_dissector(message.dport))
    end
 
-   local function show_message(message, tvb, pinfo, root, wanted)
-      local range
-      if wanted or message.findings or message.kind == "data" and rds_port:get_dissector(message.dport) then
-         range = bytes_of(message, tvb)
+   -- The bytes of the message, where they are needed.
+   local function show_message(message, tvb, root, wanted)
+      if not (wanted or message.findings or is_read(message)) then
+         return nil
       end
+      local range = bytes_of(message, tvb)
       if wanted or message.findings then
          add_findings(add_message_tree(message, root, range), message)
       end
-      if range then
-         hand_on(message, range, pinfo, root)
+      return range
+   end
+
+   -- Last of all: in 4.0, what other dissectors throw takes with it all that was still to be shown of the frame.
+   local function hand_on(messages, ranges, pinfo, root)
+      for index, message in ipairs(messages) do
+         if ranges[index] and is_read(message) then
+            local payload = ranges[index](HEADER_BYTES):tvb()
+            local dissector = rds_port:get_dissector(message.dport)
+            if dissector then
+               hand_over(call_dissector, dissector, payload, pinfo, root)
+            else
+               hand_over(try_table, rds_payload, "", payload, pinfo, root)
+            end
+         end
       end
    end
 
@@ -4179,14 +4214,15 @@ do
    end
 
    local function show_messages(messages, tvb, pinfo, root, wanted)
-      local lines = {}
+      local lines, ranges = {}, {}
       for index, message in ipairs(messages) do
          lines[index] = headline(message)
-         show_message(message, tvb, pinfo, root, wanted)
+         ranges[index] = show_message(message, tvb, root, wanted)
       end
       local columns = columns_of(pinfo)
       columns.protocol = "RDS"
       columns.info = concat(lines, "; ")
+      return ranges
    end
 
    local function show_setup(messages, pinfo, root)
@@ -4198,28 +4234,32 @@ do
       end
    end
 
+   local function show_acks_and_operations(frame, root)
+      for _, ack in ipairs(frame.acks or {}) do
+         show_acknowledgement(ack, frame, root)
+      end
+      for _, operation in ipairs(frame.operations or {}) do
+         show_operation(operation, root)
+      end
+   end
+
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
       add = wanted and root.visible and add_always or add_referenced
-      local messages, cm, parts, acks, operations = frame.messages, frame.cm, frame.parts, frame.acks, frame.operations
-      if messages then
-         show_messages(messages, tvb, pinfo, root, wanted)
-      end
+      local messages, cm, parts = frame.messages, frame.cm, frame.parts
+      local ranges = messages and show_messages(messages, tvb, pinfo, root, wanted)
       if cm then
          show_setup(cm, pinfo, root)
       end
       if parts then
          show_parts(parts, pinfo, root, wanted, not (messages or cm))
       end
-      if not (acks or operations) or not (wanted or is_wanted(root, "rds_rdma")) then
-         return
+      if (frame.acks or frame.operations) and (wanted or is_wanted(root, "rds_rdma")) then
+         show_acks_and_operations(frame, root)
       end
-      for _, ack in ipairs(acks or {}) do
-         show_acknowledgement(ack, frame, root)
-      end
-      for _, operation in ipairs(operations or {}) do
-         show_operation(operation, root)
+      if ranges then
+         hand_on(messages, ranges, pinfo, root)
       end
    end
 end
@@ -4250,18 +4290,6 @@ do
 
    local function now_of(pinfo)
       return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
-   end
-
-   -- Let Wireshark's own dissector do its work. What it gave up on it has shown already: no error of this script. (The text
-   -- behind the name is garbage in 4.4 where a dissector has a bug.)
-   local function pass_on(original, tvb, pinfo, tree)
-      local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
-      if fine then
-         return used
-      elseif not find(tostring(used), "Dissector_call: ", 1, true) then
-         error(used, 0)
-      end
-      return tvb:len()
    end
 
    -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
@@ -4307,7 +4335,7 @@ do
             end
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
+      local used = hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
       local frame = not done and shown[current]
       if frame then
          local header = frame.messages and size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
@@ -4403,7 +4431,7 @@ do
             feed_packet(packet, now)
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
+      local used = hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
       if not done then
          show_once(nil, pinfo, tree)
       end

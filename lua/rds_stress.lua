@@ -1,7 +1,7 @@
--- The payload of rds-stress in RDS messages: an example of a dissector for the table `rds.port`.
+-- The payload of rds-stress in RDS messages: an example of a dissector for the tables `rds.port` and `rds.payload`.
 --
 -- Goes with rds.lua. Tasks of rds-stress bind the ports that follow its starting port (4000); name others in the
--- preferences: `tshark -o rds_stress.ports:7000-7010`.
+-- preferences: `tshark -o rds_stress.ports:7000-7010`, or have it read all payload: `tshark -d rds.payload,rds_stress`.
 -- Layout: docs/protocol.md 12.2 of rdstool. SPDX-License-Identifier: GPL-2.0-or-later
 
 local stress = Proto("rds_stress", "rds-stress")
@@ -77,4 +77,10 @@ function stress.prefs_changed()
    if stress.prefs.ports ~= registered then
       set_ports(stress.prefs.ports)
    end
+end
+
+-- Who is to be offered by "Decode As", in Wireshark 4.4 and later.
+local payload = DissectorTable.get("rds.payload")
+if payload then
+   payload:add_for_decode_as(stress)
 end

@@ -15,6 +15,8 @@ class FrameCounts:
     """Captured bytes of all frames."""
     tcp: int = 0
     """TCP segments on the ports that were asked for."""
+    tcp_damaged: int = 0
+    """TCP segments whose checksum is wrong, on the ports that were asked for; where it was to be looked at."""
     tcp_other: int = 0
     """TCP segments on other ports."""
     ib: int = 0

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import fcntl
+from functools import partial
 from mmap import mmap
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -27,6 +28,9 @@ PIPE_BYTES = 1 << 20
 """What waits in a pipe until it is read."""
 KEPT_BYTES = 64 << 20
 """Memory that all processes of a crew keep for their next step: given back, its pages would be cleared each time."""
+ALIGNED_BYTES = 64
+"""Columns on a shelf begin at multiples of this."""
+_ENDED = "a worker process ended unexpectedly: try again with --jobs 1"
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -52,7 +56,7 @@ class Pipe:
 
 
 class Shelf:
-    """Shared memory in places, each for one item that is made of arrays."""
+    """Shared memory in places, each for one item that is made of arrays, valid until another is placed there."""
 
     def __init__(self, places: int, size: int) -> None:
         # Pages that are never written to take no memory.
@@ -67,7 +71,7 @@ class Shelf:
         return at
 
     def get(self, number: int, at: int, dtypes: Iterable[np.dtype[Any]], count: int) -> tuple[list[NDArray[Any]], int]:
-        """Columns of ``count`` rows, valid until another item is placed there, and where they end."""
+        """Columns of ``count`` rows from byte ``at`` of an item on, and where they end."""
         columns = []
         for dtype in dtypes:
             column, at = self._room(number, at, dtype, count)
@@ -76,11 +80,40 @@ class Shelf:
 
     def _room(self, number: int, at: int, dtype: np.dtype[Any], count: int) -> tuple[NDArray[Any], int]:
         place = self._places[number % len(self._places)]
-        return np.frombuffer(place, dtype, count, at), _aligned(at + count * dtype.itemsize)
+        at = -(-at // ALIGNED_BYTES) * ALIGNED_BYTES
+        return np.frombuffer(place, dtype, count, at), at + count * dtype.itemsize
 
 
-def _aligned(size: int) -> int:
-    return (size + 63) & ~63
+def _send(pipe: Connection, item: Any) -> None:
+    """Send an item, the arrays in it as they are: they need not be copied into one message."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(item, 5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    pipe.send(([len(array) for array in arrays], head))
+    for array in arrays:
+        _write(pipe.fileno(), array)
+
+
+def _receive(pipe: Connection) -> Any:
+    """What was sent by ``_send``; arrays are where they were read to. Raises ``EOFError`` at the end of the pipe."""
+    sizes, head = pipe.recv()
+    arrays = [np.empty(size, np.uint8) for size in sizes]
+    for array in arrays:
+        _fill(pipe.fileno(), array.data)
+    return pickle.loads(head, buffers=arrays)  # noqa: S301 - from a process of our own
+
+
+def _write(file: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _fill(file: int, data: memoryview) -> None:
+    while data:
+        got = os.readv(file, [data])
+        if not got:
+            raise EOFError
+        data = data[got:]
 
 
 class Crew:
@@ -99,9 +132,12 @@ class Crew:
                 for process in ended:
                     process.join()  # Its files are closed a moment before its exit code is known.
                     if process.exitcode:
-                        raise CaptureError("a worker process ended unexpectedly: try again with --jobs 1")
+                        raise CaptureError(_ENDED)
                 self._processes = [process for process in self._processes if process not in ended]
-            item = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from a process of our own
+            try:
+                item = _receive(pipe)
+            except EOFError:
+                raise CaptureError(_ENDED) from None
             if isinstance(item, CaptureError):
                 raise item
             items.append(item)
@@ -114,16 +150,15 @@ def crew(size: int, run: Callable[..., None], *arguments: Any) -> Iterator[Crew]
     pipes = [Pipe() for _ in range(size)]
     parent = os.getpid()
     context = get_context("fork")
-    processes = [
-        context.Process(target=_start, args=(parent, KEPT_BYTES // size, pipe.writer, run, (*arguments, number)))
-        for number, pipe in enumerate(pipes)
-    ]
+    processes = [context.Process(target=_start, args=(parent, pipes, number, run, arguments)) for number in range(size)]
     try:
         with warnings.catch_warnings():
             # Python warns of fork beside NumPy's idle threads, which the child never uses.
             warnings.simplefilter("ignore", DeprecationWarning)
             for process in processes:
                 process.start()
+        for pipe in pipes:
+            pipe.writer.close()
         yield Crew([pipe.reader for pipe in pipes], list(processes))
     finally:
         for process in processes:
@@ -134,7 +169,7 @@ def crew(size: int, run: Callable[..., None], *arguments: Any) -> Iterator[Crew]
             pipe.close()
 
 
-def _start(parent: int, kept: int, pipe: Connection, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(parent: int, pipes: list[Pipe], number: int, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     # What was there before the fork is shared as long as nobody writes to it, which the collector would.
     gc.freeze()
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
@@ -144,14 +179,15 @@ def _start(parent: int, kept: int, pipe: Connection, run: Callable[..., None], a
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(AttributeError):  # A C library that knows nothing of it.
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, kept)
+            libc.mallopt(parameter, KEPT_BYTES // len(pipes))
+    # A pipe that nobody else can write to ends with its process.
+    for other, pipe in enumerate(pipes):
+        if other != number:
+            pipe.close()
     if os.getppid() == parent:
-
-        def deliver(item: Any) -> None:
-            pipe.send_bytes(pickle.dumps(item, 5))
-
+        deliver = partial(_send, pipes[number].writer)
         try:
-            run(*arguments, deliver)
+            run(*arguments, number, deliver)
         except CaptureError as error:
             deliver(error)
     # What the first process has not yet written is not to be written by this one as well.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 
 from rdstool.capture.reading import Reading, read_here
-from rdstool.capture.stages import CaptureOptions, Decoded, Ordering, Reach, Stages, Step
+from rdstool.capture.stages import MAX_PROCESSES, CaptureOptions, Decoded, Ordering, Reach, Stages, Step
 from rdstool.capture.streams import StreamTable
 from rdstool.errors import CaptureError
 
@@ -19,12 +20,14 @@ def decode(paths: tuple[str, ...], options: CaptureOptions, streams: StreamTable
     Raises ``CaptureError`` where a file is bad, after all that could be read was yielded.
     """
     if options.jobs > 1:
+        options = replace(options, jobs=min(options.jobs, MAX_PROCESSES))
         from rdstool.capture.sharing import decode_shared, files_to_share  # noqa: PLC0415 - one process does without
 
         files = files_to_share(paths, options)
         if files is not None:
             return decode_shared(files, options, streams)
-    return _decode_here(Reading(paths, options.tcp_ports, options.follow, options.chunk_bytes), options, streams)
+    reading = Reading(paths, options.tcp_ports, options.tcp_checksums, options.follow, options.chunk_bytes)
+    return _decode_here(reading, options, streams)
 
 
 def _decode_here(reading: Reading, options: CaptureOptions, streams: StreamTable) -> Generator[Step]:

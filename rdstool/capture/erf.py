@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
 from rdstool.capture.columns import Bytes
 from rdstool.capture.gather import gather
 from rdstool.capture.links import LINKTYPE_ERF
-from rdstool.capture.records import Records
+from rdstool.capture.records import MAX_FRAMES, Records
 
 HEADER_BYTES = 16
 DETECTION_RECORDS = 3
@@ -43,8 +44,10 @@ class ErfFormat:
         starts: list[int] = []
         wanted = HEADER_BYTES
         problem = None
-        while position <= last:
-            size = _SIZE(view, position + _SIZE_OFFSET)[0]
+        for _ in repeat(None, MAX_FRAMES):
+            if position > last:
+                break
+            (size,) = _SIZE(view, position + _SIZE_OFFSET)
             if size < HEADER_BYTES:
                 problem = f"a record of {size} bytes is not possible"
                 break
@@ -67,6 +70,7 @@ class ErfFormat:
             end=position,
             wanted=wanted,
             problem=problem,
+            more=len(starts) == MAX_FRAMES,
         )
 
 

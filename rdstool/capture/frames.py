@@ -116,6 +116,9 @@ def scan_window(window: Window, form: Format, start: int, file: int, first_frame
         position = window.base + records.end
         if records.problem is not None:
             raise CaptureError(f"{source.name}: byte {position}: {records.problem}", position)
+        if records.more:
+            start = records.end
+            continue
         left = window.end - records.end
         if not window.slide(records.end, records.wanted):
             break

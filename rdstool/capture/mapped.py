@@ -39,6 +39,8 @@ class Place:
     """Bytes of the record at ``base``, as far as is known."""
     left: int = 0
     """Bytes of it that were looked at in vain."""
+    until: int = 0
+    """Where the look at the file ends that is under way, where it brings more than one chunk."""
     first_frame: int = 1
     chunk: int = 0
     """Chunks before this place."""
@@ -81,20 +83,21 @@ class MappedFiles:
             file = self.files[place.file]
             form = place.form or file.form
             skip = place.skip if place.form else file.start
-            end = min(file.size, place.base + max(self.chunk_bytes, place.wanted, place.left + 1))
+            behind = place.until or place.base + max(self.chunk_bytes, place.wanted, place.left + 1)
+            end = min(file.size, behind)
             data = self.data(place.file, place.base, end)
             records = form.scan(data, skip, len(data))
             position, left = place.base + records.end, len(data) - records.end
             problem = None
             if records.problem is not None:
                 problem = CaptureError(f"{file.path}: byte {position}: {records.problem}", position)
-            elif end == file.size and left:
+            elif end == file.size and left and not records.more:
                 problem = cut_off(file.path, left, records.wanted, position)
             batch = None
             if len(records):
                 batch = batch_of(records, data, place.file, place.first_frame, place.read + end)
             frame, chunk = place.first_frame + len(records), place.chunk + (batch is not None)
-            if problem is not None or end == file.size:
+            if problem is not None or (end == file.size and not records.more):
                 read, first_problem = place.read + end, place.problem or problem
                 place = Place(place.file + 1, first_frame=frame, chunk=chunk, read=read, problem=first_problem)
             else:
@@ -105,6 +108,7 @@ class MappedFiles:
                     form=form,
                     wanted=records.wanted,
                     left=left,
+                    until=end if records.more else 0,
                     first_frame=frame,
                     chunk=chunk,
                 )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
 from rdstool.capture.bursts import packet_bytes
+from rdstool.capture.checksums import intact
 from rdstool.capture.columns import Bytes, FrameBatch, IbPackets, Ints, Segments
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.cursor import Cursor, Mask
@@ -72,6 +73,8 @@ _TCP = np.dtype([
     ("sport", ">u2"), ("dport", ">u2"), ("seq", ">u4"), ("ack", ">u4"), ("offset", "u1"), ("flags", "u1"),
 ])  # fmt: skip
 """As much as is needed: a segment that was cut behind it still has its place in the stream."""
+_TCP_CHECKSUM_AT = 16
+_CHECKSUM = np.dtype([("checksum", ">u2")])
 _UDP = np.dtype([("sport", ">u2"), ("dport", ">u2"), ("size", ">u2"), ("checksum", ">u2")])
 _BTH = np.dtype([("bth", f"V{_BTH_BYTES}")])
 _LRH = np.dtype([("lane", "u1"), ("next", "u1"), ("dlid", ">u2"), ("words", ">u2"), ("slid", ">u2")])
@@ -113,8 +116,16 @@ class _Packets:
         return _Packets(cursor, self.network, self.protocol, self.addresses)
 
 
-def parse(frames: FrameBatch, counts: FrameCounts, tcp_ports: frozenset[int] | None = RDS_TCP_PORTS) -> Parsed:
+def parse(
+    frames: FrameBatch,
+    counts: FrameCounts,
+    tcp_ports: frozenset[int] | None = RDS_TCP_PORTS,
+    *,
+    tcp_checksums: bool = False,
+) -> Parsed:
     """Find the TCP segments from or to ``tcp_ports`` (None: all) and the InfiniBand packets in a batch of frames.
+
+    ``tcp_checksums``: those that are wrong are passed over.
 
     Payload is not copied: the result refers to ``frames.data``. Each frame is counted once in ``counts``.
     """
@@ -128,7 +139,8 @@ def parse(frames: FrameBatch, counts: FrameCounts, tcp_ports: frozenset[int] | N
         mask = ethertype == wanted
         if mask.any():
             packets = parser(cursor.pick(mask), counts)
-            segments.append(_tcp(_of_protocol(packets, PROTOCOL_TCP), frames, counts, tcp_ports))
+            own = _of_protocol(packets, PROTOCOL_TCP)
+            segments.append(_tcp(own, frames, counts, tcp_ports, checked=tcp_checksums))
             ib.append(_roce(_of_protocol(packets, PROTOCOL_UDP), frames, counts))
             _count_other_protocols(packets, counts)
             rest &= ~mask
@@ -224,7 +236,9 @@ def _count_other_ethertypes(ethertype: Ints, counts: FrameCounts) -> None:
             counts.other_ethertypes[int(value) if known else 0] += int(number)
 
 
-def _tcp(packets: _Packets, frames: FrameBatch, counts: FrameCounts, ports: frozenset[int] | None) -> Segments:
+def _tcp(
+    packets: _Packets, frames: FrameBatch, counts: FrameCounts, ports: frozenset[int] | None, *, checked: bool
+) -> Segments:
     possible = packets.cursor.wire_end - packets.cursor.at >= _TCP_MIN_BYTES
     packets = _counted_malformed(packets, possible, counts)
     whole = packets.cursor.at + _TCP.itemsize <= packets.cursor.end
@@ -241,6 +255,10 @@ def _tcp(packets: _Packets, frames: FrameBatch, counts: FrameCounts, ports: froz
     possible = (headers["offset"] >> 4 >= _TCP_MIN_BYTES // 4) & (payload <= packets.cursor.wire_end)
     if not possible.all():
         packets, headers, payload = _counted_malformed(packets, possible, counts), headers[possible], payload[possible]
+    if checked:
+        good = _undamaged(packets, frames.data)
+        counts.tcp_damaged += len(packets) - int(good.sum())
+        packets, headers, payload = packets.pick(good), headers[good], payload[good]
     cursor = packets.cursor
     payload_end = np.maximum(cursor.end, payload)
     return Segments(
@@ -257,6 +275,17 @@ def _tcp(packets: _Packets, frames: FrameBatch, counts: FrameCounts, ports: froz
         captured=payload_end - payload,
         length=cursor.wire_end - payload,
     )
+
+
+def _undamaged(packets: _Packets, data: Bytes) -> Mask:
+    """Which TCP segments have no wrong checksum; of one that was not captured to its end nobody knows."""
+    begin, end = packets.cursor.at, packets.cursor.end
+    good = end < packets.cursor.wire_end
+    whole = np.flatnonzero(~good)
+    addresses = packets.addresses(data, packets.network[whole])
+    checksum = gather(data, begin[whole] + _TCP_CHECKSUM_AT, _CHECKSUM)["checksum"].astype(np.uint16)
+    good[whole] = intact(data, begin[whole], end[whole], checksum, addresses)
+    return good
 
 
 def _counted_malformed(packets: _Packets, good: Mask, counts: FrameCounts) -> _Packets:

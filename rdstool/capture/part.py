@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pickle import PickleBuffer
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,21 @@ class Part:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the dtypes, which take longer to hand on than the rows.
-        columns = (self.rows.tobytes(), self.acks.tobytes(), self.fragments.tobytes())
+        columns = (_buffer(rows) for rows in (self.rows, self.acks, self.fragments))
         return _part, (*columns, self.payloads, self.digests, self.events, self.rdma)
 
 
-def _part(rows: bytes, acks: bytes, fragments: bytes, payloads: Any, digests: Any, events: Any, rdma: Any) -> Part:
+def _buffer(rows: NDArray[Any]) -> PickleBuffer:
+    return PickleBuffer(np.ascontiguousarray(rows).view(np.uint8).data)
+
+
+def _part(rows: Any, acks: Any, fragments: Any, payloads: Any, digests: Any, events: Any, rdma: Any) -> Part:
     return Part(
-        np.frombuffer(bytearray(rows), MESSAGE),
+        np.frombuffer(rows, MESSAGE),
         payloads,
         digests,
-        np.frombuffer(bytearray(acks), ACK),
+        np.frombuffer(acks, ACK),
         events,
-        np.frombuffer(bytearray(fragments), FRAGMENT),
+        np.frombuffer(fragments, FRAGMENT),
         rdma,
     )

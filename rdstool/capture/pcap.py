@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
 from rdstool.capture.columns import Bytes
 from rdstool.capture.gather import gather
-from rdstool.capture.records import MAX_RECORD_BYTES, Records
+from rdstool.capture.records import MAX_FRAMES, MAX_RECORD_BYTES, Records
 
 FILE_HEADER_BYTES = 24
 _RECORD_HEADER_BYTES = 16
@@ -40,15 +41,18 @@ class PcapFormat:
         """Return the whole frames of ``data[start:end]``; a length that cannot be is a problem, not an exception."""
         view = data.data
         header_bytes = self.header_bytes
-        captured_length = struct.Struct(f"{self.order}I").unpack_from
+        captured_length = struct.Struct(f"{self.order}8xI").unpack_from
         last = end - header_bytes
         position = start
         starts: list[int] = []
         add = starts.append
         # The only loop over frames. A length that lies leads behind the end and so is always the last one.
-        while position <= last:
+        for _ in repeat(None, MAX_FRAMES):
+            if position > last:
+                break
             add(position)
-            position += header_bytes + captured_length(view, position + 8)[0]
+            (size,) = captured_length(view, position)
+            position += header_bytes + size
         wanted = header_bytes
         problem = None
         if position > end and starts:
@@ -75,6 +79,7 @@ class PcapFormat:
             end=position,
             wanted=wanted,
             problem=problem,
+            more=len(starts) == MAX_FRAMES,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from rdstool.capture.pcapng_packets import (
     lengths_differ,
     read_packets,
 )
-from rdstool.capture.records import MAX_RECORD_BYTES, Records
+from rdstool.capture.records import MAX_FRAMES, MAX_RECORD_BYTES, Records
 
 SECTION = 0x0A0D0D0A
 INTERFACE = 1
@@ -78,6 +79,7 @@ class _Walk:
         self.first = 0
         self.wanted = _BLOCK_OVERHEAD
         self.problem: str | None = None
+        self.more = False
         self.packets: list[int] = []
         self.marks: list[Mark] = []
         self._mark()
@@ -95,7 +97,9 @@ class _Walk:
         last = end - _BLOCK_OVERHEAD
         add = self.packets.append
         enhanced_min = _MIN_BYTES[ENHANCED_PACKET]
-        while position <= last:
+        for _ in repeat(None, MAX_FRAMES - len(self.packets)):
+            if position > last:
+                break
             kind, size = head(view, position)
             if kind == ENHANCED_PACKET and enhanced_min <= size <= end - position and not size & 3:
                 add(position)
@@ -121,6 +125,8 @@ class _Walk:
                 if self.problem:
                     break
             position = following
+        else:
+            self.more = True
         self.position = position
         return False
 
@@ -187,5 +193,5 @@ class _Walk:
             self.position, self.problem = self.packets[len(packets.offset)], packets.problem
         return Records(
             packets.offset, packets.captured, packets.wire, packets.time, packets.link,
-            end=self.position, wanted=self.wanted, problem=self.problem,
+            end=self.position, wanted=self.wanted, problem=self.problem, more=self.more,
         )  # fmt: skip

@@ -17,6 +17,7 @@ class Reading:
 
     paths: tuple[str, ...]
     tcp_ports: frozenset[int]
+    tcp_checksums: bool = False
     follow: bool = False
     chunk_bytes: int = CHUNK_BYTES
 
@@ -39,11 +40,13 @@ def read_here(reading: Reading) -> Generator[tuple[Parsed, About]]:
     """Read and parse all files. Raises ``CaptureError`` after the last good chunk."""
     reader = FrameReader(reading.paths, follow=reading.follow, chunk_bytes=reading.chunk_bytes)
     for batch in reader:
-        yield parse_chunk(batch, reading.tcp_ports, reader.consumed)
+        yield parse_chunk(batch, reading.tcp_ports, reader.consumed, tcp_checksums=reading.tcp_checksums)
 
 
-def parse_chunk(batch: FrameBatch, tcp_ports: frozenset[int], consumed: int) -> tuple[Parsed, About]:
+def parse_chunk(
+    batch: FrameBatch, tcp_ports: frozenset[int], consumed: int, *, tcp_checksums: bool
+) -> tuple[Parsed, About]:
     """Parse what one chunk brought."""
     counts = FrameCounts()
-    parsed = parse(batch, counts, tcp_ports)
+    parsed = parse(batch, counts, tcp_ports, tcp_checksums=tcp_checksums)
     return parsed, About(batch.file, int(batch.frame[0]), consumed, counts)

@@ -12,6 +12,8 @@ from rdstool.capture.columns import Bytes, Ints
 
 MAX_RECORD_BYTES = 32 << 20
 """The largest frame or block that is believed; greater lengths are taken for damage."""
+MAX_FRAMES = 1 << 16
+"""The most frames of one look: each takes much more memory than the few bytes that it may have in the file."""
 
 
 @dataclass(slots=True)
@@ -29,6 +31,8 @@ class Records:
     """Bytes that it takes from there, as far as is known."""
     problem: str | None = None
     """What is wrong at ``end``, so that nothing can be read behind it."""
+    more: bool = False
+    """These are as many as one look brings: go on at ``end`` before more of the file is read."""
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -42,4 +46,4 @@ class Format(Protocol):
         """Of the format."""
 
     def scan(self, data: Bytes, start: int, end: int, /) -> Records:
-        """Return the frames of ``data[start:end]``; ``start`` is where the last scan ended."""
+        """Return the frames of ``data[start:end]``, or the first of them; ``start`` is where the last scan ended."""

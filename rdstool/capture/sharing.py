@@ -19,18 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Bytes, IbPackets, Packets, Segments, pair_key
-from rdstool.capture.crew import Pipe, Shelf, can_fork, crew
+from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.mapped import MappedFiles, Place, map_files
 from rdstool.capture.network import Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
+from rdstool.capture.records import MAX_FRAMES
 from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
 from rdstool.capture.streams import Coverage, Stream, StreamTable, Turn
 from rdstool.errors import CaptureError
 
-MAX_TABLE = 3
-"""Bytes that the columns of a chunk's packets take for each of its bytes: frames of 36 bytes have rows of 88."""
 _AHEAD = 3
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
@@ -123,7 +122,7 @@ class _Share:
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
-        self.shelf = Shelf(self.ahead + size, MAX_TABLE * options.chunk_bytes)
+        self.shelf = Shelf(self.ahead + size, _table_bytes(size))
 
     def close(self) -> None:
         """Close files and pipes."""
@@ -172,7 +171,9 @@ class _Worker:
         batch, behind = share.files.next(place)
         share.places[(self._number + 1) % share.options.jobs].writer.send(behind)
         if batch is not None:
-            parsed, self._read[place.chunk] = parse_chunk(batch, share.options.tcp_ports, batch.consumed)
+            parsed, self._read[place.chunk] = parse_chunk(
+                batch, share.options.tcp_ports, batch.consumed, tcp_checksums=share.options.tcp_checksums
+            )
             end = batch.consumed - place.read
             self._spread(parsed, _Table(place.chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
         return behind
@@ -205,11 +206,17 @@ class _Worker:
         tcp, at = shelf.get(table.chunk, table.at, Segments.dtypes().values(), table.tcp)
         ib, _ = shelf.get(table.chunk, at, IbPackets.dtypes().values(), table.ib)
         data = self._share.files.data(table.file, table.start, table.end) if table.tcp or table.ib else _NO_BYTES
-        # Queue pairs that are not judged yet keep columns; connections keep none.
-        return Parsed(Segments(data, *tcp), IbPackets(data, *(column.copy() for column in ib))), table.reach
+        return Parsed(Segments(data, *tcp), IbPackets(data, *ib)), table.reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
         self._news.append((turn, stream))
+
+
+def _table_bytes(size: int) -> int:
+    """The most that the columns of a chunk's packets take, for all owners."""
+    kinds = [list(kind.dtypes().values()) for kind in (Segments, IbPackets)]
+    row = max(sum(column.itemsize for column in columns) for columns in kinds)
+    return MAX_FRAMES * row + ALIGNED_BYTES * size * sum(map(len, kinds))
 
 
 def _owners(rows: Packets, size: int) -> NDArray[np.uint64]:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from rdstool.capture.ib_streams import IbStreams
 
 
+MAX_PROCESSES = 8
+"""Processes that share the work at most: each takes memory, and more would wait for the one that orders all."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureOptions:
     """How to read. The defaults fit a capture of RDS on its own ports."""
@@ -36,10 +40,13 @@ class CaptureOptions:
     """Compute the SHA-256 of every complete payload."""
     tcp_ports: frozenset[int] = frozenset({TCP_PORT})
     """TCP ports that carry RDS."""
+    tcp_checksums: bool = False
+    """Pass over TCP segments whose checksum is wrong, as receivers do."""
     follow: bool = False
     """Wait for more at the end of the last file."""
     jobs: int = 1
-    """Processes that share the work up to messages, where the files are plain and longer than a chunk for each."""
+    """Processes that share the work up to messages, where the files are plain and longer than a chunk for each;
+    no more than ``MAX_PROCESSES``."""
     chunk_bytes: int = CHUNK_BYTES
     """How much of a file is looked at at once."""
 

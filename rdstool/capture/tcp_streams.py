@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ REORDER_FRAMES = 64
 _SEQUENCE_SPACE = 1 << 32
 _IN_ORDER, _AGAIN = 0, 1
 """Steps of this stage, as turns of the stream table."""
+_Waiting = tuple[int, int, Iterator[int] | None]
+"""A connection's next frame, its number in the grouping, and what takes its segments, if that has begun."""
 
 
 @dataclass(slots=True)
@@ -83,13 +87,21 @@ class TcpStreams:
         grouping = by_connection(segments)
         regular: list[tuple[int, Connection]] = []
         order = np.argsort(grouping.first)
-        for group, frame in zip(order.tolist(), segments.frame[grouping.first[order]].tolist(), strict=True):
+        frames = segments.frame[grouping.first[order]].tolist()
+        # Connections get their numbers in the order of their frames, later ones on ports that were used before too.
+        waiting: list[_Waiting] = [(frame, group, None) for frame, group in zip(frames, order.tolist(), strict=True)]
+        while waiting:
+            frame, group, taking = heappop(waiting)
             self.table.turn = _IN_ORDER, frame
-            connection = self._prepare(grouping, group, segments, out)
-            if connection is not None:
-                regular.append((group, connection))
-            else:
-                self._feed_connection(grouping, group, segments, chunk, out)
+            if taking is None:
+                connection = self._prepare(grouping, group, segments, out)
+                if connection is not None:
+                    regular.append((group, connection))
+                    continue
+                taking = self._feed_connection(grouping, group, segments, chunk, out)
+            for later in taking:
+                heappush(waiting, (later, group, taking))
+                break
         if regular:
             self._feed_regular(grouping, regular, segments, chunk, out)
         return self._part(out, chunk)
@@ -172,7 +184,8 @@ class TcpStreams:
             for index in sorted(odd):
                 first = int(grouping.first[regular[index][0]])
                 self.table.turn = _AGAIN, int(segments.frame[first])
-                self._feed_connection(grouping, regular[index][0], segments, chunk, out)
+                for _ in self._feed_connection(grouping, regular[index][0], segments, chunk, out):
+                    pass
             rest = [item for index, item in enumerate(regular) if index not in odd]
             if rest:
                 self._feed_regular(grouping, rest, segments, chunk, out)
@@ -199,8 +212,13 @@ class TcpStreams:
                 own = grouping.rows(group)
                 self._close_all(connection, segments, own, grouping.backward[own] ^ connection.flipped, chunk, out)
 
-    def _feed_connection(self, grouping: Grouping, group: int, segments: Segments, chunk: Chunk, out: _Output) -> None:
-        """Cut a connection's segments where a SYN begins another one on the same ports."""
+    def _feed_connection(
+        self, grouping: Grouping, group: int, segments: Segments, chunk: Chunk, out: _Output
+    ) -> Iterator[int]:
+        """Cut a connection's segments where a SYN begins another one on the same ports; yields its frame before.
+
+        To be asked until its end.
+        """
         key, rows = grouping.keys[group], grouping.rows(group)
         backward = grouping.backward[rows]
         flags = segments.flags[rows]
@@ -220,6 +238,7 @@ class TcpStreams:
                     self._end(connection, chunk, out, int(segments.frame[row]), int(segments.time[row]))
                     del self.connections[key]
                     connection = None
+                    yield int(segments.frame[row])
             if connection is None:
                 connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], out)
                 if connection is None:

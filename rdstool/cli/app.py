@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -16,9 +17,10 @@ from typer.core import TyperGroup
 from rdstool.cli import exit_codes
 from rdstool.cli.commands import SETTINGS, Commands
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import PROGRAM, drop_stdout, error
+from rdstool.cli.output import PROGRAM, drop_stdout, error, settle_stdout
 from rdstool.errors import RdsError
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DEBUG = "RDSTOOL_DEBUG"
 """Environment variable: when set, errors that nobody expected come with their traceback."""
 
@@ -158,8 +160,10 @@ def _unexpected(problem: Exception, arguments: Sequence[str]) -> int:
         command = context.command_path if context is not None else named
         error(f"{message().rstrip('.') or 'a command is needed'} (see: {command} --help)")
     elif isinstance(problem, OSError):
+        settle_stdout()
         where = f"{os.fsdecode(problem.filename)}: " if problem.filename else ""
-        error(f"{where}{problem.strerror or problem}")
+        hint = "; make room, or send the results elsewhere" if problem.errno in _FULL else ""
+        error(f"{where}{problem.strerror or problem}{hint}")
     elif os.environ.get(DEBUG):
         raise problem
     else:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from rdstool.cli.inputs import Reading, TcpPorts
-from rdstool.cli.output import Results, note
+from rdstool.cli.output import STANDARD_OUTPUT, Results, note
+from rdstool.errors import UsageError
 from rdstool.words import plural
 
 
@@ -44,6 +45,8 @@ def capture(
     from rdstool.filter import compile_filter  # noqa: PLC0415
     from rdstool.tshark.live import LiveCapture  # noqa: PLC0415
 
+    if str(output) == STANDARD_OUTPUT:
+        raise UsageError("--write -: standard output is for the messages; name a file")
     ports = frozenset({TCP_PORT, *(tcp_port or ())})
     show = Show(compile_filter(filter_text) if filter_text is not None else None, None, rdma=False)
     live = LiveCapture(interface, sorted(ports), output=output, packets=packets, seconds=seconds)

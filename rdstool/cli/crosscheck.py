@@ -33,7 +33,7 @@ def crosscheck(
     """  # noqa: D301
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
-    from rdstool.tshark.compare import differences, finding_differences, findings, objects  # noqa: PLC0415
+    from rdstool.tshark.compare import differences, finding_differences, natively, objects  # noqa: PLC0415
     from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
 
@@ -45,9 +45,7 @@ def crosscheck(
             second = TsharkCapture([str(path)], options, tshark)
             theirs = objects(second)
             with open_capture(str(path), options) as capture:
-                ours = objects(capture)
-            with open_capture(str(path), options) as capture:
-                told = findings(capture)
+                ours, told = natively(capture)
             found = differences(ours, theirs) + finding_differences(told, second.findings)
             for difference in found:
                 shown = {"file": str(path), **asdict(difference)}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpPorts, open_inputs
-from rdstool.cli.output import Results, note, warn
+from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
+from rdstool.cli.output import STANDARD_OUTPUT, Results, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
 
@@ -40,7 +41,7 @@ def decode(
     dump: Annotated[bool, typer.Option("--hex", "-x", help="Hex dump of each message, fields coloured.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with a heading.")] = False,
-    parquet: Annotated[Path | None, typer.Option(metavar="OUT", help="Write a Parquet file, no lines.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="OUT", help="Write Parquet, no lines; - is stdout.")] = None,
     digest: Annotated[bool, typer.Option("--hash", help="Add the SHA-256 of each payload.")] = False,
     filter_text: Annotated[
         str | None, typer.Option("--filter", "-Y", metavar="EXPR", help="Show only what passes this display filter.")
@@ -69,6 +70,7 @@ def decode(
     ] = NATIVE,
     follow: Follow = False,
     tcp_port: TcpPorts = None,
+    tcp_checksums: TcpChecksums = False,
     jobs: Jobs = 1,
 ) -> None:
     """Show the RDS messages of captures, one line each, in the order in which they were complete.
@@ -84,6 +86,10 @@ def decode(
     from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
 
     _check_forms(verbose=verbose, dump=dump, json=json, csv=csv, parquet=parquet is not None, fields=fields, time=time)
+    if digest and fields is not None:
+        raise UsageError("--hash is for whole messages; name rds.sha256 among the --fields")
+    if rdma and parquet is not None:
+        raise UsageError("--rdma and --parquet exclude each other: that file is of messages alone")
     if engine not in ENGINES:
         raise UsageError(f'"{engine}" is no engine; take one of: {", ".join(ENGINES)}')
     accepted = _accepted(filter_text) if filter_text is not None else None
@@ -94,6 +100,7 @@ def decode(
     reading = open_inputs(
         files,
         tcp_ports=tcp_port,
+        tcp_checksums=tcp_checksums,
         follow=follow,
         jobs=jobs,
         digests=digest or "rds.sha256" in used,
@@ -188,7 +195,7 @@ def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> N
 
     if any(path.resolve() == Path(name).resolve() for name in reading.capture.paths):
         raise UsageError(f"{path} is one of the captures; name another file for --parquet")
-    file = stack.enter_context(ParquetFile(path))
+    file = stack.enter_context(ParquetFile(sys.stdout.buffer if str(path) == STANDARD_OUTPUT else path))
     for columns, keep in show.kept(reading):
         file.write(columns, keep)
 
@@ -196,7 +203,8 @@ def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> N
 def _conclude(reading: Reading, show: Show, parquet: Path | None) -> None:
     """Tell on stderr what the results cannot say."""
     if parquet is not None:
-        note(f"{plural(show.shown, 'message')} written to {parquet}")
+        place = "standard output" if str(parquet) == STANDARD_OUTPUT else parquet
+        note(f"{plural(show.shown, 'message')} written to {place}")
     if show.messages and show.accepted is not None and not show.shown:
         note(f"0 of {plural(show.messages, 'message')} passed the filter")
     if not show.messages and reading.problem is None and not reading.interrupted:

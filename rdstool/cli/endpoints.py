@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import PROGRAM, note, one_line
+from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, note, one_line
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,9 +40,21 @@ PROVIDERS = ("roce", "verbs")
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
+
+def _named_file(path: Path | None) -> Path | None:
+    if str(path) == STANDARD_OUTPUT:
+        raise UsageError("--pcap -: standard output is for the results; name a file, or a FIFO")
+    return path
+
+
 Pcap = Annotated[
     Path | None,
-    typer.Option("--pcap", metavar="FILE", help="Write all that is exchanged to this pcapng file; no rights needed."),
+    typer.Option(
+        "--pcap",
+        metavar="FILE",
+        help="Write all that is exchanged to this pcapng file; no rights needed.",
+        callback=_named_file,
+    ),
 ]
 Paths = Annotated[int, typer.Option("--paths", metavar="N", min=1, max=8, help="Paths to offer to the peer.")]
 ProfileName = Annotated[

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import error, warn
+from rdstool.cli.output import error, note, warn
 from rdstool.cli.progress import progress
-from rdstool.errors import CaptureError
+from rdstool.errors import CaptureError, UsageError
+from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.capture.pipeline import Capture, Decoded
@@ -40,8 +41,12 @@ TcpPorts = Annotated[
     list[int] | None,
     typer.Option("--tcp-port", metavar="PORT", min=1, max=65535, help="RDS runs on this TCP port too (repeatable)."),
 ]
+TcpChecksums = Annotated[
+    bool, typer.Option("--tcp-checksums", help="Pass over TCP segments whose checksum is wrong, as receivers do.")
+]
 Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with.")
+    int,
+    typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with, 8 at most."),
 ]
 Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end of the file, until Ctrl-C.")]
 
@@ -67,6 +72,8 @@ class Reading:
                     self._look_at_order(decoded)
                 yield decoded
                 done(decoded.consumed)
+        if self.capture.frames.tcp_damaged:
+            note(f"{plural(self.capture.frames.tcp_damaged, 'TCP segment')} with a wrong checksum passed over")
         if self.capture.streams.passed_over:
             followed = f"only the first {len(self.capture.streams):,} streams were followed"
             warn(f"{followed}; to see the others, cut the capture into shorter ones: editcap -i SECONDS")
@@ -111,24 +118,32 @@ def open_inputs(
     files: Sequence[Path],
     *,
     tcp_ports: Sequence[int] | None = None,
+    tcp_checksums: bool = False,
     follow: bool = False,
     jobs: int = 1,
     payloads: bool = False,
     digests: bool = False,
     engine: str = NATIVE,
 ) -> Reading:
-    """Make captures ready to be read; what is wrong with them shows when reading begins."""
+    """Make captures ready to be read; what is wrong with them shows when reading begins.
+
+    Raises ``UsageError`` where standard input is named twice.
+    """
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
+    from rdstool.capture.files import STANDARD_INPUT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
 
     options = CaptureOptions(
         payloads=payloads,
         digests=digests,
         tcp_ports=frozenset({TCP_PORT, *(tcp_ports or ())}),
+        tcp_checksums=tcp_checksums,
         follow=follow,
         jobs=jobs,
     )
     names = [str(name) for name in files]
+    if names.count(STANDARD_INPUT) > 1:
+        raise UsageError(f"standard input ({STANDARD_INPUT}) is there to be read once; name it once")
     if engine == TSHARK:
         from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
 

@@ -29,7 +29,7 @@ def lua(
         typer.Option("--extcap", metavar="DIR", help="Another directory for what offers nodes as interfaces."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace or remove a plugin of another version or origin.")
+        bool, typer.Option("--force", help="Replace or remove what is of another version or origin, or was changed.")
     ] = False,
 ) -> None:
     """Write the Wireshark plugin out, or put it where Wireshark and tshark look for it.
@@ -96,23 +96,25 @@ def _status(directory: Path | None) -> None:
 
 
 def _change(action: str, directory: Path | None, extcap: Path | None, *, force: bool) -> None:
-    from rdstool.tshark.install import install, install_extcap, uninstall, uninstall_extcap  # noqa: PLC0415
+    from rdstool.tshark.install import changed, install, install_extcap, uninstall, uninstall_extcap  # noqa: PLC0415
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
-    where = directory
+    where, program = directory, extcap
     if where is None:
         tshark = find_tshark()
-        where, extcap = tshark.plugins, extcap or tshark.extcap
+        where, program = tshark.plugins, extcap or tshark.extcap
     if action == "install":
-        written = install(where, __version__, force=force, named=directory is not None)
-        written += [install_extcap(extcap, force=force)] if extcap is not None else []
-        for path in written:
-            note(f"{path} written")
-        return
-    removed = uninstall(where, force=force, named=directory is not None)
-    removed += uninstall_extcap(extcap, force=force) if extcap is not None else []
-    for path in removed:
-        note(f"{path} removed")
-    if not removed:
+        done = install(where, __version__, force=force, named=directory is not None)
+        if program is not None:
+            done.append(install_extcap(program, force=force, named=extcap is not None))
+    else:
+        done = uninstall(where, force=force, named=directory is not None)
+        if program is not None:
+            done += uninstall_extcap(program, force=force, named=extcap is not None)
+    for path in done:
+        note(f"{path} {'written' if action == 'install' else 'removed'}")
+    for path in changed(where):
+        note(f"{path} is left as it is: it was changed; to {action} it all the same, add --force")
+    if not done:
         note(f"no plugin in {where}")

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 PROGRAM = "rdstool"
+STANDARD_OUTPUT = "-"
+"""Instead of a file's name."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(0x80, 0xA0))}
 
 
@@ -97,3 +99,11 @@ def drop_stdout() -> None:
     """After the reader of stdout went away: let what is still buffered vanish without another error."""
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def settle_stdout() -> None:
+    """After an error that may have been stdout's: let what it does not take vanish, or Python complains at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_stdout()

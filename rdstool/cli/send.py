@@ -144,6 +144,8 @@ def send(
     own = place(source, 0) if source is not None else Place(source_for(places[0].address, transport), 0)
     if sockets > 1 and own.port:
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
+    if count is not None and (message or file):
+        raise UsageError("--count is for made-up messages; leave it out, or --message and --file")
     wanted = sizes(size, distribution)
     transport = transport_to(transport, [each.address for each in places], own.address, provider)
     buffer = sndbuf or SEND_BUFFER_BYTES

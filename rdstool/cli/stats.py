@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.inputs import Files, Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.inputs import Files, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import Results, json_line
 from rdstool.errors import UsageError
 
@@ -55,6 +55,7 @@ def stats(
         bool, typer.Option("--acks", help="List when each message was acknowledged, as CSV or JSON, and no more.")
     ] = False,
     tcp_port: TcpPorts = None,
+    tcp_checksums: TcpChecksums = False,
     follow: Follow = False,
     jobs: Jobs = 1,
 ) -> None:
@@ -72,7 +73,7 @@ def stats(
     names = _names(by, section)
     if acks and (by or section):
         raise UsageError("--acks lists messages only: leave out --by and --section")
-    reading = open_inputs(files, tcp_ports=tcp_port, follow=follow, jobs=jobs)
+    reading = open_inputs(files, tcp_ports=tcp_port, tcp_checksums=tcp_checksums, follow=follow, jobs=jobs)
     with Results(at_once=follow) as results:
         if acks:
             _list_acks(reading, results, json=json)

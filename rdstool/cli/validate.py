@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpPorts, open_inputs
+from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
@@ -39,11 +39,14 @@ def _complete_formats(incomplete: str) -> list[str]:
 def validate(
     files: Annotated[list[Path] | None, FILES] = None,
     form: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--format", metavar="FORM", help=f"One of {', '.join(FORMATS)}.", autocompletion=_complete_formats
+            "--format",
+            metavar="FORM",
+            help=f"One of {', '.join(FORMATS)}; the first if not given.",
+            autocompletion=_complete_formats,
         ),
-    ] = "text",
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the same as --format json.")] = False,
     select: Annotated[
         list[str] | None,
@@ -65,6 +68,7 @@ def validate(
         int, typer.Option(metavar="N", min=1, max=MOST_FINDINGS, help="Show at most N findings of each rule.")
     ] = FINDINGS_SHOWN,
     tcp_port: TcpPorts = None,
+    tcp_checksums: TcpChecksums = False,
     follow: Follow = False,
     jobs: Jobs = 1,
 ) -> None:
@@ -81,9 +85,11 @@ def validate(
     from rdstool.validate.registry import RULES, rule_of  # noqa: PLC0415
     from rdstool.validate.selection import choose  # noqa: PLC0415
 
-    form = "json" if json else form
-    if form not in FORMATS:
+    if form is not None and form not in FORMATS:
         raise UsageError(f'"{form}" is no format; take one of: {", ".join(FORMATS)}')
+    if json and form not in {None, "json"}:
+        raise UsageError(f"--json and --format {form} exclude each other; take one of them")
+    form = "json" if json else form or FORMATS[0]
     if explain is not None:
         _write_reference([rule_of(explain)], explained=True)
         return
@@ -96,7 +102,9 @@ def validate(
     if not chosen:
         raise UsageError("no rule is left to check; --ignore leaves out all that --select names")
     payloads = any(rule.on_request for rule in chosen)
-    reading = open_inputs(files, tcp_ports=tcp_port, follow=follow, jobs=jobs, payloads=payloads)
+    reading = open_inputs(
+        files, tcp_ports=tcp_port, tcp_checksums=tcp_checksums, follow=follow, jobs=jobs, payloads=payloads
+    )
     validator = _check(reading, chosen, form, max_findings, at_once=follow)
     raise typer.Exit(reading.exit_code(problems=validator.failed))
 

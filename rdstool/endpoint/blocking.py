@@ -234,7 +234,7 @@ class Socket(SocketBase):
     def wake_waiters(self) -> None:
         """Something that ``wait_until`` waits for has happened; called under the lock."""
         if self._home is not None:
-            self._home.changed.notify_all()
+            self._home.wake()
 
     def wait_until(self, happened: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Wait for something of this socket's. ``happened`` is asked under the lock. Raises ``TimeoutError``."""
@@ -250,6 +250,8 @@ class Socket(SocketBase):
         """Wait for what a call would block for, or raise; gives the call's deadline. The lock is held."""
         driver = self._driver
         driver.kick()
+        if self._inner.closed:
+            raise SocketError(errno.EBADF, "the socket was closed") from None
         if flags & MSG_DONTWAIT:
             raise reason
         if self._home is None:
@@ -274,7 +276,7 @@ class Socket(SocketBase):
             if self._inner.outstanding < before:
                 return
             wait_s = ACK_POLL_S if wait_s is None else min(wait_s, ACK_POLL_S)
-        home.changed.wait(wait_s)
+        home.wait(wait_s)
 
     def fileno(self) -> int:
         """A descriptor for ``select`` and its like, readable while ``poll`` has IN. Not to be read from. Linux only."""
@@ -307,7 +309,7 @@ class Socket(SocketBase):
         if home is not None:
             with home.changed:
                 home.watchers.pop(self._inner, None)
-                home.changed.notify_all()
+                home.wake()
             self._stack.leave(home)
         if self._event >= 0:
             os.close(self._event)

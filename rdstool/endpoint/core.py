@@ -94,12 +94,12 @@ class Core:
             driver.transport = TcpTransport(driver, make_socket=options.make_socket)
             if not unacked.KNOWN:
                 LOGGER.warning(unacked.LIMITATION)
-        if options.pcap is not None:
-            from rdstool.endpoint.recorder import open_file  # noqa: PLC0415
-
-            self._file = open_file(options.pcap)
-            self.record(self._file.frame)
         try:
+            if options.pcap is not None:
+                from rdstool.endpoint.recorder import open_file  # noqa: PLC0415
+
+                self._file = open_file(options.pcap)
+                self.record(self._file.frame)
             for address in self.addresses:
                 driver.transport.listen(address)
         except BaseException:
@@ -150,7 +150,7 @@ class Core:
     async def finish(self, grace_s: float) -> None:
         """Close all sockets and connections; wait ``grace_s`` seconds at most until the peers have done so too."""
         driver = self.driver
-        with driver.lock:
+        with driver.turn:
             self.engine.close(driver.now())
             driver.act()
         deadline = driver.now() + grace_s
@@ -160,7 +160,7 @@ class Core:
 
     def stop(self) -> None:
         """Give up everything at once."""
-        with self.driver.lock:
+        with self.driver.turn:
             self.driver.stop()
             if self._control is not None:
                 self._control.close()

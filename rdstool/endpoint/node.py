@@ -201,7 +201,7 @@ class AsyncSocket(SocketBase):
     async def drain(self) -> None:
         """Wait until everything that was sent is acknowledged or given up."""
         while True:
-            with self._driver.lock:
+            with self._driver.turn:
                 self._driver.transport.check_acks()
                 # What this brings about is told before the wait ends: whoever counts acknowledgements has them all.
                 self._driver.act()

@@ -42,6 +42,18 @@ class Residence:
     watchers: dict[engine.Socket, Callable[[], None]] = field(default_factory=dict)
     """Told, under the lock, whenever there may be news for a socket."""
 
+    def wait(self, timeout_s: float | None) -> None:
+        """Until something may have changed. One of the threads that wait sees to the connections meanwhile."""
+        if self.core.driver.attend(timeout_s):
+            self.changed.notify()
+        else:
+            self.changed.wait(timeout_s)
+
+    def wake(self) -> None:
+        """Something may have changed."""
+        self.changed.notify_all()
+        self.core.driver.wake()
+
 
 class Stack:
     """All nodes of blocking sockets. ``default_stack`` gives the one that plain sockets use."""
@@ -107,11 +119,11 @@ class Stack:
                     watcher = home.watchers.get(event.socket)
                     if watcher is not None:
                         watcher()
-                    home.changed.notify_all()
+                    home.wake()
                 case events.CongestionChanged() | events.PathsAgreed():
                     for watcher in home.watchers.values():
                         watcher()
-                    home.changed.notify_all()
+                    home.wake()
                 case _:
                     pass
 

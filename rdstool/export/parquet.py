@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,9 +30,13 @@ _NUMBERS = {
 
 
 class ParquetFile:
-    """Takes batches of messages; the file is whole after :meth:`close`. Raises ``UsageError`` without pyarrow."""
+    """Takes batches of messages for a file or stream; it is whole after :meth:`close`.
 
-    def __init__(self, path: Path) -> None:
+    A file that exists is replaced only by a whole one; what is no file, such as a FIFO, is written to as it is.
+    Raises ``UsageError`` without pyarrow, and where the file cannot be made.
+    """
+
+    def __init__(self, out: Path | BinaryIO) -> None:
         try:
             import pyarrow  # noqa: PLC0415
             import pyarrow.parquet  # noqa: PLC0415
@@ -42,10 +47,9 @@ class ParquetFile:
         self._rows = 0
         self._empty = True
         self._schema = self._make_schema()
-        self._path = path
-        # A file that exists is replaced only by a whole one.
-        self._part = path.with_name(path.name + ".part")
-        self._writer: Any = pyarrow.parquet.ParquetWriter(str(self._part), self._schema, compression="zstd")
+        self._own = isinstance(out, Path)
+        self._file, self._move = _made(out)
+        self._writer: Any = pyarrow.parquet.ParquetWriter(self._file, self._schema, compression="zstd")
 
     def _make_schema(self) -> Any:
         arrow = self._arrow
@@ -119,10 +123,26 @@ class ParquetFile:
         self._waiting, self._rows = [], 0
 
     def close(self) -> None:
-        """Write what waits, and the end of the file."""
-        self._flush()
-        self._writer.close()
-        self._part.replace(self._path)
+        """Write what waits, and the end of the file. Raises ``OSError`` where it takes no more; it is gone then."""
+        try:
+            self._flush()
+            self._writer.close()
+            self._file.flush()
+        except OSError:
+            self._give_up()
+            raise
+        if self._own:
+            self._file.close()
+        if self._move is not None:
+            self._move[0].replace(self._move[1])
+
+    def _give_up(self) -> None:
+        self._writer.is_open = False  # or it would try once more when it is deleted
+        if self._own:
+            with suppress(OSError):
+                self._file.close()
+        if self._move is not None:
+            self._move[0].unlink()
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -130,8 +150,18 @@ class ParquetFile:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and self._empty:
-            self._writer.close()
-            self._part.unlink()
-        else:
+        if kind is None or not (self._empty or issubclass(kind, OSError)):
             self.close()
+        else:
+            self._give_up()
+
+
+def _made(out: Path | BinaryIO) -> tuple[BinaryIO, tuple[Path, Path] | None]:
+    """What is written to; and for a file, what it is called meanwhile, and once it is whole."""
+    if not isinstance(out, Path):
+        return out, None
+    move = (out.with_name(out.name + ".part"), out) if out.is_file() or not out.exists() else None
+    try:
+        return (move[0] if move else out).open("wb"), move
+    except OSError as problem:
+        raise UsageError(f"{out}: {problem.strerror}; name another file for --parquet") from problem

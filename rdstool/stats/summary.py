@@ -140,6 +140,7 @@ def _capture(found: Collector, frames: FrameCounts) -> CaptureSummary:
         "other link types": frames.other_links.total(),
         "cut in the headers": frames.cut,
         "malformed": frames.malformed,
+        "wrong TCP checksum": frames.tcp_damaged,
     }
     return CaptureSummary(
         frames=frames.frames,

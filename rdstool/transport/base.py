@@ -19,7 +19,10 @@ Wanted = (
 
 
 class Transport(Protocol):
-    """Carries bytes between engines. All calls but ``flush`` come from the driver's loop, under its lock."""
+    """Carries bytes between engines.
+
+    All calls come in the driver's turn, but ``flush`` and ``check_acks``: these need its lock only.
+    """
 
     def listen(self, address: str) -> None:
         """Take connections for an address of the node. Raises ``TransportError`` where that cannot be."""

@@ -7,7 +7,6 @@ loop never waits for it, one in another thread waits for at most one callback.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from typing import get_args
@@ -16,11 +15,18 @@ from rdstool.protocol import events
 from rdstool.protocol.node import Node
 from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Transport, Wanted
+from rdstool.transport.lookout import Lookout
+from rdstool.transport.turn import Turn
 
 BURST_S = 0.000_1
 """What is sent later than this after the last flush goes out at once; what follows more closely goes out together."""
 BURST_BYTES = 1 << 19
 """So much of it, for each connection that has something to send, does not wait for the loop to have its turn."""
+LATE_S = 0.000_5
+"""Nor does anything once the loop keeps it waiting for so long."""
+
+AGAIN_S = 0.000_5
+"""When the loop comes again that was kept from its turn by threads of the application."""
 
 SETTLE_ROUNDS = 4
 """Times that a transport brings news before others in the loop have their turn."""
@@ -34,13 +40,17 @@ class Driver:
     def __init__(self, engine: Node, loop: asyncio.AbstractEventLoop, *, threaded: bool = False) -> None:
         self.engine = engine
         self.loop = loop
-        self.lock = threading.Lock()
+        self.turn = Turn()
+        self.lock = self.turn.lock
         self.hear: Callable[[events.Event], None] = lambda _event: None
-        """Takes the events that are for the application; called in the loop, under the lock."""
+        """Takes the events that are for the application; called in the loop or in ``attend``, under the lock."""
         self.transport: Transport
+        self._lookout: Lookout | None = None
         self._call_soon = loop.call_soon_threadsafe if threaded else loop.call_soon
         self._alarm = Alarm(loop, self._due)
         self._scheduled = False
+        self._unsettled = False
+        """The transport has something to do, besides what the engine asks for."""
         self._stopped = False
         self._flushed_at = 0.0
         self._queued = 0
@@ -56,20 +66,25 @@ class Driver:
         engine = self.engine
         self._queued += queued
         if self._scheduled:
-            if self._queued < BURST_BYTES:  # nearly always
+            late = engine.now - self._flushed_at > LATE_S
+            if self._queued < BURST_BYTES and not late:  # nearly always
                 return
-            due = self._queued >= BURST_BYTES * len(engine.ready)
+            due = late or self._queued >= BURST_BYTES * len(engine.ready)
         else:
             due = engine.now - self._flushed_at > BURST_S
         if self._stopped or not engine.pending:
             return
         if engine.ready and due:
             self._flushed()
-            settled = True
             for link in engine.take_ready():
-                settled &= self.transport.flush(link)
-            if settled and not engine.pending:
+                if not self.transport.flush(link):
+                    self._unsettled = True
+            if not (self._unsettled or engine.pending):
                 return
+        self.act_again()
+
+    def act_again(self) -> None:
+        """Act after others in the loop have had their turn."""
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._run)
@@ -78,15 +93,47 @@ class Driver:
         self._flushed_at = self.engine.now
         self._queued = 0
 
+    def attend(self, timeout_s: float | None) -> bool:
+        """Spend the time that the application waits on what the loop would do for it, until there may be news.
+
+        False where that cannot be: the caller waits for ``hear`` instead. The lock is let go meanwhile.
+        """
+        if self._lookout is None:
+            return False
+        if (self.engine.pending or self._unsettled) and self.turn.begin_locked():
+            try:
+                self.act()
+            finally:
+                self.turn.end_locked()
+            return True
+        return self._lookout.attend(timeout_s)
+
+    def wake(self) -> None:
+        """End what ``attend`` waits for in another thread."""
+        if self._lookout is not None:
+            self._lookout.wake()
+
     # ---- In the loop
 
+    @property
+    def lookout(self) -> Lookout:
+        """Watches the sockets of a transport that can be called in any thread."""
+        if self._lookout is None:
+            self._lookout = Lookout(self.loop, self.turn, self.act)
+        return self._lookout
+
     def _run(self) -> None:
-        with self.lock:
+        if not self.turn.begin_politely():
+            self.loop.call_later(AGAIN_S, self._run)
+            return
+        try:
             self._scheduled = False
             self.act()
+        finally:
+            self.turn.end()
 
     def act(self) -> None:
-        """Do what the engine asks for, until it asks for nothing. The caller is in the loop and holds the lock."""
+        """Do what the engine asks for, until it asks for nothing. The caller has its turn, and holds the lock."""
         if self._stopped:
             return  # called back once more, for something that was under way
         engine, transport = self.engine, self.transport
@@ -97,27 +144,36 @@ class Driver:
                         transport.obey(event)
                     else:
                         self.hear(event)
-                for link in engine.take_ready():
-                    transport.flush(link)
-            self._flushed()
+                if engine.ready:
+                    self._flushed()
+                    for link in engine.take_ready():
+                        transport.flush(link)
+            self._unsettled = False
             transport.settle()
             if not engine.pending:
                 break
         else:
-            self.kick()
+            self.act_again()
         self._alarm.set(self.engine.next_timer())
 
     def _due(self) -> None:
-        with self.lock:
+        if not self.turn.begin_politely():
+            self.loop.call_later(AGAIN_S, self._due)
+            return
+        try:
             now = self.now()
             due = self.engine.next_timer()
             # Both are the monotonic clock; asyncio's own resolution is allowed for by asking again.
             if due is not None and due <= now:
                 self.engine.timer_expired(now)
             self.act()
+        finally:
+            self.turn.end()
 
     def stop(self) -> None:
         """Run no more timers, and give up all connections."""
         self._stopped = True
-        self._alarm.set(None)
+        self._alarm.stop()
         self.transport.close()
+        if self._lookout is not None:
+            self._lookout.close()

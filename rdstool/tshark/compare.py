@@ -73,27 +73,37 @@ def objects(source: Source) -> dict[Key, dict[str, Any]]:
     """Each message and RDMA-CM message as its JSON object, with all header bytes, by what identifies it."""
     found: dict[Key, dict[str, Any]] = {}
     for decoded in source.batches():
-        names = _stream_names(source.streams)
-        rows = decoded.messages.rows
-        columns = MessageColumns(decoded.messages, source.streams)
-        keys = zip(
-            rows["stream"].tolist(),
-            rows["direction"].tolist(),
-            rows["position"].tolist(),
-            rows["frame"].tolist(),
-            strict=True,
-        )
-        lines = message_lines(columns, np.arange(columns.count))
-        for index, ((stream, direction, position, frame), line) in enumerate(zip(keys, lines, strict=True)):
-            item = json.loads(line)
-            item["first_frame"] = int(rows["first_frame"][index])
-            item["header"] = rows["header"][index].tobytes().hex()
-            _enter(found, (*names[stream], direction, position, frame), item)
-        for event in decoded.events:
-            if isinstance(event, CmMessage):
-                item = json.loads(event_line(event, source.streams))
-                _enter(found, ("cm", event.frame, item["message"], item["src"]), item)
+        _enter_batch(found, decoded, source.streams)
     return found
+
+
+def natively(capture: Capture) -> tuple[dict[Key, dict[str, Any]], Counter[tuple[int, str]]]:
+    """What :func:`objects` gives, and (frame, rule) -> how often a rule that the plugin checks too is broken there."""
+    validator = Validator(capture, [rule for rule in RULES if rule.id in ALONE], limit=MAX_FINDINGS)
+    found: dict[Key, dict[str, Any]] = {}
+    findings: Counter[tuple[int, str]] = Counter()
+    for decoded in capture.batches():
+        _enter_batch(found, decoded, capture.streams)
+        findings.update((finding.frame, finding.rule) for finding in validator.feed(decoded))
+    findings.update((finding.frame, finding.rule) for finding in validator.finish())
+    return found, findings
+
+
+def _enter_batch(found: dict[Key, dict[str, Any]], decoded: Decoded, streams: StreamTable) -> None:
+    names = _stream_names(streams)
+    rows = decoded.messages.rows
+    columns = MessageColumns(decoded.messages, streams)
+    places = (rows[name].tolist() for name in ("stream", "direction", "position", "frame"))
+    lines = message_lines(columns, np.arange(columns.count))
+    for index, (stream, direction, position, frame, line) in enumerate(zip(*places, lines, strict=True)):
+        item = json.loads(line)
+        item["first_frame"] = int(rows["first_frame"][index])
+        item["header"] = rows["header"][index].tobytes().hex()
+        _enter(found, (*names[stream], direction, position, frame), item)
+    for event in decoded.events:
+        if isinstance(event, CmMessage):
+            item = json.loads(event_line(event, streams))
+            _enter(found, ("cm", event.frame, item["message"], item["src"]), item)
 
 
 def _enter(found: dict[Key, dict[str, Any]], key: Key, item: dict[str, Any]) -> None:
@@ -133,14 +143,6 @@ def differences(ours: dict[Key, dict[str, Any]], theirs: dict[Key, dict[str, Any
             if one.get(name) != other.get(name)
         ]
     return sorted(found, key=lambda difference: (difference.frame, difference.what, difference.field))
-
-
-def findings(capture: Capture) -> Counter[tuple[int, str]]:
-    """(frame, rule) -> how often it is broken there, of the rules that the plugin checks too."""
-    validator = Validator(capture, [rule for rule in RULES if rule.id in ALONE], limit=MAX_FINDINGS)
-    found = [finding for decoded in capture.batches() for finding in validator.feed(decoded)]
-    found += validator.finish()
-    return Counter((finding.frame, finding.rule) for finding in found)
 
 
 def finding_differences(ours: Counter[tuple[int, str]], theirs: Counter[tuple[int, str]]) -> list[Difference]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import subprocess
 import tempfile
@@ -43,6 +44,8 @@ class TsharkCapture(Capture):
     def __init__(self, paths: Sequence[str], options: CaptureOptions, tshark: Tshark | None = None) -> None:
         if len(paths) != 1 or paths[0] == STANDARD_INPUT or options.follow:
             raise UsageError("--engine tshark reads one file, not several, standard input or a growing one")
+        if options.tcp_checksums:
+            raise UsageError("--tcp-checksums is for the native engine; the plugin takes segments as they are")
         if not Path(paths[0]).is_file():
             raise CaptureError(f"{paths[0]}: there is no such file")
         super().__init__(paths, options)
@@ -63,7 +66,7 @@ class TsharkCapture(Capture):
         self.streams = StreamTable()
         records = Records(self.streams, self.options.payloads, self.options.digests)
         with tempfile.TemporaryDirectory(prefix="rdstool-") as directory:
-            self._read(records, *_at_home(self._tshark, Path(directory)))
+            self._read(records, Path(directory))
         self.findings = records.findings
         self._complete_times(records)
         part = Merger().merge([records.part()], None)
@@ -73,17 +76,16 @@ class TsharkCapture(Capture):
             row["path"] = self.streams[int(row["stream"])].path
         yield Decoded(MessageBatch(part.rows, part.payloads, part.digests, part.rdma), part.acks, part.events)
 
-    def _read(self, records: Records, program: Path, scripts: Sequence[Path]) -> None:
-        """Have tshark read the file, and take what the plugin shows."""
+    def _read(self, records: Records, home: Path) -> None:
+        """Have tshark read the file, with ``home`` for the user's directory, and take what the plugin shows."""
+        scripts = _scripts(self._tshark, home)
         ports = ",".join(map(str, sorted(self.options.tcp_ports)))
         loop = asyncio.new_event_loop()
-        capture = _patient_capture()(
+        capture = _patient_capture(self._tshark, home)(
             self.paths[0],
             keep_packets=False,
-            display_filter=SHOWN,
-            tshark_path=str(program),
             override_prefs={"rds.settle": "TRUE", "rds.tcp_ports": ports},
-            custom_parameters=["-2", *_loading(scripts), "-J", " ".join(("frame", *LAYERS))],
+            custom_parameters=["-2", *_loading(scripts), "-Y", SHOWN, "-J", " ".join(("frame", *LAYERS))],
             eventloop=loop,
         )
         try:
@@ -119,37 +121,32 @@ class TsharkCapture(Capture):
             raise TsharkError(f"{self.paths[0]}: tshark does not tell the times of all frames")
 
 
-def _at_home(tshark: Tshark, home: Path) -> tuple[Path, list[Path]]:
-    """Give tshark a home directory in which nothing is installed or preferred; it, and the scripts that it is to load.
+def _scripts(tshark: Tshark, home: Path) -> list[Path]:
+    """What tshark is to load beside the plugins of all users: the plugin of this rdstool, written to ``home``.
 
     Raises ``TsharkError`` where it would take the plugin of another rdstool all the same.
     """
     text = plugin_text(__version__)
     shared = tshark.shared / PLUGIN_FILE
-    if shared.exists():
-        if shared.read_text("utf-8", "replace") != text:
-            replace = f"sudo rdstool lua install --force --directory {shlex.quote(str(tshark.shared))}"
-            raise TsharkError(f"{shared} is not the plugin of this rdstool, {__version__}; to replace it: {replace}")
-        scripts = []
-    else:
-        scripts = [home / PLUGIN_FILE]
-        scripts[0].write_text(text, "utf-8")
-    program = home / "tshark"
-    # Wireshark names no option for another home directory, pyshark none for another environment.
-    place = shlex.quote(str(home))
-    program.write_text(
-        f'#!/bin/sh\nHOME={place} XDG_CONFIG_HOME={place} exec {shlex.quote(tshark.path)} "$@"\n', "utf-8"
-    )
-    program.chmod(0o755)
-    return program, scripts
+    if not shared.exists():
+        script = home / PLUGIN_FILE
+        script.write_text(text, "utf-8")
+        return [script]
+    if shared.read_text("utf-8", "replace") != text:
+        replace = f"sudo rdstool lua install --force --directory {shlex.quote(str(tshark.shared))}"
+        raise TsharkError(f"{shared} is not the plugin of this rdstool, {__version__}; to replace it: {replace}")
+    return []
 
 
 def _loading(scripts: Sequence[Path]) -> list[str]:
     return [part for script in scripts for part in ("-X", f"lua_script:{script}")]
 
 
-def _patient_capture() -> Any:
-    """A ``FileCapture`` of pyshark, but with the exit status of tshark: it would kill a tshark that is about to end."""
+def _patient_capture(tshark: Tshark, home: Path) -> Any:
+    """A ``FileCapture`` of pyshark that runs this tshark for a user whose home is ``home``, where nothing is his own.
+
+    It tells the exit status of tshark: pyshark would kill a tshark that is about to end.
+    """
     try:
         import pyshark  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as problem:
@@ -160,6 +157,20 @@ def _patient_capture() -> Any:
 
         status = 0
         complaint = ""
+
+        async def _get_tshark_process(self, packet_count: int | None = None, stdin: Any = None) -> Any:
+            # Wireshark has no option for another home directory, pyshark none for another environment.
+            parameters = [tshark.path, "-l", "-n", "-T", "pdml", *self.get_parameters(packet_count=packet_count)]
+            process = await asyncio.create_subprocess_exec(
+                *parameters,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home)},
+            )
+            self._create_stderr_handling_task(process.stderr)
+            self._created_new_process(parameters, process)
+            return process
 
         async def _cleanup_subprocess(self, process: Any) -> None:
             if self._eof_reached:

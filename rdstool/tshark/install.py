@@ -18,6 +18,7 @@ HEAD_BYTES = 4096
 """Of a plugin in which its mark stands."""
 EXTCAP_FILE = "rdstool"
 _IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
+_ANOTHER_EXTCAP = "name another directory with --extcap, or leave it out"
 _EXTCAP_MARK = "# Made by `rdstool lua install`: nodes of rdstool as interfaces."
 
 
@@ -51,8 +52,23 @@ def command(action: str, named: Path | None) -> str:
     return f"rdstool lua {action}" if named is None else f"rdstool lua {action} --directory {shlex.quote(str(named))}"
 
 
+def changed(directory: Path) -> list[Path]:
+    """What belongs to the plugin, and is not as rdstool writes it. Raises ``TsharkError`` where it cannot be read."""
+    found = []
+    for name in COMPANIONS:
+        path = directory / name
+        try:
+            if path.is_file() and path.read_bytes() != companion_text(name).encode():
+                found.append(path)
+        except OSError as problem:
+            raise TsharkError(_failed(path, problem)) from problem
+    return found
+
+
 def install(directory: Path, version: str, *, force: bool = False, named: bool = False) -> list[Path]:
     """Write the plugin and what belongs to it; the files written. ``named``: the directory is not the user's own.
+
+    What :func:`changed` finds is left as it is, unless ``force`` is given.
 
     Raises ``TsharkError`` where a plugin of another origin or version lies there and ``force`` is not given, and
     where the directory cannot be written.
@@ -62,7 +78,9 @@ def install(directory: Path, version: str, *, force: bool = False, named: bool =
         whose = f"of rdstool {before.version}" if before.version else "that rdstool did not make"
         again = command("install --force", directory if named else None)
         raise TsharkError(f"{before.path} is a plugin {whose}; to replace it: {again}")
-    return [_write(directory / name, text, 0o644) for name, text in _texts(version).items() if name.endswith(".lua")]
+    kept = [] if force else changed(directory)
+    wanted = {directory / name: text for name, text in _texts(version).items() if name.endswith(".lua")}
+    return [_write(path, text, 0o644) for path, text in wanted.items() if path not in kept]
 
 
 def export(directory: Path, version: str, *, force: bool = False) -> list[Path]:
@@ -82,26 +100,26 @@ def _texts(version: str) -> dict[str, str]:
     return {PLUGIN_FILE: plugin_text(version), **{name: companion_text(name) for name in COMPANIONS}}
 
 
-def install_extcap(directory: Path, *, force: bool = False) -> Path:
-    """Write the program that has Wireshark list running nodes as interfaces; the file written.
+def install_extcap(directory: Path, *, force: bool = False, named: bool = False) -> Path:
+    """Write the program that has Wireshark list running nodes as interfaces; the file written. ``named`` as above.
 
     Raises ``TsharkError`` where a file of somebody else is there and ``force`` is not given, and where the directory
     cannot be written.
     """
-    path = directory / EXTCAP_FILE
-    if not force and _is_foreign(path):
-        raise TsharkError(f"{path} was not made by rdstool; to replace it: rdstool lua install --force")
+    path, elsewhere = directory / EXTCAP_FILE, _ANOTHER_EXTCAP if named else None
+    if not force and _is_foreign(path, elsewhere):
+        raise TsharkError(f"{path} was not made by rdstool; to replace it, add --force")
     call = f'exec {shlex.quote(sys.executable)} -m rdstool.tshark.extcap "$@"'
-    return _write(path, f"#!/bin/sh\n{_EXTCAP_MARK}\n{call}\n", 0o755)
+    return _write(path, f"#!/bin/sh\n{_EXTCAP_MARK}\n{call}\n", 0o755, elsewhere)
 
 
-def _is_foreign(path: Path) -> bool:
+def _is_foreign(path: Path, elsewhere: str | None) -> bool:
     try:
         return _EXTCAP_MARK.encode() not in path.read_bytes()
     except FileNotFoundError:
         return False
     except OSError as problem:
-        raise TsharkError(_failed(path, problem)) from problem
+        raise TsharkError(_failed(path, problem, elsewhere)) from problem
 
 
 def _write(path: Path, text: str, mode: int, elsewhere: str | None = None) -> Path:
@@ -121,7 +139,7 @@ def _write(path: Path, text: str, mode: int, elsewhere: str | None = None) -> Pa
 
 
 def uninstall(directory: Path, *, force: bool = False, named: bool = False) -> list[Path]:
-    """Remove the plugin; the files removed. ``named`` as for ``install``.
+    """Remove the plugin; the files removed. ``force`` and ``named`` as for ``install``.
 
     Raises ``TsharkError`` where it is not rdstool's, or cannot be removed.
     """
@@ -129,18 +147,20 @@ def uninstall(directory: Path, *, force: bool = False, named: bool = False) -> l
     if before is not None and before.version is None and not force:
         again = command("uninstall --force", directory if named else None)
         raise TsharkError(f"{before.path} was not made by rdstool; to remove it all the same: {again}")
-    return _remove([directory / name for name in (PLUGIN_FILE, *COMPANIONS)])
+    kept = [] if force else changed(directory)
+    wanted = [directory / name for name in (PLUGIN_FILE, *COMPANIONS)]
+    return _remove([path for path in wanted if path not in kept])
 
 
-def uninstall_extcap(directory: Path, *, force: bool = False) -> list[Path]:
+def uninstall_extcap(directory: Path, *, force: bool = False, named: bool = False) -> list[Path]:
     """Remove the program; the file removed. Raises ``TsharkError`` as ``uninstall``."""
-    path = directory / EXTCAP_FILE
-    if not force and _is_foreign(path):
-        raise TsharkError(f"{path} was not made by rdstool; to remove it all the same: rdstool lua uninstall --force")
-    return _remove([path])
+    path, elsewhere = directory / EXTCAP_FILE, _ANOTHER_EXTCAP if named else None
+    if not force and _is_foreign(path, elsewhere):
+        raise TsharkError(f"{path} was not made by rdstool; to remove it all the same, add --force")
+    return _remove([path], elsewhere)
 
 
-def _remove(paths: list[Path]) -> list[Path]:
+def _remove(paths: list[Path], elsewhere: str | None = None) -> list[Path]:
     removed = []
     for path in paths:
         try:
@@ -148,7 +168,7 @@ def _remove(paths: list[Path]) -> list[Path]:
                 path.unlink()
                 removed.append(path)
         except OSError as problem:
-            raise TsharkError(_failed(path, problem, as_root="uninstall")) from problem
+            raise TsharkError(_failed(path, problem, elsewhere, as_root="uninstall")) from problem
     return removed
 
 

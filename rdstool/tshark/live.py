@@ -40,8 +40,9 @@ def capture_filter(tcp_ports: Sequence[int], *, ethernet: bool = True) -> str:
 class LiveCapture:
     """dumpcap at work. :attr:`path` is what the decoder reads; ``output`` gets the same bytes, as pcapng.
 
-    Raises ``UsageError`` where ``output`` exists, ``TsharkError`` where there is no dumpcap, or no tshark that is as
-    new as rdstool asks of Wireshark everywhere.
+    Raises ``UsageError`` where ``output`` exists or cannot be made, ``TsharkError`` where there is no dumpcap, or no
+    tshark that is as new as rdstool asks of Wireshark everywhere, and at the end where dumpcap failed, or ``output``
+    could not take all.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class LiveCapture:
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: Thread | None = None
         self._said: BinaryIO | None = None
+        self._full: OSError | None = None
         self.path = ""
 
     def __enter__(self) -> LiveCapture:
@@ -79,7 +81,7 @@ class LiveCapture:
             stack.callback(os.close, reading)
             to_decoder = os.fdopen(writing, "wb", buffering=0)
             stack.callback(to_decoder.close)
-            file = stack.enter_context(self._output.open("xb", buffering=0)) if self._output else None
+            file = stack.enter_context(_create(self._output)) if self._output else None
             self._said = stack.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(  # noqa: S603 - Wireshark's own program, found on the search path
                 self._command, stdout=subprocess.PIPE, stderr=self._said, stdin=subprocess.DEVNULL
@@ -110,22 +112,42 @@ class LiveCapture:
         self._stack.close()
         if self._output is not None and self._output.stat().st_size == 0:
             self._output.unlink()  # it would be in the way of the next try
+        if self._full is not None:
+            raise TsharkError(
+                f"{self._output}: {self._full.strerror}; what came before is in it, --write another place for more"
+            ) from self._full
         if status > 0 and kind is None:
             raise TsharkError(_complaint(self._interface, said))
 
-    @staticmethod
-    def _hand_on(source: BinaryIO, file: BinaryIO | None, to_decoder: BinaryIO) -> None:
-        """Copy until dumpcap ends. A decoder that has stopped reading does not stop the file."""
+    def _hand_on(self, source: BinaryIO, file: BinaryIO | None, to_decoder: BinaryIO) -> None:
+        """Copy until dumpcap ends, or the file is full. A decoder that has stopped reading does not stop the file."""
         with to_decoder:
             listening = True
             while block := source.read1(BLOCK_BYTES):  # type: ignore[attr-defined]
-                if file is not None:
-                    file.write(block)
+                try:
+                    if file is not None:
+                        _write_all(file, block)
+                except OSError as problem:
+                    self._full = problem
+                    return
                 if listening:
                     try:
-                        to_decoder.write(block)
-                    except (BrokenPipeError, OSError):
+                        _write_all(to_decoder, block)
+                    except OSError:
                         listening = False
+
+
+def _write_all(unbuffered: BinaryIO, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[unbuffered.write(rest) :]
+
+
+def _create(path: Path) -> BinaryIO:
+    try:
+        return path.open("xb", buffering=0)
+    except OSError as problem:
+        raise UsageError(f"{path}: {problem.strerror}; name a file in another directory for --write") from problem
 
 
 def _fitting_filter(dumpcap: str, interface: str, tcp_ports: Sequence[int]) -> str:

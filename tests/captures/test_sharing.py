@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from benchmarks.grow import grow
-from rdstool.capture import streams
+from rdstool.capture import pcap, streams
+from rdstool.capture import pcapng as pcapng_format
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
+from rdstool.capture.stages import MAX_PROCESSES
 from rdstool.capture.streams import StreamTable
 from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
@@ -111,6 +113,18 @@ def pcapng(path: str) -> str:
     return new
 
 
+def test_segments_that_were_changed_are_passed_over_by_all_processes(tmp_path: Path) -> None:
+    path = Path(grown("tcp-lossy-61", tmp_path / "grown.pcap"))
+    content = bytearray(path.read_bytes())
+    for at in range(100_000, len(content), 100_000):
+        content[at] ^= 1
+    path.write_bytes(content)
+    one = all_of([str(path)], options(1, tcp_checksums=True))
+    assert one["frames"].tcp_damaged > 0
+    assert is_shared(str(path), tcp_checksums=True)
+    assert all_of([str(path)], options(2, tcp_checksums=True)) == one
+
+
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in PCAPS.glob("*/a.pcap.gz")))
 def test_any_number_of_processes_decodes_the_same(name: str, tmp_path: Path) -> None:
     path = grown(name, tmp_path / "many.pcap") if "ipv6" not in name else unpacked(name, tmp_path)
@@ -175,6 +189,18 @@ def test_files_that_break_off_tell_the_same_byte(tmp_path: Path) -> None:
         assert all_of(paths, options(3)) == one
 
 
+def test_looks_that_bring_few_frames_are_shared_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = grown("tcp-cut-61", tmp_path / "tcp.pcap", 2)
+    second = pcapng(grown("ib-basic-73", tmp_path / "ib.pcap", 2))
+    Path(first).write_bytes(Path(first).read_bytes()[:-7])
+    whole = all_of([first, second], options(1))
+    for form in (pcap, pcapng_format):
+        monkeypatch.setattr(form, "MAX_FRAMES", 50)
+    one = all_of([first, second], options(1))
+    assert len(one["consumed"]) > 2 * len(whole["consumed"])
+    assert all_of([first, second], options(3)) == one
+
+
 def test_what_cannot_be_shared_is_read_by_one_process(tmp_path: Path) -> None:
     plain = grown("tcp-basic-73", tmp_path / "plain.pcap", 2)
     compressed = str(PCAPS / "tcp-basic-73" / "a.pcap.gz")
@@ -217,6 +243,15 @@ def test_reading_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
         next(iter(capture))
         assert children()
     assert not children()
+
+
+def test_more_processes_than_can_be_of_use_are_not_started(tmp_path: Path) -> None:
+    path = grown("tcp-basic-73", tmp_path / "long.pcap", 6)
+    one = all_of([path], options(1))
+    with open_capture(path, options(64)) as capture:
+        next(iter(capture))
+        assert len(children()) == MAX_PROCESSES
+    assert all_of([path], options(64)) == one
 
 
 def test_processes_share_the_work_beside_a_progress_bar(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rdstool.capture import erf, pcap, pcapng
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.files import Input
 from rdstool.capture.frames import CHUNK_BYTES, batches_of
@@ -127,6 +128,24 @@ def test_chunks_do_not_matter(name: str) -> None:
     assert len(whole) >= len(ETHERNET)
     for chunk_bytes in (1, 2, 61, 1000):
         assert read(FILES[name], chunk_bytes) == (whole, None)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+@pytest.mark.parametrize("name", FILES)
+def test_how_many_frames_one_look_brings_does_not_matter(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, error = read(FILES[name])
+    assert error is None
+    plain = {"gzip": "pcap", "xz": "pcapng", "zstd": "pcap"}.get(name, name)
+    broken = FILES[plain][:-5]
+    rest = read(broken)
+    for form in (pcap, pcapng, erf):
+        monkeypatch.setattr(form, "MAX_FRAMES", most)
+    source = Input("a file", io.BytesIO(FILES[name]), None, follow=False, wait=lambda: False)
+    assert max(len(batch) for batch in batches_of(source, 0, 1)) == most
+    for chunk_bytes in (1, 61, 1000, CHUNK_BYTES):
+        assert read(FILES[name], chunk_bytes) == (whole, None)
+        frames, error = read(broken, chunk_bytes)
+        assert (frames, str(error)) == (rest[0], str(rest[1]))
 
 
 @given(names, st.integers(1, 400), st.data())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rdstool.capture.pipeline import CaptureOptions, open_capture
-from rdstool.tshark.compare import differences, finding_differences, findings, objects
+from rdstool.tshark.compare import differences, finding_differences, natively, objects
 from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.program import Tshark
 from tests.kit.tsharks import newer_tshark, system_tshark
@@ -46,8 +46,6 @@ def compare(path: Path, tshark: Tshark) -> list[str]:
     second = TsharkCapture([str(path)], OPTIONS, tshark)
     theirs = objects(second)
     with open_capture(path, OPTIONS) as capture:
-        ours = objects(capture)
+        ours, told = natively(capture)
     assert ours
-    with open_capture(path, OPTIONS) as capture:
-        told = findings(capture)
     return list(map(str, differences(ours, theirs) + finding_differences(told, second.findings)))

@@ -122,11 +122,36 @@ def test_an_interface_of_a_node_that_has_ended_is_told(tmp_path: Path) -> None:
 def test_an_extcap_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / EXTCAP_FILE
     path.write_text("#!/bin/sh\n")
-    with pytest.raises(TsharkError, match="to replace it: rdstool lua install --force"):
+    with pytest.raises(TsharkError, match="to replace it, add --force"):
         install_extcap(tmp_path)
-    with pytest.raises(TsharkError, match="to remove it all the same: rdstool lua uninstall --force"):
+    with pytest.raises(TsharkError, match="to remove it all the same, add --force"):
         uninstall_extcap(tmp_path)
     assert path.read_text() == "#!/bin/sh\n"
+
+
+def test_a_directory_for_the_extcap_that_cannot_be_is_told_with_its_own_option(tmp_path: Path) -> None:
+    place = ("--directory", str(tmp_path), "--extcap", "/proc/none")
+    for action in ("install", "uninstall"):
+        done = rdstool("lua", action, *place)
+        assert action == "uninstall" or one_line_error(done).endswith("--extcap, or leave it out\n")
+
+
+def test_a_dissector_that_the_user_has_changed_is_kept_unless_forced(tmp_path: Path) -> None:
+    install(tmp_path, __version__)
+    own = tmp_path / "rds_stress.lua"
+    before = own.read_text()
+    own.write_text("-- mine\n")
+    place = ("--directory", str(tmp_path))
+    for action in ("install", "uninstall"):
+        done = rdstool("lua", action, *place)
+        assert done.returncode == 0
+        assert f"{own} is left as it is: it was changed; to {action} it all the same, add --force\n" in done.stderr
+        assert own.read_text() == "-- mine\n"
+    assert rdstool("lua", "install", "--force", *place).returncode == 0
+    assert own.read_text() == before
+    own.write_text("-- mine\n")
+    assert rdstool("lua", "uninstall", "--force", *place).returncode == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_writes_the_plugin_to_standard_output() -> None:
@@ -203,10 +228,12 @@ REFUSED = """
 import os, sys
 from pathlib import Path
 from rdstool.errors import TsharkError
-from rdstool.tshark.install import uninstall
+from rdstool.tshark import install
+texts = {name: install.companion_text(name) for name in install.COMPANIONS}
+install.companion_text = texts.get  # nobody may not be let into this checkout
 os.setuid(65534)
 try:
-    uninstall(Path(sys.argv[1]))
+    install.uninstall(Path(sys.argv[1]))
 except TsharkError as problem:
     print(problem)
 """
@@ -319,6 +346,20 @@ def test_both_engines_write_the_same_lines() -> None:
     assert len(ours.stdout.splitlines()) > 40
 
 
+def test_the_second_engine_runs_nothing_that_lies_among_temporary_files(tmp_path: Path) -> None:
+    """There, many machines forbid to run programs."""
+    (tmp_path / "temporary").mkdir()
+    line = (
+        f"mount -t tmpfs -o noexec none '{tmp_path}/temporary' && "
+        f"'{RDSTOOL}' decode --engine tshark --count 1 '{CAPTURE}'"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", line], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
 def test_ctrl_c_ends_tshark_and_says_nothing(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     endless = fake(
@@ -406,6 +447,34 @@ def test_no_such_interface_is_one_line_and_leaves_no_file(tmp_path: Path) -> Non
     path = tmp_path / "never.pcapng"
     assert "there is no such interface" in one_line_error(rdstool("capture", "-i", "nosuch0", "-w", str(path)))
     assert not path.exists()
+
+
+def test_a_capture_that_cannot_be_written_is_told_with_its_remedy() -> None:
+    assert "name a file" in one_line_error(rdstool("capture", "-i", "lo", "-w", "-"))
+    told = one_line_error(rdstool("capture", "-i", "lo", "-w", "/proc/none.pcapng"))
+    assert told.endswith("/proc/none.pcapng: No such file or directory; name a file in another directory for --write\n")
+
+
+def test_a_file_that_is_full_ends_a_live_capture_with_one_line(tmp_path: Path) -> None:
+    """On a file system of 4 KiB, in a mount namespace of its own, with a dumpcap that has more than that to say."""
+    fake(tmp_path / "dumpcap", 'case "$*" in *-d*) exit 0 ;; esac\ncat "$0.pcapng"')
+    conversation = tcp.conversation().write(tmp_path / "conversation.pcap")
+    subprocess.run(["tshark", "-r", conversation, "-w", tmp_path / "dumpcap.pcapng"], check=True, capture_output=True)
+    (tmp_path / "small").mkdir()
+    line = (
+        f"mount -t tmpfs -o size=4k none '{tmp_path}/small' && "
+        f"'{RDSTOOL}' capture -i any -w '{tmp_path}/small/full.pcapng'"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", line],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"rdstool: error: {tmp_path}/small/full.pcapng: No space left")
+    assert "Traceback" not in done.stderr
 
 
 def test_no_capture_is_overwritten(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT
 from dissectors.wire.infiniband import BTH, Bth, Opcode
+from dissectors.wire.rds import RDS_HEADER
 from rdstool.capture.pipeline import open_capture
 from rdstool.export.lua.derived import PLUGIN_FIELDS
 from rdstool.tshark.program import Tshark
@@ -136,6 +137,27 @@ def test_payload_goes_to_the_dissector_of_its_destination_port(tshark: Tshark, t
     arguments = ("-r", str(path), *fields, "-Y", "rds_stress")
     assert run(tshark, *arguments, scripts=both) == ""
     assert run(tshark, *arguments, "-o", "rds_stress.ports:7000", scripts=both) == "7\t3\n"
+
+
+def test_decode_as_has_a_dissector_for_payload_of_all_ports(tmp_path: Path) -> None:
+    path = stress_capture(tmp_path / "stress.pcap")
+    fields = ("-T", "fields", "-e", "rds_stress.sequence", "-e", "rds_stress.index", "-Y", "rds_stress")
+    chosen = ("-r", str(path), "-d", "rds.payload,rds_stress")
+    assert run(newer_tshark(), *chosen, *fields, scripts=(PLUGIN, STRESS)) == "7\t3\n"
+
+
+def test_payload_that_its_dissector_gives_up_on_hides_no_message(tshark: Tshark, tmp_path: Path) -> None:
+    script, a, _ = tcp.single_path()
+    steps = [a.data("one", "", 4001, 7000, 3) for _ in range(3)]
+    joined = b"".join(RDS_HEADER.pack(step.header) + step.payload for step in steps)
+    script.steps.append(tcp.Raw("one", steps[0].direction, joined))
+    path = script.write(tmp_path / "short.pcap")
+    dns = tmp_path / "dns.lua"
+    dns.write_text('DissectorTable.get("rds.port"):add(7000, Dissector.get("dns"))\n')
+    fields = ("-T", "fields", "-e", "rds.sequence", "-e", "_ws.expert.message", "-Y", "rds.dport == 7000")
+    shown = run(tshark, "-r", str(path), *fields, scripts=(PLUGIN, dns)).splitlines()[-1]
+    assert shown.startswith(",".join(str(step.header.sequence) for step in steps) + "\t")
+    assert "Lua Error" not in shown
 
 
 def test_other_tcp_ports_are_found_by_what_they_carry_or_by_preference(tshark: Tshark, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Carries links of the engine over InfiniBand, on an event loop, whichever provider there is."""
+"""Carries links of the engine over InfiniBand, in whichever thread looks after it, whichever provider there is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rdstool.transport.base import Tap
 from rdstool.transport.driver import Driver
 from rdstool.transport.ib import provider as verbs
 from rdstool.transport.ib.glue import Glue
+from rdstool.transport.lookout import READ
 
 MakeProvider = Callable[[str], verbs.Provider]
 """InfiniBand at a local address. Raises ``TransportError``."""
@@ -22,9 +23,9 @@ class IbTransport(Glue):
     def __init__(self, driver: Driver, make: MakeProvider) -> None:
         super().__init__(driver.engine, driver.now)
         self._driver = driver
-        self._loop = driver.loop
+        self._lookout = driver.lookout
         self._make = make
-        self._alarm = Alarm(self._loop, self._due)
+        self._alarm = Alarm(driver.loop, self._due)
         self._tap: verbs.Tap | None = None
 
     def listen(self, address: str) -> None:
@@ -37,32 +38,23 @@ class IbTransport(Glue):
             raise
         self.add(address, provider)
         for fileno in provider.filenos():
-            self._loop.add_reader(fileno, partial(self._readable, address))
-
-    # ---- The loop
+            self._lookout.watch(fileno, READ, partial(self._readable, address))
 
     def settle(self) -> None:
         """Let the providers send and receive, and hand on what has happened."""
         super().settle()
         if self.stirred:
-            self._loop.call_soon(self._go_on)
+            self._driver.act_again()
         self._alarm.set(self._next_timer())
 
-    def _go_on(self) -> None:
-        with self._driver.lock:
-            if self.stirred:
-                self._driver.act()
-
-    def _readable(self, address: str) -> None:
-        with self._driver.lock:
-            self.stirred[address] = None
-            self._driver.act()
+    def _readable(self, address: str, _events: int) -> None:
+        self.stirred[address] = None
 
     def _next_timer(self) -> float | None:
         return min((when for each in self.providers.values() if (when := each.next_timer()) is not None), default=None)
 
     def _due(self) -> None:
-        with self._driver.lock:
+        with self._driver.turn:
             self.stirred.update(dict.fromkeys(self.providers))
             self._driver.act()
 
@@ -81,12 +73,12 @@ class IbTransport(Glue):
 
     def close(self) -> None:
         """Disconnect what is still open, and let go of the providers."""
-        self._alarm.set(None)
+        self._alarm.stop()
         self.end_all()
         for provider in self.providers.values():
             provider.process(self._driver.now())
             for fileno in provider.filenos():
-                self._loop.remove_reader(fileno)
+                self._lookout.forget(fileno)
             provider.close()
         self.providers.clear()
         self.stirred.clear()

@@ -6,8 +6,10 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
+from rdstool.protocol.events import ConnectWanted
 from rdstool.protocol.link import Link
 from rdstool.transport.base import Tap
+from rdstool.transport.lookout import Handler
 from rdstool.transport.tcp.notices import ACK_NOTICE, allow_notices, take_notice
 from rdstool.transport.tcp.unacked import unacknowledged
 
@@ -29,7 +31,7 @@ class Stream:
         "acked",
         "asked",
         "asks",
-        "connecting",
+        "dialled",
         "ended",
         "ends",
         "enough",
@@ -39,6 +41,7 @@ class Stream:
         "link",
         "pending",
         "reading",
+        "ready",
         "sock",
         "tap",
         "waiting",
@@ -46,12 +49,20 @@ class Stream:
         "written",
     )
 
-    def __init__(self, key: int, link: Link, sock: socket.socket, tap: Tap | None, *, connecting: bool) -> None:
+    def __init__(
+        self,
+        key: int,
+        link: Link,
+        sock: socket.socket,
+        tap: Tap | None = None,
+        dialled: ConnectWanted | None = None,
+    ) -> None:
         self.key = key
         self.link = link
         self.sock = sock
         self.tap = tap
-        self.connecting = connecting
+        self.dialled = dialled
+        """It is being connected, since the engine wanted that."""
         self.ends: tuple[HostPort, HostPort] | None = None
         """Own and peer's address and TCP port, once it is connected."""
         self.pending: list[Buffer] = []
@@ -67,11 +78,13 @@ class Stream:
         self.waiting = False
         """Listed among those whose acknowledgements are asked for."""
         self.reading = False
-        """The loop watches for bytes to read."""
+        """It is watched for bytes to read."""
         self.writing = False
-        """The loop watches for room to write."""
+        """It is watched for room to write."""
+        self.ready: Handler
+        """Takes what its socket is ready for."""
         self.enough = 1
-        """Bytes to read of which the loop is told; of fewer it is not."""
+        """Bytes to read of which the system tells; of fewer it does not."""
         self.fresh = True
         """Nothing has been read yet."""
         self.finished = False

@@ -1,20 +1,20 @@
-"""Carries links of the engine over TCP sockets, driven by an event loop's readiness callbacks."""
+"""Carries links of the engine over TCP sockets, in whichever thread looks after them."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 
 from dissectors.wire.rds import TCP_PORT
 from rdstool.protocol import events
 from rdstool.protocol.link import BaseLink, Link
+from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
+from rdstool.transport.lookout import READ, WRITE
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 
@@ -22,7 +22,7 @@ READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""
 READ_LONG_BYTES = 1 << 18
 """At once of a long payload that has no room of its own yet."""
-TURN_BYTES = 1 << 20
+TURN_BYTES = 1 << 18
 """Read from one socket before others have their turn, and the application has its own."""
 ACCEPT_ROUNDS = 64
 """Connections taken before others have their turn."""
@@ -54,11 +54,12 @@ class TcpTransport:
         self._listeners: list[tuple[str, socket.socket]] = []
         self._streams: dict[int, Stream] = {}
         self._keys = count(1)
+        self._lookout = driver.lookout
         self._unacked: set[Stream] = set()
-        self._ack_timer: asyncio.TimerHandle | None = None
+        self._ack_alarm = Alarm(driver.loop, self._ask_acks)
         self._ack_delay = ACK_FIRST_S
-        self._unsettled: set[Stream] = set()
-        """Streams that ``flush`` left something to wait for."""
+        self._written = False
+        """Something was written since acknowledgements were asked for; then they are once more."""
 
     # ---- Listening
 
@@ -69,7 +70,7 @@ class TcpTransport:
         self._loop.add_reader(sock, self._accept, address, sock)
 
     def _accept(self, address: str, sock: socket.socket) -> None:
-        with self._driver.lock:
+        with self._driver.turn:
             for _ in range(ACCEPT_ROUNDS):
                 try:
                     incoming, peer = sock.accept()
@@ -87,7 +88,7 @@ class TcpTransport:
         if link is None:
             abort(sock)
             return
-        stream = self._add(link, sock, connecting=False)
+        stream = self._add(link, sock)
         try:
             tune(sock)
         except OSError as problem:
@@ -116,10 +117,10 @@ class TcpTransport:
         if stream is None:
             return
         if isinstance(wanted, events.ReadWanted):
-            self._watch_reads(stream)
+            self._watch(stream, reading=True)
         elif isinstance(wanted, events.PauseWanted):
-            self._stop_reading(stream)
-        elif stream.connecting:
+            self._watch(stream, reading=False)
+        elif stream.dialled:
             self._lose(stream, "given up", by_peer=False, reset=True)
         elif isinstance(wanted, events.CloseWanted):
             self._finish(stream)
@@ -134,44 +135,39 @@ class TcpTransport:
         except OSError as problem:
             self._engine.connect_failed(wanted.link, problem.strerror or str(problem), self._driver.now())
             return
-        stream = self._add(wanted.link, sock, connecting=True)
-        stream.writing = True
-        self._loop.add_writer(sock, self._dialled, stream, wanted)
+        stream = self._add(wanted.link, sock, dialled=wanted)
+        self._watch(stream, writing=True)
 
-    def _dialled(self, stream: Stream, wanted: events.ConnectWanted) -> None:
-        with self._driver.lock:
-            if stream.ended:
-                return
-            self._loop.remove_writer(stream.sock)
-            stream.writing = False
-            number = stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            try:
-                if number:
-                    raise OSError(number, os.strerror(number))
-                tune(stream.sock)
-                local, peer = stream.sock.getsockname(), stream.sock.getpeername()
-            except OSError as problem:
-                why = problem.strerror or str(problem)
-                if problem.errno in _ENDED_AT_ONCE:
-                    stream.connecting = False
-                    self._engine.connected(wanted.link, self._driver.now())
-                    self._lose(stream, why, by_peer=True, reset=True)
-                else:
-                    self._remove(stream)
-                    abort(stream.sock)
-                    self._engine.connect_failed(wanted.link, why, self._driver.now())
-            else:
-                stream.connecting = False
-                wanted.link.local_port = local[1]
-                self._opened(stream, (wanted.local, local[1]), (wanted.peer, peer[1]))
+    def _connected(self, stream: Stream, wanted: events.ConnectWanted) -> None:
+        """Dialling has ended one way or the other."""
+        self._watch(stream, writing=False)
+        number = stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            if number:
+                raise OSError(number, os.strerror(number))
+            tune(stream.sock)
+            local, peer = stream.sock.getsockname(), stream.sock.getpeername()
+        except OSError as problem:
+            why = problem.strerror or str(problem)
+            if problem.errno in _ENDED_AT_ONCE:
+                stream.dialled = None
                 self._engine.connected(wanted.link, self._driver.now())
-            self._driver.act()
+                self._lose(stream, why, by_peer=True, reset=True)
+            else:
+                self._remove(stream)
+                abort(stream.sock)
+                self._engine.connect_failed(wanted.link, why, self._driver.now())
+        else:
+            stream.dialled = None
+            wanted.link.local_port = local[1]
+            self._opened(stream, (wanted.local, local[1]), (wanted.peer, peer[1]))
+            self._engine.connected(wanted.link, self._driver.now())
 
     def _finish(self, stream: Stream) -> None:
         """Send FIN behind what the system has taken; what it had not is sent again on another connection."""
         stream.pending = []
         stream.finished = True
-        self._watch_writes(stream, wanted=False)
+        self._watch(stream, writing=False)
         try:
             stream.sock.shutdown(socket.SHUT_WR)
         except OSError as problem:
@@ -181,22 +177,16 @@ class TcpTransport:
             stream.tap.closed(stream.key, reset=False, by_peer=False)
         # A link that was parked has not been read until now; one that is paused goes on by itself.
         if not stream.link.held:
-            self._watch_reads(stream)
+            self._watch(stream, reading=True)
 
     # ---- Writing
 
     def flush(self, link: BaseLink) -> bool:
         """Write what the engine has for a link, as far as the system takes it."""
         stream = self._streams.get(link.handle)
-        if stream is None or stream.connecting or stream.finished:
-            return True
-        if not stream.pending:
+        if stream is not None and not (stream.dialled or stream.finished or stream.pending):
             self._fill(stream)
-        if stream in self._unsettled:
-            return False
-        if (stream.pending and not stream.writing) or not stream.waiting:
-            self._unsettled.add(stream)
-            return False
+            self._follow(stream)
         return True
 
     def _fill(self, stream: Stream) -> None:
@@ -213,45 +203,48 @@ class TcpTransport:
             # The reading side gets the same error, behind what the peer had sent before.
             stream.pending = []
 
+    def _follow(self, stream: Stream) -> None:
+        """Wait for room, and for acknowledgements, after a write."""
+        self._watch(stream, writing=bool(stream.pending))
+        if stream.acked < stream.written and not stream.waiting:
+            stream.waiting = True
+            self._unacked.add(stream)
+            self._written = True
+            if not self._ack_alarm.is_set:
+                self._ack_delay = ACK_FIRST_S
+                self._ack_alarm.set(self._driver.now() + self._ack_delay)
+
     def settle(self) -> None:
-        """Wait for room, and for acknowledgements, of the streams that were written to."""
-        for stream in self._unsettled:
-            if stream.ended:
-                continue
-            self._watch_writes(stream, wanted=bool(stream.pending))
-            if stream.acked < stream.written:
-                stream.waiting = True
-                self._unacked.add(stream)
-        self._unsettled.clear()
-        if self._unacked and self._ack_timer is None:
-            self._ack_delay = ACK_FIRST_S
-            self._ack_timer = self._loop.call_later(self._ack_delay, self._ask_acks)
+        """Nothing: ``flush`` leaves nothing to the loop."""
 
     def _writable(self, stream: Stream) -> None:
-        with self._driver.lock:
-            if stream.ended:
-                return
-            self._engine.counters.tcp_write_space_calls += 1
-            try:
-                stream.write(stream.pending)
-            except OSError:
-                stream.pending = []
-            if not stream.pending:
-                self._fill(stream)
-            self._update_acked(stream)
-            self._unsettled.add(stream)
-            self._driver.act()
+        self._engine.counters.tcp_write_space_calls += 1
+        try:
+            stream.write(stream.pending)
+        except OSError:
+            stream.pending = []
+        if not stream.pending:
+            self._fill(stream)
+        self._update_acked(stream)
+        self._follow(stream)
 
     # ---- Acknowledgements
 
     def _ask_acks(self) -> None:
-        with self._driver.lock:
-            self._ack_timer = None
+        turn = self._driver.turn
+        if not turn.begin_politely():
+            self._ack_alarm.set(self._driver.now() + self._ack_delay)
+            return
+        try:
             news = self._check_acks()
-            if self._unacked:
+            news |= self._written
+            self._written = False
+            if self._unacked or news:
                 self._ack_delay = ACK_FIRST_S if news else min(2 * self._ack_delay, ACK_LONGEST_S)
-                self._ack_timer = self._loop.call_later(self._ack_delay, self._ask_acks)
+                self._ack_alarm.set(self._driver.now() + self._ack_delay)
             self._driver.act()
+        finally:
+            turn.end()
 
     def check_acks(self) -> None:
         """Ask the system about all streams that wait for acknowledgements."""
@@ -278,24 +271,20 @@ class TcpTransport:
     # ---- Reading
 
     def _readable(self, stream: Stream) -> None:
-        with self._driver.lock:
-            if stream.ended:
-                return
-            if stream.fresh:
-                # What a peer sent on path 0 before it fanned out is to be read before anything on the others.
-                first = stream.link.connection.paths[0].link
-                if first is not None and first is not stream.link:
-                    before = self._streams.get(first.handle)
-                    if before is not None and before.reading:
-                        self._read_all(before)
-            if not stream.ended:
-                self._read(stream, TURN_BYTES)
-            if not stream.ended:
-                if stream.asked:
-                    stream.notice()
-                if stream.waiting:
-                    self._update_acked(stream)
-            self._driver.act()
+        if stream.fresh:
+            # What a peer sent on path 0 before it fanned out is to be read before anything on the others.
+            first = stream.link.connection.paths[0].link
+            if first is not None and first is not stream.link:
+                before = self._streams.get(first.handle)
+                if before is not None and before.reading:
+                    self._read_all(before)
+        if not stream.ended:
+            self._read(stream, TURN_BYTES)
+        if not stream.ended:
+            if stream.asked:
+                stream.notice()
+            if stream.waiting:
+                self._update_acked(stream)
 
     def _read(self, stream: Stream, limit: int) -> None:
         """Read until the system has no more, or until ``limit`` bytes have come."""
@@ -358,8 +347,9 @@ class TcpTransport:
 
     # ---- Keeping track
 
-    def _add(self, link: Link, sock: socket.socket, *, connecting: bool) -> Stream:
-        stream = Stream(next(self._keys), link, sock, self._tap, connecting=connecting)
+    def _add(self, link: Link, sock: socket.socket, dialled: events.ConnectWanted | None = None) -> Stream:
+        stream = Stream(next(self._keys), link, sock, self._tap, dialled)
+        stream.ready = partial(self._ready, stream)
         link.handle = stream.key
         self._streams[stream.key] = stream
         return stream
@@ -377,39 +367,35 @@ class TcpTransport:
         if stream.tap is not None:
             stream.tap.opened(stream.key, local, peer, incoming=stream.link.incoming)
         if stream.link.reading:
-            self._watch_reads(stream)
+            self._watch(stream, reading=True)
 
-    def _watch_reads(self, stream: Stream) -> None:
-        if not stream.reading:
-            stream.reading = True
-            self._loop.add_reader(stream.sock, self._readable, stream)
+    def _watch(self, stream: Stream, *, reading: bool | None = None, writing: bool | None = None) -> None:
+        """From now on see to what comes, and to room, or not; None leaves it as it is."""
+        if reading is not None:
+            stream.reading = reading
+        if writing is not None:
+            stream.writing = writing
+        self._lookout.watch(stream.sock, READ * stream.reading | WRITE * stream.writing, stream.ready)
 
-    def _stop_reading(self, stream: Stream) -> None:
-        if stream.reading:
-            stream.reading = False
-            self._loop.remove_reader(stream.sock)
-
-    def _watch_writes(self, stream: Stream, *, wanted: bool) -> None:
-        if stream.writing != wanted:
-            stream.writing = wanted
-            change: Callable[[], object] = (
-                partial(self._loop.add_writer, stream.sock, self._writable, stream)
-                if wanted
-                else partial(self._loop.remove_writer, stream.sock)
-            )
-            change()
+    def _ready(self, stream: Stream, happened: int) -> None:
+        """A socket is ready for what was waited for, or was so before others were seen to."""
+        if stream.dialled:
+            self._connected(stream, stream.dialled)
+            return
+        if happened & READ and stream.reading:
+            self._readable(stream)
+        if happened & WRITE and stream.writing:
+            self._writable(stream)
 
     def _remove(self, stream: Stream) -> None:
         stream.ended = True
         self._streams.pop(stream.key, None)
         self._unacked.discard(stream)
-        self._stop_reading(stream)
-        if stream.writing:
-            self._loop.remove_writer(stream.sock)
+        self._watch(stream, reading=False, writing=False)
 
     def _lose(self, stream: Stream, why: str, *, by_peer: bool, reset: bool = False) -> None:
         """A connection has ended, and all that came on it has been handed on."""
-        if not stream.connecting:
+        if not stream.dialled:
             self._update_acked(stream)
             if stream.tap is not None:
                 stream.tap.closed(stream.key, reset=reset, by_peer=by_peer)
@@ -426,15 +412,13 @@ class TcpTransport:
 
     def close(self) -> None:
         """Stop listening, and reset what is still open."""
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
+        self._ack_alarm.stop()
         for _, sock in self._listeners:
             self._loop.remove_reader(sock)
             sock.close()
         self._listeners.clear()
         for stream in list(self._streams.values()):
             self._remove(stream)
-            if stream.tap is not None and not stream.connecting:
+            if stream.tap is not None and not stream.dialled:
                 stream.tap.closed(stream.key, reset=True, by_peer=False)
             abort(stream.sock)

@@ -57,8 +57,9 @@ def check_counts(counts: FrameCounts) -> None:
     """Each frame is counted once."""
     kept = counts.tcp + counts.ib
     others = (counts.other_protocols, counts.other_ethertypes, counts.other_links)
-    single = (counts.tcp_other, counts.udp_other, counts.fragments, counts.cut, counts.malformed, counts.arp)
-    assert counts.passed_over == counts.frames - kept == sum(single) + sum(counter.total() for counter in others)
+    single = (counts.tcp_other, counts.tcp_damaged, counts.udp_other, counts.fragments, counts.cut, counts.malformed)
+    rest = sum(single) + counts.arp + sum(counter.total() for counter in others)
+    assert counts.passed_over == counts.frames - kept == rest
 
 
 def check_columns(columns: Segments | IbPackets, batch: FrameBatch) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any
 
 import pytest
@@ -73,6 +74,21 @@ def test_leaving_early_ends_the_crew(run: Callable[[int, Deliver], None]) -> Non
         started.receive()
         assert len(children(os.getpid())) == len(before) + 2
     assert children(os.getpid()) == before
+
+
+def _break_off(_number: int, deliver: Deliver) -> None:
+    def write(file: int, data: memoryview) -> None:
+        os.write(file, data[:1])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rdstool.capture.crew._write", write)
+        deliver(PickleBuffer(bytes(1000)))
+
+
+def test_a_process_that_dies_in_the_middle_of_an_item_is_an_error_too() -> None:
+    with crew(2, _break_off) as started, pytest.raises(CaptureError, match="a worker process ended unexpectedly"):
+        started.receive()
 
 
 def _end(_number: int, _deliver: Deliver) -> None:

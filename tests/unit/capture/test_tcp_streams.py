@@ -166,6 +166,18 @@ def test_a_port_used_again_is_another_stream(chunk: int | None) -> None:
     assert [int(row["stream"]) for row in result.rows] == [0] * len(SEQUENCES) + [1] * len(SEQUENCES)
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_streams_are_numbered_by_their_first_frames_on_ports_used_again_too(chunk: int | None) -> None:
+    first = Conversation(port=1).syn().end(0, RST)
+    others = [Conversation(port=port).syn() for port in (2, 3, 4)]
+    again = [Conversation(port=1, isn=(base, base)).syn() for base in (77_000, 99_000)]
+    turns = [first, others[0], again[0], others[1], again[1], others[2]]
+    result = decode([segment for turn in turns for segment in turn.segments], chunk)
+    assert [stream.a.port for stream in result.streams.streams] == [1, 2, 1, 3, 1, 4]
+    frames = [stream.first_frame for stream in result.streams.streams]
+    assert frames == sorted(frames)
+
+
 @pytest.mark.parametrize(("flag", "how"), [(FIN, Closing.FIN), (RST, Closing.RST)])
 def test_an_end_in_the_middle_of_a_message_is_reported(flag: int, how: Closing) -> None:
     cut = AT[5] - 1000

@@ -22,8 +22,9 @@ COMMAND = [sys.executable, "-m", "rdstool"]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment without what steers colours, and with ``changes``."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
+    """The environment without what steers colours and buffers, and with ``changes``."""
+    steering = {"NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED"}
+    kept = {name: value for name, value in os.environ.items() if name not in steering}
     return {**kept, "PYTHONUTF8": "1", **changes}
 
 

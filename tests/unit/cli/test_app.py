@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pty
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -207,10 +208,11 @@ def test_ctrl_c_keeps_what_was_found_and_ends_with_130(tmp_path: Path) -> None:
     assert rest.endswith(b"}\n")
 
 
-def test_a_full_disk_is_one_line() -> None:
+@pytest.mark.parametrize("arguments", [("decode", str(TCP)), ("fields",), ("--version",), ("--help",)], ids=" ".join)
+def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [*COMMAND, "decode", str(TCP)],
+            [*COMMAND, *arguments],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -219,8 +221,15 @@ def test_a_full_disk_is_one_line() -> None:
             timeout=TIMEOUT_S,
             check=False,
         )
-    assert done.returncode == 2
-    assert done.stderr == "rdstool: error: No space left on device\n"
+    said = "rdstool: error: No space left on device; make room, or send the results elsewhere\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("arguments", ["decode pcaps/tcp-basic-73/a.pcap.gz", "fields", "--version"])
+def test_a_closed_stdout_is_a_reader_that_went_away(arguments: str) -> None:
+    line = f"{shlex.join(COMMAND)} {arguments} <&- >&-"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, env=environment(), cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_fault_of_rdstool_is_one_line_too(

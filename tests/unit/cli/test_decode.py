@@ -6,17 +6,20 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import re
+import subprocess
 from datetime import datetime
 from decimal import Decimal
 from importlib import import_module
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.cli.running import CONGESTION, PCAPS, RDMA, TCP, lines, rdstool_here
+from tests.unit.cli.running import COMMAND, CONGESTION, PCAPS, RDMA, ROOT, TCP, lines, rdstool_here
 
 KEYS: dict[str, tuple[type, ...]] = {
     "number": (int,),
@@ -267,6 +270,34 @@ def test_fields_lists_what_filters_know() -> None:
     assert len(names) == len(set(names)) > 100
 
 
+def test_parquet_goes_to_standard_output_and_into_what_is_no_file(tmp_path: Path) -> None:
+    parquet = import_module("pyarrow.parquet")
+    out = tmp_path / "out.parquet"
+    assert rdstool_here("decode", "--parquet", out, TCP).returncode == 0
+    expected = parquet.read_table(out)
+    piped = subprocess.run([*COMMAND, "decode", "--parquet", "-", TCP], capture_output=True, check=True, cwd=ROOT)
+    assert parquet.read_table(BytesIO(piped.stdout)) == expected
+    assert piped.stderr.endswith(b"written to standard output\n")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
+    assert rdstool_here("decode", "--parquet", fifo, TCP).returncode == 0
+    assert parquet.read_table(BytesIO(reader.communicate()[0])) == expected
+    assert fifo.is_fifo()
+
+
+def test_parquet_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    done = rdstool_here("decode", "--parquet", "/proc/none", TCP)
+    assert done.stderr == "rdstool: error: /proc/none: No such file or directory; name another file for --parquet\n"
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    done = rdstool_here("decode", "--parquet", full, TCP)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rdstool: error: No space left on device; ")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert full.is_char_device()
+
+
 def test_parquet_never_overwrites_a_capture_or_a_result_with_nothing(tmp_path: Path) -> None:
     capture = tmp_path / "capture.pcap.gz"
     capture.write_bytes(TCP.read_bytes())
@@ -277,3 +308,20 @@ def test_parquet_never_overwrites_a_capture_or_a_result_with_nothing(tmp_path: P
     assert rdstool_here("decode", "--parquet", result, tmp_path / "none.pcap").returncode == 2
     assert result.read_bytes() == b"a result"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["capture.pcap.gz", "result.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("decode", "-", "-"), "standard input (-) is there to be read once; name it once"),
+        (("stats", "-", TCP, "-"), "standard input (-) is there to be read once; name it once"),
+        (("decode", "--hash", "-e", "rds.length", TCP), "name rds.sha256 among the --fields"),
+        (("decode", "--rdma", "--parquet", "-", TCP), "that file is of messages alone"),
+        (("validate", "--json", "--format", "sarif", TCP), "--json and --format sarif exclude each other"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_wrong_use(arguments: tuple[str | Path, ...], said: str) -> None:
+    done = rdstool_here(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

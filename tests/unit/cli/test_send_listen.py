@@ -132,10 +132,12 @@ def test_nobody_there_is_told_and_given_up_in_time() -> None:
         (["send", "[::1", "-m", "x"], "'[::1' is not an address: write [ADDRESS]:PORT"),
         (["send", "127.0.0.1", "-c", "1", "-s", "2M"], "--size 2M: write N or MIN-MAX, 1048576 at most"),
         (["send", "127.0.0.1", "-c", "1", "--pattern", "x"], "there is no pattern 'x'"),
+        (["send", "127.0.0.1", "-m", "x", "-c", "3"], "--count is for made-up messages"),
         (["send", "127.0.0.1", "-m", "x", "--profile", "x"], "there is no profile 'x'"),
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.x=1"], "--set net.rds.x=1: write NAME=VALUE with one of"),
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.ping_enable=no"], "'no' is not a number"),
         (["send", "127.0.0.1", "--from", "127.0.0.1:5", "--sockets", "2"], "only one socket can have port 5"),
+        (["send", "127.0.0.1", "-m", "x", "--pcap", "-"], "name a file, or a FIFO"),
         (["listen", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
         (["listen", "127.0.0.1:1"], "port 1 belongs to the handshake"),

@@ -50,6 +50,68 @@ def test_a_reader_in_another_thread_is_woken(ends: tuple[rdstool.Socket, rdstool
     assert got == [b"%d" % number for number in range(1000)]
 
 
+def test_threads_that_wait_at_one_address_each_get_what_is_theirs() -> None:
+    readers, count = 5, 400
+    with Stack() as stack, Stack() as far, rdstool.Socket(far) as sender, ExitStack() as opened:
+        there, here = own_addresses(2)
+        sender.bind((there, 4000))
+        socks = [opened.enter_context(rdstool.Socket(stack)) for _ in range(readers)]
+        for number, sock in enumerate(socks):
+            sock.bind((here, 5000 + number))
+        got: dict[int, list[bytes]] = {}
+
+        def read(number: int) -> None:
+            got[number] = [socks[number].recv() for _ in range(count)]
+
+        threads = [threading.Thread(target=read, args=(number,)) for number in range(readers)]
+        for thread in threads:
+            thread.start()
+        for number in range(readers * count):
+            sender.sendto(b"%d" % number, (here, 5000 + number % readers))
+        for thread in threads:
+            thread.join()
+    assert got == {
+        each: [b"%d" % number for number in range(each, readers * count, readers)] for each in range(readers)
+    }
+
+
+def test_closing_a_socket_ends_what_another_thread_waits_for_on_it(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    failures: list[OSError] = []
+
+    def read() -> None:
+        try:
+            other.recv()
+            other.recv()
+        except SocketError as failure:
+            failures.append(failure)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    one.sendto(b"first", other.getsockname())
+    one.drain()
+    other.close()
+    reader.join()
+    assert [failure.errno for failure in failures] == [errno.EBADF]
+
+
+def test_an_application_that_never_waits_is_served_all_the_same(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    one.sendto(b"waited for", other.getsockname())
+    assert other.recv() == b"waited for"
+    for number in range(20):
+        one.sendto(b"%d" % number, other.getsockname())
+    one.drain()
+    other.setblocking(False)
+    got: list[bytes] = []
+    while len(got) < 20:
+        try:
+            got.append(other.recv())
+        except BlockingIOError:
+            continue
+    assert got == [b"%d" % number for number in range(20)]
+
+
 @pytest.mark.parametrize(("recorded", "tcp_rcvbuf"), [(False, 0), (True, 0), (False, 8192)])
 def test_long_messages_of_all_lengths_arrive_as_they_were_sent(recorded: bool, tcp_rcvbuf: int, tmp_path: Path) -> None:
     chance = random.Random(1)

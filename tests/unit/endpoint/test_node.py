@@ -259,5 +259,5 @@ def _await_system_acks(node: rdstool.Node) -> None:
     """Until the system has everything acknowledged, while the event loop stands still: drain is first to ask."""
     transport = node.core.driver.transport
     assert isinstance(transport, TcpTransport)
-    while any(unacknowledged(stream.sock) for stream in transport._streams.values() if not stream.connecting):
+    while any(unacknowledged(stream.sock) for stream in transport._streams.values() if not stream.dialled):
         pass

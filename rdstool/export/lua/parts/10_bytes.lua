@@ -7,7 +7,7 @@ local insert, remove, concat = table.insert, table.remove, table.concat
 local unpack = table.unpack
 -- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
 local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
-local call_dissector, referenced = Dissector.call, TreeItem.referenced
+local call_dissector, try_table, referenced = Dissector.call, DissectorTable.try, TreeItem.referenced
 -- So are the functions behind what a frame tells of itself, from its `pinfo`: by learn_getters, at the first frame.
 local number_of, is_visited, time_of, source_of, destination_of, columns_of, text_of_address
 

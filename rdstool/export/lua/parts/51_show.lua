@@ -2,7 +2,13 @@
 
 local show_frame
 do
+   -- Who reads payload: the dissector of its destination port, else the one that "Decode As" has for all ports; for single
+   -- ones it has none in a table that Lua made. 4.0 has no call for the one that it has.
    local rds_port = DissectorTable.new("rds.port", "RDS port", ftypes.UINT16, base.DEC, rds)
+   local rds_payload
+   if is_wireshark(4, 4) then
+      rds_payload = DissectorTable.new("rds.payload", "RDS payload", ftypes.NONE, base.NONE, rds)
+   end
 
    -- How fields are added to one frame's tree: `add(tree, name, ...)`, with `generated` and `hidden` after it.
    local add
@@ -217,26 +223,34 @@ do
       return tree
    end
 
-   local function hand_on(message, range, pinfo, root)
-      if message.kind ~= "data" or range:len() <= HEADER_BYTES then
-         return
-      end
-      local dissector = rds_port:get_dissector(message.dport)
-      if dissector then
-         dissector:call(range(HEADER_BYTES):tvb(), pinfo, root)
-      end
+   local function is_read(message)
+      return message.kind == "data" and message.seen > 0 and (rds_payload or rds_port:get_dissector(message.dport))
    end
 
-   local function show_message(message, tvb, pinfo, root, wanted)
-      local range
-      if wanted or message.findings or message.kind == "data" and rds_port:get_dissector(message.dport) then
-         range = bytes_of(message, tvb)
+   -- The bytes of the message, where they are needed.
+   local function show_message(message, tvb, root, wanted)
+      if not (wanted or message.findings or is_read(message)) then
+         return nil
       end
+      local range = bytes_of(message, tvb)
       if wanted or message.findings then
          add_findings(add_message_tree(message, root, range), message)
       end
-      if range then
-         hand_on(message, range, pinfo, root)
+      return range
+   end
+
+   -- Last of all: in 4.0, what other dissectors throw takes with it all that was still to be shown of the frame.
+   local function hand_on(messages, ranges, pinfo, root)
+      for index, message in ipairs(messages) do
+         if ranges[index] and is_read(message) then
+            local payload = ranges[index](HEADER_BYTES):tvb()
+            local dissector = rds_port:get_dissector(message.dport)
+            if dissector then
+               hand_over(call_dissector, dissector, payload, pinfo, root)
+            else
+               hand_over(try_table, rds_payload, "", payload, pinfo, root)
+            end
+         end
       end
    end
 
@@ -357,14 +371,15 @@ do
    end
 
    local function show_messages(messages, tvb, pinfo, root, wanted)
-      local lines = {}
+      local lines, ranges = {}, {}
       for index, message in ipairs(messages) do
          lines[index] = headline(message)
-         show_message(message, tvb, pinfo, root, wanted)
+         ranges[index] = show_message(message, tvb, root, wanted)
       end
       local columns = columns_of(pinfo)
       columns.protocol = "RDS"
       columns.info = concat(lines, "; ")
+      return ranges
    end
 
    local function show_setup(messages, pinfo, root)
@@ -376,28 +391,32 @@ do
       end
    end
 
+   local function show_acks_and_operations(frame, root)
+      for _, ack in ipairs(frame.acks or {}) do
+         show_acknowledgement(ack, frame, root)
+      end
+      for _, operation in ipairs(frame.operations or {}) do
+         show_operation(operation, root)
+      end
+   end
+
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
       add = wanted and root.visible and add_always or add_referenced
-      local messages, cm, parts, acks, operations = frame.messages, frame.cm, frame.parts, frame.acks, frame.operations
-      if messages then
-         show_messages(messages, tvb, pinfo, root, wanted)
-      end
+      local messages, cm, parts = frame.messages, frame.cm, frame.parts
+      local ranges = messages and show_messages(messages, tvb, pinfo, root, wanted)
       if cm then
          show_setup(cm, pinfo, root)
       end
       if parts then
          show_parts(parts, pinfo, root, wanted, not (messages or cm))
       end
-      if not (acks or operations) or not (wanted or is_wanted(root, "rds_rdma")) then
-         return
+      if (frame.acks or frame.operations) and (wanted or is_wanted(root, "rds_rdma")) then
+         show_acks_and_operations(frame, root)
       end
-      for _, ack in ipairs(acks or {}) do
-         show_acknowledgement(ack, frame, root)
-      end
-      for _, operation in ipairs(operations or {}) do
-         show_operation(operation, root)
+      if ranges then
+         hand_on(messages, ranges, pinfo, root)
       end
    end
 end

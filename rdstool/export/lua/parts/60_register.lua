@@ -26,18 +26,6 @@ do
       return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
    end
 
-   -- Let Wireshark's own dissector do its work. What it gave up on it has shown already: no error of this script. (The text
-   -- behind the name is garbage in 4.4 where a dissector has a bug.)
-   local function pass_on(original, tvb, pinfo, tree)
-      local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
-      if fine then
-         return used
-      elseif not find(tostring(used), "Dissector_call: ", 1, true) then
-         error(used, 0)
-      end
-      return tvb:len()
-   end
-
    -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
    local function settle_at_end()
       if not at_end and rds.prefs.settle then
@@ -81,7 +69,7 @@ do
             end
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
+      local used = hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
       local frame = not done and shown[current]
       if frame then
          local header = frame.messages and size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
@@ -177,7 +165,7 @@ do
             feed_packet(packet, now)
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
+      local used = hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
       if not done then
          show_once(nil, pinfo, tree)
       end

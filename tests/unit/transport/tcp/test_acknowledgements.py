@@ -50,7 +50,7 @@ def test_a_sender_that_will_need_room_has_the_system_tell_of_its_acknowledgement
     near, _far = pair
     node = make_node(LARGE, sndbuf=1000)
     link = greeted(node, LARGE, SMALL, 32768, 0.0)
-    stream = Stream(1, link, near, None, connecting=False)
+    stream = Stream(1, link, near)
     sock = bound(node)
     sock.sendmsg(bytes(400), SMALL, 4001, now=0.0)
     stream.write(node.data_to_send(link, ALL))
@@ -69,7 +69,7 @@ def test_a_full_socket_tells_by_the_room_that_becomes_free(pair: Pair) -> None:
     near, _far = pair
     node = make_node(LARGE, sndbuf=1000)
     link = greeted(node, LARGE, SMALL, 32768, 0.0)
-    stream = Stream(1, link, near, None, connecting=False)
+    stream = Stream(1, link, near)
     stream.writing = True
     bound(node).sendmsg(bytes(1000), SMALL, 4001, now=0.0)
     stream.write(node.data_to_send(link, ALL))

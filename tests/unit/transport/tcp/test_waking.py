@@ -30,7 +30,7 @@ def waiting() -> Iterator[tuple[Stream, socket.socket]]:
         server.accept()[0] as near,
     ):
         near.setblocking(False)
-        stream = Stream(1, link, near, None, connecting=False)
+        stream = Stream(1, link, near)
         stream.wait_for(ENOUGH)
         yield stream, far
 

@@ -1,0 +1,184 @@
+"""Watches a node's sockets: in its event loop, or in a thread of the application that waits anyhow.
+
+What a thread waits for comes to that thread: it need not wake another one that reads for it, which takes longer than
+reading. The loop stands back from the first time that a thread attends, and watches again once no thread has for
+``STAND_BACK_S``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from rdstool.transport.turn import Turn
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+STAND_BACK_S = 0.002
+"""How long sockets may be left alone by a thread that attended, before the loop does so again."""
+
+Watched = socket.socket | int
+"""A socket, or its descriptor."""
+Handler = Callable[[int], None]
+"""Takes what a socket is ready for: READ, WRITE, or both."""
+
+
+class Lookout:
+    """Tells handlers what their sockets are ready for, in whichever thread it comes up, in its ``turn``."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        turn: Turn,
+        handled: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._turn = turn
+        self._handled = handled
+        """Called when handlers were."""
+        self._selector = selectors.DefaultSelector()
+        self._wanted: dict[Watched, int] = {}
+        self._attending = False
+        """A thread of the application watches."""
+        self._sleeping = False
+        """It sleeps, and is to be woken where there is news from elsewhere."""
+        self._attended, self._seen = 0, 0
+        """Times that a thread has attended, and of how many the loop knows."""
+        self._looking_up = False
+        """The loop is going to see whether a thread still attends."""
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ear.setblocking(False)
+        self._selector.register(self._ear, READ, self._rung)
+        self._closed = False
+        self._watched = True
+        """The loop watches."""
+        loop.add_reader(self._selector, self._ready)
+
+    # ---- Under the lock
+
+    def watch(self, watched: Watched, wanted: int, handler: Handler) -> None:
+        """Watch a socket for READ, WRITE, both, or (0) no more."""
+        before = self._wanted.get(watched, 0)
+        if wanted == before:
+            return
+        if not wanted:
+            self.forget(watched)
+            return
+        self._wanted[watched] = wanted
+        if before:
+            self._selector.modify(watched, wanted, handler)
+        else:
+            self._selector.register(watched, wanted, handler)
+
+    def forget(self, watched: Watched) -> None:
+        """Watch a socket no more that is watched. Do so before it is closed."""
+        del self._wanted[watched]
+        self._selector.unregister(watched)
+
+    def attend(self, timeout_s: float | None) -> bool:
+        """Wait in this thread until a socket is ready, or somebody calls ``wake``, and see to it; for a while at most.
+
+        The lock is let go meanwhile. False, and at once, where another thread attends already, or there is no more to
+        attend to.
+        """
+        if self._attending or self._closed:
+            return False
+        self._attending = self._sleeping = True
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        self._turn.lock.release()
+        try:
+            ready = self._selector.select(timeout_s)
+        finally:
+            self._turn.begin()
+            self._sleeping = False
+            try:
+                self._handle(ready)
+            finally:
+                self._turn.end_locked()
+                self._attending = False
+                self._attended += 1
+                if self._closed:
+                    self._let_go()
+                elif not (self._watched or self._looking_up):
+                    self._looking_up = True
+                    self._loop.call_soon_threadsafe(self._stand_back)
+        return True
+
+    def wake(self) -> None:
+        """There may be news for a thread that attends."""
+        if self._sleeping:
+            self._sleeping = False
+            with suppress(BlockingIOError):  # it is full: that wakes, too
+                self._bell.send(b"\0")
+
+    def close(self) -> None:
+        """Watch nothing any more. Called in the loop."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._selector)
+        if self._attending:
+            self.wake()
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._selector.close()
+        self._bell.close()
+        self._ear.close()
+
+    def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        if ready and not self._closed:
+            for key, events in ready:
+                key.data(events)
+            self._handled()
+
+    def _rung(self, _events: int) -> None:
+        with suppress(BlockingIOError):
+            self._ear.recv(64)
+
+    # ---- In the loop
+
+    def _ready(self) -> None:
+        if not self._turn.begin_politely():
+            self._stand_back()
+            return
+        try:
+            if self._closed:
+                return
+            if self._attending or self._attended != self._seen:
+                self._stand_back()
+            else:
+                self._handle(self._selector.select(0))
+        finally:
+            self._turn.end()
+
+    def _stand_back(self) -> None:
+        """Leave the sockets to others for a while."""
+        self._seen = self._attended
+        self._looking_up = True
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._selector)
+        self._loop.call_later(STAND_BACK_S, self._look_up)
+
+    def _look_up(self) -> None:
+        """Watch again where nobody does. A thread that attends all the while has us look up when it has done."""
+        if self._closed:
+            return
+        if self._attended != self._seen or not self._turn.begin_politely():
+            self._stand_back()
+            return
+        try:
+            self._looking_up = False
+            if not (self._attending or self._closed):
+                self._watched = True
+                self._loop.add_reader(self._selector, self._ready)
+        finally:
+            self._turn.end()
