@@ -61,9 +61,8 @@ def write(path: Path, link: int, frames: list[bytes]) -> Path:
 
 
 def messages(tshark: Tshark, path: Path) -> list[tuple[str, ...]]:
-    found = rows(
-        tshark, path, ("rds.number", "rds.kind", "rds.sequence", "rds.length", "rds.src", "rds.complete"), "-2"
-    )
+    fields = ("rds.number", "rds.kind", "rds.sequence", "rds.length", "rds.src", "rds.complete")
+    found = rows(tshark, path, fields, "-2")
     return [row for row in found if row[0]]
 
 
