@@ -175,9 +175,10 @@ HEADING = (
 )
 NOTES = (
     "Seconds are those of a clock, CPU those of all processors that a command used; max/min is its slowest run over",
-    "its fastest one. Peak memory is that of all processes of a command together. `rdstool validate` decodes every",
-    "header and checks every rule. tshark and Scapy do less: tshark has no dissector for RDS, Scapy's reader only",
-    f"builds packets. *Scapy reads the first {SCAPY_FRAMES:,} frames, once; its time is scaled to the whole.",
+    "its fastest one. Peak memory is that of all processes of a command together, in a run that is not timed: watching",
+    "it takes time from several processes, not from one. `rdstool validate` decodes every header and checks every",
+    "rule. tshark and Scapy do less: tshark has no dissector for RDS, Scapy's reader only builds packets.",
+    f"*Scapy reads the first {SCAPY_FRAMES:,} frames, once; its time is scaled to the whole.",
 )
 START_LIMITS = {"--version": 0.15, "--help": 0.3}
 """Seconds that these may take."""

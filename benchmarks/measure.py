@@ -28,16 +28,21 @@ class Measured:
     """Slowest run over fastest run."""
 
 
-def run(command: Sequence[str], accept: frozenset[int] = frozenset({0})) -> Measured:
-    """Run a command once; its results go nowhere. Ends the benchmark where its exit status is none of ``accept``."""
+def run(command: Sequence[str], accept: frozenset[int] = frozenset({0}), *, watched: bool = True) -> Measured:
+    """Run a command once; its results go nowhere. Ends the benchmark where its exit status is none of ``accept``.
+
+    Where it is ``watched`` its peak memory is known. That takes time from a command of several processes.
+    """
     used = _children_seconds()
     start = perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         peak = _Peak(process.pid)
-        peak.start()
+        if watched:
+            peak.start()
         _, errors = process.communicate()
         seconds = perf_counter() - start
-        peak.stop()
+        if watched:
+            peak.stop()
     if process.returncode not in accept:
         raise SystemExit(f"{' '.join(command)}: exit status {process.returncode}: {errors.decode(errors='replace')}")
     return Measured(seconds, peak.bytes, _children_seconds() - used)
@@ -46,19 +51,23 @@ def run(command: Sequence[str], accept: frozenset[int] = frozenset({0})) -> Meas
 def medians(
     commands: Mapping[str, Sequence[str]], runs: int, accept: frozenset[int] = frozenset({0})
 ) -> dict[str, Measured]:
-    """Median times and greatest peaks. The commands take turns: a busy minute of the machine meets all of them."""
+    """Median times, and the peak of one more run, that comes first and is not timed.
+
+    The commands take turns: a busy minute of the machine meets all of them.
+    """
+    peaks = {name: run(command, accept).peak_bytes for name, command in commands.items()}
     measured: dict[str, list[Measured]] = {name: [] for name in commands}
     for _ in range(runs):
         for name, command in commands.items():
-            measured[name].append(run(command, accept))
-    return {name: _median(several) for name, several in measured.items()}
+            measured[name].append(run(command, accept, watched=False))
+    return {name: _median(several, peaks[name]) for name, several in measured.items()}
 
 
-def _median(several: list[Measured]) -> Measured:
+def _median(several: list[Measured], peak_bytes: int) -> Measured:
     times = [one.seconds for one in several]
     return Measured(
         statistics.median(times),
-        max(one.peak_bytes for one in several),
+        peak_bytes,
         statistics.median(one.processor_seconds for one in several),
         max(times) / min(times),
     )
