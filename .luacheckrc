@@ -4,5 +4,5 @@ max_line_length = false
 read_globals = {
    "ByteArray", "Dissector", "DissectorTable", "Listener", "NSTime", "Pref", "Proto", "ProtoExpert", "ProtoField", "MENU_STAT_UNSORTED",
    "TextWindow", "TreeItem", "Tvb", "TvbRange", "UInt64", "base", "expert", "ftypes", "get_version", "gui_enabled", "register_menu",
-   "register_stat_cmd_arg", "set_plugin_info", "set_filter", "apply_filter", "retap_packets",
+   "register_stat_cmd_arg", "set_plugin_info", "set_filter", "apply_filter", "retap_packets", "wtap_encaps",
 }

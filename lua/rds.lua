@@ -475,10 +475,10 @@ local function checksum_status(raw)
    return total == 65535 and "good" or "bad"
 end
 
--- An address of 16 bytes as text: IPv4 where it is mapped, a LID where the upper part is zero.
+-- An address of 4 or 16 bytes as text: IPv4 where it is mapped, a LID where the upper part is zero.
 local MAPPED = rep("\0", 10) .. "\255\255"
 
-local function address_text(raw)
+local function address_text(raw, no_lid)
    if #raw == 4 then
       return format("%d.%d.%d.%d", byte(raw, 1, 4))
    end
@@ -489,7 +489,7 @@ local function address_text(raw)
    for index = 1, 8 do
       groups[index] = u16(raw, 2 * index - 1)
    end
-   if sub(raw, 1, 14) == rep("\0", 14) and groups[8] ~= 0 then
+   if sub(raw, 1, 14) == rep("\0", 14) and groups[8] ~= 0 and not no_lid then
       return format("lid:%d", groups[8])
    end
    -- The longest run of zeros, of two at least, becomes "::".
@@ -510,6 +510,22 @@ local function address_text(raw)
    text[1] = concat(groups, ":", 1, best - 1)
    text[2] = concat(groups, ":", best + length, 8)
    return concat(text, "::")
+end
+
+-- Addresses of IP as text, by their bytes.
+local HOSTS_LIMIT = 65536
+local host_texts, host_count = {}, 0
+
+local function host_of(raw)
+   local text = host_texts[raw]
+   if not text then
+      if host_count >= HOSTS_LIMIT then
+         host_texts, host_count = {}, 0
+      end
+      text = address_text(raw, true)
+      host_texts[raw], host_count = text, host_count + 1
+   end
+   return text
 end
 
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.
@@ -717,7 +733,7 @@ local function add_stream(transport, a, b, from_start)
       lane.pings, lane.ack_positions, lane.ack_frames = {}, {}, {}
       lane.part = { stream = stream, direction = direction }
       lane.parts = { lane.part }
-      lane.part_frame = { parts = lane.parts }
+      lane.part_frame = { parts = lane.parts, part = lane.part }
       stream.lanes[direction] = lane
    end
    insert(streams, stream)
@@ -1682,17 +1698,14 @@ do
 
    local segment = {} -- the same for all: it is looked at once
 
-   -- Read a TCP segment whose header begins with the bytes `raw`, and of which `captured` bytes lie in `tvb`. Addresses
-   -- come from `pinfo`, all else from the bytes.
-   function read_segment(raw, tvb, captured, pinfo)
-      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, 1, 14)
-      header = floor(header / 16) * 4
-      local total = reported_len(tvb)
-      if header < 20 or header > total then
+   -- Read a TCP segment that begins behind `at` bytes of `raw`, and ends on the wire where `stop` bytes have passed.
+   function read_segment(raw, at, stop, src, dst)
+      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, at + 1, at + 14)
+      header = at + floor(header / 16) * 4
+      if header < at + 20 or header > stop then
          return nil
       end
-      sport, dport, captured = sport * 256 + s, dport * 256 + d, captured - header
-      local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
+      sport, dport = sport * 256 + s, dport * 256 + d
       segment.src, segment.dst, segment.sport, segment.dport = src, dst, sport, dport
       segment.seq, segment.ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
       if bits ~= segment.bits then
@@ -1700,8 +1713,7 @@ do
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
          segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
       end
-      segment.size = total - header
-      segment.data = captured > 0 and raw_bytes(tvb, header, captured) or ""
+      segment.size, segment.data = stop - header, sub(raw, header + 1, stop)
       segment.half = half_of(sport * 65536 + dport, src, dst)
       segment.used = false
       return segment
@@ -1712,7 +1724,7 @@ end
 
 -- RDS over InfiniBand and RoCE. What it gives to the rest, and what it takes from 41_rules.lua.
 
-local start_infiniband, finish_infiniband, feed_packet, read_packet, start_cm
+local start_infiniband, finish_infiniband, feed_packet, read_packet, goes_on, start_cm
 local orphans -- number of a frame -> it ends a SEND whose begin was not captured, and is not known to be RDS
 local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
 local check_fragment, check_cm
@@ -1723,7 +1735,7 @@ do
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
+   COMPARE_SWAP, SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
 local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
@@ -1739,7 +1751,7 @@ do
    -- Opcode -> what a packet of a reliable connection is part of, and the bytes of transport headers behind BTH.
    SEND, WRITE, READ, ATOMIC, RESPONSE = 1, 2, 3, 4, 5
    ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
-   READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
+   SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x01, 0x0d, 0x0e
    OPCODES = {}
 
    local function opcode(number, part, header, starts, ends)
@@ -1960,7 +1972,7 @@ end
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
 -- ack-only frames.
 
-local MAX_ANNOUNCED, close_message, goes_on
+local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    MAX_FRAGMENT_BYTES = 16384
@@ -2029,7 +2041,7 @@ do
          first = unit.first,
          frame = now,
          position = unit.position,
-         inferred = flow.lost or nil,
+         inferred = flow.lost,
          sure = not flow.lost or unit.length - HEADER_BYTES >= length,
          operations = operations_for(flow, raw),
          fragments = 0,
@@ -2040,6 +2052,10 @@ do
          kept = 0,
          at = 0,
          status = "good",
+         -- Said here, so that nobody looks for it in the header's bytes.
+         broken = false,
+         odd_size = false,
+         solicited = false,
       }, MESSAGE)
       local data = unit.length - HEADER_BYTES
       if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
@@ -2064,12 +2080,14 @@ do
       local size = max(0, unit.captured - HEADER_BYTES)
       if message.kept + size <= MAX_KEPT_BYTES then
          message.kept = message.kept + size
-         local parts = message.parts
-         for _, part in ipairs(unit.parts) do
+         local parts, from = message.parts, unit.parts
+         local count = #parts
+         for index = 1, unit.count do
+            local part = from[index]
             if #part > room then
                part = sub(part, 1, room)
             end
-            parts[#parts + 1] = part
+            parts[count + index] = part
             room = room - #part
          end
       end
@@ -2116,17 +2134,19 @@ do
          return
       end
       local raw = unit.header
-      local status = checksum_status(raw)
-      if status ~= "bad" then
-         acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
+      if raw ~= flow.header then
+         flow.header, flow.status = raw, checksum_status(raw)
+         if flow.status ~= "bad" then
+            acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
+         end
       end
-      local message = flow.open
+      local message, status = flow.open, flow.status
       if message and only_acknowledges(unit, raw) then
          take_between(flow, unit, status, frame, now)
          return
       end
       if message then
-         local same = key_of(raw) == message.key
+         local same = raw == message.raw or key_of(raw) == message.key
          if not same and (message.broken or message.solicited) then
             close_message(flow, message, now)
             message = nil
@@ -2149,46 +2169,41 @@ do
       end
    end
 
-   -- What a SEND has of its next packet, whose payload is `data`.
-   local function extend_unit(flow, unit, packet, data, frame, now)
-      local what = packet.what
-      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-         unit.parts[#unit.parts + 1] = data
-      end
-      local length = packet.length - what.header
-      unit.packets = unit.packets + 1
-      unit.length = unit.length + (length > 0 and length or 0)
-      unit.captured = unit.captured + #data
-      if not what.ends then
-         tell_part(flow.lane, now)
-         return
-      end
-      flow.unit = nil
-      unit.opcode, unit.solicited = packet.opcode, packet.solicited
-      take_unit(flow, unit, frame, now)
+   -- The SEND or WRITE that begins with a packet. A flow has one at a time, and one table for all.
+   local function begin_unit(flow, packet, position)
+      local unit = flow.last_unit or { parts = {} }
+      flow.unit, flow.last_unit = unit, unit
+      unit.part, unit.first, unit.position, unit.header = packet.what.part, packet.frame, position, ""
+      unit.count, unit.packets, unit.length, unit.captured = 0, 0, 0, 0
+      return unit
    end
 
-   -- The common case: a packet that goes on with a SEND, in order, with nothing waiting. Returns whether it is one.
-   function goes_on(flow, packet, now)
-      local order, unit, what = flow.order, flow.unit, packet.what
-      if
-         what.starts
-         or what.part ~= SEND
-         or what.header > 0
-         or unit.part ~= SEND
-         or packet.psn ~= order.expected % PSN_MODULUS
-         or order.count > 0
-         or order.far[1]
-      then
+   -- What a SEND has of its next packet: `data` was captured of `length` bytes.
+   local function extend_unit(unit, length, data)
+      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
+         local count = unit.count + 1
+         unit.count, unit.parts[count] = count, data
+      end
+      unit.packets = unit.packets + 1
+      unit.length = unit.length + length
+      unit.captured = unit.captured + #data
+   end
+
+   -- The usual packet of frame `number`: the middle of a SEND, in order, with nothing waiting. Returns whether it is one.
+   function goes_on(packet, number)
+      local flow = packet.flow
+      local unit = flow and flow.unit
+      if packet.opcode ~= SEND_MIDDLE or not unit or unit.part ~= SEND then
          return false
       end
-      local frame = packet.frame
-      if flow.high.number > frame.number then
-         frame = flow.high
+      local order = flow.order
+      local expected = order.expected
+      if packet.psn ~= expected % PSN_MODULUS or order.count > 0 or order.far[1] then
+         return false
       end
-      flow.high = frame
-      order.expected = order.expected + 1
-      extend_unit(flow, unit, packet, packet.data, frame, now)
+      order.expected = expected + 1
+      extend_unit(unit, packet.length, packet.data)
+      shown[number] = shown[number] or flow.lane.part_frame
       return true
    end
 
@@ -2200,11 +2215,7 @@ do
       end
       flow.high = frame
       local what = packet.what
-      if what.starts then
-         flow.unit = { part = what.part, first = packet.frame, position = position, header = "", parts = {}, packets = 0 }
-         flow.unit.length, flow.unit.captured = 0, 0
-      end
-      local unit = flow.unit
+      local unit = what.starts and begin_unit(flow, packet, position) or flow.unit
       if not unit or unit.part ~= what.part then
          flow.unit = nil
          return
@@ -2224,7 +2235,14 @@ do
             unit.captured = #unit.header
             data = sub(data, HEADER_BYTES + 1)
          end
-         extend_unit(flow, unit, packet, data, frame, now)
+         extend_unit(unit, max(0, packet.length - what.header), data)
+         if what.ends then
+            flow.unit = nil
+            unit.opcode, unit.solicited = packet.opcode, packet.solicited
+            take_unit(flow, unit, frame, now)
+         else
+            tell_part(flow.lane, now)
+         end
          return
       elseif what.starts then
          unit.reth = sub(packet.data, 1, 16)
@@ -2610,7 +2628,7 @@ do
          stream = add_stream("ib", flow.stream.a, flow.stream.b, false)
       end
       flow.renewed = stream
-      flow.stream, flow.lost, flow.unit, flow.pending, flow.early = stream, true, nil, {}, {}
+      flow.stream, flow.lost, flow.unit, flow.pending, flow.early, flow.header = stream, true, nil, {}, {}, nil
       flow.lane = stream.lanes[flow.direction]
    end
 
@@ -2657,8 +2675,8 @@ do
       if not what or packet.qpn <= CM_QP then
          return false
       end
-      packet.what = what
-      local flow = find_flow(packet.src, packet.dst, packet.qpn) or new_flow(packet.src, packet.dst, packet.qpn)
+      packet.what, packet.frame = what, now
+      local flow = packet.flow or new_flow(packet.src, packet.dst, packet.qpn)
       if not (flow and flow.stream) then
          find_orphan(flow, packet)
       end
@@ -2669,11 +2687,9 @@ do
          note_mtu(flow, packet)
       end
       if flow.stream then
-         if not (flow.unit and goes_on(flow, packet, now)) then
-            local order = flow.order
-            order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
-            follow(flow, packet, now)
-         end
+         local order = flow.order
+         order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
+         follow(flow, packet, now)
          if packet.length > what.header and not (now.messages or now.parts) then
             -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
             tell_part(flow.lane, now)
@@ -2729,20 +2745,21 @@ do
 
    local packet = {} -- the same for all: what has to wait is copied
 
-   -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
-   function read_packet(tvb, at, stop, src, dst, frame)
-      local captured = min(captured_len(tvb), stop) - at
-      if captured < BTH_BYTES then
+   -- Read BTH, which begins behind `at` bytes of `raw`; `stop` is where ICRC begins on the wire.
+   function read_packet(raw, at, stop, src, dst)
+      local first = at + BTH_BYTES + 1
+      if min(#raw, stop) < first - 1 then
          return nil
       end
-      local raw = raw_bytes(tvb, at, captured)
-      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, 1, BTH_BYTES)
-      local length = stop - at - BTH_BYTES - floor(bits / 16) % 4
-      packet.src, packet.dst, packet.frame = src, dst, frame
-      packet.opcode, packet.solicited = opcode, bits >= 128
+      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, at + 1, first - 1)
+      local pad = bits % 64
+      if pad >= 16 then
+         stop = max(first - 1, stop - floor(pad / 16))
+      end
+      packet.src, packet.dst, packet.opcode, packet.solicited = src, dst, opcode, bits >= 128
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
-      packet.length = length > 0 and length or 0
-      packet.data = length > 0 and sub(raw, BTH_BYTES + 1, BTH_BYTES + length) or ""
+      packet.length, packet.data = stop - first + 1, sub(raw, first, stop)
+      packet.flow = find_flow(src, dst, packet.qpn)
       return packet
    end
 end
@@ -4190,15 +4207,31 @@ do
       add_findings(tree, message)
    end
 
-   local handles = {}
+   -- Dissectors by name, once somebody asked for them: there are none yet while this script is read.
+   local handles = setmetatable({}, {
+      __index = function(known, name)
+         known[name] = Dissector.get(name)
+         return known[name]
+      end,
+   })
 
    -- Whether a filter, column or tap asks for a protocol or any of its fields.
    local function is_wanted(root, name)
-      handles[name] = handles[name] or Dissector.get(name)
       return referenced(root, handles[name])
    end
 
-   -- Most frames hold but a part of a message.
+   -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be.
+   local function show_only_part(part, pinfo, root)
+      local columns = columns_of(pinfo)
+      columns.protocol = "RDS"
+      columns.info = "part of a message"
+      local wanted = referenced(root, handles.rds)
+      if wanted or referenced(root, handles.rds_part) then
+         add = wanted and root.visible and add_always or add_referenced
+         show_part(part, root)
+      end
+   end
+
    local function show_parts(parts, pinfo, root, wanted, alone)
       if alone and not parts[1].event then
          local columns = columns_of(pinfo)
@@ -4245,6 +4278,10 @@ do
 
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
+      if frame.part then
+         show_only_part(frame.part, pinfo, root)
+         return
+      end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
       add = wanted and root.visible and add_always or add_referenced
       local messages, cm, parts = frame.messages, frame.cm, frame.parts
@@ -4265,64 +4302,80 @@ do
 end
 
 -- Where frames come from. A dissector on a TCP port sees neither retransmitted segments nor acknowledgements, and one on
--- `infiniband.payload` no packet numbers. So a watcher stands in front of Wireshark's own dissectors for TCP and for the
--- InfiniBand transport: it notes what passes, and then lets them do their work.
-
+-- `infiniband.payload` no packet numbers. So a watcher stands in front of Wireshark's own dissectors: it notes what passes,
+-- and then lets them do their work. It stands at IP, where addresses, ports and payload lie in one string of bytes: each
+-- of them costs more when Wireshark is asked. What IP has to put together or to unpack first is watched at TCP and UDP.
 --
--- What these throw at the end of a frame that was cut short, or for a bug of their own, Wireshark catches far outside: it
--- leaves the watcher in the middle, and Lua does not learn of it. Each time two calls more stay on its stack, which holds
--- 200. Before it is full, the watchers leave Wireshark's dissectors alone for good.
+-- What dissectors throw at the end of a frame that was cut short, or for a bug of their own, Wireshark catches far outside:
+-- it leaves the watcher in the middle, and Lua does not learn of it. Each time two calls more stay on its stack, which holds
+-- 200. In time the watchers at IP give way to those at TCP and UDP, which see less of it; and before the stack is full, all of
+-- them leave Wireshark's dissectors alone for good.
 
 do
+-- The frame that is dissected, and what all watchers do.
+
+local watching = true
+local tcp_ports = {}
+-- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
+-- whether the watcher at IP has seen what it carries.
+local current, held, segment, done, taken = nil, {}, nil, false, false
+
+local function rds_tcp_port(port)
+   return tcp_ports[port] or false
+end
+
+local function now_of(pinfo)
+   return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
+end
+
+-- Let Wireshark's own dissector do its work.
+local function pass_on(original, tvb, pinfo, tree)
+   return hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
+end
+
+-- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
+local function settle_at_end()
+   if not at_end and rds.prefs.settle then
+      at_end = true
+      finish_tcp()
+      finish_infiniband()
+   end
+end
+
+local function show_once(tvb, pinfo, root)
+   local frame = not done and shown[current]
+   if frame then
+      done = true
+      show_frame(frame, tvb, pinfo, root)
+   end
+end
+
+-- Where nobody watches, what is known of the frame was noted before, in the first pass.
+local function note_frame(pinfo)
+   if not watching and current ~= pinfo.number then
+      current, held.raw, segment, done = pinfo.number, nil, nil, false
+   end
+end
+
+-- TCP: its watcher, and what it hands on.
+
+local watch_segment, watch_tcp, odd_tcp_port, odd_ends
+do
    local TCP_HEADER_BYTES = 20
-   local MOST_LOST_CALLS = 75
-   local lost_calls, depth = 0, 0 -- times a watcher was left, and how many are at work
-   local watching = true
-   local watched = {} -- a list of table, pattern and Wireshark's own dissector
-   local tcp_ports = {}
-   -- The frame that is dissected: its number, the tvb and pinfo that the watcher got, what it read of it, and whether it
-   -- is shown. Whatever is asked of Wireshark costs more than all that Lua does with the answer, so it is asked once.
-   local current, outer_tvb, outer_pinfo, segment, done
 
-   local function rds_tcp_port(port)
-      return tcp_ports[port] or false
-   end
-
-   local function now_of(pinfo)
-      return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
-   end
-
-   -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
-   local function settle_at_end()
-      if not at_end and rds.prefs.settle then
-         at_end = true
-         finish_tcp()
-         finish_infiniband()
-      end
-   end
-
-   local function show_once(tvb, pinfo, root)
-      local frame = not done and shown[current]
-      if frame then
-         done = true
-         show_frame(frame, tvb, pinfo, root)
-      end
-   end
-
-   -- TCP.
-
-   local function watch_tcp(tvb, pinfo, tree, original)
-      local saved_tvb, saved_pinfo, saved_done = outer_tvb, outer_pinfo, done
-      outer_tvb, outer_pinfo, segment, done = tvb, pinfo, nil, false
-      local size = captured_len(tvb)
+   -- A TCP segment begins behind `at` bytes of `raw`, which `tvb` has, and ends before `stop` on the wire.
+   function watch_segment(raw, at, stop, src, dst, tvb, pinfo, tree, original)
+      local saved_done = done
+      held.raw, held.at, held.stop, held.src, held.dst = raw, at, stop, src, dst
+      segment, done = nil, false
+      local has_header = #raw >= at + TCP_HEADER_BYTES
       if is_visited(pinfo) then
          settle_at_end()
-      elseif size >= TCP_HEADER_BYTES then
-         local raw = raw_bytes(tvb, 0, TCP_HEADER_BYTES)
-         local sport, s, dport, d = byte(raw, 1, 4)
+      elseif has_header then
+         local sport, s, dport, d = byte(raw, at + 1, at + 4)
          local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
          if rds_port or connection_count > 0 then
-            segment = read_segment(raw, tvb, size, pinfo)
+            segment = read_segment(raw, at, stop, src, dst)
             local half = segment and segment.half
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
@@ -4335,30 +4388,28 @@ do
             end
          end
       end
-      local used = hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
+      local used = pass_on(original, tvb, pinfo, tree)
       local frame = not done and shown[current]
       if frame then
-         local header = frame.messages and size >= TCP_HEADER_BYTES and floor(byte(tvb:raw(12, 1)) / 16) * 4 or 0
-         show_once(header > 0 and header < size and tvb(header):tvb() or nil, pinfo, tree)
+         local payload = has_header and frame.messages and at + floor(byte(raw, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < #raw and tvb(payload):tvb() or nil, pinfo, tree)
       end
-      outer_tvb, outer_pinfo, segment, done = saved_tvb, saved_pinfo, nil, saved_done
+      held.raw, segment, done = nil, nil, saved_done
       return used
    end
 
-   -- Where nobody watches, what is known of the frame was noted before, in the first pass.
-   local function note_frame(pinfo)
-      if not watching and current ~= pinfo.number then
-         current, outer_tvb, segment, done = pinfo.number, nil, nil, false
+   function watch_tcp(tvb, pinfo, tree, original)
+      if taken then
+         return pass_on(original, tvb, pinfo, tree)
       end
+      local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
+      return watch_segment(raw_bytes(tvb), 0, reported_len(tvb), src, dst, tvb, pinfo, tree, original)
    end
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      if not segment then
-         local size = outer_tvb and outer_tvb:len() or 0
-         if size >= TCP_HEADER_BYTES then
-            segment = read_segment(outer_tvb:raw(0, TCP_HEADER_BYTES), outer_tvb, size, outer_pinfo)
-         end
+      if not segment and held.raw and #held.raw >= held.at + TCP_HEADER_BYTES then
+         segment = read_segment(held.raw, held.at, held.stop, held.src, held.dst)
       end
       return segment and not segment.used and segment or nil
    end
@@ -4394,9 +4445,9 @@ do
       return captured_len(tvb)
    end
 
-   local odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
+   odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
 
-   local function odd_tcp_port(tvb, pinfo, tree)
+   function odd_tcp_port(tvb, pinfo, tree)
       note_frame(pinfo)
       if not (shown[current] or pinfo.visited) then
          local unused = unused_segment()
@@ -4416,22 +4467,22 @@ do
       show_once(tvb, pinfo, tree)
       return true
    end
+end
 
-   -- InfiniBand and RoCE.
+-- InfiniBand and RoCE: their watchers, and what they hand on.
 
-   local function watch_packet(tvb, pinfo, tree, original, read)
+local ICRC_BYTES = 4
+local watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
+do
+   function watch_packet(packet, tvb, pinfo, tree, original)
       local saved_done = done
       done = false
       if is_visited(pinfo) then
          settle_at_end()
-      else
-         local now = now_of(pinfo)
-         local packet = read(tvb, pinfo, now)
-         if packet then
-            feed_packet(packet, now)
-         end
+      elseif packet and not goes_on(packet, current) then
+         feed_packet(packet, now_of(pinfo))
       end
-      local used = hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
+      local used = pass_on(original, tvb, pinfo, tree)
       if not done then
          show_once(nil, pinfo, tree)
       end
@@ -4439,50 +4490,56 @@ do
       return used
    end
 
-   local ICRC_BYTES, GRH_BYTES, LRH_BYTES = 4, 40, 8
+   local GRH_BYTES, LRH_BYTES = 40, 8
    local NEXT_BTH, NEXT_GRH, IB_TRANSPORT = 2, 3, 0x1b
 
-   local function read_roce_v2(tvb, pinfo, now)
-      return read_packet(tvb, 0, reported_len(tvb) - ICRC_BYTES, host_text(source_of(pinfo)), host_text(destination_of(pinfo)), now)
+   function watch_roce_v2(tvb, pinfo, tree, original)
+      if taken then
+         return pass_on(original, tvb, pinfo, tree)
+      end
+      local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
+      local packet = read_packet(raw_bytes(tvb), 0, reported_len(tvb) - ICRC_BYTES, src, dst)
+      return watch_packet(packet, tvb, pinfo, tree, original)
    end
 
-   -- A packet whose GRH begins `at` bytes into `tvb`; GRH is laid out like an IPv6 header.
-   local function read_grh(tvb, at, now)
-      if tvb:len() < at + GRH_BYTES then
+   -- A packet whose GRH begins behind `at` bytes of `raw`; GRH is laid out like an IPv6 header.
+   local function read_grh(tvb, raw, at)
+      if #raw < at + GRH_BYTES or byte(raw, at + 7) ~= IB_TRANSPORT then
          return nil
       end
-      local raw = tvb:raw(at, GRH_BYTES)
-      if byte(raw, 7) ~= IB_TRANSPORT then
-         return nil
-      end
-      local stop = min(at + GRH_BYTES + u16(raw, 5), tvb:reported_len()) - ICRC_BYTES
-      return read_packet(tvb, at + GRH_BYTES, stop, address_text(sub(raw, 9, 24)), address_text(sub(raw, 25, 40)), now)
+      local src, dst = address_text(sub(raw, at + 9, at + 24)), address_text(sub(raw, at + 25, at + 40))
+      at = at + GRH_BYTES
+      return read_packet(raw, at, min(at + u16(raw, at - GRH_BYTES + 5), reported_len(tvb)) - ICRC_BYTES, src, dst)
    end
 
-   local function read_roce_v1(tvb, _, now)
-      return read_grh(tvb, 0, now)
+   function watch_roce_v1(tvb, pinfo, tree, original)
+      return watch_packet(read_grh(tvb, raw_bytes(tvb), 0), tvb, pinfo, tree, original)
    end
 
-   local function read_native(tvb, _, now)
-      if tvb:len() < LRH_BYTES then
+   local function read_native(tvb)
+      local raw = raw_bytes(tvb)
+      if #raw < LRH_BYTES then
          return nil
       end
-      local raw = tvb:raw(0, LRH_BYTES)
       local following = byte(raw, 2) % 4
       if following == NEXT_GRH then
-         return read_grh(tvb, LRH_BYTES, now)
+         return read_grh(tvb, raw, LRH_BYTES)
       elseif following == NEXT_BTH then
          local stop = u16(raw, 5) % 2048 * 4 - ICRC_BYTES
          local src, dst = format("lid:%d", u16(raw, 7)), format("lid:%d", u16(raw, 3))
-         return read_packet(tvb, LRH_BYTES, min(stop, tvb:reported_len()), src, dst, now)
+         return read_packet(raw, LRH_BYTES, min(stop, reported_len(tvb)), src, dst)
       end
       return nil
+   end
+
+   function watch_native(tvb, pinfo, tree, original)
+      return watch_packet(read_native(tvb), tvb, pinfo, tree, original)
    end
 
    -- Claims payloads of RDS, so that no other heuristic does. What is shown was decided by the watcher. Of others it claims
    -- a SEND's end without its begin, in the second pass: on these Wireshark's RPC over RDMA fails then, in a way that no
    -- Lua below it survives. After some tens of them Lua would find its stack full in every frame.
-   local function infiniband_payload(tvb, pinfo, tree)
+   function infiniband_payload(tvb, pinfo, tree)
       note_frame(pinfo)
       local frame = shown[current]
       if not frame or not (frame.messages or frame.parts) then
@@ -4495,7 +4552,7 @@ do
       return true
    end
 
-   local function infiniband_private(_, pinfo, tree)
+   function infiniband_private(_, pinfo, tree)
       note_frame(pinfo)
       local frame = shown[current]
       if not frame or not frame.cm then
@@ -4504,12 +4561,98 @@ do
       show_once(nil, pinfo, tree)
       return true
    end
+end
+
+-- IP: its watcher. Addresses, ports and payload lie in one string of bytes there.
+
+local TCP, ROCE_PORT = 6, 4791
+local inside -- why the watchers at TCP and UDP are there: "links", "packets", or nil where they are not
+local put_inside -- in 5_watchers.lua
+local watch_ip
+do
+   local IPV4_BYTES, IPV6_BYTES, UDP_BYTES = 20, 40, 8
+   local HOP_BY_HOP, UDP, FRAGMENT = 0, 17, 44
+   local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
+
+   -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
+   local function read_ip(raw)
+      local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(raw, 1, 10)
+      if #raw >= IPV4_BYTES and first >= 0x45 and first < 0x50 then
+         local fragment = f1 % 64 > 0 or f0 > 0
+         return (first - 0x40) * 4, l1 * 256 + l0, fragment and FRAGMENT or protocol, sub(raw, 13, 16), sub(raw, 17, 20)
+      elseif #raw > IPV6_BYTES and first >= 0x60 and first < 0x70 then
+         if f1 == HOP_BY_HOP then
+            local behind = byte(raw, IPV6_BYTES + 1)
+            f1 = CARRY_NO_IP[behind] and behind or HOP_BY_HOP
+         end
+         return IPV6_BYTES, IPV6_BYTES + p1 * 256 + p0, f1, sub(raw, 9, 24), sub(raw, 25, 40)
+      end
+      return 0, 0, nil
+   end
+
+   local function watch_inside_ip(tvb, pinfo, tree, original)
+      local raw = raw_bytes(tvb)
+      local at, stop, protocol, src, dst = read_ip(raw)
+      if stop > #raw then
+         stop = min(stop, reported_len(tvb))
+      end
+      taken = false
+      if stop > at and protocol == TCP then
+         taken = true
+         return watch_segment(raw, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
+      elseif stop > at and protocol == UDP then
+         local p, port, s, size = byte(raw, at + 3, at + 6)
+         if #raw >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
+            taken = true
+            size = s * 256 + size
+            stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
+            local packet = read_packet(raw, at + UDP_BYTES, stop, host_of(src), host_of(dst))
+            return watch_packet(packet, tvb, pinfo, tree, original)
+         end
+      elseif protocol and not (CARRY_NO_IP[protocol] or inside) then
+         put_inside("packets")
+      end
+      return pass_on(original, tvb, pinfo, tree)
+   end
+
+   -- Links that carry IP under a name of their own have the watchers at TCP and UDP, until one is seen that does not.
+   function watch_ip(tvb, pinfo, tree, original)
+      if inside == "links" then
+         put_inside(nil)
+      end
+      local saved = taken
+      local used = watch_inside_ip(tvb, pinfo, tree, original)
+      taken = saved
+      return used
+   end
+end
+
+-- The watchers take their places, and leave them.
+
+local at_ip = true
+do
+   local MOST_LOST_AT_IP, MOST_LOST_CALLS = 5, 80
+   local lost_calls, depth = 0, 0 -- times a watcher was left, and how many are at work
+   local watched = {} -- a list of table, pattern and Wireshark's own dissector
+
+   -- Take away the watchers at `place`, or put them there.
+   local function put_watchers(place, there)
+      for _, each in ipairs(watched) do
+         if each.place == place then
+            DissectorTable.get(each.table_name):add(each.pattern, there and each.watcher or each.original)
+         end
+      end
+   end
+
+   function put_inside(why)
+      inside = why
+      put_watchers("inside", why)
+   end
 
    local function stop_watching()
       watching = false
-      for _, each in ipairs(watched) do
-         DissectorTable.get(each.table_name):add(each.pattern, each.original)
-      end
+      put_inside(nil)
+      put_watchers("link", false)
       io.stderr:write(
          "rds: Wireshark's dissectors gave up ",
          lost_calls,
@@ -4522,12 +4665,16 @@ do
    -- A new frame, while watchers seem to be at work: they were left.
    local function count_lost_calls()
       lost_calls, depth = lost_calls + depth, 0
-      if lost_calls > MOST_LOST_CALLS and watching then
+      if at_ip and lost_calls > MOST_LOST_AT_IP then
+         at_ip = false
+         put_watchers("ip", false)
+         put_inside("packets")
+      elseif watching and lost_calls > MOST_LOST_CALLS then
          stop_watching()
       end
    end
 
-   local function watcher(name, description, table_name, pattern, watch, read)
+   local function watcher(name, description, table_name, pattern, watch, place)
       local dissectors = DissectorTable.get(table_name)
       local original = dissectors and dissectors:get_dissector(pattern)
       if not original then
@@ -4540,68 +4687,84 @@ do
          end
          local number = number_of(pinfo)
          if number ~= current then
-            current = number
+            current, taken = number, false
             if depth > 0 then
                count_lost_calls()
             end
          end
          depth = depth + 1
-         local used = watch(tvb, pinfo, tree, original, read)
+         local used = watch(tvb, pinfo, tree, original)
          depth = depth - 1
          return used
       end
-      insert(watched, { table_name = table_name, pattern = pattern, original = original })
+      insert(watched, {
+         table_name = table_name,
+         pattern = pattern,
+         original = original,
+         watcher = proto,
+         place = place,
+      })
       dissectors:add(pattern, proto)
    end
 
-   watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", 6, watch_tcp)
-   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", 4791, watch_packet, read_roce_v2)
-   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_packet, read_roce_v1)
-   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_packet, read_native)
+   watcher("rds_watch_ip", "IP, watched for RDS", "ethertype", 0x0800, watch_ip, "ip")
+   watcher("rds_watch_ip6", "IPv6, watched for RDS", "ethertype", 0x86dd, watch_ip, "ip")
+   watcher("rds_watch_raw", "IP without a link, watched for RDS", "wtap_encap", wtap_encaps.RAW_IP, watch_ip, "ip")
+   watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", TCP, watch_tcp, "inside")
+   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", ROCE_PORT, watch_roce_v2, "inside")
+   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_roce_v1, "link")
+   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_native, "link")
+end
 
-   function rds.init()
-      start_capture()
-      start_tcp()
-      start_infiniband()
-      start_cm()
-      odd_ends = {}
+-- The plugin itself: a new capture, ports, heuristics.
+
+function rds.init()
+   start_capture()
+   start_tcp()
+   start_infiniband()
+   start_cm()
+   odd_ends = {}
+   if at_ip then
+      put_inside("links")
    end
+end
 
-   -- Ports as a preference: "16385, 20000-20010".
-   local registered = ""
+-- Ports as a preference: "16385, 20000-20010".
+local registered = ""
 
-   local function set_ports(text)
-      local dissectors = DissectorTable.get("tcp.port")
-      if registered ~= "" then
-         dissectors:remove(registered, rds)
-      end
-      tcp_ports = {}
-      for part in text:gmatch("[^,%s]+") do
-         local low, high = part:match("^(%d+)%-?(%d*)$")
-         low = tonumber(low)
-         high = tonumber(high) or low
-         for port = low or 1, high or 0 do
-            tcp_ports[port] = true
-         end
-      end
-      registered = text
-      if text ~= "" then
-         dissectors:add(text, rds)
-      end
+local function set_ports(text)
+   local dissectors = DissectorTable.get("tcp.port")
+   if registered ~= "" then
+      dissectors:remove(registered, rds)
    end
-
-   set_ports(rds.prefs.tcp_ports)
-
-   function rds.prefs_changed()
-      if rds.prefs.tcp_ports ~= registered then
-         set_ports(rds.prefs.tcp_ports)
+   tcp_ports = {}
+   for part in text:gmatch("[^,%s]+") do
+      local low, high = part:match("^(%d+)%-?(%d*)$")
+      low = tonumber(low)
+      high = tonumber(high) or low
+      for port = low or 1, high or 0 do
+         tcp_ports[port] = true
       end
    end
+   registered = text
+   if text ~= "" then
+      dissectors:add(text, rds)
+   end
+end
 
-   rds:register_heuristic("tcp", odd_tcp_port)
-   rds:register_heuristic("infiniband.payload", infiniband_payload)
-   rds:register_heuristic("infiniband.mad.cm.private", infiniband_private)
-   DissectorTable.get("tcp.port"):add_for_decode_as(rds)
+set_ports(rds.prefs.tcp_ports)
+
+function rds.prefs_changed()
+   if rds.prefs.tcp_ports ~= registered then
+      set_ports(rds.prefs.tcp_ports)
+   end
+end
+
+rds:register_heuristic("tcp", odd_tcp_port)
+rds:register_heuristic("infiniband.payload", infiniband_payload)
+rds:register_heuristic("infiniband.mad.cm.private", infiniband_private)
+DissectorTable.get("tcp.port"):add_for_decode_as(rds)
+
 end
 
 -- What a capture adds up to: `tshark -q -z rds`, or Statistics > RDS in Wireshark.

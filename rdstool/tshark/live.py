@@ -21,20 +21,21 @@ BLOCK_BYTES = 1 << 16
 """Bytes that are handed on at a time."""
 STOP_S = 10.0
 """Seconds that dumpcap has to end when it is told to."""
+_UNFIT = (b"Invalid capture filter", b"not valid for interfaces")
+"""In what dumpcap says of a filter that the link type cannot do; its exit status does not tell."""
 _RIGHTS = (
     "let dumpcap capture for members of the group wireshark: sudo dpkg-reconfigure wireshark-common, "
     "sudo usermod -aG wireshark $USER, and log in again; or run rdstool as root"
 )
 
 
-def capture_filter(tcp_ports: Sequence[int], *, ethernet: bool = True) -> str:
-    """The packets that may carry RDS, with VLAN tags or without; ``ethernet`` where the link has EtherTypes."""
+def capture_filter(tcp_ports: Sequence[int], *, ethernet: bool = True, vlan: bool = True) -> str:
+    """The packets that may carry RDS: ``ethernet`` where the link has EtherTypes, and there with VLAN tags too."""
     wanted = [*(f"tcp port {port}" for port in tcp_ports), f"udp port {ROCE_UDP_PORT}"]
-    if not ethernet:
-        return " or ".join(wanted)
-    wanted.append(f"ether proto 0x{ROCE_ETHERTYPE:04x}")
+    if ethernet:
+        wanted.append(f"ether proto 0x{ROCE_ETHERTYPE:04x}")
     text = " or ".join(wanted)
-    return f"({text}) or (vlan and ({text}))"
+    return f"({text}) or (vlan and ({text}))" if ethernet and vlan else text
 
 
 class LiveCapture:
@@ -151,12 +152,19 @@ def _create(path: Path) -> BinaryIO:
 
 
 def _fitting_filter(dumpcap: str, interface: str, tcp_ports: Sequence[int]) -> str:
-    """The filter that the interface's link type can do."""
-    full = capture_filter(tcp_ports)
-    tried = subprocess.run(  # noqa: S603 - Wireshark's own program, found on the search path
-        [dumpcap, "-i", interface, "-d", "-f", full], capture_output=True, check=False
+    """The filter that the interface's link type can do; of links without EtherTypes, and of ``any``, it asks less."""
+    whole, *less = (
+        capture_filter(tcp_ports),
+        capture_filter(tcp_ports, vlan=False),
+        capture_filter(tcp_ports, ethernet=False),
     )
-    return capture_filter(tcp_ports, ethernet=False) if b"not valid for interfaces" in tried.stderr else full
+    for text in (whole, *less):
+        tried = subprocess.run(  # noqa: S603 - Wireshark's own program, found on the search path
+            [dumpcap, "-i", interface, "-d", "-f", text], capture_output=True, check=False
+        )
+        if not any(said in tried.stderr for said in _UNFIT):
+            return text
+    return whole
 
 
 def _complaint(interface: str, said: str) -> str:

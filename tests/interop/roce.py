@@ -5,10 +5,12 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
 from random import Random
 from time import monotonic
 from types import TracebackType
@@ -34,6 +36,7 @@ from rdstool.transport.ib.provider import (
     Status,
 )
 from rdstool.transport.ib.roce.connection import RoceConnection
+from rdstool.transport.ib.roce.flow import UDP_PROTOCOL
 from rdstool.transport.ib.roce.numbers import gid_of
 from rdstool.transport.ib.roce_udp import RoceProvider
 
@@ -399,3 +402,21 @@ def dial(network: Network, address: str, port: int) -> socket.socket:
             return wire
         wire.close()
         assert monotonic() < deadline, f"nothing listens on {address} port {port}"
+
+
+def roce_packets(path: Path, source: str | None = None) -> Iterator[bytes]:
+    """All RoCE v2 packets of a pcap, from their IP headers on, or those from one address."""
+    content = path.read_bytes()
+    address = None if source is None else ip_address(source).packed
+    at = 24
+    while at < len(content):
+        (length,) = struct.unpack_from("=I", content, at + 8)
+        packet = content[at + 16 + 14 : at + 16 + length]
+        at += 16 + length
+        if packet[:1] not in {b"\x45", b"\x60"}:
+            continue
+        addresses, size, protocol, udp = (12, 4, 9, 20) if packet[0] == 0x45 else (8, 16, 6, 40)
+        if packet[protocol] != UDP_PROTOCOL or packet[udp + 2 : udp + 4] != b"\x12\xb7":
+            continue
+        if address is None or packet[addresses : addresses + size] == address:
+            yield packet

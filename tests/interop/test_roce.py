@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import select
 import socket
-import struct
 import sys
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -35,6 +33,7 @@ from tests.interop.roce import (
     dial,
     gid_index,
     remove_rxe,
+    roce_packets,
 )
 
 VERBS_PROGRAM = Path(__file__).with_name("verbs_program.py")
@@ -143,20 +142,6 @@ def test_bursts_are_packets_on_the_wire_each_with_a_good_icrc(
         numbers = {int.from_bytes(packet[4:6]) for packet in packets}
         assert numbers == set(range(max(numbers) + 1))
         assert len(numbers) > 16
-
-
-def roce_packets(path: Path, source: str) -> Iterator[bytes]:
-    """What came from an address, from its IP header on."""
-    content = path.read_bytes()
-    address = ip_address(source).packed
-    at = 24
-    while at < len(content):
-        (length,) = struct.unpack_from("=I", content, at + 8)
-        packet = content[at + 16 + 14 : at + 16 + length]
-        at += 16 + length
-        addresses, ports = (12, 20) if packet[0] >> 4 == 4 else (8, 40)
-        if packet[addresses : addresses + len(address)] == address and packet[ports + 2 : ports + 4] == b"\x12\xb7":
-            yield packet
 
 
 @pytest.mark.parametrize("size", [1, 4096, 100_000])

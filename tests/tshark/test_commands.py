@@ -413,6 +413,13 @@ def test_the_capture_filter_lets_rds_pass_and_nothing_else(tmp_path: Path) -> No
     assert "ether proto 0x8915" in text
     assert "vlan" in text
     assert "ether" not in capture_filter([1, 2], ethernet=False)
+    assert "vlan" not in capture_filter([1, 2], vlan=False)
+
+
+def test_all_interfaces_at_once_are_captured_though_their_filters_know_no_vlan() -> None:
+    line = ["unshare", "--net", RDSTOOL, "capture", "-i", "any", "-d", "1"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=RUN_S)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "0 messages\n")
 
 
 def test_captures_live_shows_messages_and_writes_pcapng(tmp_path: Path) -> None:

@@ -392,6 +392,7 @@ class TcpTransport:
         self._streams.pop(stream.key, None)
         self._unacked.discard(stream)
         self._watch(stream, reading=False, writing=False)
+        del stream.ready  # which holds the stream
 
     def _lose(self, stream: Stream, why: str, *, by_peer: bool, reset: bool = False) -> None:
         """A connection has ended, and all that came on it has been handed on."""

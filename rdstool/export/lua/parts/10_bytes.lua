@@ -86,10 +86,10 @@ local function checksum_status(raw)
    return total == 65535 and "good" or "bad"
 end
 
--- An address of 16 bytes as text: IPv4 where it is mapped, a LID where the upper part is zero.
+-- An address of 4 or 16 bytes as text: IPv4 where it is mapped, a LID where the upper part is zero.
 local MAPPED = rep("\0", 10) .. "\255\255"
 
-local function address_text(raw)
+local function address_text(raw, no_lid)
    if #raw == 4 then
       return format("%d.%d.%d.%d", byte(raw, 1, 4))
    end
@@ -100,7 +100,7 @@ local function address_text(raw)
    for index = 1, 8 do
       groups[index] = u16(raw, 2 * index - 1)
    end
-   if sub(raw, 1, 14) == rep("\0", 14) and groups[8] ~= 0 then
+   if sub(raw, 1, 14) == rep("\0", 14) and groups[8] ~= 0 and not no_lid then
       return format("lid:%d", groups[8])
    end
    -- The longest run of zeros, of two at least, becomes "::".
@@ -121,6 +121,22 @@ local function address_text(raw)
    text[1] = concat(groups, ":", 1, best - 1)
    text[2] = concat(groups, ":", best + length, 8)
    return concat(text, "::")
+end
+
+-- Addresses of IP as text, by their bytes.
+local HOSTS_LIMIT = 65536
+local host_texts, host_count = {}, 0
+
+local function host_of(raw)
+   local text = host_texts[raw]
+   if not text then
+      if host_count >= HOSTS_LIMIT then
+         host_texts, host_count = {}, 0
+      end
+      text = address_text(raw, true)
+      host_texts[raw], host_count = text, host_count + 1
+   end
+   return text
 end
 
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.

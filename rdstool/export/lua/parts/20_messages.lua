@@ -44,7 +44,7 @@ local function add_stream(transport, a, b, from_start)
       lane.pings, lane.ack_positions, lane.ack_frames = {}, {}, {}
       lane.part = { stream = stream, direction = direction }
       lane.parts = { lane.part }
-      lane.part_frame = { parts = lane.parts }
+      lane.part_frame = { parts = lane.parts, part = lane.part }
       stream.lanes[direction] = lane
    end
    insert(streams, stream)

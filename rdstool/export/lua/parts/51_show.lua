@@ -347,15 +347,31 @@ do
       add_findings(tree, message)
    end
 
-   local handles = {}
+   -- Dissectors by name, once somebody asked for them: there are none yet while this script is read.
+   local handles = setmetatable({}, {
+      __index = function(known, name)
+         known[name] = Dissector.get(name)
+         return known[name]
+      end,
+   })
 
    -- Whether a filter, column or tap asks for a protocol or any of its fields.
    local function is_wanted(root, name)
-      handles[name] = handles[name] or Dissector.get(name)
       return referenced(root, handles[name])
    end
 
-   -- Most frames hold but a part of a message.
+   -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be.
+   local function show_only_part(part, pinfo, root)
+      local columns = columns_of(pinfo)
+      columns.protocol = "RDS"
+      columns.info = "part of a message"
+      local wanted = referenced(root, handles.rds)
+      if wanted or referenced(root, handles.rds_part) then
+         add = wanted and root.visible and add_always or add_referenced
+         show_part(part, root)
+      end
+   end
+
    local function show_parts(parts, pinfo, root, wanted, alone)
       if alone and not parts[1].event then
          local columns = columns_of(pinfo)
@@ -402,6 +418,10 @@ do
 
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
+      if frame.part then
+         show_only_part(frame.part, pinfo, root)
+         return
+      end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
       add = wanted and root.visible and add_always or add_referenced
       local messages, cm, parts = frame.messages, frame.cm, frame.parts

@@ -242,17 +242,14 @@ do
 
    local segment = {} -- the same for all: it is looked at once
 
-   -- Read a TCP segment whose header begins with the bytes `raw`, and of which `captured` bytes lie in `tvb`. Addresses
-   -- come from `pinfo`, all else from the bytes.
-   function read_segment(raw, tvb, captured, pinfo)
-      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, 1, 14)
-      header = floor(header / 16) * 4
-      local total = reported_len(tvb)
-      if header < 20 or header > total then
+   -- Read a TCP segment that begins behind `at` bytes of `raw`, and ends on the wire where `stop` bytes have passed.
+   function read_segment(raw, at, stop, src, dst)
+      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, at + 1, at + 14)
+      header = at + floor(header / 16) * 4
+      if header < at + 20 or header > stop then
          return nil
       end
-      sport, dport, captured = sport * 256 + s, dport * 256 + d, captured - header
-      local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
+      sport, dport = sport * 256 + s, dport * 256 + d
       segment.src, segment.dst, segment.sport, segment.dport = src, dst, sport, dport
       segment.seq, segment.ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
       if bits ~= segment.bits then
@@ -260,8 +257,7 @@ do
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
          segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
       end
-      segment.size = total - header
-      segment.data = captured > 0 and raw_bytes(tvb, header, captured) or ""
+      segment.size, segment.data = stop - header, sub(raw, header + 1, stop)
       segment.half = half_of(sport * 65536 + dport, src, dst)
       segment.used = false
       return segment

@@ -3,7 +3,7 @@
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
 local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
+   COMPARE_SWAP, SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
 local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
@@ -19,7 +19,7 @@ do
    -- Opcode -> what a packet of a reliable connection is part of, and the bytes of transport headers behind BTH.
    SEND, WRITE, READ, ATOMIC, RESPONSE = 1, 2, 3, 4, 5
    ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
-   READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
+   SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x01, 0x0d, 0x0e
    OPCODES = {}
 
    local function opcode(number, part, header, starts, ends)

@@ -2,7 +2,7 @@
 -- most a fragment of data. All fragments of a message repeat its header, and follow one another with nothing between but
 -- ack-only frames.
 
-local MAX_ANNOUNCED, close_message, goes_on
+local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    MAX_FRAGMENT_BYTES = 16384
@@ -71,7 +71,7 @@ do
          first = unit.first,
          frame = now,
          position = unit.position,
-         inferred = flow.lost or nil,
+         inferred = flow.lost,
          sure = not flow.lost or unit.length - HEADER_BYTES >= length,
          operations = operations_for(flow, raw),
          fragments = 0,
@@ -82,6 +82,10 @@ do
          kept = 0,
          at = 0,
          status = "good",
+         -- Said here, so that nobody looks for it in the header's bytes.
+         broken = false,
+         odd_size = false,
+         solicited = false,
       }, MESSAGE)
       local data = unit.length - HEADER_BYTES
       if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
@@ -106,12 +110,14 @@ do
       local size = max(0, unit.captured - HEADER_BYTES)
       if message.kept + size <= MAX_KEPT_BYTES then
          message.kept = message.kept + size
-         local parts = message.parts
-         for _, part in ipairs(unit.parts) do
+         local parts, from = message.parts, unit.parts
+         local count = #parts
+         for index = 1, unit.count do
+            local part = from[index]
             if #part > room then
                part = sub(part, 1, room)
             end
-            parts[#parts + 1] = part
+            parts[count + index] = part
             room = room - #part
          end
       end
@@ -158,17 +164,19 @@ do
          return
       end
       local raw = unit.header
-      local status = checksum_status(raw)
-      if status ~= "bad" then
-         acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
+      if raw ~= flow.header then
+         flow.header, flow.status = raw, checksum_status(raw)
+         if flow.status ~= "bad" then
+            acknowledged(flow.stream, 1 - flow.direction, u64(raw, 9), now)
+         end
       end
-      local message = flow.open
+      local message, status = flow.open, flow.status
       if message and only_acknowledges(unit, raw) then
          take_between(flow, unit, status, frame, now)
          return
       end
       if message then
-         local same = key_of(raw) == message.key
+         local same = raw == message.raw or key_of(raw) == message.key
          if not same and (message.broken or message.solicited) then
             close_message(flow, message, now)
             message = nil
@@ -191,46 +199,41 @@ do
       end
    end
 
-   -- What a SEND has of its next packet, whose payload is `data`.
-   local function extend_unit(flow, unit, packet, data, frame, now)
-      local what = packet.what
-      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-         unit.parts[#unit.parts + 1] = data
-      end
-      local length = packet.length - what.header
-      unit.packets = unit.packets + 1
-      unit.length = unit.length + (length > 0 and length or 0)
-      unit.captured = unit.captured + #data
-      if not what.ends then
-         tell_part(flow.lane, now)
-         return
-      end
-      flow.unit = nil
-      unit.opcode, unit.solicited = packet.opcode, packet.solicited
-      take_unit(flow, unit, frame, now)
+   -- The SEND or WRITE that begins with a packet. A flow has one at a time, and one table for all.
+   local function begin_unit(flow, packet, position)
+      local unit = flow.last_unit or { parts = {} }
+      flow.unit, flow.last_unit = unit, unit
+      unit.part, unit.first, unit.position, unit.header = packet.what.part, packet.frame, position, ""
+      unit.count, unit.packets, unit.length, unit.captured = 0, 0, 0, 0
+      return unit
    end
 
-   -- The common case: a packet that goes on with a SEND, in order, with nothing waiting. Returns whether it is one.
-   function goes_on(flow, packet, now)
-      local order, unit, what = flow.order, flow.unit, packet.what
-      if
-         what.starts
-         or what.part ~= SEND
-         or what.header > 0
-         or unit.part ~= SEND
-         or packet.psn ~= order.expected % PSN_MODULUS
-         or order.count > 0
-         or order.far[1]
-      then
+   -- What a SEND has of its next packet: `data` was captured of `length` bytes.
+   local function extend_unit(unit, length, data)
+      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
+         local count = unit.count + 1
+         unit.count, unit.parts[count] = count, data
+      end
+      unit.packets = unit.packets + 1
+      unit.length = unit.length + length
+      unit.captured = unit.captured + #data
+   end
+
+   -- The usual packet of frame `number`: the middle of a SEND, in order, with nothing waiting. Returns whether it is one.
+   function goes_on(packet, number)
+      local flow = packet.flow
+      local unit = flow and flow.unit
+      if packet.opcode ~= SEND_MIDDLE or not unit or unit.part ~= SEND then
          return false
       end
-      local frame = packet.frame
-      if flow.high.number > frame.number then
-         frame = flow.high
+      local order = flow.order
+      local expected = order.expected
+      if packet.psn ~= expected % PSN_MODULUS or order.count > 0 or order.far[1] then
+         return false
       end
-      flow.high = frame
-      order.expected = order.expected + 1
-      extend_unit(flow, unit, packet, packet.data, frame, now)
+      order.expected = expected + 1
+      extend_unit(unit, packet.length, packet.data)
+      shown[number] = shown[number] or flow.lane.part_frame
       return true
    end
 
@@ -242,11 +245,7 @@ do
       end
       flow.high = frame
       local what = packet.what
-      if what.starts then
-         flow.unit = { part = what.part, first = packet.frame, position = position, header = "", parts = {}, packets = 0 }
-         flow.unit.length, flow.unit.captured = 0, 0
-      end
-      local unit = flow.unit
+      local unit = what.starts and begin_unit(flow, packet, position) or flow.unit
       if not unit or unit.part ~= what.part then
          flow.unit = nil
          return
@@ -266,7 +265,14 @@ do
             unit.captured = #unit.header
             data = sub(data, HEADER_BYTES + 1)
          end
-         extend_unit(flow, unit, packet, data, frame, now)
+         extend_unit(unit, max(0, packet.length - what.header), data)
+         if what.ends then
+            flow.unit = nil
+            unit.opcode, unit.solicited = packet.opcode, packet.solicited
+            take_unit(flow, unit, frame, now)
+         else
+            tell_part(flow.lane, now)
+         end
          return
       elseif what.starts then
          unit.reth = sub(packet.data, 1, 16)

@@ -162,7 +162,7 @@ do
          stream = add_stream("ib", flow.stream.a, flow.stream.b, false)
       end
       flow.renewed = stream
-      flow.stream, flow.lost, flow.unit, flow.pending, flow.early = stream, true, nil, {}, {}
+      flow.stream, flow.lost, flow.unit, flow.pending, flow.early, flow.header = stream, true, nil, {}, {}, nil
       flow.lane = stream.lanes[flow.direction]
    end
 
@@ -209,8 +209,8 @@ do
       if not what or packet.qpn <= CM_QP then
          return false
       end
-      packet.what = what
-      local flow = find_flow(packet.src, packet.dst, packet.qpn) or new_flow(packet.src, packet.dst, packet.qpn)
+      packet.what, packet.frame = what, now
+      local flow = packet.flow or new_flow(packet.src, packet.dst, packet.qpn)
       if not (flow and flow.stream) then
          find_orphan(flow, packet)
       end
@@ -221,11 +221,9 @@ do
          note_mtu(flow, packet)
       end
       if flow.stream then
-         if not (flow.unit and goes_on(flow, packet, now)) then
-            local order = flow.order
-            order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
-            follow(flow, packet, now)
-         end
+         local order = flow.order
+         order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
+         follow(flow, packet, now)
          if packet.length > what.header and not (now.messages or now.parts) then
             -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
             tell_part(flow.lane, now)
@@ -281,20 +279,21 @@ do
 
    local packet = {} -- the same for all: what has to wait is copied
 
-   -- Read BTH, which begins `at` bytes into `tvb`; `stop` is where ICRC begins on the wire.
-   function read_packet(tvb, at, stop, src, dst, frame)
-      local captured = min(captured_len(tvb), stop) - at
-      if captured < BTH_BYTES then
+   -- Read BTH, which begins behind `at` bytes of `raw`; `stop` is where ICRC begins on the wire.
+   function read_packet(raw, at, stop, src, dst)
+      local first = at + BTH_BYTES + 1
+      if min(#raw, stop) < first - 1 then
          return nil
       end
-      local raw = raw_bytes(tvb, at, captured)
-      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, 1, BTH_BYTES)
-      local length = stop - at - BTH_BYTES - floor(bits / 16) % 4
-      packet.src, packet.dst, packet.frame = src, dst, frame
-      packet.opcode, packet.solicited = opcode, bits >= 128
+      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, at + 1, first - 1)
+      local pad = bits % 64
+      if pad >= 16 then
+         stop = max(first - 1, stop - floor(pad / 16))
+      end
+      packet.src, packet.dst, packet.opcode, packet.solicited = src, dst, opcode, bits >= 128
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
-      packet.length = length > 0 and length or 0
-      packet.data = length > 0 and sub(raw, BTH_BYTES + 1, BTH_BYTES + length) or ""
+      packet.length, packet.data = stop - first + 1, sub(raw, first, stop)
+      packet.flow = find_flow(src, dst, packet.qpn)
       return packet
    end
 end

@@ -1,0 +1,9 @@
+-- Where frames come from. A dissector on a TCP port sees neither retransmitted segments nor acknowledgements, and one on
+-- `infiniband.payload` no packet numbers. So a watcher stands in front of Wireshark's own dissectors: it notes what passes,
+-- and then lets them do their work. It stands at IP, where addresses, ports and payload lie in one string of bytes: each
+-- of them costs more when Wireshark is asked. What IP has to put together or to unpack first is watched at TCP and UDP.
+--
+-- What dissectors throw at the end of a frame that was cut short, or for a bug of their own, Wireshark catches far outside:
+-- it leaves the watcher in the middle, and Lua does not learn of it. Each time two calls more stay on its stack, which holds
+-- 200. In time the watchers at IP give way to those at TCP and UDP, which see less of it; and before the stack is full, all of
+-- them leave Wireshark's dissectors alone for good.

@@ -1,0 +1,44 @@
+-- The frame that is dissected, and what all watchers do.
+
+local watching = true
+local tcp_ports = {}
+-- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
+-- whether the watcher at IP has seen what it carries.
+local current, held, segment, done, taken = nil, {}, nil, false, false
+
+local function rds_tcp_port(port)
+   return tcp_ports[port] or false
+end
+
+local function now_of(pinfo)
+   return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
+end
+
+-- Let Wireshark's own dissector do its work.
+local function pass_on(original, tvb, pinfo, tree)
+   return hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
+end
+
+-- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
+local function settle_at_end()
+   if not at_end and rds.prefs.settle then
+      at_end = true
+      finish_tcp()
+      finish_infiniband()
+   end
+end
+
+local function show_once(tvb, pinfo, root)
+   local frame = not done and shown[current]
+   if frame then
+      done = true
+      show_frame(frame, tvb, pinfo, root)
+   end
+end
+
+-- Where nobody watches, what is known of the frame was noted before, in the first pass.
+local function note_frame(pinfo)
+   if not watching and current ~= pinfo.number then
+      current, held.raw, segment, done = pinfo.number, nil, nil, false
+   end
+end

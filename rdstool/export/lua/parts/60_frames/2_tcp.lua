@@ -1,0 +1,111 @@
+-- TCP: its watcher, and what it hands on.
+
+local watch_segment, watch_tcp, odd_tcp_port, odd_ends
+do
+   local TCP_HEADER_BYTES = 20
+
+   -- A TCP segment begins behind `at` bytes of `raw`, which `tvb` has, and ends before `stop` on the wire.
+   function watch_segment(raw, at, stop, src, dst, tvb, pinfo, tree, original)
+      local saved_done = done
+      held.raw, held.at, held.stop, held.src, held.dst = raw, at, stop, src, dst
+      segment, done = nil, false
+      local has_header = #raw >= at + TCP_HEADER_BYTES
+      if is_visited(pinfo) then
+         settle_at_end()
+      elseif has_header then
+         local sport, s, dport, d = byte(raw, at + 1, at + 4)
+         local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
+         if rds_port or connection_count > 0 then
+            segment = read_segment(raw, at, stop, src, dst)
+            local half = segment and segment.half
+            if half and segment.size == 0 and segment.only_ack then
+               segment.used = true
+               seen_segment(current, time_of(pinfo))
+               if advances(half, segment) then
+                  take_acknowledgement(half, segment, now_of(pinfo))
+               end
+            elseif segment and (rds_port or half) then
+               feed_tcp(segment, now_of(pinfo), rds_tcp_port)
+            end
+         end
+      end
+      local used = pass_on(original, tvb, pinfo, tree)
+      local frame = not done and shown[current]
+      if frame then
+         local payload = has_header and frame.messages and at + floor(byte(raw, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < #raw and tvb(payload):tvb() or nil, pinfo, tree)
+      end
+      held.raw, segment, done = nil, nil, saved_done
+      return used
+   end
+
+   function watch_tcp(tvb, pinfo, tree, original)
+      if taken then
+         return pass_on(original, tvb, pinfo, tree)
+      end
+      local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
+      return watch_segment(raw_bytes(tvb), 0, reported_len(tvb), src, dst, tvb, pinfo, tree, original)
+   end
+
+   -- The segment that TCP hands on now, where it was not taken already.
+   local function unused_segment()
+      if not segment and held.raw and #held.raw >= held.at + TCP_HEADER_BYTES then
+         segment = read_segment(held.raw, held.at, held.stop, held.src, held.dst)
+      end
+      return segment and not segment.used and segment or nil
+   end
+
+   -- A segment on an odd port that begins with a message no other protocol would: all headers in it are without fault, the
+   -- first begins a connection of RDS or is followed by another.
+   local function looks_like_rds(data, least)
+      local at, count = 1, 0
+      while at + HEADER_BYTES - 1 <= #data do
+         if oddities(data, at) > 0 then
+            return false
+         end
+         local length, flags = u32(data, at + 16), byte(data, at + 24)
+         if flags == CONG_BITMAP and (length ~= BITMAP_BYTES or sub(data, at + 32, at + 47) ~= NO_EXTENSIONS) then
+            return false
+         end
+         count = count + (flags == CONG_BITMAP and 2 or 1)
+         at = at + HEADER_BYTES + length
+      end
+      return count >= least
+   end
+
+   -- Called by TCP for its own ports, and for others by "Decode As".
+   function rds.dissector(tvb, pinfo, tree)
+      note_frame(pinfo)
+      if not (segment and segment.used) and not pinfo.visited then
+         local unused = unused_segment()
+         if unused then
+            feed_tcp(unused, now_of(pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
+         end
+      end
+      show_once(tvb, pinfo, tree)
+      return captured_len(tvb)
+   end
+
+   odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
+
+   function odd_tcp_port(tvb, pinfo, tree)
+      note_frame(pinfo)
+      if not (shown[current] or pinfo.visited) then
+         local unused = unused_segment()
+         if not unused or unused.size ~= #unused.data then
+            return false
+         end
+         local from, to = unused.src .. "/" .. unused.sport, unused.dst .. "/" .. unused.dport
+         if not looks_like_rds(unused.data, (odd_ends[from] or odd_ends[to]) and 1 or 2) then
+            return false
+         end
+         odd_ends[from], odd_ends[to] = true, true
+         feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
+      end
+      if not shown[current] then
+         return false
+      end
+      show_once(tvb, pinfo, tree)
+      return true
+   end
+end

@@ -1,0 +1,63 @@
+-- IP: its watcher. Addresses, ports and payload lie in one string of bytes there.
+
+local TCP, ROCE_PORT = 6, 4791
+local inside -- why the watchers at TCP and UDP are there: "links", "packets", or nil where they are not
+local put_inside -- in 5_watchers.lua
+local watch_ip
+do
+   local IPV4_BYTES, IPV6_BYTES, UDP_BYTES = 20, 40, 8
+   local HOP_BY_HOP, UDP, FRAGMENT = 0, 17, 44
+   local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
+
+   -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
+   local function read_ip(raw)
+      local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(raw, 1, 10)
+      if #raw >= IPV4_BYTES and first >= 0x45 and first < 0x50 then
+         local fragment = f1 % 64 > 0 or f0 > 0
+         return (first - 0x40) * 4, l1 * 256 + l0, fragment and FRAGMENT or protocol, sub(raw, 13, 16), sub(raw, 17, 20)
+      elseif #raw > IPV6_BYTES and first >= 0x60 and first < 0x70 then
+         if f1 == HOP_BY_HOP then
+            local behind = byte(raw, IPV6_BYTES + 1)
+            f1 = CARRY_NO_IP[behind] and behind or HOP_BY_HOP
+         end
+         return IPV6_BYTES, IPV6_BYTES + p1 * 256 + p0, f1, sub(raw, 9, 24), sub(raw, 25, 40)
+      end
+      return 0, 0, nil
+   end
+
+   local function watch_inside_ip(tvb, pinfo, tree, original)
+      local raw = raw_bytes(tvb)
+      local at, stop, protocol, src, dst = read_ip(raw)
+      if stop > #raw then
+         stop = min(stop, reported_len(tvb))
+      end
+      taken = false
+      if stop > at and protocol == TCP then
+         taken = true
+         return watch_segment(raw, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
+      elseif stop > at and protocol == UDP then
+         local p, port, s, size = byte(raw, at + 3, at + 6)
+         if #raw >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
+            taken = true
+            size = s * 256 + size
+            stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
+            local packet = read_packet(raw, at + UDP_BYTES, stop, host_of(src), host_of(dst))
+            return watch_packet(packet, tvb, pinfo, tree, original)
+         end
+      elseif protocol and not (CARRY_NO_IP[protocol] or inside) then
+         put_inside("packets")
+      end
+      return pass_on(original, tvb, pinfo, tree)
+   end
+
+   -- Links that carry IP under a name of their own have the watchers at TCP and UDP, until one is seen that does not.
+   function watch_ip(tvb, pinfo, tree, original)
+      if inside == "links" then
+         put_inside(nil)
+      end
+      local saved = taken
+      local used = watch_inside_ip(tvb, pinfo, tree, original)
+      taken = saved
+      return used
+   end
+end
