@@ -40,7 +40,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) install --editable '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test test-oldest system-packages lint format imports bench bench-endpoint bench-guest bench-roce sim fuzz clean
+.PHONY: help install demo test test-oldest system-packages lint format imports bench bench-endpoint bench-guest bench-host-guest bench-roce sim fuzz clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -93,6 +93,10 @@ bench-endpoint: $(VENV)/.installed-dev ## Measure RDS over TCP beside a bare TCP
 bench-guest: $(VENV)/.installed-dev system-packages ## Measure RDS over TCP against a kernel in a guest; writes benchmarks/guest.md
 	@$(BIN)/rdstool lab fetch newest >/dev/null
 	@$(BIN)/python -m benchmarks.guest $(BENCH)
+
+bench-host-guest: $(VENV)/.installed-dev system-packages ## Measure RDS over RoCE between host and guest; writes benchmarks/host_guest.md
+	@$(BIN)/rdstool lab fetch newest >/dev/null
+	@$(BIN)/python -m benchmarks.host_guest $(BENCH)
 
 bench-roce: $(VENV)/.installed-dev ## Measure userspace RoCE and RDS over it beside a bare UDP program
 	@$(BIN)/python -m benchmarks.roce $(BENCH)

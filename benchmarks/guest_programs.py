@@ -1,7 +1,8 @@
 """What benchmarks/guest.py runs in a guest, as root of it.
 
 ``all RUNS SCALE``                    sets namespaces up, runs all pairs, prints a JSON line for each
-``KIND ROLE OWN PEER SIZE COUNT``     one program of a pair, ``kernel`` or ``rdstool``, as ``sender`` or ``receiver``
+``KIND ROLE OWN PEER SIZE COUNT``     one program of a pair, as ``sender`` or ``receiver``: ``kernel``, ``rdstool``, or
+                                      ``roce``, which is rdstool over InfiniBand
 
 The side with the smaller address says hello first: over the connection that it opens all messages go, either way.
 """
@@ -22,6 +23,8 @@ import rdstool
 from dissectors.wire.rds import TCP_PORT
 from rdstool.afrds.numbers import AF_RDS
 from rdstool.endpoint.stack import Stack
+from rdstool.protocol.addresses import rank
+from rdstool.protocol.kinds import Transport
 
 COUNTS = {64: 2000, 1024: 2000, 8192: 1000, 65_536: 250, 1 << 20: 40}
 """Messages of each size, in bytes."""
@@ -66,9 +69,12 @@ class Elsewhere(socket.socket):
 
 def opened(kind: str, own: str, stack: ExitStack) -> RdsSocket:
     """A socket on an address."""
-    if kind == "rdstool":
+    if kind != "kernel":
         settings = rdstool.Settings(sndbuf=BUFFER, rcvbuf=BUFFER)
-        home = stack.enter_context(Stack(rdstool.NodeOptions(settings, make_socket=Elsewhere)))
+        options = rdstool.NodeOptions(settings, make_socket=Elsewhere)
+        if kind == "roce":
+            options = rdstool.NodeOptions(settings, transport=Transport.IB)
+        home = stack.enter_context(Stack(options))
         sock = stack.enter_context(rdstool.Socket(home))
         sock.bind((own, PORT))
         sock.settimeout(LIMIT_S)
@@ -89,7 +95,7 @@ def run_program(kind: str, role: str, own: str, peer: str, size: int, count: int
     with ExitStack() as stack:
         sock = opened(kind, own, stack)
         sys.stderr.write(f"{kind} {role} on {own}\n")
-        if own != LARGER:
+        if rank(own) < rank(peer):
             sock.sendto(HELLO, to)
             assert sock.recvfrom(longest)[0] == HELLO
         else:
