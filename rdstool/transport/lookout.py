@@ -52,7 +52,7 @@ class Lookout:
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
         self._ear.setblocking(False)
-        self._selector.register(self._ear, READ, self._rung)
+        self.watch(self._ear, READ, self._rung)
         self._closed = False
         self._watched = True
         """The loop watches."""
@@ -136,7 +136,8 @@ class Lookout:
     def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         if ready and not self._closed:
             for key, events in ready:
-                key.data(events)
+                if key.fileobj in self._wanted:  # still: another thread may have had its turn since
+                    key.data(events)
             self._handled()
 
     def _rung(self, _events: int) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -122,6 +123,27 @@ def test_closing_ends_the_wait_and_nothing_is_attended_to_after_it(watch: Watch)
     watch.far.send(b"a")
     assert not watch.attend()
     assert watch.got == b""
+
+
+def test_what_is_forgotten_before_its_turn_is_not_told_of(watch: Watch) -> None:
+    """A connection that one thread closes may be ready already for another one that waits for its turn."""
+    told: list[socket.socket] = []
+    pairs = [socket.socketpair() for _ in range(2)]
+
+    def forget_all(sock: socket.socket, _events: int) -> None:
+        told.append(sock)
+        for near, _ in pairs:
+            watch.lookout.forget(near)
+
+    with watch.turn.lock:
+        for near, far in pairs:
+            watch.lookout.watch(near, READ, partial(forget_all, near))
+            far.send(b"a")
+        assert watch.lookout.attend(PATIENCE_S)
+    assert len(told) == 1
+    for near, far in pairs:
+        near.close()
+        far.close()
 
 
 def test_whoever_sees_to_it_nothing_is_passed_over_and_nothing_comes_out_of_order(watch: Watch) -> None:
