@@ -25,12 +25,13 @@ from rdstool.cli.endpoints import (
     transport_to,
 )
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import Results, json_line, note
-from rdstool.errors import UsageError
+from rdstool.cli.output import Results, error, json_line, note
+from rdstool.errors import TransportError, UsageError
 
 if TYPE_CHECKING:
     from rdstool.craft.judge import Line, Match
     from rdstool.craft.scenario import Scenario
+    from rdstool.endpoint.recorder import Recording
     from rdstool.transport.base import Tap
 
 
@@ -211,23 +212,32 @@ class _Job:
 
     async def run(self) -> ExitCode:
         """All of them, whatever becomes of each."""
-        from rdstool.endpoint.recorder import Recorder, open_file  # noqa: PLC0415
+        from rdstool.endpoint.recorder import Recorder, Recording  # noqa: PLC0415
 
         recorder = Recorder()
-        file = open_file(self._pcap) if self._pcap is not None else None
+        file = Recording(self._pcap) if self._pcap is not None else None
         if file is not None:
             recorder.takers.append(file.frame)
         try:
             tap = recorder if file is not None else None
             verdicts = [await self._one(each, number, tap) for number, each in enumerate(self._scenarios)]
         finally:
-            if file is not None:
-                file.close()
+            complete = file is None or self._closed(file)
         self._teller.finish()
         failed = sum(not each for each in verdicts)
         if len(verdicts) > 1:
             note(f"{len(verdicts)} scenarios, {failed} failed")
-        return ExitCode.PROBLEMS if failed else ExitCode.CLEAN
+        return ExitCode.PROBLEMS if failed or not complete else ExitCode.CLEAN
+
+    @staticmethod
+    def _closed(file: Recording) -> bool:
+        """The recording is complete; else it is told that it is not."""
+        try:
+            file.close()
+        except TransportError as problem:
+            error(str(problem))
+            return False
+        return True
 
     async def _one(self, scenario: Scenario, number: int, tap: Tap | None) -> bool:
         from rdstool.craft.play import play  # noqa: PLC0415

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, note, one_line
-from rdstool.errors import UsageError
+from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, error, note, one_line
+from rdstool.errors import TransportError, UsageError
 
 if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
@@ -328,18 +328,29 @@ def run_node(node: Node, job: Callable[[Node], Awaitable[ExitCode]]) -> ExitCode
 
 
 def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[ExitCode]]) -> ExitCode:
-    """The same for several nodes; all of them are recorded in the file of the first."""
+    """The same for several nodes; all of them are recorded in the file of the first, which is to be complete."""
+    complete = True
+
+    async def end(node: Node) -> None:
+        nonlocal complete
+        try:
+            await node.close()
+        except TransportError as problem:
+            complete = False
+            error(str(problem))
 
     async def whole() -> ExitCode:
         async with AsyncExitStack() as stack:
             for node in nodes:
-                await stack.enter_async_context(node)
+                await node.start()
+                stack.push_async_callback(end, node)
                 Notices(node)
                 if node is not nodes[0]:
                     node.core.record_with(nodes[0].core)
             return await job(nodes)
 
-    return run_job(whole)
+    code = run_job(whole)
+    return code if complete or code else ExitCode.PROBLEMS
 
 
 def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:

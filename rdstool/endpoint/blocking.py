@@ -310,7 +310,8 @@ class Socket(SocketBase):
             with home.changed:
                 home.watchers.pop(self._inner, None)
                 home.wake()
-            self._stack.leave(home)
         if self._event >= 0:
             os.close(self._event)
             self._event = -1
+        if home is not None:
+            self._stack.leave(home)

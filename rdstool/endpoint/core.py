@@ -6,11 +6,13 @@ import asyncio
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdstool.endpoint.log import LOGGER, log
+from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.config import Settings
 from rdstool.protocol.kinds import Transport
@@ -26,8 +28,7 @@ from rdstool.transport.tcp.transport import TcpTransport
 
 if TYPE_CHECKING:
     from rdstool.endpoint.control import ControlServer
-    from rdstool.endpoint.recorder import FrameTaker, Recorder
-    from rdstool.export.pcapng import PcapngWriter
+    from rdstool.endpoint.recorder import FrameTaker, Recorder, Recording
 
 KEPT_BYTES = 16 << 20
 """Memory that is freed is kept for the next messages, up to about this."""
@@ -74,7 +75,7 @@ class Core:
         keep_memory()
         self._hear = hear
         self._recorder: Recorder | None = None
-        self._file: PcapngWriter | None = None
+        self._file: Recording | None = None
         self._control: ControlServer | None = None
         self.engine = Engine(
             random=random.SystemRandom(),
@@ -96,14 +97,15 @@ class Core:
                 LOGGER.warning(unacked.LIMITATION)
         try:
             if options.pcap is not None:
-                from rdstool.endpoint.recorder import open_file  # noqa: PLC0415
+                from rdstool.endpoint.recorder import Recording  # noqa: PLC0415
 
-                self._file = open_file(options.pcap)
+                self._file = Recording(options.pcap)
                 self.record(self._file.frame)
             for address in self.addresses:
                 driver.transport.listen(address)
         except BaseException:
-            self.stop()
+            with suppress(TransportError):
+                self.stop()
             raise
         if options.control:
             from rdstool.endpoint.control import offer  # noqa: PLC0415
@@ -148,7 +150,10 @@ class Core:
         self._hear(event)
 
     async def finish(self, grace_s: float) -> None:
-        """Close all sockets and connections; wait ``grace_s`` seconds at most until the peers have done so too."""
+        """Close all sockets and connections; wait ``grace_s`` seconds at most until the peers have done so too.
+
+        Raises ``TransportError``, when all is done, where the recording is not complete.
+        """
         driver = self.driver
         with driver.turn:
             self.engine.close(driver.now())
@@ -159,21 +164,15 @@ class Core:
         self.stop()
 
     def stop(self) -> None:
-        """Give up everything at once."""
+        """Give up everything at once. Raises as ``finish``."""
         with self.driver.turn:
             self.driver.stop()
             if self._control is not None:
                 self._control.close()
                 self._control = None
-            if self._file is not None:
-                self._close(self._file)
-                self._file = None
-
-    def _close(self, file: PcapngWriter) -> None:
-        try:
-            file.close()
-        except OSError as problem:
-            LOGGER.warning("the recording is not complete: %s", problem.strerror or problem)
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
 
 
 def _provider(options: NodeOptions) -> MakeProvider:

@@ -56,15 +56,20 @@ class Node:
         self._core = Core(self._addresses, self._options, asyncio.get_running_loop(), self._hear)
 
     async def close(self) -> None:
-        """Close all sockets and connections. What is not acknowledged is given up: ``drain`` sockets first."""
+        """Close all sockets and connections. What is not acknowledged is given up: ``drain`` sockets first.
+
+        Raises ``TransportError``, when all is done, where a recording (``pcap``) is not complete.
+        """
         core = self._core
         if core is None or core.engine.closed:
             return
         for sock in self._sockets.values():
             sock._wake_all()
         self._sockets.clear()
-        await core.finish(CLOSE_GRACE_S)
-        self._core = None
+        try:
+            await core.finish(CLOSE_GRACE_S)
+        finally:
+            self._core = None
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -30,12 +30,35 @@ FrameTaker = Callable[[int, bytes], None]
 more."""
 
 
-def open_file(path: Path) -> PcapngWriter:
-    """A pcapng file for frames, created or emptied. Raises ``TransportError``."""
-    try:
-        return PcapngWriter(path, APPLICATION)
-    except OSError as problem:
-        raise TransportError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+class Recording:
+    """A pcapng file that takes frames."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the file, or empty it. Raises ``TransportError``."""
+        self._path = path
+        self._problem: OSError | None = None
+        try:
+            self._file = PcapngWriter(path, APPLICATION)
+        except OSError as problem:
+            raise TransportError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+
+    def frame(self, time_ns: int, data: bytes) -> None:
+        """Add an Ethernet frame; ``time_ns`` since 1970. Raises ``OSError``."""
+        try:
+            self._file.frame(time_ns, data)
+        except OSError as problem:
+            self._problem = problem
+            raise
+
+    def close(self) -> None:
+        """Complete the file. Raises ``TransportError`` where it lacks frames that were added."""
+        try:
+            self._file.close()
+        except OSError as problem:
+            self._problem = self._problem or problem
+        if self._problem is not None:
+            why = self._problem.strerror or self._problem
+            raise TransportError(f"{self._path}: the recording is not complete: {why}") from self._problem
 
 
 @dataclass(slots=True)

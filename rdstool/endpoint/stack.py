@@ -10,7 +10,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Self, TypeVar
@@ -69,15 +69,21 @@ class Stack:
         """Where sockets are until they bind."""
 
     def close(self) -> None:
-        """Give up all addresses and end the thread. Sockets that are still open are of no more use."""
-        with self._guard:
-            for home in set(self._homes.values()):
-                self._run(home.core.finish(0))
+        """Give up all addresses and end the thread. Sockets that are still open are of no more use.
+
+        Raises ``TransportError``, when all is done, where a recording (``pcap``) is not complete.
+        """
+        with self._guard, ExitStack() as to_do:
+            to_do.callback(self._end)
+            for home in self._homes.values():
+                to_do.callback(self._run, home.core.finish(0))
             self._homes.clear()
-            if self._thread is not None:
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join()
-            self._loop.close()
+
+    def _end(self) -> None:
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
 
     def __enter__(self) -> Self:
         return self

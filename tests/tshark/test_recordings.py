@@ -22,7 +22,7 @@ from rdstool.capture.pipeline import open_capture
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.node import AsyncSocket, Node
-from rdstool.endpoint.recorder import open_file
+from rdstool.endpoint.recorder import Recording
 from rdstool.lab import Network
 from rdstool.protocol.config import Settings
 from rdstool.protocol.errors import RdmaError, WouldBlock
@@ -109,7 +109,7 @@ async def from_the_middle(folder: Path, options: NodeOptions) -> None:
     small, large = own_addresses(2)
     async with Node(small, options=options) as one, Node(large, options=options) as other:
         await talk(one, other, 0, 5000, 70_000)
-        file = open_file(folder / "late.pcapng")
+        file = Recording(folder / "late.pcapng")
         one.core.record(file.frame)
         await talk(one, other, 0, 5000, 70_000)
     file.close()

@@ -116,6 +116,20 @@ def test_ctrl_c_ends_a_listener_with_its_summary_and_a_whole_file(tmp_path: Path
     assert rdstool_here("validate", pcap).returncode == 0
 
 
+def test_a_recording_that_is_not_complete_is_told_at_the_end_and_by_the_status() -> None:
+    small, large = own_addresses(2)
+    with background("listen", large, "--count", "1", "--pcap", "/dev/full") as listening:
+        listening.wait_for("listening")
+        sent = rdstool("send", large, "--from", small, "-m", "hello", "--pcap", "/dev/full")
+        heard = listening.end()
+    complaint = "rdstool: error: /dev/full: the recording is not complete: No space left on device\n"
+    assert (sent.returncode, heard.returncode) == (1, 1)
+    assert "1 message, 5 bytes sent" in sent.stdout
+    assert sent.stderr.endswith(complaint)
+    assert '"hello"' in heard.stdout
+    assert heard.stderr.endswith(complaint + "1 message, 5 bytes received\n")
+
+
 def test_nobody_there_is_told_and_given_up_in_time() -> None:
     small, large = own_addresses(2)
     done = rdstool("send", large, "--from", small, "-m", "x", "--timeout", "0.3")

@@ -9,7 +9,7 @@ import pytest
 
 import rdstool
 from dissectors.wire.rds import RDS_HEADER, RdsHeader
-from rdstool.endpoint.recorder import Recorder, open_file
+from rdstool.endpoint.recorder import Recorder, Recording
 from rdstool.errors import TransportError
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.validator import validate
@@ -44,7 +44,7 @@ async def test_a_recorded_exchange_decodes_to_what_was_sent_and_breaks_no_rule(t
 def test_a_connection_on_the_ports_of_an_earlier_one_is_another(tmp_path: Path) -> None:
     """A host that boots anew may begin with the same ports."""
     path = tmp_path / "node.pcapng"
-    writer = open_file(path)
+    writer = Recording(path)
     clock = count(1_000_000_000_000_000_000, 1_000_000)
     recorder = Recorder(lambda: next(clock))
     recorder.takers.append(writer.frame)
