@@ -45,6 +45,8 @@ ENDING = pytest.mark.parametrize("meeting", ["6.1", "newest"], indirect=True)
 """Kernels whose RDS lives on when a connection ends: see ``tests/interop/infiniband.py``."""
 Away = Callable[[Wire], AbstractContextManager[None]]
 """Has the guest be away while the context lasts."""
+PAGE = 4096
+REGION = 2 * PAGE
 TRIES = 5
 """Of an operation whose connection may end for another reason."""
 
@@ -282,6 +284,30 @@ def test_a_queue_pair_in_error_is_replaced_and_nothing_is_lost(meeting: Meeting)
         assert [each.sha256 for each in arrived] == [digest(payload(seed, 5000)) for seed in range(1, 20)]
         assert [here.recv() for _ in plan] == [payload(100 + seed, 5000) for seed in range(20)]
         assert rds.counters()["conn_reset"] > before
+
+
+@ENDING
+def test_what_lies_behind_the_end_of_the_kernels_memory_is_refused_and_messages_go_on(meeting: Meeting) -> None:
+    guest, there = meeting.guest, meeting.theirs()
+    with meeting.ours(BROKEN) as here:
+        own, port = here.getsockname()
+        program = guest.popen(
+            [sys.executable, "-S", str(PROGRAM), "ask", guest.address, str(ASKING), own, str(port), f"r,{REGION},7"]
+        )
+        (offered,) = here.recvmsg().control
+        assert isinstance(offered, RdmaDest)
+        status = SendStatus.DROPPED
+        for _ in range(TRIES):
+            with pytest.raises(RdmaError) as caught:
+                # Whole pages are registered, and the region does not begin with one.
+                here.rdma_write(offered.cookie, b"x", there.end, offset=REGION + PAGE, timeout_s=TIMEOUT_S)
+            status = caught.value.status
+            # As with a wrong key, above.
+            if status is not SendStatus.DROPPED:
+                break
+        assert status is SendStatus.REMOTE_ERROR
+        program.kill()  # The kernel ends no connection for which a process holds memory registered.
+        exchange(meeting, here, there, 1, 5000, theirs_first=False)
 
 
 def silent(wire: Wire) -> AbstractContextManager[None]:
