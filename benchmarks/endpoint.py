@@ -42,7 +42,8 @@ Machine: {processors} processors, Python {python}; load at the start {before:.1f
 
 Two processes on loopback, one connection. The bare program sends the same payloads over one TCP connection, each behind
 a 48-byte header, with blocking sockets and no protocol: nothing is acknowledged, kept or sent again. It joins header
-and payload, reads 64 KiB at a time, and gives each payload as bytes of its own.
+and payload, reads 64 KiB at a time, and gives each payload as bytes of its own. rdstool's send buffers have 8 MiB
+together, and 2 MiB each at least.
 
 | bytes | program | messages/s | MB/s | x bare | CPU us, both sides | x bare, CPU | trip p50 us | p99 us | peak MB |
 |------:|---------|-----------:|-----:|-------:|-------------------:|------------:|------------:|-------:|--------:|

@@ -31,7 +31,10 @@ from rdstool.endpoint.stack import Stack
 SENDER, RECEIVER = "127.77.0.1", "127.77.0.2"
 PORT = 4000
 BUFFER = 8 << 20
-"""Send and receive buffer of rdstool's sockets, in bytes: room for eight of the longest messages."""
+"""Receive buffer, and send buffers of all sockets together, in bytes: room for eight of the longest messages. What is
+under way fits into the processor's cache then, as does what the system takes of the bare program."""
+SMALLEST_SNDBUF = 2 << 20
+"""Each socket has room for two."""
 HEADER = struct.Struct(">QQIIHHBB2x16x")
 """What the bare program sends before each payload: as long as the header of RDS."""
 RECV_BYTES = 1 << 16
@@ -147,8 +150,9 @@ def bare_receiver(_size: int, count: int, trips: int, _paths: int) -> None:
 
 
 def options(paths: int) -> rdstool.NodeOptions:
-    """The number of paths, and buffers for long messages."""
-    return rdstool.NodeOptions(rdstool.Settings(paths=paths, sndbuf=BUFFER, rcvbuf=BUFFER))
+    """The number of paths, and buffers for long messages; there is a socket for each path."""
+    sndbuf = max(BUFFER // paths, SMALLEST_SNDBUF)
+    return rdstool.NodeOptions(rdstool.Settings(paths=paths, sndbuf=sndbuf, rcvbuf=BUFFER))
 
 
 def socket_sender(size: int, count: int, trips: int, paths: int) -> None:

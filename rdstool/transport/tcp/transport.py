@@ -22,7 +22,7 @@ READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""
 READ_LONG_BYTES = 1 << 18
 """At once of a long payload that has no room of its own yet."""
-TURN_BYTES = 1 << 18
+TURN_BYTES = 1 << 19
 """Read from one socket before others have their turn, and the application has its own."""
 ACCEPT_ROUNDS = 64
 """Connections taken before others have their turn."""
