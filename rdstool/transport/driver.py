@@ -123,14 +123,12 @@ class Driver:
         return self._lookout
 
     def _run(self) -> None:
-        if not self.turn.begin_politely():
+        if not self.turn.politely(self._act_at_last):
             self.loop.call_later(AGAIN_S, self._run)
-            return
-        try:
-            self._scheduled = False
-            self.act()
-        finally:
-            self.turn.end()
+
+    def _act_at_last(self) -> None:
+        self._scheduled = False
+        self.act()
 
     def act(self) -> None:
         """Do what the engine asks for, until it asks for nothing. The caller has its turn, and holds the lock."""
@@ -157,18 +155,16 @@ class Driver:
         self._alarm.set(self.engine.next_timer())
 
     def _due(self) -> None:
-        if not self.turn.begin_politely():
+        if not self.turn.politely(self._ring):
             self.loop.call_later(AGAIN_S, self._due)
-            return
-        try:
-            now = self.now()
-            due = self.engine.next_timer()
-            # Both are the monotonic clock; asyncio's own resolution is allowed for by asking again.
-            if due is not None and due <= now:
-                self.engine.timer_expired(now)
-            self.act()
-        finally:
-            self.turn.end()
+
+    def _ring(self) -> None:
+        now = self.now()
+        due = self.engine.next_timer()
+        # Both are the monotonic clock; asyncio's own resolution is allowed for by asking again.
+        if due is not None and due <= now:
+            self.engine.timer_expired(now)
+        self.act()
 
     def stop(self) -> None:
         """Run no more timers, and give up all connections."""

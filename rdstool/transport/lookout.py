@@ -147,18 +147,16 @@ class Lookout:
     # ---- In the loop
 
     def _ready(self) -> None:
-        if not self._turn.begin_politely():
+        if not self._turn.politely(self._see_to_it):
             self._stand_back()
+
+    def _see_to_it(self) -> None:
+        if self._closed:
             return
-        try:
-            if self._closed:
-                return
-            if self._attending or self._attended != self._seen:
-                self._stand_back()
-            else:
-                self._handle(self._selector.select(0))
-        finally:
-            self._turn.end()
+        if self._attending or self._attended != self._seen:
+            self._stand_back()
+        else:
+            self._handle(self._selector.select(0))
 
     def _stand_back(self) -> None:
         """Leave the sockets to others for a while."""
@@ -173,13 +171,11 @@ class Lookout:
         """Watch again where nobody does. A thread that attends all the while has us look up when it has done."""
         if self._closed:
             return
-        if self._attended != self._seen or not self._turn.begin_politely():
+        if self._attended != self._seen or not self._turn.politely(self._watch_again):
             self._stand_back()
-            return
-        try:
-            self._looking_up = False
-            if not (self._attending or self._closed):
-                self._watched = True
-                self._loop.add_reader(self._selector, self._ready)
-        finally:
-            self._turn.end()
+
+    def _watch_again(self) -> None:
+        self._looking_up = False
+        if not (self._attending or self._closed):
+            self._watched = True
+            self._loop.add_reader(self._selector, self._ready)

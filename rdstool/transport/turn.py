@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 REFUSALS = 20
 """Times in a row that the loop comes again because threads of the application are at it."""
@@ -37,8 +38,8 @@ class Turn:
     def __exit__(self, *_exc: object) -> None:
         self.end()
 
-    def begin_politely(self) -> bool:
-        """``begin`` for the loop, but False where it is to come again, since an application's thread is at it.
+    def politely(self, do: Callable[[], None]) -> bool:
+        """Have the loop do something in a turn; False where it is to come again, for an application's thread is at it.
 
         That thread would have to wake the loop, and often wait for it: it gets on faster alone. One that is always at
         it is interrupted in the end.
@@ -54,6 +55,10 @@ class Turn:
         else:
             self.begin()
         self._refused = 0
+        try:
+            do()
+        finally:
+            self.end()
         return True
 
     def begin_locked(self) -> bool:

@@ -231,20 +231,17 @@ class TcpTransport:
     # ---- Acknowledgements
 
     def _ask_acks(self) -> None:
-        turn = self._driver.turn
-        if not turn.begin_politely():
+        if not self._driver.turn.politely(self._take_acks):
             self._ack_alarm.set(self._driver.now() + self._ack_delay)
-            return
-        try:
-            news = self._check_acks()
-            news |= self._written
-            self._written = False
-            if self._unacked or news:
-                self._ack_delay = ACK_FIRST_S if news else min(2 * self._ack_delay, ACK_LONGEST_S)
-                self._ack_alarm.set(self._driver.now() + self._ack_delay)
-            self._driver.act()
-        finally:
-            turn.end()
+
+    def _take_acks(self) -> None:
+        news = self._check_acks()
+        news |= self._written
+        self._written = False
+        if self._unacked or news:
+            self._ack_delay = ACK_FIRST_S if news else min(2 * self._ack_delay, ACK_LONGEST_S)
+            self._ack_alarm.set(self._driver.now() + self._ack_delay)
+        self._driver.act()
 
     def check_acks(self) -> None:
         """Ask the system about all streams that wait for acknowledgements."""
