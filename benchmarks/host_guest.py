@@ -64,7 +64,7 @@ packets, one call for each, {ahead} on their way at most. Packets are those that
 
 With tcg, QEMU translates each instruction of the guest, and the guest bounds all of this: "x" tells what RDS and
 Soft-RoCE cost in its kernel, beside a program that has nothing of the kind, more than what rdstool costs. Where the
-load is above the number of processors, single runs differ by a factor of two: 0.28, 0.48 and 0.62 were seen for 64 B.
+load is above the number of processors, single runs differ by a factor of two.
 """
 
 
