@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rdstool.capture.columns import FrameBatch
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.frames import CHUNK_BYTES, FrameReader
-from rdstool.capture.network import Parsed, parse
+from rdstool.capture.files.frames import CHUNK_BYTES, FrameReader
+from rdstool.capture.packets.network import Parsed, parse
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from rdstool.capture.columns import Bytes, IbPackets, Packets, Segments, pair_key
 from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
-from rdstool.capture.mapped import MappedFiles, Place, map_files
-from rdstool.capture.network import Parsed
+from rdstool.capture.files.mapped import MappedFiles, Place, map_files
+from rdstool.capture.files.records import MAX_FRAMES
+from rdstool.capture.packets.network import Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
-from rdstool.capture.records import MAX_FRAMES
 from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
 from rdstool.capture.streams import Coverage, Stream, StreamTable, Turn
 from rdstool.errors import CaptureError

@@ -13,17 +13,17 @@ from dissectors.wire.rds import TCP_PORT
 from rdstool.capture.columns import ACK, FRAGMENT, MessageBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.events import Event
-from rdstool.capture.frames import CHUNK_BYTES
+from rdstool.capture.files.frames import CHUNK_BYTES
 from rdstool.capture.merge import Merger
-from rdstool.capture.network import Parsed
+from rdstool.capture.packets.network import Parsed
 from rdstool.capture.part import Part, PayloadOptions
-from rdstool.capture.paths import PathMap
 from rdstool.capture.reading import About
 from rdstool.capture.streams import StreamTable
-from rdstool.capture.tcp_streams import TcpStreams
+from rdstool.capture.tcp.paths import PathMap
+from rdstool.capture.tcp.streams import TcpStreams
 
 if TYPE_CHECKING:
-    from rdstool.capture.ib_streams import IbStreams
+    from rdstool.capture.ib.streams import IbStreams
 
 
 MAX_PROCESSES = 8
@@ -152,6 +152,6 @@ class Ordering:
 
 
 def _infiniband(streams: StreamTable, options: PayloadOptions) -> IbStreams:
-    from rdstool.capture.ib_streams import IbStreams  # noqa: PLC0415 - a third of the start-up time, often not needed
+    from rdstool.capture.ib.streams import IbStreams  # noqa: PLC0415 - a third of the start-up time, often not needed
 
     return IbStreams(streams, options)

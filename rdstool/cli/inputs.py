@@ -130,7 +130,7 @@ def open_inputs(
     Raises ``UsageError`` where standard input is named twice.
     """
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
-    from rdstool.capture.files import STANDARD_INPUT  # noqa: PLC0415
+    from rdstool.capture.files.source import STANDARD_INPUT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
 
     options = CaptureOptions(

@@ -8,8 +8,8 @@ import numpy as np
 
 from dissectors.wire.rds import Flags
 from rdstool.capture.columns import MessageBatch
-from rdstool.capture.path_evidence import Announcement
 from rdstool.capture.streams import StreamTable
+from rdstool.capture.tcp.path_evidence import Announcement
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.stats.batch import Columns
 

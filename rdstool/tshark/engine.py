@@ -15,11 +15,11 @@ from typing import Any
 
 from rdstool.capture.columns import NS_PER_S, MessageBatch
 from rdstool.capture.decoding import CaptureOptions, Decoded
-from rdstool.capture.files import STANDARD_INPUT
+from rdstool.capture.files.source import STANDARD_INPUT
 from rdstool.capture.merge import Merger
-from rdstool.capture.paths import PathMap
 from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import StreamTable
+from rdstool.capture.tcp.paths import PathMap
 from rdstool.errors import CaptureError, TsharkError, UsageError
 from rdstool.export.lua import PLUGIN_FILE, plugin_text
 from rdstool.tshark.program import Tshark, find_tshark

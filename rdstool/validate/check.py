@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import Stream, StreamTable
 from rdstool.validate.connections import Connections, pair_of
-from rdstool.validate.delivery_words import Words
 from rdstool.validate.flows import Continuity, Grouped, Numbered, Numbering
 from rdstool.validate.handshake import Announcement
 from rdstool.validate.reporter import Reporter
 from rdstool.validate.rule import Rule
+from rdstool.validate.rules.delivery.words import Words
 from rdstool.validate.view import View
 
 

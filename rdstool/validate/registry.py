@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from rdstool.errors import UsageError
-from rdstool.validate.acknowledgement import AcknowledgementCheck
-from rdstool.validate.app import StressCheck
 from rdstool.validate.check import Check
-from rdstool.validate.cm import CmCheck
-from rdstool.validate.congestion import CongestionCheck
-from rdstool.validate.credit import CreditCheck
-from rdstool.validate.delivery import DeliveryCheck
-from rdstool.validate.extensions import ExtensionCheck
-from rdstool.validate.fragments import FragmentCheck
-from rdstool.validate.header import HeaderCheck
-from rdstool.validate.multipath import MultipathCheck
-from rdstool.validate.pongs import PongCheck
-from rdstool.validate.rdma import RdmaCheck
-from rdstool.validate.retransmission import RetransmissionCheck
 from rdstool.validate.rule import Rule
+from rdstool.validate.rules.acknowledgement import AcknowledgementCheck
+from rdstool.validate.rules.app import StressCheck
+from rdstool.validate.rules.cm import CmCheck
+from rdstool.validate.rules.congestion import CongestionCheck
+from rdstool.validate.rules.credit import CreditCheck
+from rdstool.validate.rules.delivery.check import DeliveryCheck
+from rdstool.validate.rules.extensions import ExtensionCheck
+from rdstool.validate.rules.fragments import FragmentCheck
+from rdstool.validate.rules.header import HeaderCheck
+from rdstool.validate.rules.multipath import MultipathCheck
+from rdstool.validate.rules.pongs import PongCheck
+from rdstool.validate.rules.rdma import RdmaCheck
+from rdstool.validate.rules.retransmission import RetransmissionCheck
+from rdstool.validate.rules.sequence import SequenceCheck
+from rdstool.validate.rules.tcp import TcpCheck
 from rdstool.validate.selection import prefixes
-from rdstool.validate.sequence import SequenceCheck
-from rdstool.validate.tcp import TcpCheck
 
 CHECKS: tuple[type[Check], ...] = (
     HeaderCheck,

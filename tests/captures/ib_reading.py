@@ -11,9 +11,9 @@ import numpy as np
 
 from rdstool.capture.columns import IbPackets
 from rdstool.capture.events import Event, RdmaOperation
-from rdstool.capture.frames import FrameCounts, read_frames
-from rdstool.capture.ib_streams import IbStreams
-from rdstool.capture.network import parse
+from rdstool.capture.files.frames import FrameCounts, read_frames
+from rdstool.capture.ib.streams import IbStreams
+from rdstool.capture.packets.network import parse
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import StreamTable
 

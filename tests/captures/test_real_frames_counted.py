@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.frames import FrameReader
-from rdstool.capture.network import parse
+from rdstool.capture.files.frames import FrameReader
+from rdstool.capture.packets.network import parse
 
 NEIGHBOURS = 58
 """ICMPv6, the only other traffic on these links besides ARP."""

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from benchmarks.grow import grow
-from rdstool.capture import pcap, streams
-from rdstool.capture import pcapng as pcapng_format
+from rdstool.capture import streams
+from rdstool.capture.files import pcap
+from rdstool.capture.files import pcapng as pcapng_format
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
 from rdstool.capture.stages import MAX_PROCESSES

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.grow import grow
-from rdstool.capture.network import Parsed
+from rdstool.capture.packets.network import Parsed
 from rdstool.capture.reading import Reading, read_here
 from rdstool.capture.streams import address_bytes, address_text
 

@@ -12,11 +12,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdstool.capture import erf, pcap, pcapng
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.files import Input
-from rdstool.capture.frames import CHUNK_BYTES, batches_of
-from rdstool.capture.network import parse
+from rdstool.capture.files import erf, pcap, pcapng
+from rdstool.capture.files.frames import CHUNK_BYTES, batches_of
+from rdstool.capture.files.source import Input
+from rdstool.capture.packets.network import parse
 from rdstool.errors import CaptureError
 from tests.unit.capture.capture_files import (
     KUZNETZOV_MAGIC,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rdstool.capture.columns import FrameBatch
-from rdstool.capture.files import Wait, wait_for_growth
-from rdstool.capture.frames import CHUNK_BYTES, read_frames
+from rdstool.capture.files.frames import CHUNK_BYTES, read_frames
+from rdstool.capture.files.source import Wait, wait_for_growth
 from rdstool.errors import CaptureError
 
 MICROSECOND_MAGIC = 0xA1B2C3D4

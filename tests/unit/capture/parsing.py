@@ -9,7 +9,7 @@ import numpy as np
 
 from rdstool.capture.columns import FrameBatch, IbPackets, Segments
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.network import RDS_TCP_PORTS, Parsed, parse
+from rdstool.capture.packets.network import RDS_TCP_PORTS, Parsed, parse
 from rdstool.capture.streams import address_bytes, address_text
 
 

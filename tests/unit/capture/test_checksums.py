@@ -10,7 +10,7 @@ from scapy.layers.inet6 import IPv6, in6_chksum
 from scapy.layers.l2 import Ether
 
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.network import parse
+from rdstool.capture.packets.network import parse
 from tests.unit.capture.parsing import batch_of, check_counts
 from tests.unit.cli.running import PCAPS, rdstool_here
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from rdstool.capture import files
-from rdstool.capture.files import Input, open_input
-from rdstool.capture.frames import read_frames
+from rdstool.capture.files import source
+from rdstool.capture.files.frames import read_frames
+from rdstool.capture.files.source import Input, open_input
 from rdstool.errors import CaptureError
 from tests.unit.capture.capture_files import pcap_file, pcap_header, pcap_record, read_all
 
@@ -298,8 +298,8 @@ def test_a_followed_file_that_is_replaced_is_read_to_its_end_first(tmp_path: Pat
 def test_waiting_takes_the_poll_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
-    assert files.wait_for_growth()
-    assert waited == [files.FOLLOW_POLL_SECONDS]
+    assert source.wait_for_growth()
+    assert waited == [source.FOLLOW_POLL_SECONDS]
 
 
 def test_seeking_needs_an_uncompressed_file(tmp_path: Path) -> None:

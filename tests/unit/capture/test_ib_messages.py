@@ -14,8 +14,8 @@ from dissectors.wire.infiniband import Opcode
 from dissectors.wire.rds import RDS_HEADER, Flags, RdsHeader
 from rdstool.capture.columns import ChecksumStatus, HeaderMatch
 from rdstool.capture.events import Gap, GapReason, Resynchronised
-from rdstool.capture.ib_order import MAX_WAITING_NS, MAX_WAITING_PACKETS
-from rdstool.capture.ib_streams import IbStreams
+from rdstool.capture.ib.order import MAX_WAITING_NS, MAX_WAITING_PACKETS
+from rdstool.capture.ib.streams import IbStreams
 from rdstool.capture.part import PayloadOptions
 from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind

@@ -12,7 +12,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.links import MAX_TAGS, UNKNOWN, network_layer
+from rdstool.capture.packets.links import MAX_TAGS, UNKNOWN, network_layer
 from tests.unit.capture.capture_files import erf_record
 from tests.unit.capture.parsing import batch_of, ends, parse_frames, payloads
 

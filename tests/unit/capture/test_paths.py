@@ -15,9 +15,9 @@ from dissectors.wire.extensions import Extension, GenNum, NPaths, SportIdx, buil
 from dissectors.wire.rds import MAX_PATHS, TCP_PORT
 from rdstool.capture.columns import MESSAGE
 from rdstool.capture.events import Closing, Event, StreamClosed, StreamOpened
-from rdstool.capture.path_evidence import MOST_CONFIDENCE, Announcement
-from rdstool.capture.paths import PathMap
 from rdstool.capture.streams import Endpoint, StreamTable
+from rdstool.capture.tcp.path_evidence import MOST_CONFIDENCE, Announcement
+from rdstool.capture.tcp.paths import PathMap
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.pathhash import path_of_port
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rdstool.capture.erf import is_erf
-from rdstool.capture.frames import FrameReader
-from rdstool.capture.links import LINKTYPE_ERF
-from rdstool.capture.records import MAX_RECORD_BYTES
+from rdstool.capture.files.erf import is_erf
+from rdstool.capture.files.frames import FrameReader
+from rdstool.capture.files.records import MAX_RECORD_BYTES
+from rdstool.capture.packets.links import LINKTYPE_ERF
 from tests.unit.capture.capture_files import (
     KUZNETZOV_MAGIC,
     MICROSECOND_MAGIC,

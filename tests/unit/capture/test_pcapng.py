@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rdstool.capture.pcapng import MAX_INTERFACES
+from rdstool.capture.files.pcapng import MAX_INTERFACES
 from tests.unit.capture.capture_files import (
     NS,
     SECOND,

@@ -13,9 +13,9 @@ from dissectors.wire.rds import HEADER_BYTES, TCP_PORT, Flags
 from rdstool.capture.columns import ACK, MESSAGE, MessageBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.events import Event, Gap, GapReason
-from rdstool.capture.paths import PathMap
 from rdstool.capture.pipeline import Decoded
 from rdstool.capture.streams import Endpoint, StreamTable
+from rdstool.capture.tcp.paths import PathMap
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.stats import CaptureStats, Collector
 from rdstool.stats.acks import Sent

@@ -166,7 +166,7 @@ def test_the_reference_is_current() -> None:
 
 
 def test_connections_beyond_the_limit_are_counted_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rdstool.validate.delivery.MAX_FOLLOWED", 0)
+    monkeypatch.setattr("rdstool.validate.rules.delivery.check.MAX_FOLLOWED", 0)
     with open_capture(tcp_mutations.again().write(tmp_path / "again.pcap")) as capture:
         found, validator = run(capture, list(capture.batches()))
     assert validator.not_followed == len(capture.streams)

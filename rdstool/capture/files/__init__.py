@@ -1,0 +1,1 @@
+"""Capture files to frames, whatever their format, compression and number."""

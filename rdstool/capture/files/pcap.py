@@ -1,0 +1,96 @@
+"""Classic pcap files (draft-ietf-opsawg-pcap): both byte orders, micro- and nanoseconds, and Kuznetzov's variant."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+
+from rdstool.capture.columns import Bytes
+from rdstool.capture.files.records import MAX_FRAMES, MAX_RECORD_BYTES, Records
+from rdstool.capture.gather import gather
+
+FILE_HEADER_BYTES = 24
+_RECORD_HEADER_BYTES = 16
+_KUZNETZOV_RECORD_HEADER_BYTES = 24
+_LINKTYPE_MASK = 0xFFFF
+"""Above it, the field tells of frame check sequences."""
+_MAGICS = {
+    # magic as a number: nanoseconds of one unit of the fraction, bytes of a record's header
+    0xA1B2C3D4: (1000, _RECORD_HEADER_BYTES),
+    0xA1B23C4D: (1, _RECORD_HEADER_BYTES),
+    0xA1B2CD34: (1000, _KUZNETZOV_RECORD_HEADER_BYTES),  # as libpcap reads it: interface, protocol, packet type, pad
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PcapFormat:
+    """What the header of a pcap file tells. It is all that is needed to read on at any boundary between records."""
+
+    order: str
+    """``<`` or ``>``."""
+    unit_ns: int
+    header_bytes: int
+    link: int
+    snaplen: int
+    name: str = "pcap"
+
+    def scan(self, data: Bytes, start: int, end: int) -> Records:
+        """Return the whole frames of ``data[start:end]``; a length that cannot be is a problem, not an exception."""
+        view = data.data
+        header_bytes = self.header_bytes
+        captured_length = struct.Struct(f"{self.order}8xI").unpack_from
+        last = end - header_bytes
+        position = start
+        starts: list[int] = []
+        add = starts.append
+        # The only loop over frames. A length that lies leads behind the end and so is always the last one.
+        for _ in repeat(None, MAX_FRAMES):
+            if position > last:
+                break
+            add(position)
+            (size,) = captured_length(view, position)
+            position += header_bytes + size
+        wanted = header_bytes
+        problem = None
+        if position > end and starts:
+            cut = starts.pop()
+            wanted = position - cut
+            if wanted - header_bytes > MAX_RECORD_BYTES:
+                problem = f"a frame of {wanted - header_bytes} bytes is not possible"
+            position = cut
+        header = np.dtype({
+            "names": ["seconds", "fraction", "captured", "wire"],
+            "formats": [f"{self.order}u4"] * 4,
+            "offsets": [0, 4, 8, 12],
+        })  # fmt: skip
+        offsets = np.array(starts, np.int64)
+        headers = gather(data, offsets, header)
+        captured = headers["captured"].astype(np.int64)
+        return Records(
+            offset=offsets + header_bytes,
+            captured=captured,
+            wire=np.maximum(captured, headers["wire"]),
+            time=headers["seconds"].astype(np.int64) * 1_000_000_000
+            + headers["fraction"].astype(np.int64) * self.unit_ns,
+            link=np.full(len(starts), self.link, np.uint16),
+            end=position,
+            wanted=wanted,
+            problem=problem,
+            more=len(starts) == MAX_FRAMES,
+        )
+
+
+def is_pcap(head: bytes) -> bool:
+    """Tell whether a file begins as a pcap file does (4 bytes are enough)."""
+    return len(head) >= 4 and any(struct.unpack_from(order + "I", head)[0] in _MAGICS for order in "<>")
+
+
+def parse_header(header: bytes) -> PcapFormat:
+    """Read the 24 bytes at the start of a pcap file, for which :func:`is_pcap` holds."""
+    order = "<" if struct.unpack_from("<I", header)[0] in _MAGICS else ">"
+    magic, _major, _minor, _zone, _digits, snaplen, link = struct.unpack_from(order + "IHHiIII", header)
+    unit_ns, header_bytes = _MAGICS[magic]
+    return PcapFormat(order, unit_ns, header_bytes, link & _LINKTYPE_MASK, snaplen)

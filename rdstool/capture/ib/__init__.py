@@ -1,0 +1,1 @@
+"""InfiniBand packets to RDS messages and RDMA operations."""

@@ -1,0 +1,1 @@
+"""Frames to packets: the headers of links and networks, read as columns."""

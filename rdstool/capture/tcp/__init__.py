@@ -1,0 +1,1 @@
+"""TCP segments to RDS messages, as a real receiver would take them."""

@@ -1,0 +1,363 @@
+"""RDS-MPR: multipath over TCP: handshake, fan-out, and which path a socket's messages take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from dissectors.wire.extensions import GenNum, SportIdx
+from dissectors.wire.rds import MAX_PATHS
+from rdstool.capture.columns import Ints
+from rdstool.capture.streams import Stream, address_text
+from rdstool.protocol.kinds import MessageKind, Transport
+from rdstool.protocol.pathhash import path_of_port
+from rdstool.validate.check import Batch, Check, Context
+from rdstool.validate.connections import Pair, pair_of
+from rdstool.validate.handshake import Announcement
+from rdstool.validate.rules.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PORTS, PROBE_PATH
+from rdstool.validate.view import View
+
+MAX_SOCKETS = 65536
+"""RDS sockets whose streams are remembered."""
+MAX_ELSEWHERE = 4096
+"""Handshake messages on a second stream that are remembered."""
+SURE = 0.9
+"""Confidence from which on a path is taken as known."""
+PORT_RULE = "TCP source port"
+"""Words of ``path_basis`` where the path does not come from the hash that is to be checked."""
+
+
+@dataclass(slots=True)
+class _CatchUp:
+    """What path 0 of one sender held when the handshake reached it."""
+
+    flow: int
+    target: int
+    """Stream offset behind the last message."""
+    handshake: int
+    """Frame."""
+    acked: int = 0
+    """Frame of the acknowledgement that covers it; 0: not yet."""
+
+
+@dataclass(slots=True)
+class _Socket:
+    """One RDS port of one sender."""
+
+    pair: Pair
+    sender: bytes
+    port: int
+    uses: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """Flow -> frame, time and number of the first message there."""
+
+
+Sender = tuple[Pair, int]
+"""An address pair, and 1 where its larger address sends."""
+
+
+class MultipathCheck(Check):
+    """Follows handshakes and sockets."""
+
+    rules = (COUNT, EARLY, PROBE_PATH, PORTS, ONE_PATH, HASH, CATCH_UP)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._npaths: dict[tuple[bytes, bytes], int] = {}
+        """(sender, receiver) -> paths announced."""
+        self._home: dict[Pair, int] = {}
+        """Pair -> the stream that carries its handshake."""
+        self._elsewhere: list[tuple[Announcement, int, int]] = []
+        """Handshake messages on other streams, their numbers, and the stream that was the handshake's."""
+        self._shaken: dict[Pair, Announcement] = {}
+        """Pair -> the first message that announced two paths or more."""
+        self._port_told: set[int] = set()
+        self._early_told: set[Pair] = set()
+        self._catch_up: dict[Sender, _CatchUp] = {}
+        self._caught_up_with: set[Sender] = set()
+        self._modern: set[bytes] = set()
+        """Hosts that announce GEN_NUM or SPORT_IDX."""
+        self._sockets: dict[tuple[Pair, bytes, int], _Socket] = {}
+        self._known_uses: set[int] = set()
+
+    def feed(self, batch: Batch) -> None:
+        """TCP only."""
+        view = batch.view
+        if not view.count or not view.tcp.any():
+            self._acks(view)
+            return
+        for said in batch.shakes:
+            self._shake(batch, said)
+        self._second()
+        if self.report.wants(CATCH_UP):
+            self._acks(view)
+            self._caught_up(batch)
+        if self.report.wants(ONE_PATH, HASH):
+            self._use(view)
+
+    # Handshake.
+
+    def _shake(self, batch: Batch, said: Announcement) -> None:
+        stream = self.context.streams[said.flow >> 1]
+        pair = pair_of(stream)
+        home = self._home.setdefault(pair, stream.number)
+        if home != stream.number and home in self.context.connections.closed:
+            self._home[pair] = stream.number
+        elif home != stream.number and len(self._elsewhere) < MAX_ELSEWHERE:
+            self._elsewhere.append((said, int(batch.view.number[said.row]), home))
+        if said.npaths > 1:
+            self._shaken.setdefault(pair, said)
+            receiver = self._sender_key(stream, said.flow ^ 1)
+            if receiver not in self._catch_up and receiver not in self._caught_up_with:
+                self._hold(batch, said, receiver)
+        if said.has(GenNum) or said.has(SportIdx):
+            self._modern.add(said.source)
+        self._npaths[said.source, said.destination] = min(MAX_PATHS, said.npaths)
+        # The dialling side's own announcement, on the connection that carries the handshake.
+        dials = stream.initiator_known and said.flow & 1 == 0
+        if dials and said.has(SportIdx) and stream.a.port % MAX_PATHS and stream.number not in self._port_told:
+            self._port_told.add(stream.number)
+            text = (
+                f"the handshake runs on TCP source port {stream.a.port}, which is {stream.a.port % MAX_PATHS} modulo 8"
+            )
+            self.report.row(PORTS, batch.view, said.row, text)
+
+    def _sender_key(self, stream: Stream, flow: int) -> Sender:
+        source, _ = stream.ends(flow & 1)
+        pair = pair_of(stream)
+        return pair, int(source.address == pair[1])
+
+    def _hold(self, batch: Batch, said: Announcement, sender: Sender) -> None:
+        """Remember what the receiver of the handshake had sent on this stream before."""
+        flow = said.flow ^ 1
+        stream = self.context.streams[flow >> 1]
+        if not stream.from_start or not self.context.connections.is_first(stream):
+            self._caught_up_with.add(sender)
+            return
+        self._catch_up[sender] = _CatchUp(flow, self._sent_before(batch, flow, said.frame), said.frame)
+
+    def _sent_before(self, batch: Batch, flow: int, frame: int) -> int:
+        """The end of what a flow had begun to send before a frame."""
+        view, grouped = batch.view, batch.grouped
+        rows = np.flatnonzero(view.flow == flow)
+        earlier = rows[view.first_frame[rows] < frame]
+        if len(earlier):
+            return int(view.end[earlier[-1]])
+        if len(rows):
+            return int(grouped.before[grouped.index == rows[0]][0])
+        return self.context.continuity.end(flow)
+
+    def _acks(self, view: View) -> None:
+        waiting = {one.flow: one for one in self._catch_up.values() if not one.acked}
+        if not waiting:
+            return
+        acks = view.decoded.acks
+        flows = acks["stream"].astype(np.int64) * 2 + acks["direction"]
+        for flow, one in waiting.items():
+            covering = np.flatnonzero((flows == flow) & (acks["position"] >= one.target))
+            if len(covering):
+                one.acked = int(acks["frame"][covering[0]])
+
+    def _caught_up(self, batch: Batch) -> None:
+        """The first message of each sender on any other stream than the one of the handshake."""
+        view = batch.view
+        for sender, one in list(self._catch_up.items()):
+            flows = [
+                flow
+                for number in self.context.connections.pairs[sender[0]][: MAX_PATHS + 1]
+                for flow in (2 * number, 2 * number + 1)
+                if flow != one.flow and self._sender_key(self.context.streams[number], flow) == sender
+            ]
+            rows = np.flatnonzero(np.isin(view.flow, flows) & view.numbered)
+            if not len(rows):
+                continue
+            del self._catch_up[sender]
+            self._caught_up_with.add(sender)
+            began = int(view.rows["first_frame"][rows[0]])
+            modern = self.context.continuity.whole(one.flow) and self._is_modern(one.flow)
+            if one.target > 0 and began > one.handshake and modern and not 0 < one.acked <= began:
+                when = f"acknowledged in frame {one.acked}" if one.acked else "not acknowledged yet"
+                text = f"what path 0 had sent before the handshake in frame {one.handshake} was {when}"
+                self.report.row(CATCH_UP, view, int(rows[0]), text)
+
+    def _is_modern(self, flow: int) -> bool:
+        """Its sender announces what only 7.0 and later do."""
+        source, _ = self.context.streams[flow >> 1].ends(flow & 1)
+        return source.address in self._modern
+
+    # Connections.
+
+    def _second(self) -> None:
+        """A connection that speaks while an older one of its pair lives, and no handshake came before."""
+        for pair in self.context.connections.shared - self._early_told:
+            numbers = self.context.connections.pairs[pair]
+            if pair[2] != Transport.TCP:
+                self._early_told.add(pair)
+                continue
+            first = self.context.streams[numbers[0]]
+            spoke = self.context.connections.spoke(first.number)
+            if not first.from_start or first.number in self.context.connections.closed or not spoke:
+                self._early_told.add(pair)
+                continue
+            begins = [self._begins(2 * first.number + way) for way in (0, 1)]
+            if False in begins or not all(self.context.streams[number].from_start for number in numbers):
+                self._early_told.add(pair)
+                continue
+            if not all(begins):
+                continue
+            second = self.context.streams[numbers[1]]
+            other = self.context.connections.spoke(second.number)
+            if other is None:
+                continue
+            self._early_told.add(pair)
+            opened = self.context.connections.opened(second.number)
+            shaken = self._shaken.get(pair)
+            late = opened and (shaken is None or (shaken.frame > opened.frame and shaken.time > opened.time))
+            if opened and late and second.a.address < second.b.address:
+                when = f"announced only in frame {shaken.frame}" if shaken else "never announced"
+                self.report.at(
+                    EARLY,
+                    f"{second.a.host} opens a second connection to {second.b.host}; two paths were {when}",
+                    opened.frame,
+                    opened.time,
+                    stream=second.number,
+                )
+
+    def _begins(self, flow: int) -> bool | None:
+        """All of a path's messages from the first one on were seen: an earlier handshake would be among them.
+
+        None where nothing was seen yet.
+        """
+        first = self.context.numbering.first(flow)
+        if not self.context.continuity.whole(flow) or first > 1:
+            return False
+        return True if first == 1 else None
+
+    def _probe_paths(self) -> None:
+        """Handshakes on two connections that were alive at one time."""
+        for said, number, home in self._elsewhere:
+            if self.context.connections.last_frame.one(2 * home + (said.flow & 1)) > said.frame:
+                self.report.at(
+                    PROBE_PATH,
+                    f"handshake message on stream {said.flow >> 1}; path 0 is stream {home}, which is still in use",
+                    said.frame,
+                    said.time,
+                    stream=said.flow >> 1,
+                    number=number,
+                )
+
+    # Sockets.
+
+    def _use(self, view: View) -> None:
+        data = np.flatnonzero((view.kind == MessageKind.DATA) & view.tcp & ~view.flagged & view.numbered)
+        if not len(data):
+            return
+        keys = view.flow[data] << 16 | view.sport[data]
+        for key, row in _first_of_each(keys, data):
+            if key in self._known_uses:
+                continue
+            if len(self._known_uses) >= MAX_SOCKETS * MAX_PATHS:
+                return
+            self._known_uses.add(key)
+            flow, port = key >> 16, key & 0xFFFF
+            stream = self.context.streams[flow >> 1]
+            pair = pair_of(stream)
+            source, _ = stream.ends(flow & 1)
+            name = pair, source.address, port
+            socket = self._sockets.get(name)
+            if socket is None:
+                if len(self._sockets) >= MAX_SOCKETS:
+                    continue
+                socket = self._sockets[name] = _Socket(pair, source.address, port)
+            socket.uses[flow] = int(view.frame[row]), int(view.time[row]), int(view.number[row])
+
+    def finish(self) -> None:
+        """What needs to know how long each stream lived."""
+        self._probe_paths()
+        self._too_many()
+        strays: dict[tuple[Pair, bytes], list[tuple[_Socket, int]]] = {}
+        # What moved where connections were made again is told by RDS-DLV.
+        again = {pair for pair in self.context.connections.shared if self.context.connections.made_again(pair)}
+        for socket in self._sockets.values():
+            if socket.pair not in again:
+                self._moved(socket)
+            for flow in socket.uses:
+                if self._strays(socket, flow):
+                    strays.setdefault((socket.pair, socket.sender), []).append((socket, flow))
+                    break
+        for found in strays.values():
+            for socket, flow in found[1:]:
+                frame, time, number = socket.uses[flow]
+                path = self.context.streams[flow >> 1].path
+                text = f"{address_text(socket.sender)} sends from port {socket.port} on path {path}, the hash says "
+                text += str(path_of_port(socket.port, self._paths(socket.pair)))
+                self.report.at(HASH, text, frame, time, stream=flow >> 1, number=number)
+
+    def _paths(self, pair: Pair) -> int:
+        one, other, _ = pair
+        return min(self._npaths.get((one, other), MAX_PATHS), self._npaths.get((other, one), MAX_PATHS))
+
+    def _strays(self, socket: _Socket, flow: int) -> bool:
+        stream, npaths = self.context.streams[flow >> 1], self._paths(socket.pair)
+        known = stream.path_confidence >= SURE and stream.path_basis.startswith(PORT_RULE)
+        if not known or stream.path <= 0 or npaths < 2:
+            return False
+        swapped = (socket.port & 0xFF) << 8 | socket.port >> 8
+        return stream.path not in (path_of_port(socket.port, npaths), path_of_port(swapped, npaths))
+
+    def _moved(self, socket: _Socket) -> None:
+        """From a stream that is not the pair's first to another, while it lived on."""
+        if len(socket.uses) < 2:
+            return
+        connections = self.context.connections
+        first = connections.pairs[socket.pair][0]
+        flows = sorted(socket.uses, key=lambda flow: socket.uses[flow])
+        for old, new in pairwise(flows):
+            frame, time, number = socket.uses[new]
+            whole = all(self.context.continuity.whole(flow) for flow in (old, new))
+            ended = connections.closed.get(old >> 1)
+            lived = connections.last_frame.one(old) > frame and (ended is None or ended.frame > frame)
+            paths = [self.context.streams[flow >> 1].path for flow in (old, new)]
+            if paths[0] > 0 and paths[1] != 0 and old >> 1 != first and lived and whole:
+                self.report.at(
+                    ONE_PATH,
+                    f"{address_text(socket.sender)} port {socket.port} sends here, and on stream {old >> 1} before "
+                    f"(from frame {socket.uses[old][0]} on), which is still in use",
+                    frame,
+                    time,
+                    stream=new >> 1,
+                    number=number,
+                )
+
+    def _too_many(self) -> None:
+        connections = self.context.connections
+        if self.context.continuity.lossy:
+            return  # The ends of connections may be missing.
+        for pair, numbers in connections.tcp_pairs():
+            limit = self._paths(pair)
+            if len(numbers) <= limit:
+                continue
+            alive: list[tuple[int, int]] = []
+            for number in numbers:
+                stream, spoke = self.context.streams[number], connections.spoke(number)
+                if spoke is None or stream.a.address > stream.b.address:
+                    continue
+                alive = [one for one in alive if one[0] > spoke[0]]
+                alive.append((spoke[1], number))
+                if len(alive) > limit:
+                    opened = connections.opened(number)
+                    self.report.at(
+                        COUNT,
+                        f"{len(alive)} connections carry messages at one time, {limit} paths were agreed",
+                        stream.first_frame,
+                        opened.time if opened else 0,
+                        stream=number,
+                    )
+                    break
+
+
+def _first_of_each(keys: Ints, rows: Ints) -> Iterator[tuple[int, int]]:
+    values, first = np.unique(keys, return_index=True)
+    yield from zip(values.tolist(), rows[first].tolist(), strict=True)
