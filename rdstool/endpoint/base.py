@@ -108,6 +108,11 @@ class SocketBase:
                 self.send_timeout_s = seconds
             else:
                 self.receive_timeout_s = seconds
+        elif option == c.SO_ZEROCOPY:
+            on = _number(value)
+            if on not in {0, 1}:
+                raise SocketError(errno.EINVAL, f"zerocopy is on or off, 1 or 0, not {on}")
+            self._inner.zerocopy = bool(on)
         else:
             raise SocketError(errno.ENOPROTOOPT, f"option {option} has no meaning for RDS")
 
@@ -119,6 +124,7 @@ class SocketBase:
             (c.SOL_RDS, c.SO_RDS_TRANSPORT): inner.get_transport(),
             (c.SOL_SOCKET, c.SO_SNDBUF): 2 * inner.sndbuf,
             (c.SOL_SOCKET, c.SO_RCVBUF): 2 * inner.rcvbuf,
+            (c.SOL_SOCKET, c.SO_ZEROCOPY): int(inner.zerocopy),
         }
         if (level, option) not in known:
             raise SocketError(errno.ENOPROTOOPT, f"option {option} of level {level} cannot be read")

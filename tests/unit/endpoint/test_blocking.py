@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 import rdstool
+from rdstool.endpoint import constants as c
 from rdstool.endpoint.stack import Stack
 from rdstool.errors import TransportError
+from rdstool.protocol.control import ZerocopyCookie
 from rdstool.protocol.errors import SocketError
+from rdstool.protocol.received import ZerocopyCompletion
 from tests.kit.loopback import own_addresses
 
 
@@ -208,6 +211,22 @@ def test_drain_waits_until_the_peer_has_everything(ends: tuple[rdstool.Socket, r
         one.sendto(bytes(2000), other.getsockname())
     one.drain(timeout_s=30)
     assert one.unacknowledged == 0
+
+
+def test_zerocopy_tells_by_a_cookie_when_a_buffer_is_free(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    buffer = bytearray(b"x" * 5000)
+    one.setsockopt(c.SOL_SOCKET, c.SO_ZEROCOPY, 1)
+    assert one.getsockopt(c.SOL_SOCKET, c.SO_ZEROCOPY) == 1
+    one.sendmsg(buffer, other.getsockname(), flags=c.MSG_ZEROCOPY, control=[ZerocopyCookie(77)])
+    one.drain(timeout_s=30)
+    buffer[:] = bytes(5000)
+    assert one.poll() & c.Poll.IN
+    assert one.recvmsg(flags=c.MSG_DONTWAIT).control == (ZerocopyCompletion((77,)),)
+    assert other.recv() == b"x" * 5000
+    with pytest.raises(SocketError) as problem:
+        one.setsockopt(c.SOL_SOCKET, c.SO_ZEROCOPY, 2)
+    assert problem.value.errno == errno.EINVAL
 
 
 def test_options_that_are_set_before_bind_stay_with_the_socket() -> None:
