@@ -219,7 +219,7 @@ class Socket(SocketBase):
                     driver.kick()
                     if self._signalled:
                         self._signal()
-                    return message
+                    return self._dated(message) if inner.timestamps else message
 
     def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
         """The next message with its sender; notifications are passed over."""

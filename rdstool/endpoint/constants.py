@@ -26,7 +26,9 @@ SO_SNDBUF = 7
 SO_RCVBUF = 8
 SO_RCVTIMEO = 20
 SO_SNDTIMEO = 21
+SO_TIMESTAMP = 29
 SO_ZEROCOPY = 60
+SO_TIMESTAMP_NEW = 63
 
 __all__ = [
     "AF_RDS",
@@ -50,6 +52,8 @@ __all__ = [
     "SO_RDS_TRANSPORT",
     "SO_SNDBUF",
     "SO_SNDTIMEO",
+    "SO_TIMESTAMP",
+    "SO_TIMESTAMP_NEW",
     "SO_ZEROCOPY",
     "Poll",
 ]

@@ -277,7 +277,7 @@ class AsyncSocket(SocketBase):
                 with driver.lock:
                     message = inner.recvmsg(size, now=driver.now(), flags=flags, with_control=with_control)
                     driver.kick()
-                    return message
+                    return self._dated(message) if inner.timestamps else message
             except WouldBlock as reason:
                 if flags & MSG_DONTWAIT:
                     raise

@@ -17,6 +17,7 @@ from rdstool.protocol.received import (
     Notification,
     ReceivedControl,
     ReceivedMessage,
+    Timestamp,
     ZerocopyCompletion,
 )
 
@@ -47,6 +48,7 @@ class Inbox(ABC):
         "rcvbuf",
         "receive_bytes",
         "received",
+        "timestamps",
         "updates",
     )
 
@@ -66,6 +68,8 @@ class Inbox(ABC):
         """Bits of destinations to which a non-blocking send failed."""
         self.updates = 0
         """Bits that changed and are to be reported."""
+        self.timestamps = False
+        """SO_TIMESTAMP: tell with each message when it came."""
         self._latency: tuple[int, ...] = ()
         self._notifications: deque[Notification] = deque()
         self._buffers_free: deque[int] = deque()
@@ -145,10 +149,8 @@ class Inbox(ABC):
                 self._readable_told = False
         data = payload if size is None or length <= size else payload[:size]
         control: tuple[ReceivedControl, ...] = ()
-        if self._latency:
-            control = (self._trace(began, queued, now),)
-        if cookie is not None:
-            control += (RdmaDest(cookie),)
+        if cookie is not None or self.timestamps or self._latency:
+            control = self._beside(cookie, began, queued, now)
         if self._buffers_free and with_control:
             control += (self._completion(),)
         answered = length if flags & MSG_TRUNC else len(data)
@@ -183,6 +185,17 @@ class Inbox(ABC):
     def _completion(self) -> ZerocopyCompletion:
         waiting = self._buffers_free
         return ZerocopyCompletion(tuple(waiting.popleft() for _ in range(min(len(waiting), ZCOPY_BATCH))))
+
+    def _beside(self, cookie: int | None, began: float, queued: float, now: float) -> tuple[ReceivedControl, ...]:
+        """What is told with a message, in the kernel's order (``recv.c``, ``rds_cmsg_recv``)."""
+        control: list[ReceivedControl] = []
+        if cookie is not None:
+            control.append(RdmaDest(cookie))
+        if self.timestamps:
+            control.append(Timestamp(queued))
+        if self._latency:
+            control.append(self._trace(began, queued, now))
+        return tuple(control)
 
     def _trace(self, began: float, queued: float, now: float) -> Latency:
         took = (0, round((queued - began) * _NS), round((now - queued) * _NS))

@@ -49,7 +49,14 @@ class Latency(NamedTuple):
     nanoseconds: tuple[int, ...]
 
 
-ReceivedControl = CongestionUpdate | Notification | ZerocopyCompletion | Latency | RdmaDest
+class Timestamp(NamedTuple):
+    """SCM_TIMESTAMP: when a message came to its socket."""
+
+    time: float
+    """Seconds: of the engine's clock where the engine gives it, since 1970 (UTC) where a program gets it."""
+
+
+ReceivedControl = CongestionUpdate | Notification | ZerocopyCompletion | Timestamp | Latency | RdmaDest
 """Control messages that ``recvmsg`` gives."""
 
 

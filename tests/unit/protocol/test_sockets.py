@@ -14,7 +14,7 @@ from rdstool.protocol.inbox import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_6
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.received import CongestionUpdate, Latency, Notification, Poll, ZerocopyCompletion
+from rdstool.protocol.received import CongestionUpdate, Latency, Notification, Poll, Timestamp, ZerocopyCompletion
 from rdstool.protocol.sockets import Socket
 from rdstool.protocol.zerocopy import MSG_ZEROCOPY
 from tests.unit.protocol.driving import (
@@ -309,6 +309,15 @@ def test_zerocopy_needs_the_option_the_flag_a_cookie_and_a_payload(
     control = [ZerocopyCookie(number) for number in cookies]
     fails(errno.EINVAL, lambda: socket.sendmsg(data, LARGE, 4000, now=0.0, flags=flags, control=control))
     assert socket.outstanding == 0
+
+
+def test_with_timestamps_a_message_tells_when_it_was_queued() -> None:
+    small, large, wire = pair()
+    sender, receiver = bound(small), bound(large)
+    receiver.timestamps = True
+    sender.sendmsg(b"x", LARGE, 4000, now=0.0)
+    wire.run(2.5)
+    assert receiver.recvmsg(now=4.0).control == (Timestamp(2.5),)
 
 
 def test_recverr_reports_what_was_given_up_unasked() -> None:
