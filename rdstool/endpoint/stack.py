@@ -135,6 +135,10 @@ class Stack:
 
         options = replace(self._options, transport=transport)
         core = Core((address,), options, asyncio.get_running_loop(), hear, threaded=True)
+        if options.control:
+            from rdstool.endpoint.control import offer  # noqa: PLC0415 - programs that are not seen do without
+
+            offer(core)
         home = Residence(core, transport, threading.Condition(core.driver.lock))
         return home
 
