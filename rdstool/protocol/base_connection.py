@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from rdstool.protocol.congestion import PeerMap
+from rdstool.protocol.host import Host
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.states import PathState
@@ -13,7 +14,6 @@ from rdstool.protocol.states import PathState
 if TYPE_CHECKING:
     from rdstool.protocol.lane import Lane
     from rdstool.protocol.link import BaseLink
-    from rdstool.protocol.node import Node
     from rdstool.protocol.sockets import Socket
 
 
@@ -37,7 +37,7 @@ class BaseConnection:
     transport: ClassVar[str]
     """As rds-info names it."""
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         self.node = node
         self.local = local
         self.peer = peer

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
@@ -38,6 +38,7 @@ from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.framing import Frame
 from rdstool.protocol.gate import Gate
 from rdstool.protocol.handshake import Announcement, agreed_paths
+from rdstool.protocol.host import Host
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
@@ -46,9 +47,6 @@ from rdstool.protocol.receiving import go_on, judge
 from rdstool.protocol.source_ports import path_of_source_port
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
-
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
 
 _UP, _DOWN = PathState.UP, PathState.DOWN
 
@@ -71,6 +69,7 @@ class Connection(BaseConnection):
     __slots__ = (
         "answer_timer",
         "ended",
+        "ends",
         "gate",
         "gen_link",
         "knock_timer",
@@ -88,8 +87,9 @@ class Connection(BaseConnection):
 
     transport = "tcp"
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         super().__init__(node, local, peer, tos)
+        self.ends = local, peer
         self.smaller = rank(local) < rank(peer)
         """Our address is the smaller one: we open the TCP connections."""
         self.paths = [Path(self, index) for index in range(node.settings.paths)]
@@ -263,7 +263,7 @@ class Connection(BaseConnection):
     def went_up(self, path: Path, now: float) -> None:
         """A path is connected: the congestion map first, then the rest (§3.3)."""
         node = self.node
-        node.away.pop(self, None)
+        node.away.pop(self.ends, None)
         if path is self._carrier():
             path.map_pending = True
         if path.index == 0 and self.knock_timer is not None:
@@ -329,7 +329,7 @@ class Connection(BaseConnection):
             self._probe_again()
         if self.ended:
             return
-        node.away[self] = None
+        node.away[self.ends] = None
         self.unpark(now)
         if path.state is not _DOWN:
             return
@@ -390,7 +390,7 @@ class Connection(BaseConnection):
             node.emit(events.AbortWanted(waiting, DropReason.PEER_RESTARTED))
         if not link.map_seen:
             self.peer_map.bits = None
-            node.congestion_changed(self)
+            node.congestion_changed(self.local, self.peer)
         self.npaths, self.mask, self.agreed = 1, 0, False
         self.gate.forget()
 
@@ -475,19 +475,16 @@ class Connection(BaseConnection):
 
     def forget(self, now: float) -> None:
         """Give them up at once, unread; the node knows this peer no more."""
-        for socket in self.ports.values():
-            socket.forget_route(self.peer)
         self._end(DropReason.FORGOTTEN, now, abort=True)
 
     @property
     def idle(self) -> bool:
-        """The peer is away and nobody would miss it: nothing waits for it, and nothing of it is under way."""
+        """The peer is away, nothing waits for it, and nothing of it is under way."""
         return (
             all(path.state is _DOWN for path in self.paths)
             and not (self.parked or self.unjudged or self.map_missed)
             and (self.agreed or not self.node.profile.waits_for_paths)
             and all(message.is_handshake for path in self.paths for queue in path.queues() for message in queue)
-            and all(socket.peer is None or socket.peer[0] != self.peer for socket in self.ports.values())
         )
 
     def remember(self) -> Remembered:

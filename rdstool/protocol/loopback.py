@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from dissectors.wire.rds import PING_PORT
 from rdstool.protocol.congestion import LocalMap
+from rdstool.protocol.host import Host
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import SendStatus
 
 if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
     from rdstool.protocol.sockets import Socket
 
 
@@ -35,7 +35,7 @@ class LoopbackConnection:
 
     transport = "loopback"
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         self.node = node
         self.local = local
         self.peer = peer

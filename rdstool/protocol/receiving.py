@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dissectors.wire.congestion import BITMAP_BYTES
@@ -9,6 +10,7 @@ from dissectors.wire.rds import HEADER_BYTES, PING_PORT, PROBE_PORT, Flags
 from rdstool.protocol import events
 from rdstool.protocol.framing import NO_EXTENSIONS, Frame
 from rdstool.protocol.handshake import announcement_of
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.link import Link
 from rdstool.protocol.path import Path
 from rdstool.protocol.pings import answer_ping
@@ -16,7 +18,6 @@ from rdstool.protocol.receive_rule import is_duplicate
 
 if TYPE_CHECKING:
     from rdstool.protocol.connection import Connection
-    from rdstool.protocol.sockets import Socket
 
 _CONGESTION = int(Flags.CONG_BITMAP)
 _RETRANSMITTED = int(Flags.RETRANSMITTED)
@@ -56,7 +57,7 @@ def receive(link: Link, data: bytes | int, now: float) -> None:
         # The peer does speak RDS: the next loss is answered at once. The kernel does not wait for this proof, and
         # tries without pause to reach one that accepts and closes.
         path.ceiling_ms = 0
-        connection.node.silent.pop(connection, None)
+        connection.node.silent.pop(connection.ends, None)
 
 
 def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> None:
@@ -95,10 +96,10 @@ def _take_frames(link: Link, frames: list[Frame], began: float, now: float) -> N
         began = now
 
 
-def _hold(link: Link, frames: list[Frame], socket: Socket) -> None:
+def _hold(link: Link, frames: list[Frame], socket: Inbox) -> None:
     """Keep what cannot be taken: TCP has acknowledged it, so the peer does not send it again."""
     link.held = frames
-    socket.held_up.append(link)
+    socket.held_up.append(partial(link.connection.go_on, link))
 
 
 def go_on(link: Link, now: float, *, at_any_rate: bool = False) -> None:
@@ -180,7 +181,7 @@ def _take_map(link: Link, payload: bytes) -> None:
     link.map_seen = True
     connection.map_missed = False
     connection.peer_map.update(payload)
-    connection.node.congestion_changed(connection)
+    connection.node.congestion_changed(connection.local, connection.peer)
 
 
 def _take_control(

@@ -6,36 +6,58 @@ No call blocks. One that would raises ``WouldBlock``, which says what to wait fo
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family
+from rdstool.protocol.base_connection import BaseConnection
+from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import monitor_bit
 from rdstool.protocol.control import RdmaControl, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.host import Host, Random
 from rdstool.protocol.ib.memory import Memory, RdmaFlags, SocketMemory
 from rdstool.protocol.ib.requests import check, make_message
 from rdstool.protocol.inbox import MSG_DONTWAIT, Inbox
 from rdstool.protocol.kinds import Transport
+from rdstool.protocol.loopback import LoopbackConnection
 from rdstool.protocol.names import PORTS, checked_address, checked_host, checked_port
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.pathhash import jhash_1word
+from rdstool.protocol.profile import Profile
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification, Poll
 from rdstool.protocol.zerocopy import MSG_ZEROCOPY, take_cookie
-
-if TYPE_CHECKING:
-    from rdstool.protocol.base_connection import BaseConnection
-    from rdstool.protocol.loopback import LoopbackConnection
-    from rdstool.protocol.node import Node
 
 TRANSPORT_NONE = -1
 """``RDS_TRANS_NONE``: what an unbound socket answers."""
 _FIRST_PORT = 2
 _NO_OPERATIONS: Sequence[RdmaControl] = ()
 _SEND_FLAGS = MSG_DONTWAIT | MSG_ZEROCOPY
+
+
+class SocketHost(Host, ABC):
+    """What a socket needs of its node: a place at an address, and the way to a peer."""
+
+    def __init__(
+        self, transport: Transport | None, random: Random, settings: Settings, profile: Profile, now: float
+    ) -> None:
+        super().__init__(random, settings, profile, now)
+        self.transport = transport
+        """What carries its connections; None for a node that has no addresses, where sockets are until they bind."""
+        self.ports: dict[str, dict[int, Socket]] = {}
+        self.monitors: dict[Socket, None] = {}
+        """A dictionary, for its order is that of events."""
+
+    @abstractmethod
+    def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
+        """The connection of two addresses, made where there is none. Raises ``SocketError`` (ENOMEM)."""
+
+    @abstractmethod
+    def mark_port(self, socket: Socket, *, congested: bool) -> None:
+        """A socket passed a mark of its receive buffer: all peers of its address learn of it (§3.3)."""
 
 
 class Socket(Inbox):
@@ -49,8 +71,8 @@ class Socket(Inbox):
         "closed",
         "hash",
         "local_map",
-        "memory",
         "monitor",
+        "node",
         "outstanding",
         "peer",
         "port",
@@ -62,8 +84,9 @@ class Socket(Inbox):
         "zerocopy",
     )
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
+    def __init__(self, node: SocketHost) -> None:
+        super().__init__(node.settings, node.counters)
+        self.node = node
         self.address = ""
         """Bound address; empty while unbound."""
         self.port = 0
@@ -84,17 +107,16 @@ class Socket(Inbox):
         """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
         self.zerocopy = False
         """SO_ZEROCOPY."""
-        self.memory: SocketMemory | None = None
-        """What it offers for RDMA; None where it never did."""
         self.closed = False
         self._routes: dict[str, BaseConnection | LoopbackConnection] = {}
         self._map_updates = node.map_updates
         self._told_drained = True
 
-    def move(self, node: Node) -> None:
+    def move(self, node: SocketHost) -> None:
         """Belong to another node from now on; for ``Node.adopt``."""
         self.node.monitors.pop(self, None)
         self.node = node
+        self.settings, self.counters = node.settings, node.counters
         self._map_updates = node.map_updates
         if self.monitor:
             node.monitors[self] = None

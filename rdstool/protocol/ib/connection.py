@@ -13,10 +13,9 @@ Where this differs from the kernel:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol.base_connection import BaseConnection
+from rdstool.protocol.host import Host
 from rdstool.protocol.ib.flow import FlowControl
 from rdstool.protocol.ib.lane import IbLane
 from rdstool.protocol.ib.link import IbLink
@@ -27,9 +26,6 @@ from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
-
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
 
 HIGHEST_PORT = 65_535
 ASK_AGAIN_S = 1.0
@@ -43,7 +39,7 @@ class IbConnection(BaseConnection):
 
     transport = "ib"
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         super().__init__(node, local, peer, tos)
         self.agreed = True
         self.lane = IbLane(self)

@@ -14,7 +14,6 @@ over TCP (:mod:`rdstool.protocol.node`): for each ready link it posts ``receives
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical
@@ -25,9 +24,7 @@ from rdstool.protocol.ib.private import INCOMPATIBLE, Greeting, agree_on_version
 from rdstool.protocol.ib.receiving import receive_frames
 from rdstool.protocol.ib.work import Work
 from rdstool.protocol.reasons import RefuseReason
-
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
+from rdstool.protocol.sockets import SocketHost
 
 REJECT_DATA = INCOMPATIBLE
 """Private data of every rejection."""
@@ -36,7 +33,7 @@ REJECT_DATA = INCOMPATIBLE
 class IbPort:
     """What an InfiniBand transport calls. Made by the node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: SocketHost) -> None:
         self._node = node
 
     # ---- Connections
@@ -84,7 +81,8 @@ class IbPort:
 
     def refused(self, link: IbLink, private_data: bytes, now: float) -> None:
         """The peer has rejected our request. The engine asks again by itself."""
-        self._node.connection_lost(link, why_refused(private_data), now)
+        self._node.check_clock(now)
+        link.owner.lost(link, why_refused(private_data), now)
 
     # ---- Work
 

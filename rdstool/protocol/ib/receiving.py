@@ -13,10 +13,10 @@ from rdstool.protocol.ib.connection import IbConnection
 from rdstool.protocol.ib.header import FrameHeader, checksum_fits, read_frame_header
 from rdstool.protocol.ib.link import IbLink
 from rdstool.protocol.ib.memory import make_cookie
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.pings import answer_ping
 from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.receive_rule import is_duplicate
-from rdstool.protocol.sockets import Socket
 
 _CONGESTION = int(Flags.CONG_BITMAP)
 _ACK_REQUIRED = int(Flags.ACK_REQUIRED)
@@ -103,14 +103,14 @@ def _take(link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None
         lane.drop(DropReason.RECEIVE_OVERRUN, f"socket {connection.local}:{dport}", now, abort=True)
 
 
-def _take_extensions(socket: Socket, exthdr: bytes) -> int | None:
+def _take_extensions(inbox: Inbox, exthdr: bytes) -> int | None:
     """What a message says of RDMA; gives the cookie of the memory that it offers."""
     cookie = None
     for item in parse_extensions(exthdr).items:
-        if isinstance(item, Rdma) and socket.memory is not None:
-            socket.memory.used(item.rkey)
+        if isinstance(item, Rdma) and inbox.memory is not None:
+            inbox.memory.used(item.rkey)
         elif isinstance(item, RdmaBytes):
-            socket.node.counters.recv_rdma_bytes += item.length
+            inbox.counters.recv_rdma_bytes += item.length
         elif isinstance(item, RdmaDest):
             cookie = make_cookie(item.rkey, item.offset)
     return cookie
@@ -125,4 +125,4 @@ def _take_map(connection: IbConnection, payload: bytes) -> None:
     connection.map_missed = False
     freed = connection.peer_map.freed_by(payload)
     connection.peer_map.update(payload)
-    node.congestion_changed(connection, freed)
+    node.congestion_changed(connection.local, connection.peer, freed)
