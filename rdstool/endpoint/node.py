@@ -23,6 +23,7 @@ from rdstool.protocol import events
 from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import ReceivedMessage
@@ -44,7 +45,7 @@ class Node:
         self._addresses = addresses
         self._options = options or NodeOptions()
         self._core: Core | None = None
-        self._sockets: dict[EngineSocket, AsyncSocket] = {}
+        self._sockets: dict[Inbox, AsyncSocket] = {}
         self._waiting_for_peers: list[asyncio.Future[None]] = []
         self._listeners: list[Listener] = []
 
@@ -136,7 +137,7 @@ class Node:
         for listener in list(self._listeners):
             listener(event)
 
-    def _wake(self, inner: EngineSocket, reason: Wait) -> None:
+    def _wake(self, inner: Inbox, reason: Wait) -> None:
         sock = self._sockets.get(inner)
         if sock is not None:
             sock._wake(reason)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rdstool.protocol.congestion import PeerMap
 from rdstool.protocol.host import Host
-from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.states import PathState
 
 if TYPE_CHECKING:
     from rdstool.protocol.lane import Lane
     from rdstool.protocol.link import BaseLink
-    from rdstool.protocol.sockets import Socket
 
 
 class BaseConnection:
@@ -90,7 +89,7 @@ class BaseConnection:
         if message.socket is not None:
             message.socket.message_left(message, status)
 
-    def cancel(self, socket: Socket, port: int | None) -> int:
+    def cancel(self, socket: Outbox, port: int | None) -> int:
         """Forget the messages of a socket, to one port or (None) to all; gives how many."""
 
         def chosen(message: Outgoing) -> bool:

@@ -40,11 +40,13 @@ class Inbox(ABC):
         "_latency",
         "_notifications",
         "_readable_told",
+        "address",
         "armed",
         "congested",
         "counters",
         "held_up",
         "memory",
+        "port",
         "rcvbuf",
         "receive_bytes",
         "received",
@@ -57,6 +59,9 @@ class Inbox(ABC):
         self.settings = settings
         self.counters = counters
         """Of the node."""
+        self.address = ""
+        """Bound address; empty while unbound."""
+        self.port = 0
         self.rcvbuf = settings.rcvbuf
         """Payload bytes that may wait to be read before the port is congested."""
         self.received: deque[tuple[bytes, str, int, float, float, int | None]] = deque()

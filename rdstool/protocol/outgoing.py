@@ -1,14 +1,14 @@
-"""A message on its way out."""
+"""A message on its way out, and the half of a socket that sends it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
+from rdstool.protocol import events
 from rdstool.protocol.framing import NO_EXTENSIONS
-
-if TYPE_CHECKING:
-    from rdstool.protocol.sockets import Socket
+from rdstool.protocol.host import Host
+from rdstool.protocol.inbox import Inbox
+from rdstool.protocol.reasons import SendStatus
+from rdstool.protocol.received import Notification
 
 
 class Outgoing:
@@ -35,7 +35,7 @@ class Outgoing:
 
     def __init__(
         self,
-        socket: Socket | None,
+        socket: Outbox | None,
         sport: int,
         dport: int,
         payload: bytes = b"",
@@ -71,3 +71,55 @@ class Outgoing:
     def is_handshake(self) -> bool:
         """A probe or its pong."""
         return self.sport + self.dport == PROBE_PORT + PING_PORT and self.socket is None
+
+
+class Outbox(Inbox):
+    """The sending half of a socket: whom messages come from, how much is on its way, and how each of them ended.
+
+    It is an inbox too, for the sender is told of the end there.
+    """
+
+    __slots__ = ("_told_drained", "hash", "node", "outstanding", "recverr", "send_bytes", "sndbuf")
+
+    def __init__(self, node: Host) -> None:
+        super().__init__(node.settings, node.counters)
+        self.node = node
+        self.hash = 0
+        """Hash of the port, which chooses the path (§5.4)."""
+        self.sndbuf = node.settings.sndbuf
+        """Payload bytes that may be queued or unacknowledged before sends wait."""
+        self.send_bytes = 0
+        self.outstanding = 0
+        """Messages queued or unacknowledged."""
+        self.recverr = False
+        """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
+        self._told_drained = True
+
+    def message_left(self, message: Outgoing, status: SendStatus) -> None:
+        """One of our messages is acknowledged or given up: its room is free."""
+        if message.zerocopy is not None:
+            self.buffer_free(message.zerocopy)
+        token = message.token
+        if token is not None or (self.recverr and status):
+            self.notify(token or 0, status)
+        self.free_room(message)
+
+    def notify(self, token: int, status: SendStatus) -> None:
+        """Report how something that was sent ended (RDS_CMSG_RDMA_STATUS)."""
+        self._notifications.append(Notification(token, status))
+        self.node.emit(events.SendFinished(self, token, status))
+        self.tell_readable()
+
+    def free_room(self, message: Outgoing) -> None:
+        """A message takes no more room in the send buffer."""
+        before = self.send_bytes
+        self.send_bytes = after = before - len(message.payload)
+        self.outstanding -= 1
+        drained = not self.outstanding and not self._told_drained
+        if drained or before >= self.sndbuf > after:
+            self._told_drained = self._told_drained or drained
+            self.node.emit(events.SocketWritable(self, not self.outstanding))
+
+    def emit_readable(self) -> None:
+        """As ``SocketReadable``."""
+        self.node.emit(events.SocketReadable(self))
