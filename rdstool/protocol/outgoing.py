@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
-from rdstool.protocol import events
+from rdstool.protocol.config import Settings
+from rdstool.protocol.counters import Counters
 from rdstool.protocol.framing import NO_EXTENSIONS
-from rdstool.protocol.host import Host
 from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
@@ -79,14 +81,13 @@ class Outbox(Inbox):
     It is an inbox too, for the sender is told of the end there.
     """
 
-    __slots__ = ("_told_drained", "hash", "node", "outstanding", "recverr", "send_bytes", "sndbuf")
+    __slots__ = ("_told_drained", "hash", "outstanding", "recverr", "send_bytes", "sndbuf")
 
-    def __init__(self, node: Host) -> None:
-        super().__init__(node.settings, node.counters)
-        self.node = node
+    def __init__(self, settings: Settings, counters: Counters) -> None:
+        super().__init__(settings, counters)
         self.hash = 0
         """Hash of the port, which chooses the path (§5.4)."""
-        self.sndbuf = node.settings.sndbuf
+        self.sndbuf = settings.sndbuf
         """Payload bytes that may be queued or unacknowledged before sends wait."""
         self.send_bytes = 0
         self.outstanding = 0
@@ -94,6 +95,14 @@ class Outbox(Inbox):
         self.recverr = False
         """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
         self._told_drained = True
+
+    @abstractmethod
+    def emit_finished(self, token: int, status: SendStatus) -> None:
+        """Tell the application how something that was sent ended."""
+
+    @abstractmethod
+    def emit_writable(self, *, drained: bool) -> None:
+        """Tell the application that there is room in the send buffer, or (``drained``) nothing left in it."""
 
     def message_left(self, message: Outgoing, status: SendStatus) -> None:
         """One of our messages is acknowledged or given up: its room is free."""
@@ -107,7 +116,7 @@ class Outbox(Inbox):
     def notify(self, token: int, status: SendStatus) -> None:
         """Report how something that was sent ended (RDS_CMSG_RDMA_STATUS)."""
         self._notifications.append(Notification(token, status))
-        self.node.emit(events.SendFinished(self, token, status))
+        self.emit_finished(token, status)
         self.tell_readable()
 
     def free_room(self, message: Outgoing) -> None:
@@ -118,8 +127,4 @@ class Outbox(Inbox):
         drained = not self.outstanding and not self._told_drained
         if drained or before >= self.sndbuf > after:
             self._told_drained = self._told_drained or drained
-            self.node.emit(events.SocketWritable(self, not self.outstanding))
-
-    def emit_readable(self) -> None:
-        """As ``SocketReadable``."""
-        self.node.emit(events.SocketReadable(self))
+            self.emit_writable(drained=not self.outstanding)

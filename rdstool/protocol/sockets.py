@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
+from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
@@ -26,6 +27,7 @@ from rdstool.protocol.names import PORTS, checked_address, checked_host, checked
 from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.pathhash import jhash_1word
 from rdstool.protocol.profile import Profile
+from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Poll
 from rdstool.protocol.zerocopy import MSG_ZEROCOPY, take_cookie
 
@@ -61,14 +63,13 @@ class SocketHost(Host, ABC):
 class Socket(Outbox):
     """One AF_RDS socket. Made by ``Node.socket``."""
 
-    node: SocketHost
-
     __slots__ = (
         "_map_updates",
         "_routes",
         "closed",
         "local_map",
         "monitor",
+        "node",
         "peer",
         "tos",
         "transport",
@@ -76,7 +77,8 @@ class Socket(Outbox):
     )
 
     def __init__(self, node: SocketHost) -> None:
-        super().__init__(node)
+        super().__init__(node.settings, node.counters)
+        self.node = node
         self.peer: tuple[str, int] | None = None
         """Default destination."""
         self.tos = 0
@@ -186,7 +188,7 @@ class Socket(Outbox):
         payload = data if type(data) is bytes else bytes(data)
         if operations:
             self._offer(operations)
-            message = make_message(self, port, payload, operations, token)
+            message = make_message(self, node, port, payload, operations, token)
         else:
             message = Outgoing(self, self.port, port, payload, token, zerocopy=cookie)
         self.send_bytes += length
@@ -354,6 +356,18 @@ class Socket(Outbox):
         if self.congested:
             self.congested = False
             self.mark_port(congested=False)
+
+    def emit_readable(self) -> None:
+        """As ``SocketReadable``."""
+        self.node.emit(events.SocketReadable(self))
+
+    def emit_writable(self, *, drained: bool) -> None:
+        """As ``SocketWritable``."""
+        self.node.emit(events.SocketWritable(self, drained))
+
+    def emit_finished(self, token: int, status: SendStatus) -> None:
+        """As ``SendFinished``."""
+        self.node.emit(events.SendFinished(self, token, status))
 
     def mark_port(self, *, congested: bool) -> None:
         """In the congestion map of the address."""
