@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rdstool.protocol.congestion import PeerMap
 from rdstool.protocol.host import Host
+from rdstool.protocol.lane import Lane
+from rdstool.protocol.link import BaseLink
 from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.states import PathState
-
-if TYPE_CHECKING:
-    from rdstool.protocol.lane import Lane
-    from rdstool.protocol.link import BaseLink
 
 
 class BaseConnection:

@@ -36,9 +36,9 @@ from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.loopback import LoopbackConnection
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.protocol.reasons import RefuseReason
-from rdstool.protocol.receiving import receive
 from rdstool.protocol.sockets import Socket, SocketHost
 from rdstool.protocol.states import PathState
+from rdstool.protocol.tcp_connection import TcpConnection
 
 
 class Node(SocketHost):
@@ -110,7 +110,7 @@ class Node(SocketHost):
     def connected(self, link: Link, now: float) -> None:
         """The TCP connection that ``ConnectWanted`` asked for is established."""
         self.check_clock(now)
-        link.connection.established(link, now)
+        link.owner.established(link, now)
 
     def connect_failed(self, link: BaseLink, detail: str, now: float) -> None:
         """It could not be established, or was given up before. The engine asks again by itself."""
@@ -197,13 +197,13 @@ class Node(SocketHost):
         """Bytes came on a TCP connection. Whatever they are, the worst that follows is its end."""
         if now != self.now:
             self.check_clock(now)
-        receive(link, data if type(data) is bytes else bytes(data), now)
+        link.owner.receive(link, data if type(data) is bytes else bytes(data), now)
 
     def bytes_placed(self, link: Link, count: int, now: float) -> None:
         """As many bytes came, and are where ``link.deframer.room()`` said."""
         if now != self.now:
             self.check_clock(now)
-        receive(link, count, now)
+        link.owner.receive(link, count, now)
 
     def bytes_acked(self, link: Link, total: int, now: float) -> None:
         """The peer's system has acknowledged the first ``total`` bytes of what was sent on the link."""
@@ -212,8 +212,7 @@ class Node(SocketHost):
             raise LocalProtocolError(f"{total} bytes acknowledged, {link.sent} were given to the transport")
         if total > link.acked:
             link.acked = total
-            if link.path is not None and link.path.link is link and not link.doubtful:
-                link.path.bytes_acked(total)
+            link.owner.acknowledged(link, total)
 
     def connection_lost(self, link: BaseLink, detail: str, now: float) -> None:
         """A TCP connection has ended, and all bytes that came on it have been handed on."""
@@ -225,8 +224,7 @@ class Node(SocketHost):
 
         Empty where there is nothing to send now; ``take_ready`` tells when there is again.
         """
-        path = link.path
-        return path.data_to_send(limit) if path is not None and path.link is link else []
+        return link.owner.data_to_send(link, limit)
 
     @property
     def pending(self) -> bool:
@@ -275,7 +273,7 @@ class Node(SocketHost):
         return found
 
     def _new_connection(self, local: str, peer: str, tos: int) -> Connection:
-        made = Connection(self, local, peer, tos)
+        made = TcpConnection(self, local, peer, tos)
         past = self.remembered.pop((local, peer), None)
         if past is not None:
             made.recall(past)
