@@ -7,14 +7,11 @@ called by the half of it that everything below can know, its inbox.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from rdstool.protocol.ib.link import IbLink
 from rdstool.protocol.inbox import Inbox
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
-
-if TYPE_CHECKING:
-    from rdstool.protocol.ib.link import IbLink
-    from rdstool.protocol.link import BaseLink, Link
 
 
 @dataclass(frozen=True, slots=True)
