@@ -170,14 +170,12 @@ class Connection(BaseConnection):
 
     def data_to_send(self, link: Link, limit: int) -> list[bytes]:
         """Buffers to write to a TCP connection."""
-        path = self.served_by(link)
-        return path.data_to_send(limit) if path is not None else []
+        return [] if link.path is None else self.paths[link.path].data_to_send(limit)
 
     def acknowledged(self, link: Link, total: int) -> None:
         """The peer's system has acknowledged so many bytes of what was sent on a TCP connection."""
-        path = self.served_by(link)
-        if path is not None and not link.doubtful:
-            path.bytes_acked(total)
+        if link.path is not None and not link.doubtful:
+            self.paths[link.path].bytes_acked(total)
 
     def left(self, message: Outgoing, status: SendStatus) -> None:
         """A message is acknowledged, or given up."""

@@ -33,10 +33,10 @@ class TcpConnection(Connection):
 
         What is wrong with them ends that connection, and nothing else.
         """
-        path = self.served_by(link)
-        if path is None or link.deaf:
+        if link.path is None or link.deaf:
             return
-        counters, deframer = self.node.counters, link.deframer
+        path, node, deframer = self.paths[link.path], self.node, link.deframer
+        counters = node.counters
         counters.tcp_data_ready_calls += 1
         if not link.heard:
             doubtful, link.heard = link.doubtful, True
@@ -61,7 +61,8 @@ class TcpConnection(Connection):
             # The peer does speak RDS: the next loss is answered at once. The kernel does not wait for this proof, and
             # tries without pause to reach one that accepts and closes.
             path.ceiling_ms = 0
-            self.node.silent.pop(self.ends, None)
+            if node.silent:
+                node.silent.pop(self.ends, None)
 
     def _take_frames(self, link: Link, path: Path, frames: list[Frame], began: float, now: float) -> None:
         """Take messages of a path that is known. This is the way of nearly all, so it is kept short."""
