@@ -171,6 +171,16 @@ def test_a_kernel_refuses_what_is_behind_the_end_of_its_memory(meeting: Meeting)
         here.rdma_write(cookie, bytes(4096), peer, timeout_s=TIMEOUT_S)
 
 
+@pytest.mark.parametrize("meeting", [LASTING], indirect=True)
+def test_a_kernel_that_bears_no_end_refuses_what_is_behind_its_memory_too(meeting: Meeting) -> None:
+    """The last test of its guest, whose RDS it ends."""
+    if any(each["peer"] == BROKEN for each in meeting.guest.rds.table("connections")):
+        meeting.guest.reboot()  # the test was run before, and failed
+        meeting.prepare()
+    with offered(meeting, 5005) as (_, _, cookie):
+        assert asyncio.run(played(meeting, [OFFERED], cookie)) == {}
+
+
 @pytest.mark.timeout(900)  # a minute on an idle machine
 @pytest.mark.parametrize(("meeting", "unchecked"), UNCHECKED.items(), indirect=["meeting"])
 async def test_kernels_do_what_scenarios_say(meeting: Meeting, unchecked: set[str]) -> None:
