@@ -33,6 +33,8 @@ from rdstool.capture.streams import Coverage, Endpoint, Stream, StreamTable, Tur
 from rdstool.errors import CaptureError
 from rdstool.protocol.kinds import Transport
 
+CHUNKS_BYTES = 128 << 20
+"""What all processes together look at at once: each takes memory for it."""
 _AHEAD = 3
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
@@ -88,8 +90,8 @@ def files_to_share(paths: tuple[str, ...], options: CaptureOptions) -> MappedFil
     """The files, where several processes can read them and it is worth while."""
     if options.payloads or options.follow or not can_fork():
         return None
-    files = map_files(paths, options.chunk_bytes)
-    if files is not None and files.size <= options.jobs * options.chunk_bytes:
+    files = map_files(paths, min(options.chunk_bytes, CHUNKS_BYTES // options.jobs))
+    if files is not None and files.size <= options.jobs * files.chunk_bytes:
         files.close()
         return None
     return files

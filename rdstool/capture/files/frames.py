@@ -16,7 +16,7 @@ from rdstool.capture.files.source import Input, Wait, open_input, wait_for_growt
 from rdstool.capture.files.window import Window
 from rdstool.errors import CaptureError
 
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 32 << 20
 """How much of a file is looked at at once; a batch of frames is what one chunk brought."""
 DETECTION_BYTES = 24
 """No file of a known format is shorter."""
