@@ -29,7 +29,7 @@ def message_lines(columns: MessageColumns, keep: Ints, more: list[str] | None = 
     more_texts = _more_texts(columns, keep)
     if more is not None:
         more_texts = [f"{text}{added}" for text, added in zip(more_texts, more, strict=True)]
-    rows = columns.batch.rows[keep]
+    rows = columns.batch.rows.take(keep)
     header = rows["header"]
     path_and_kind = (rows["path"].astype("i4") + 1) * len(MessageKind) + rows["kind"]
     credit_and_checksum = (header["credit"].astype("i8") << 24) + (header["checksum"].astype("i8") << 8)

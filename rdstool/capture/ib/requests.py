@@ -11,11 +11,13 @@ from dissectors.wire.infiniband import ATOMIC_ACK_ETH, ATOMIC_ETH, RETH, Opcode
 from dissectors.wire.rds import HEADER_BYTES
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import RdmaKind
+from rdstool.capture.gather import gather
 from rdstool.capture.ib.frames import Frame, Frames
 from rdstool.capture.ib.messages import MAX_ANNOUNCED, MAX_FRAGMENT_BYTES, Joiner
 from rdstool.capture.ib.packets import ENDS, HEADER_OF, PART_OF, STARTS, Packets, Part
 from rdstool.capture.ib.rdma import Operations, Pending
 
+_HEADER = np.dtype(("V", HEADER_BYTES))
 BULK_PACKETS = 48
 """A run of fewer packets is read one at a time: columns cost more than they save."""
 _STARTS, _ENDS, _PART_OF, _HEADER_OF = STARTS.tolist(), ENDS.tolist(), PART_OF.tolist(), HEADER_OF.tolist()
@@ -129,7 +131,7 @@ class RequestReader:
         self, packets: Packets, first: Ints, last: Ints, sizes: Ints, seen: Ints, at: Ints, captured: Ints
     ) -> Frames:
         data = packets.data
-        header = data[at[first][:, None] + np.arange(HEADER_BYTES)]
+        header = gather(data, at.take(first), _HEADER).view(np.uint8).reshape(len(first), HEADER_BYTES)
 
         def payload(start: int, stop: int) -> list[memoryview]:
             view = data.data
