@@ -67,11 +67,11 @@ class RequestReader:
             if self._open is not None:
                 ends = np.flatnonzero(ENDS[packets.opcode])
                 done = int(ends[0]) + 1 if len(ends) else count
-                self._one_by_one(packets.take(slice(0, done)))
+                self._one_by_one(packets.part(slice(0, done)))
             if self._open is None and count - done >= BULK_PACKETS:
-                done += self._units(packets.take(slice(done, count)))
+                done += self._units(packets.part(slice(done, count)))
         if done < count:
-            self._one_by_one(packets.take(slice(done, count)))
+            self._one_by_one(packets.part(slice(done, count)))
 
     def _rises(self, packets: Packets) -> bool:
         """Frame numbers only rise: no packet waited for another."""
