@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from itertools import count
+from multiprocessing.connection import wait
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,9 +29,12 @@ from rdstool.capture.packets.network import Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
 from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
-from rdstool.capture.streams import Coverage, Stream, StreamTable, Turn
+from rdstool.capture.streams import Coverage, Endpoint, Stream, StreamTable, Turn
 from rdstool.errors import CaptureError
+from rdstool.protocol.kinds import Transport
 
+CHUNKS_BYTES = 128 << 20
+"""What all processes together look at at once: each takes memory for it."""
 _AHEAD = 3
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
@@ -52,13 +57,20 @@ class _Table:
     ib: int = 0
 
 
+_Facts = tuple[Transport, Endpoint, Endpoint, bool, int, bool]
+"""What is known of a stream when it is met: the arguments of ``Stream`` behind its number. Handed on much faster."""
+_News = tuple[Turn, int, _Facts]
+"""A stream by the number that its owner gave it."""
+_values = attrgetter(*Coverage.__match_args__)
+
+
 @dataclass(slots=True)
 class _Delivery:
     """What the chunk brought to one owner; streams have the numbers of the owner's own table."""
 
     parts: list[Part]
     settled: int | None
-    news: list[tuple[Turn, Stream]]
+    news: list[_News]
     """Streams that are new, or were changed."""
     about: About | None
     """From the process that read the chunk."""
@@ -68,8 +80,8 @@ class _Delivery:
 class _Last(_Delivery):
     """What an owner has left behind the last chunk."""
 
-    coverage: list[tuple[Coverage, Coverage]]
-    """Of all its streams."""
+    coverage: list[list[tuple[int, ...]]]
+    """Of all its streams: the values of ``Coverage`` of both directions."""
     passed_over: bool
     problem: CaptureError | None
 
@@ -78,8 +90,8 @@ def files_to_share(paths: tuple[str, ...], options: CaptureOptions) -> MappedFil
     """The files, where several processes can read them and it is worth while."""
     if options.payloads or options.follow or not can_fork():
         return None
-    files = map_files(paths, options.chunk_bytes)
-    if files is not None and files.size <= options.jobs * options.chunk_bytes:
+    files = map_files(paths, min(options.chunk_bytes, CHUNKS_BYTES // options.jobs))
+    if files is not None and files.size <= options.jobs * files.chunk_bytes:
         files.close()
         return None
     return files
@@ -144,7 +156,7 @@ class _Worker:
         self._deliver = deliver
         self._streams = StreamTable()
         self._streams.on_news = self._note
-        self._news: list[tuple[Turn, Stream]] = []
+        self._news: list[_News] = []
         self._stages = Stages(share.options, self._streams)
         self._there: dict[int, _Table] = {}
         """Chunks that are on the shelf and wait for this process."""
@@ -156,14 +168,25 @@ class _Worker:
         """Take part until the end of the last file."""
         for chunk in count(self._number, self._share.options.jobs):
             self._reassemble(chunk - self._share.ahead)
-            place: Place = self._share.places[self._number].reader.recv()
+            place = self._next_place()
             behind = self._parse(place)
             if behind.chunk == place.chunk:
                 break
         self._reassemble(behind.chunk)
         parts = self._stages.finish()
-        coverage = [stream.coverage for stream in self._streams.streams]
+        coverage = [[_values(half) for half in stream.coverage] for stream in self._streams.streams]
         self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.passed_over, behind.problem))
+
+    def _next_place(self) -> Place:
+        """Where the next chunk of this process begins. What is there is reassembled until that is known."""
+        places, notices = self._share.places[self._number].reader, self._share.notices[self._number].reader
+        while not places.poll():
+            if self._done in self._there:
+                self._reassemble(self._done + 1)
+            elif notices in wait([places, notices]):
+                self._look()
+        place: Place = places.recv()
+        return place
 
     def _parse(self, place: Place) -> Place:
         """Parse the chunk at ``place`` for all owners, and hand on the place behind it, which it returns."""
@@ -182,12 +205,16 @@ class _Worker:
         """Take the chunks before ``until``, waiting for them."""
         for chunk in range(self._done, until):
             while chunk not in self._there:
-                table: _Table = self._share.notices[self._number].reader.recv()
-                self._there[table.chunk] = table
+                self._look()
             parts, settled = self._stages.feed(*self._own(self._there.pop(chunk)))
             self._deliver(_Delivery(parts, settled, self._news, self._read.pop(chunk, None)))
             self._news = []
             self._done = chunk + 1
+
+    def _look(self) -> None:
+        """Wait for the next chunk on the shelf."""
+        table: _Table = self._share.notices[self._number].reader.recv()
+        self._there[table.chunk] = table
 
     def _spread(self, parsed: Parsed, table: _Table) -> None:
         """Place the packets of each owner on the shelf."""
@@ -209,7 +236,9 @@ class _Worker:
         return Parsed(Segments(data, *tcp), IbPackets(data, *ib)), table.reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
-        self._news.append((turn, stream))
+        known, first_frame = stream.initiator_known, stream.first_frame
+        facts = stream.transport, stream.a, stream.b, known, first_frame, stream.from_start
+        self._news.append((turn, stream.number, facts))
 
 
 def _table_bytes(size: int) -> int:
@@ -240,26 +269,28 @@ class _Numbers:
 
     def renumber(self, deliveries: list[_Delivery]) -> list[Part]:
         """Enter the new streams of one chunk; returns its parts."""
-        news = [(turn, owner, stream) for owner, one in enumerate(deliveries) for turn, stream in one.news]
-        for _, owner, stream in sorted(news, key=lambda item: item[:2]):
-            self._enter(owner, stream)
+        news = [
+            (turn, owner, number, facts) for owner, one in enumerate(deliveries) for turn, number, facts in one.news
+        ]
+        for _, owner, number, facts in sorted(news, key=lambda item: item[:2]):
+            self._enter(owner, number, facts)
         numbers = [np.array(known) for known in self._number]
         return [
             _renumbered(part, number) for one, number in zip(deliveries, numbers, strict=True) for part in one.parts
         ]
 
-    def _enter(self, owner: int, stream: Stream) -> None:
+    def _enter(self, owner: int, own_number: int, facts: _Facts) -> None:
         known = self._number[owner]
-        if stream.number < len(known):
-            number = known[stream.number]
+        if own_number < len(known):
+            number = known[own_number]
             if number >= 0:
-                self._streams[number].a, self._streams[number].b = stream.a, stream.b
+                _, self._streams[number].a, self._streams[number].b, *_ = facts
         elif self._streams.full:
             self._streams.passed_over = True
             known.append(-1)
         else:
             known.append(len(self._streams))
-            self._streams.streams.append(replace(stream, number=len(self._streams)))
+            self._streams.streams.append(Stream(len(self._streams), *facts))
 
     def finish(self, last: list[_Last]) -> None:
         """What is known of streams only at the end."""
@@ -267,7 +298,7 @@ class _Numbers:
             self._streams.passed_over |= one.passed_over
             for number, coverage in zip(self._number[owner], one.coverage, strict=True):
                 if number >= 0:
-                    self._streams[number].coverage = coverage
+                    self._streams[number].coverage = Coverage(*coverage[0]), Coverage(*coverage[1])
 
 
 def _renumbered(part: Part, number: NDArray[Any]) -> Part:
