@@ -133,7 +133,8 @@ def _capture(found: Collector, frames: FrameCounts) -> CaptureSummary:
     passed_over = {
         "other TCP ports": frames.tcp_other,
         "other UDP ports": frames.udp_other,
-        "IP fragments": frames.fragments,
+        "IP fragments put together": frames.fragments,
+        "IP fragments whose others are missing": frames.fragments_lost,
         "ARP": frames.arp,
         "other IP protocols": frames.other_protocols.total(),
         "other EtherTypes": frames.other_ethertypes.total(),
