@@ -330,7 +330,7 @@ def _socket(found: Collector, number: int, coverage: dict[bytes, float | None]) 
     received_messages, received_bytes = count_of(received, (number,))
     span = Span.of([(sent, (number,)), (received, (number,))])
     known = number < len(acks.socket_outcomes)
-    outcomes = acks.socket_outcomes[number] if known else np.zeros(OUTCOMES, np.int64)
+    outcomes = acks.socket_outcomes[number].tolist() if known else [0] * OUTCOMES
     return SocketStats(
         address=socket.host,
         port=socket.port,
