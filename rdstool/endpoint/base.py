@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Self
 
@@ -12,7 +13,7 @@ from rdstool.protocol import sockets as engine
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import Memory, RdmaFlags
-from rdstool.protocol.received import Poll
+from rdstool.protocol.received import Poll, ReceivedMessage, Timestamp
 
 if TYPE_CHECKING:
     from rdstool.transport.driver import Driver
@@ -24,6 +25,7 @@ _SOCKADDR_IN = struct.Struct(">2xH4s8x")
 _SOCKADDR_IN6 = struct.Struct(">2xH4x16s4x")
 _TIMEVAL = struct.Struct("@ll")
 _INT = struct.Struct("@i")
+_TIMESTAMPS = {c.SO_TIMESTAMP, c.SO_TIMESTAMP_NEW}
 
 
 class SocketBase:
@@ -90,6 +92,8 @@ class SocketBase:
             if not isinstance(value, bytes) or not value or len(value) < 1 + value[0]:
                 raise SocketError(errno.EINVAL, "latency points are a count byte and as many point bytes")
             inner.trace_latency(*value[1 : 1 + value[0]])
+        elif option in _TIMESTAMPS:
+            inner.timestamps = bool(_number(value))
         else:
             raise SocketError(errno.ENOPROTOOPT, f"RDS has no option {option} that can be set here")
 
@@ -108,6 +112,13 @@ class SocketBase:
                 self.send_timeout_s = seconds
             else:
                 self.receive_timeout_s = seconds
+        elif option in _TIMESTAMPS:
+            self._inner.timestamps = bool(_number(value))
+        elif option == c.SO_ZEROCOPY:
+            on = _number(value)
+            if on not in {0, 1}:
+                raise SocketError(errno.EINVAL, f"zerocopy is on or off, 1 or 0, not {on}")
+            self._inner.zerocopy = bool(on)
         else:
             raise SocketError(errno.ENOPROTOOPT, f"option {option} has no meaning for RDS")
 
@@ -119,6 +130,8 @@ class SocketBase:
             (c.SOL_RDS, c.SO_RDS_TRANSPORT): inner.get_transport(),
             (c.SOL_SOCKET, c.SO_SNDBUF): 2 * inner.sndbuf,
             (c.SOL_SOCKET, c.SO_RCVBUF): 2 * inner.rcvbuf,
+            (c.SOL_SOCKET, c.SO_ZEROCOPY): int(inner.zerocopy),
+            **{(c.SOL_SOCKET, option): int(inner.timestamps) for option in _TIMESTAMPS},
         }
         if (level, option) not in known:
             raise SocketError(errno.ENOPROTOOPT, f"option {option} of level {level} cannot be read")
@@ -160,6 +173,14 @@ class SocketBase:
         """RDS_FREE_MR: no peer can use the memory any more. Raises ``SocketError`` (EINVAL) where it is not ours."""
         with self._driver.lock:
             self._inner.free_memory(cookie)
+
+    # ---- Receiving
+
+    def _dated(self, message: ReceivedMessage) -> ReceivedMessage:
+        """With times of day instead of the engine's."""
+        since = time.time() - self._driver.now()
+        dated = (Timestamp(since + item.time) if isinstance(item, Timestamp) else item for item in message.control)
+        return message._replace(control=tuple(dated))
 
     # ---- State
 

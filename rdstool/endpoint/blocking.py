@@ -202,6 +202,9 @@ class Socket(SocketBase):
 
         Raises without waiting ``WouldBlock`` (EAGAIN); ``TimeoutError`` after the timeout.
         """
+        return self._receive(size, flags, with_control=True)
+
+    def _receive(self, size: int | None, flags: int, *, with_control: bool) -> ReceivedMessage:
         driver, inner = self._driver, self._inner
         if not self._blocking:
             flags |= MSG_DONTWAIT
@@ -209,19 +212,19 @@ class Socket(SocketBase):
         with driver.lock:
             while True:
                 try:
-                    message = inner.recvmsg(size, now=driver.now(), flags=flags)
+                    message = inner.recvmsg(size, now=driver.now(), flags=flags, with_control=with_control)
                 except WouldBlock as reason:
                     deadline = self._blocked(reason, flags, self.receive_timeout_s, deadline)
                 else:
                     driver.kick()
                     if self._signalled:
                         self._signal()
-                    return message
+                    return self._dated(message) if inner.timestamps else message
 
     def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
         """The next message with its sender; notifications are passed over."""
         while True:
-            message = self.recvmsg(size)
+            message = self._receive(size, 0, with_control=False)
             if message.address:
                 return message.data, (message.address, message.port)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rdstool.protocol.inbox import MSG_OOB, MSG_PEEK, MSG_TRUNC
+from rdstool.protocol.inbox import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC
 from rdstool.protocol.received import Poll
-from rdstool.protocol.sockets import MSG_DONTWAIT, TRANSPORT_NONE
+from rdstool.protocol.sockets import TRANSPORT_NONE
+from rdstool.protocol.zerocopy import MSG_ZEROCOPY
 
 AF_RDS = PF_RDS = 21
 SOL_RDS = 276
@@ -25,6 +26,9 @@ SO_SNDBUF = 7
 SO_RCVBUF = 8
 SO_RCVTIMEO = 20
 SO_SNDTIMEO = 21
+SO_TIMESTAMP = 29
+SO_ZEROCOPY = 60
+SO_TIMESTAMP_NEW = 63
 
 __all__ = [
     "AF_RDS",
@@ -32,6 +36,7 @@ __all__ = [
     "MSG_OOB",
     "MSG_PEEK",
     "MSG_TRUNC",
+    "MSG_ZEROCOPY",
     "PF_RDS",
     "RDS_CANCEL_SENT_TO",
     "RDS_CONG_MONITOR",
@@ -47,5 +52,8 @@ __all__ = [
     "SO_RDS_TRANSPORT",
     "SO_SNDBUF",
     "SO_SNDTIMEO",
+    "SO_TIMESTAMP",
+    "SO_TIMESTAMP_NEW",
+    "SO_ZEROCOPY",
     "Poll",
 ]

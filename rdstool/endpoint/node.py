@@ -267,14 +267,17 @@ class AsyncSocket(SocketBase):
 
         Raises with MSG_DONTWAIT ``WouldBlock`` instead of waiting; ``TimeoutError`` after ``receive_timeout_s``.
         """
+        return await self._receive(size, flags, with_control=True)
+
+    async def _receive(self, size: int | None, flags: int, *, with_control: bool) -> ReceivedMessage:
         driver, inner = self._driver, self._inner
         deadline: float | None = None
         while True:
             try:
                 with driver.lock:
-                    message = inner.recvmsg(size, now=driver.now(), flags=flags)
+                    message = inner.recvmsg(size, now=driver.now(), flags=flags, with_control=with_control)
                     driver.kick()
-                    return message
+                    return self._dated(message) if inner.timestamps else message
             except WouldBlock as reason:
                 if flags & MSG_DONTWAIT:
                     raise
@@ -285,7 +288,7 @@ class AsyncSocket(SocketBase):
     async def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
         """The next message with its sender; notifications are passed over."""
         while True:
-            message = await self.recvmsg(size)
+            message = await self._receive(size, 0, with_control=False)
             if message.address:
                 return message.data, (message.address, message.port)
 

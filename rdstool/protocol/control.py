@@ -1,4 +1,4 @@
-"""Control messages of RDMA and atomics: what a program hands to sendmsg, and gets from recvmsg (protocol.md §8, §9.2).
+"""Control messages that a program hands to sendmsg: of RDMA, atomics and zerocopy (protocol.md §8, §9.2).
 
 Here memory is given as a buffer, where the kernel's structures have its address. ``flags`` are
 :class:`~rdstool.protocol.ib.memory.RdmaFlags`; a ``token`` comes back in the notification that NOTIFY_ME asks for.
@@ -105,5 +105,13 @@ class CompareSwap:
         return self.compare_mask != ALL_BITS or self.swap_mask != ALL_BITS
 
 
+@dataclass(frozen=True, slots=True)
+class ZerocopyCookie:
+    """RDS_CMSG_ZCOPY_COOKIE: the caller's number for a message with MSG_ZEROCOPY, which ZerocopyCompletion tells."""
+
+    cookie: int
+
+
 Atomic = FetchAdd | CompareSwap
-SendControl = RdmaArgs | RdmaDest | RdmaMap | FetchAdd | CompareSwap
+RdmaControl = RdmaArgs | RdmaDest | RdmaMap | FetchAdd | CompareSwap
+SendControl = RdmaControl | ZerocopyCookie

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING
 from rdstool.protocol.congestion import crossing
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
-from rdstool.protocol.received import CongestionUpdate, Latency, Notification, ReceivedControl, ReceivedMessage
+from rdstool.protocol.received import (
+    ZCOPY_BATCH,
+    CongestionUpdate,
+    Latency,
+    Notification,
+    ReceivedControl,
+    ReceivedMessage,
+    Timestamp,
+    ZerocopyCompletion,
+)
 
 if TYPE_CHECKING:
     from rdstool.protocol.link import Link
     from rdstool.protocol.node import Node
 
 # Linux's numbers, plain integers because recvmsg tests them for every message.
-MSG_OOB, MSG_PEEK, MSG_TRUNC = 0x1, 0x2, 0x20
+MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT = 0x1, 0x2, 0x20, 0x40
 
 LATENCY_POINTS = 3
 """Points of the receive path that can be traced (``RDS_MSG_RX_DGRAM_TRACE_MAX``)."""
@@ -28,6 +37,7 @@ class Inbox(ABC):
     """Messages and notifications for one socket."""
 
     __slots__ = (
+        "_buffers_free",
         "_latency",
         "_notifications",
         "_readable_told",
@@ -38,6 +48,7 @@ class Inbox(ABC):
         "rcvbuf",
         "receive_bytes",
         "received",
+        "timestamps",
         "updates",
     )
 
@@ -57,8 +68,12 @@ class Inbox(ABC):
         """Bits of destinations to which a non-blocking send failed."""
         self.updates = 0
         """Bits that changed and are to be reported."""
+        self.timestamps = False
+        """SO_TIMESTAMP: tell with each message when it came."""
         self._latency: tuple[int, ...] = ()
         self._notifications: deque[Notification] = deque()
+        self._buffers_free: deque[int] = deque()
+        """Cookies of zerocopy that are to be reported."""
         self._readable_told = False
 
     @abstractmethod
@@ -100,10 +115,13 @@ class Inbox(ABC):
             self.tell_readable()
         return True
 
-    def recvmsg(self, size: int | None = None, *, now: float, flags: int = 0) -> ReceivedMessage:
+    def recvmsg(
+        self, size: int | None = None, *, now: float, flags: int = 0, with_control: bool = True
+    ) -> ReceivedMessage:
         """The next notification or message, cut to ``size`` bytes (None: whole).
 
-        Raises ``WouldBlock`` (EAGAIN) where there is none.
+        Completions of zerocopy come with a message, or alone where there is none and MSG_DONTWAIT is given, as the
+        kernel has it; without room for control messages they wait. Raises ``WouldBlock`` (EAGAIN) where there is none.
         """
         if flags & MSG_OOB:
             return ReceivedMessage(b"", "", 0, 0)
@@ -111,6 +129,8 @@ class Inbox(ABC):
             return self._control(peek=bool(flags & MSG_PEEK))
         if not self.received:
             self._readable_told = False
+            if self._buffers_free and with_control and flags & MSG_DONTWAIT:
+                return ReceivedMessage(b"", "", 0, 0, 0, (self._completion(),))
             raise WouldBlock(errno.EAGAIN, "there is no message", Wait.MESSAGE)
         payload, address, port, began, queued, cookie = self.received[0]
         counters = self.node.counters
@@ -129,10 +149,10 @@ class Inbox(ABC):
                 self._readable_told = False
         data = payload if size is None or length <= size else payload[:size]
         control: tuple[ReceivedControl, ...] = ()
-        if self._latency:
-            control = (self._trace(began, queued, now),)
-        if cookie is not None:
-            control += (RdmaDest(cookie),)
+        if cookie is not None or self.timestamps or self._latency:
+            control = self._beside(cookie, began, queued, now)
+        if self._buffers_free and with_control:
+            control += (self._completion(),)
         answered = length if flags & MSG_TRUNC else len(data)
         told = MSG_TRUNC if len(data) < length else 0
         # As ReceivedMessage(...), in a third of the time.
@@ -157,6 +177,26 @@ class Inbox(ABC):
             self._readable_told = False
         return ReceivedMessage(b"", "", 0, 0, 0, control)
 
+    def buffer_free(self, cookie: int) -> None:
+        """A message that was sent with zerocopy is acknowledged, or given up."""
+        self._buffers_free.append(cookie)
+        self.tell_readable()
+
+    def _completion(self) -> ZerocopyCompletion:
+        waiting = self._buffers_free
+        return ZerocopyCompletion(tuple(waiting.popleft() for _ in range(min(len(waiting), ZCOPY_BATCH))))
+
+    def _beside(self, cookie: int | None, began: float, queued: float, now: float) -> tuple[ReceivedControl, ...]:
+        """What is told with a message, in the kernel's order (``recv.c``, ``rds_cmsg_recv``)."""
+        control: list[ReceivedControl] = []
+        if cookie is not None:
+            control.append(RdmaDest(cookie))
+        if self.timestamps:
+            control.append(Timestamp(queued))
+        if self._latency:
+            control.append(self._trace(began, queued, now))
+        return tuple(control)
+
     def _trace(self, began: float, queued: float, now: float) -> Latency:
         took = (0, round((queued - began) * _NS), round((now - queued) * _NS))
         return Latency(self._latency, tuple(took[point] for point in self._latency))
@@ -177,7 +217,7 @@ class Inbox(ABC):
     @property
     def readable(self) -> bool:
         """There is something to read."""
-        return bool(self.received or self._notifications or self.updates)
+        return bool(self.received or self._notifications or self.updates or self._buffers_free)
 
     def map_updated(self, mask: int) -> None:
         """A peer's congestion map has come; ``mask`` has the bits that may have changed."""

@@ -19,7 +19,19 @@ class Outgoing:
     cancelled.
     """
 
-    __slots__ = ("ack_required", "dport", "early", "end", "exthdr", "payload", "sequence", "socket", "sport", "token")
+    __slots__ = (
+        "ack_required",
+        "dport",
+        "early",
+        "end",
+        "exthdr",
+        "payload",
+        "sequence",
+        "socket",
+        "sport",
+        "token",
+        "zerocopy",
+    )
 
     def __init__(
         self,
@@ -29,6 +41,7 @@ class Outgoing:
         payload: bytes = b"",
         token: int | None = None,
         exthdr: bytes = NO_EXTENSIONS,
+        zerocopy: int | None = None,
     ) -> None:
         self.socket = socket
         """Whose send buffer it counts in; None for pongs and handshake messages."""
@@ -38,6 +51,8 @@ class Outgoing:
         self.token = token
         """The caller's number for it, by which its end is reported; None where nobody asked."""
         self.exthdr = exthdr
+        self.zerocopy = zerocopy
+        """The caller's number for its buffer, by which it learns that it may change it (``zerocopy.py``)."""
         self.ack_required = False
         """Over InfiniBand: the sender's buffer fills, so the peer is to acknowledge at once (§7.5)."""
         self.sequence = 0

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.reasons import SendStatus
 
+ZCOPY_BATCH = 8
+"""``RDS_MAX_ZCOOKIES``."""
+
 
 class Poll(IntFlag):
     """What ``poll`` answers, with Linux's numbers."""
@@ -31,6 +34,13 @@ class Notification(NamedTuple):
     status: SendStatus
 
 
+class ZerocopyCompletion(NamedTuple):
+    """RDS_CMSG_ZCOPY_COMPLETION: messages sent with zerocopy whose buffers are the caller's own again."""
+
+    cookies: tuple[int, ...]
+    """Their numbers, ``ZCOPY_BATCH`` at most; what is left comes with the next call."""
+
+
 class Latency(NamedTuple):
     """RDS_CMSG_RXPATH_LATENCY: nanoseconds on the way from the wire to the reader."""
 
@@ -39,7 +49,14 @@ class Latency(NamedTuple):
     nanoseconds: tuple[int, ...]
 
 
-ReceivedControl = CongestionUpdate | Notification | Latency | RdmaDest
+class Timestamp(NamedTuple):
+    """SCM_TIMESTAMP: when a message came to its socket."""
+
+    time: float
+    """Seconds: of the engine's clock where the engine gives it, since 1970 (UTC) where a program gets it."""
+
+
+ReceivedControl = CongestionUpdate | Notification | ZerocopyCompletion | Timestamp | Latency | RdmaDest
 """Control messages that ``recvmsg`` gives."""
 
 

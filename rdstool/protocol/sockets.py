@@ -13,28 +13,29 @@ from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family
 from rdstool.protocol.congestion import monitor_bit
-from rdstool.protocol.control import SendControl
+from rdstool.protocol.control import RdmaControl, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory, RdmaFlags, SocketMemory
 from rdstool.protocol.ib.requests import check, make_message
-from rdstool.protocol.inbox import Inbox
+from rdstool.protocol.inbox import MSG_DONTWAIT, Inbox
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.names import PORTS, checked_address, checked_host, checked_port
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.pathhash import jhash_1word
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification, Poll
+from rdstool.protocol.zerocopy import MSG_ZEROCOPY, take_cookie
 
 if TYPE_CHECKING:
     from rdstool.protocol.base_connection import BaseConnection
     from rdstool.protocol.loopback import LoopbackConnection
     from rdstool.protocol.node import Node
 
-MSG_DONTWAIT = 0x40
-"""Linux's number, a plain integer because sendmsg tests it for every message."""
 TRANSPORT_NONE = -1
 """``RDS_TRANS_NONE``: what an unbound socket answers."""
 _FIRST_PORT = 2
+_NO_OPERATIONS: Sequence[RdmaControl] = ()
+_SEND_FLAGS = MSG_DONTWAIT | MSG_ZEROCOPY
 
 
 class Socket(Inbox):
@@ -58,6 +59,7 @@ class Socket(Inbox):
         "sndbuf",
         "tos",
         "transport",
+        "zerocopy",
     )
 
     def __init__(self, node: Node) -> None:
@@ -80,6 +82,8 @@ class Socket(Inbox):
         """RDS_CONG_MONITOR."""
         self.recverr = False
         """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
+        self.zerocopy = False
+        """SO_ZEROCOPY."""
         self.memory: SocketMemory | None = None
         """What it offers for RDMA; None where it never did."""
         self.closed = False
@@ -152,12 +156,12 @@ class Socket(Inbox):
     ) -> int:
         """Queue one message; gives its length. ``port`` 0 pings. With ``token``, its end is reported.
 
-        ``control`` has RDMA or an atomic to be done first, or memory to offer (InfiniBand).
+        ``control`` has RDMA or an atomic to be done first, or memory to offer (InfiniBand); with MSG_ZEROCOPY a cookie.
 
         Raises ``SocketError`` as sendmsg(2) in this order (§9.4): EOPNOTSUPP, EINVAL, ENOTCONN, EOPNOTSUPP, EMSGSIZE;
         then ``WouldBlock``: ENOBUFS where the destination is congested, EAGAIN where the send buffer is full.
         """
-        if flags & ~MSG_DONTWAIT:
+        if flags & ~_SEND_FLAGS:
             raise SocketError(errno.EOPNOTSUPP, f"sendmsg does not take flags {flags:#x}")
         if address is None:
             if self.peer is None:
@@ -168,8 +172,9 @@ class Socket(Inbox):
         if length > self.sndbuf or length > MAX_MESSAGE_BYTES:
             limit = min(self.sndbuf, MAX_MESSAGE_BYTES)
             raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {limit}")
-        if control:
-            check(self, control, connection.transport)
+        cookie, operations = None, _NO_OPERATIONS
+        if control or flags & MSG_ZEROCOPY:
+            cookie, operations = self._checked(control, flags, length, connection.transport)
         if connection.peer_map.bits is not None and connection.congested(port):
             self._congested(connection, port, flags, now)
         if self.send_bytes >= self.sndbuf:
@@ -180,15 +185,25 @@ class Socket(Inbox):
         if now != node.now:
             node.check_clock(now)
         payload = data if type(data) is bytes else bytes(data)
-        if control:
-            message = make_message(self, port, payload, control, token)
+        if operations:
+            message = make_message(self, port, payload, operations, token)
         else:
-            message = Outgoing(self, self.port, port, payload, token)
+            message = Outgoing(self, self.port, port, payload, token, zerocopy=cookie)
         self.send_bytes += length
         self.outstanding += 1
         node.counters.send_queued += 1
         connection.send(message, self.hash, now)
         return length
+
+    def _checked(
+        self, control: Sequence[SendControl], flags: int, length: int, transport: str
+    ) -> tuple[int | None, Sequence[RdmaControl]]:
+        """The cookie of zerocopy, and what is left to do before the message is sent."""
+        wanted = bool(flags & MSG_ZEROCOPY)
+        cookie, operations = take_cookie(control, length, transport, wanted=wanted, enabled=self.zerocopy)
+        if operations:
+            check(self, operations, transport)
+        return cookie, operations
 
     def _route(self, address: str, port: int) -> BaseConnection | LoopbackConnection:
         destination = checked_host(address)
@@ -223,6 +238,8 @@ class Socket(Inbox):
 
     def message_left(self, message: Outgoing, status: SendStatus) -> None:
         """One of our messages is acknowledged or given up: its room is free."""
+        if message.zerocopy is not None:
+            self.buffer_free(message.zerocopy)
         token = message.token
         if token is not None or (self.recverr and status):
             self.notify(token or 0, status)

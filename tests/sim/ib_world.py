@@ -6,9 +6,9 @@ from rdstool.protocol.config import Settings
 from rdstool.protocol.control import FetchAdd
 from rdstool.protocol.errors import LocalProtocolError, WouldBlock
 from rdstool.protocol.ib.memory import RdmaFlags
+from rdstool.protocol.inbox import MSG_DONTWAIT
 from rdstool.protocol.profile import LINUX_6, LINUX_7
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.sockets import MSG_DONTWAIT
 from tests.sim.host import Host
 from tests.sim.ib_host import BLACKOUT_S, IbHost
 from tests.sim.model import Bound, Model, Sent, Violation

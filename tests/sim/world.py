@@ -9,8 +9,8 @@ from random import Random
 from rdstool.protocol import events
 from rdstool.protocol.config import Limits, Settings
 from rdstool.protocol.errors import LocalProtocolError, SocketError, WouldBlock
+from rdstool.protocol.inbox import MSG_DONTWAIT
 from rdstool.protocol.profile import LINUX_6, LINUX_7, SINGLE_PATH, Profile
-from rdstool.protocol.sockets import MSG_DONTWAIT
 from tests.sim.clock import Clock
 from tests.sim.host import Host
 from tests.sim.model import Bound, Model, Violation

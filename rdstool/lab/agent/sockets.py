@@ -29,7 +29,13 @@ _SIGNAL_AFTER_S = 0.5
 """After the time in which the kernel should have given up by itself."""
 
 _EVENTS = {"in": select.POLLIN, "out": select.POLLOUT, "band": select.POLLWRBAND}
-_FLAGS = {"peek": socket.MSG_PEEK, "trunc": socket.MSG_TRUNC, "nonblocking": socket.MSG_DONTWAIT, "oob": socket.MSG_OOB}
+_FLAGS = {
+    "peek": socket.MSG_PEEK,
+    "trunc": socket.MSG_TRUNC,
+    "nonblocking": socket.MSG_DONTWAIT,
+    "oob": socket.MSG_OOB,
+    "zerocopy": 0x4000000,
+}
 
 Record = dict[str, Any]
 

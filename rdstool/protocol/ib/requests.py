@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dissectors.wire.extensions import Extension, Rdma, RdmaBytes, build_extensions
 from dissectors.wire.extensions import RdmaDest as RdmaDestHeader
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
-from rdstool.protocol.control import ATOMIC_BYTES, CompareSwap, FetchAdd, RdmaArgs, RdmaDest, RdmaMap, SendControl
+from rdstool.protocol.control import ATOMIC_BYTES, CompareSwap, FetchAdd, RdmaArgs, RdmaControl, RdmaDest, RdmaMap
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import RdmaFlags, split_cookie
 from rdstool.protocol.ib.operations import (
@@ -29,7 +29,7 @@ MAX_PIECES = 1024
 """Pieces of local memory of one operation (``UIO_MAXIOV``)."""
 
 
-def check(socket: Socket, control: Sequence[SendControl], transport: str) -> None:
+def check(socket: Socket, control: Sequence[RdmaControl], transport: str) -> None:
     """Raises ``SocketError``, as sendmsg(2) does for these control messages (§8.3, §9.5)."""
     if transport != "ib":
         if any(isinstance(item, RdmaDest) for item in control):
@@ -67,7 +67,7 @@ def _check_args(args: RdmaArgs) -> None:
 
 
 def make_message(
-    socket: Socket, dport: int, payload: bytes, control: Sequence[SendControl], token: int | None
+    socket: Socket, dport: int, payload: bytes, control: Sequence[RdmaControl], token: int | None
 ) -> Outgoing:
     """The message, after ``check``: memory is registered from here on."""
     item = control[0]

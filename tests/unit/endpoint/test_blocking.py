@@ -6,6 +6,7 @@ import errno
 import random
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +14,16 @@ from pathlib import Path
 import pytest
 
 import rdstool
+from rdstool.endpoint import constants as c
 from rdstool.endpoint.stack import Stack
 from rdstool.errors import TransportError
+from rdstool.protocol.control import ZerocopyCookie
 from rdstool.protocol.errors import SocketError
+from rdstool.protocol.received import Timestamp, ZerocopyCompletion
 from tests.kit.loopback import own_addresses
+
+CLOCK_STEP_S = 1.0
+"""How far the two clocks of the system may drift from each other while a test runs."""
 
 
 @pytest.fixture
@@ -208,6 +215,38 @@ def test_drain_waits_until_the_peer_has_everything(ends: tuple[rdstool.Socket, r
         one.sendto(bytes(2000), other.getsockname())
     one.drain(timeout_s=30)
     assert one.unacknowledged == 0
+
+
+def test_zerocopy_tells_by_a_cookie_when_a_buffer_is_free(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    buffer = bytearray(b"x" * 5000)
+    one.setsockopt(c.SOL_SOCKET, c.SO_ZEROCOPY, 1)
+    assert one.getsockopt(c.SOL_SOCKET, c.SO_ZEROCOPY) == 1
+    one.sendmsg(buffer, other.getsockname(), flags=c.MSG_ZEROCOPY, control=[ZerocopyCookie(77)])
+    one.drain(timeout_s=30)
+    buffer[:] = bytes(5000)
+    assert one.poll() & c.Poll.IN
+    assert one.recvmsg(flags=c.MSG_DONTWAIT).control == (ZerocopyCompletion((77,)),)
+    assert other.recv() == b"x" * 5000
+    with pytest.raises(SocketError) as problem:
+        one.setsockopt(c.SOL_SOCKET, c.SO_ZEROCOPY, 2)
+    assert problem.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("level", [c.SOL_SOCKET, c.SOL_RDS])
+def test_with_timestamps_each_message_tells_when_it_came(
+    ends: tuple[rdstool.Socket, rdstool.Socket], level: int
+) -> None:
+    one, other = ends
+    other.setsockopt(level, c.SO_TIMESTAMP, 1)
+    assert other.getsockopt(c.SOL_SOCKET, c.SO_TIMESTAMP) == 1
+    before = time.time()
+    one.sendto(b"x", other.getsockname())
+    one.drain(timeout_s=30)
+    after = time.time()
+    (told,) = other.recvmsg().control
+    assert isinstance(told, Timestamp)
+    assert before - CLOCK_STEP_S < told.time < after + CLOCK_STEP_S
 
 
 def test_options_that_are_set_before_bind_stay_with_the_socket() -> None:

@@ -13,13 +13,14 @@ import pytest
 import pytest_asyncio
 
 from rdstool.capture.pipeline import open_capture
+from rdstool.endpoint import constants as c
 from rdstool.endpoint.blocking import Socket
 from rdstool.endpoint.constants import RDS_TRANS_IB, RDS_TRANS_TCP, SO_RDS_TRANSPORT, SOL_RDS
 from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.node import AsyncSocket, Node
 from rdstool.endpoint.stack import Stack
 from rdstool.protocol.config import Settings
-from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap
+from rdstool.protocol.control import RdmaArgs, RdmaDest, RdmaMap, ZerocopyCookie
 from rdstool.protocol.errors import RdmaError, SocketError
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.kinds import MessageKind, Transport
@@ -61,6 +62,13 @@ async def test_messages_of_all_sizes_arrive_both_ways(pair: Pair) -> None:
         assert await got(pair.near) == data
     await asyncio.wait_for(pair.near.drain(), LIMIT_S)
     assert pair.near.unacknowledged == 0
+
+
+async def test_there_is_no_zerocopy(pair: Pair) -> None:
+    pair.near.setsockopt(c.SOL_SOCKET, c.SO_ZEROCOPY, 1)
+    with pytest.raises(SocketError) as caught:
+        await pair.near.sendmsg(b"x", pair.far.getsockname(), flags=c.MSG_ZEROCOPY, control=[ZerocopyCookie(1)])
+    assert caught.value.errno == errno.EOPNOTSUPP
 
 
 def test_one_address_and_port_has_a_socket_of_each_transport() -> None:

@@ -8,13 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from rdstool.protocol import events
+from rdstool.protocol.control import ZerocopyCookie
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
-from rdstool.protocol.inbox import MSG_OOB, MSG_PEEK, MSG_TRUNC
+from rdstool.protocol.inbox import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_6
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.received import CongestionUpdate, Latency, Notification, Poll
-from rdstool.protocol.sockets import MSG_DONTWAIT, Socket
+from rdstool.protocol.received import CongestionUpdate, Latency, Notification, Poll, Timestamp, ZerocopyCompletion
+from rdstool.protocol.sockets import Socket
+from rdstool.protocol.zerocopy import MSG_ZEROCOPY
 from tests.unit.protocol.driving import (
     LARGE,
     SMALL,
@@ -240,6 +242,82 @@ def test_messages_with_a_token_report_their_end() -> None:
     assert events.SendFinished(sender, 7, SendStatus.ACKNOWLEDGED) in wire.run()
     assert Poll.IN in sender.poll()
     assert sender.recvmsg(now=0.0).control == (Notification(7, SendStatus.ACKNOWLEDGED),)
+
+
+def zerocopy_socket(node: Node) -> Socket:
+    socket = bound(node)
+    socket.zerocopy = True
+    return socket
+
+
+def test_with_zerocopy_a_sender_learns_that_its_buffer_is_free_once_the_peer_has_the_message() -> None:
+    small, large, wire = pair(paths=1)
+    sender, receiver = zerocopy_socket(small), bound(large)
+    wire.acknowledging = False
+    sender.sendmsg(bytearray(b"abc"), LARGE, 4000, now=0.0, flags=MSG_ZEROCOPY, control=[ZerocopyCookie(7)])
+    wire.run()
+    assert received(receiver) == [b"abc"]
+    fails(errno.EAGAIN, lambda: sender.recvmsg(now=0.0, flags=MSG_DONTWAIT))
+    link = connection_of(small, LARGE).paths[0].link
+    assert link is not None
+    small.bytes_acked(link, link.sent, 0.0)
+    assert events.SocketReadable(sender) in wire.run()
+    assert sender.readable
+    assert sender.recvmsg(now=0.0, flags=MSG_DONTWAIT).control == (ZerocopyCompletion((7,)),)
+    assert not sender.readable
+
+
+def test_completions_come_eight_at_a_time_with_messages_or_alone_to_who_does_not_wait() -> None:
+    small, large, wire = pair()
+    sender, other = zerocopy_socket(small), bound(large)
+    for cookie in range(20):
+        sender.sendmsg(b"x", LARGE, 4000, now=0.0, flags=MSG_ZEROCOPY, control=[ZerocopyCookie(cookie)])
+    other.sendmsg(b"first", SMALL, 4000, now=0.0)
+    other.sendmsg(b"second", SMALL, 4000, now=0.0)
+    wire.run()
+    assert sender.recvmsg(now=0.0).control == (ZerocopyCompletion(tuple(range(8))),)
+    second = sender.recvmsg(now=0.0, with_control=False)
+    assert (second.data, second.control) == (b"second", ())
+    fails(errno.EAGAIN, lambda: sender.recvmsg(now=0.0))
+    alone = [sender.recvmsg(now=0.0, flags=MSG_DONTWAIT).control for _ in range(2)]
+    assert alone == [(ZerocopyCompletion(tuple(range(8, 16))),), (ZerocopyCompletion(tuple(range(16, 20))),)]
+    fails(errno.EAGAIN, lambda: sender.recvmsg(now=0.0, flags=MSG_DONTWAIT))
+
+
+def test_the_buffer_of_a_message_that_was_given_up_is_free() -> None:
+    socket = zerocopy_socket(make_node())
+    socket.sendmsg(b"x", LARGE, 4000, now=0.0, flags=MSG_ZEROCOPY, control=[ZerocopyCookie(1)])
+    socket.cancel_sent_to(LARGE, 4000)
+    assert socket.recvmsg(now=0.0, flags=MSG_DONTWAIT).control == (ZerocopyCompletion((1,)),)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "flags", "cookies", "data"),
+    [
+        (True, MSG_ZEROCOPY, (), b"x"),
+        (False, MSG_ZEROCOPY, (1,), b"x"),
+        (True, 0, (1,), b"x"),
+        (True, MSG_ZEROCOPY, (1,), b""),
+    ],
+    ids=["no cookie", "not enabled", "no flag", "no payload"],
+)
+def test_zerocopy_needs_the_option_the_flag_a_cookie_and_a_payload(
+    enabled: bool, flags: int, cookies: tuple[int, ...], data: bytes
+) -> None:
+    socket = bound(make_node())
+    socket.zerocopy = enabled
+    control = [ZerocopyCookie(number) for number in cookies]
+    fails(errno.EINVAL, lambda: socket.sendmsg(data, LARGE, 4000, now=0.0, flags=flags, control=control))
+    assert socket.outstanding == 0
+
+
+def test_with_timestamps_a_message_tells_when_it_was_queued() -> None:
+    small, large, wire = pair()
+    sender, receiver = bound(small), bound(large)
+    receiver.timestamps = True
+    sender.sendmsg(b"x", LARGE, 4000, now=0.0)
+    wire.run(2.5)
+    assert receiver.recvmsg(now=4.0).control == (Timestamp(2.5),)
 
 
 def test_recverr_reports_what_was_given_up_unasked() -> None:
