@@ -6,8 +6,9 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 
+from rdstool.capture.limits import MAX_PROCESSES
 from rdstool.capture.reading import Reading, read_here
-from rdstool.capture.stages import MAX_PROCESSES, CaptureOptions, Decoded, Joining, Ordering, Reach, Stages, Step
+from rdstool.capture.stages import CaptureOptions, Decoded, Joining, Ordering, Reach, Stages, Step
 from rdstool.capture.streams import StreamTable
 from rdstool.errors import CaptureError
 

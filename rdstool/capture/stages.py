@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from rdstool.capture.packets.fragments import Datagrams
 
 
-MAX_PROCESSES = 8
-"""Processes that share the work at most: each takes memory, and more would wait for the one that orders all."""
-
-
 @dataclass(frozen=True, slots=True)
 class CaptureOptions:
     """How to read. The defaults fit a capture of RDS on its own ports."""
@@ -47,7 +43,7 @@ class CaptureOptions:
     """Wait for more at the end of the last file."""
     jobs: int = 1
     """Processes that share the work up to messages, where the files are plain and longer than a chunk for each;
-    no more than ``MAX_PROCESSES``."""
+    no more than :data:`~rdstool.capture.limits.MAX_PROCESSES`."""
     chunk_bytes: int = CHUNK_BYTES
     """How much of a file is looked at at once."""
 

@@ -21,9 +21,9 @@ from rdstool.capture import streams
 from rdstool.capture.columns import MESSAGE
 from rdstool.capture.files import pcap
 from rdstool.capture.files import pcapng as pcapng_format
+from rdstool.capture.limits import MAX_PROCESSES
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
-from rdstool.capture.stages import MAX_PROCESSES
 from rdstool.capture.streams import StreamTable
 from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
