@@ -39,6 +39,8 @@ PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 MAX_OFFLOAD_BYTES = 1 << 20
 """The largest packet that is believed where IP gives no length; Linux sends 512 KiB at most (BIG TCP)."""
+MAX_FRAME_BYTES = 9216
+"""The largest jumbo frame of common Ethernet switches."""
 MAX_EXTENSION_HEADERS = 8
 """Of an IPv6 packet."""
 
@@ -322,9 +324,13 @@ def _tcp(
 
 
 def _undamaged(packets: _Packets, data: Bytes) -> Mask:
-    """Which TCP segments have no wrong checksum; of one that was not captured to its end nobody knows."""
+    """Which TCP segments have no wrong checksum. Of one that was not captured to its end nobody knows.
+
+    Nor of one that no frame could carry. Where Linux merged it (GRO), its checksum is that of the pseudo header alone
+    [seen]; where an adapter did (LRO), it may be that of its first part. All parts were checked before.
+    """
     begin, end = packets.cursor.at, packets.cursor.end
-    good = end < packets.cursor.wire_end
+    good = (end < packets.cursor.wire_end) | (end - begin > MAX_FRAME_BYTES)
     whole = np.flatnonzero(~good)
     addresses = packets.addresses(data, packets.network[whole])
     checksum = gather(data, begin[whole] + _TCP_CHECKSUM_AT, _CHECKSUM)["checksum"].astype(np.uint16)
