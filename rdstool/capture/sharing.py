@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dissectors.wire.icrc import MIN_PACKET_BYTES
 from rdstool.capture.columns import Bytes, Fragments, IbPackets, Packets, Segments, pair_key
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.files.mapped import MappedFiles, Place, map_files
 from rdstool.capture.files.records import MAX_FRAMES
-from rdstool.capture.packets.network import Parsed
+from rdstool.capture.packets.network import MAX_OFFLOAD_BYTES, Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
 from rdstool.capture.stages import CaptureOptions, Joining, Ordering, Reach, Stages, Step
@@ -125,7 +126,7 @@ class _Share:
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
-        self.shelf = Shelf(self.ahead + size, _table_bytes(size))
+        self.shelf = Shelf(self.ahead + size, _table_bytes(size, options.chunk_bytes))
 
     def close(self) -> None:
         """Close files and pipes."""
@@ -226,11 +227,12 @@ class _Worker:
         self._news.append((turn, stream))
 
 
-def _table_bytes(size: int) -> int:
-    """The most that the columns of a chunk's packets take, for all owners."""
+def _table_bytes(size: int, chunk_bytes: int) -> int:
+    """The most that the columns of a chunk's packets take, for all owners. A frame may hold a burst of packets."""
     kinds = [list(kind.dtypes().values()) for kind in (Segments, IbPackets, Fragments)]
     row = max(sum(column.itemsize for column in columns) for columns in kinds)
-    return MAX_FRAMES * row + ALIGNED_BYTES * size * sum(map(len, kinds))
+    rows = MAX_FRAMES + max(chunk_bytes, MAX_OFFLOAD_BYTES) // MIN_PACKET_BYTES
+    return rows * row + ALIGNED_BYTES * size * sum(map(len, kinds))
 
 
 def _owners(rows: Packets, size: int) -> NDArray[np.uint64]:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.grow import grow
+from dissectors.wire.icrc import icrc
 from rdstool.capture import streams
 from rdstool.capture.columns import MESSAGE
 from rdstool.capture.files import pcap
@@ -29,6 +30,7 @@ from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
 from rdstool.validate.rule import Finding
 from rdstool.validate.validator import Validator
+from tests.unit.capture.capture_files import pcap_file
 from tests.unit.cli.running import TIMEOUT_S, environment, rdstool, rdstool_here
 
 PCAPS = Path(__file__).parents[2] / "pcaps"
@@ -134,6 +136,21 @@ def test_any_number_of_processes_decodes_the_same(name: str, tmp_path: Path) -> 
     assert len(one["streams"]) > 1
     assert is_shared(path, jobs=3)
     assert all_of([path], options(3)) == one
+
+
+def test_bursts_of_the_shortest_packets_are_shared_too(tmp_path: Path) -> None:
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 44, 0, 0x4000, 64, 17, 0, b"\x0a\0\0\1", b"\x0a\0\0\2")
+    udp = struct.pack(">HHHH", 50000, 4791, 24, 0xABCD)
+    bth = bytes.fromhex("0400ffff0000001100000001")
+    burst = (bth + icrc(head + udp + bth)) * 4000
+    datagram = head[:2] + struct.pack(">H", 28 + len(burst)) + head[4:] + udp[:4] + struct.pack(">H", 8 + len(burst))
+    path = tmp_path / "bursts.pcap"
+    path.write_bytes(pcap_file([datagram + udp[6:] + burst] * 200, link=101))
+    big = {"chunk_bytes": 4 << 20}
+    one = all_of([str(path)], options(1, **big))
+    assert one["frames"].ib == 200
+    assert is_shared(str(path), **big)
+    assert all_of([str(path)], options(2, **big)) == one
 
 
 @pytest.mark.parametrize("name", ["tcp-basic-73", "ib-basic-73"])
