@@ -168,21 +168,20 @@ class Datagrams:
 
         That has the frame and the time of the fragment that completed it. Its bytes are behind those of the chunk.
         """
-        data = [fragments.data]
+        data = bytearray()
         whole: list[tuple[int, int, int, int, int]] = []
-        offset = len(fragments.data)
         for one in _each(fragments):
             datagram = self._take(one, counts) if one.possible else None
             if datagram is not None:
                 packet, wire = datagram.packet()
-                data.append(np.frombuffer(packet, np.uint8))
-                whole.append((one.frame, offset, len(packet), wire, one.time))
-                offset += len(packet)
+                data = data or bytearray(fragments.data)
+                whole.append((one.frame, len(data), len(packet), wire, one.time))
+                data += packet
         if not whole:
             return None
         frame, at, captured, wire_bytes, time = np.array(whole, np.int64).T.copy()
         link = np.full(len(whole), LINKTYPE_RAW, np.uint16)
-        batch = FrameBatch(np.concatenate(data), frame, at, captured, wire_bytes, time, link, 0, 0)
+        batch = FrameBatch(np.frombuffer(data, np.uint8), frame, at, captured, wire_bytes, time, link, 0, 0)
         own = FrameCounts()
         parsed = parse(batch, own, self._tcp_ports, tcp_checksums=self._tcp_checksums)
         own.frames = own.bytes = 0
