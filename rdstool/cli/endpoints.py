@@ -22,7 +22,7 @@ import typer
 
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, error, note, one_line
-from rdstool.errors import TransportError, UsageError
+from rdstool.errors import TransportError, UsageError, first_of
 
 if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
@@ -354,7 +354,7 @@ def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[E
 
 
 def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
-    """The same for a job that starts its nodes by itself."""
+    """The same for a job that starts its nodes by itself. Of tasks that fail together it raises the first error."""
 
     async def whole() -> ExitCode:
         task = asyncio.current_task()
@@ -366,3 +366,5 @@ def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
         return asyncio.run(whole())
     except (KeyboardInterrupt, asyncio.CancelledError):
         return ExitCode.INTERRUPTED
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from None
