@@ -141,6 +141,10 @@ def resolve(host: str) -> str:
     """The IP address of a host, IPv4 before IPv6. Raises ``UsageError``."""
     if not host:
         raise UsageError("an address is missing before the port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if host.count(":") == 1 or "]:" in host:
+        raise UsageError(f"{host!r}: no port belongs here, only an address")
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as problem:

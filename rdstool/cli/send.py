@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,6 +40,8 @@ from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, sizes, stdin_lines
 from rdstool.errors import UsageError
 from rdstool.protocol import events
+from rdstool.protocol.addresses import same_family
+from rdstool.protocol.names import checked_host
 from rdstool.protocol.reasons import SendStatus
 from rdstool.words import plural
 
@@ -150,6 +153,9 @@ def send(
     """  # noqa: D301
     places = [place(text) for text in destinations]
     own = place(source, 0) if source is not None else Place(source_for(places[0].address, transport), 0)
+    for each in places:
+        if not same_family(own.address, checked_host(each.address)):
+            raise UsageError(f"cannot send from {own.address} to {each.address}: one is IPv4, the other IPv6")
     if own.port and sockets > 1:
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
     if own.port and len(places) > 1:
@@ -174,7 +180,7 @@ def send(
 
     wanted_messages: Callable[[], Iterable[bytes]] | None = None
     if message or file:
-        given = [text.encode() for text in message or ()] + [from_file(each) for each in file or ()]
+        given = [os.fsencode(text) for text in message or ()] + [from_file(each) for each in file or ()]
         wanted_messages = partial(iter, given)
     elif count is not None:
         wanted_messages = partial(made_up, count, wanted, pattern, seed)

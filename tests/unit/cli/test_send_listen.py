@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -73,6 +74,17 @@ def test_standard_input_may_be_empty(tmp_path: Path) -> None:
                 sent = subprocess.run(arguments, stdin=stdin, capture_output=True, timeout=TIMEOUT_S, check=False)
             assert (sent.returncode, sent.stderr) == (0, b"")
             assert sent.stdout.startswith(b"%s:4000: 0 messages, 0 bytes sent" % large.encode())
+
+
+def test_a_text_may_have_any_bytes() -> None:
+    small, large = own_addresses(2)
+    with background("listen", large, "--count", "1", "--json") as listening:
+        listening.wait_for("listening")
+        command = [*map(os.fsencode, [*COMMAND, "send", large, "--from", small, "-m"]), b"\xff\x80"]
+        sent = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
+        heard = json.loads(listening.end().stdout)
+    assert (sent.returncode, sent.stderr) == (0, b"")
+    assert heard["sha256"] == hashlib.sha256(b"\xff\x80").hexdigest()
 
 
 def test_files_are_sent_whole_and_written_whole(tmp_path: Path) -> None:
@@ -245,6 +257,8 @@ def test_a_listener_ends_quietly_when_nobody_reads_what_it_prints() -> None:
             "of which only one can have port 5; leave the port",
         ),
         (["send", "127.0.0.1", "-m", "x", "--pcap", "-"], "name a file, or a FIFO"),
+        (["send", "0.0.0.0", "-m", "x"], "0.0.0.0 is not the address of one host"),  # noqa: S104
+        (["send", "::1", "--from", "127.0.0.1"], "cannot send from 127.0.0.1 to ::1: one is IPv4, the other IPv6"),
         (["listen", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
         (["listen", "127.0.0.1:1"], "port 1 belongs to the handshake"),
@@ -256,6 +270,7 @@ def test_wrong_use_is_one_line_that_says_what_to_do(arguments: list[str], said: 
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not done.stdout
 
 
 def test_addresses_are_read_in_all_their_forms() -> None:
