@@ -261,7 +261,7 @@ def test_a_listener_ends_quietly_when_nobody_reads_what_it_prints() -> None:
         (["send", "::1", "--from", "127.0.0.1"], "cannot send from 127.0.0.1 to ::1: one is IPv4, the other IPv6"),
         (["listen", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
-        (["listen", "127.0.0.1:1"], "port 1 belongs to the handshake"),
+        (["listen", "127.213.1.1:1"], "port 1 belongs to the handshake"),
         (["listen", "127.0.0.1", "--raw", "--json"], "--raw writes payloads to standard output"),
     ],
 )
