@@ -171,8 +171,9 @@ class Socket(Outbox):
         connection = self._routes.get(address) or self._route(address, port)
         node, length = self.node, len(data)
         if length > self.sndbuf or length > MAX_MESSAGE_BYTES:
+            what = "the longest of RDS" if self.sndbuf >= MAX_MESSAGE_BYTES else "the socket's send buffer"
             limit = min(self.sndbuf, MAX_MESSAGE_BYTES)
-            raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {limit}")
+            raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {what}, {limit} bytes")
         cookie, operations = None, _NO_OPERATIONS
         if control or flags & MSG_ZEROCOPY:
             cookie, operations = self._checked(control, flags, length, connection.transport)
