@@ -223,9 +223,9 @@ def nearest_name(name: str) -> str | None:
     # A field of another protocol is no slip of the hand, and what looks like it has nothing to do with it.
     if protocol and not difflib.get_close_matches(protocol, {known.partition(".")[0] for known in names}, 1):
         return None
-    for known in names:
-        if known.endswith(f".{rest}"):
-            return known
+    begins = [known for known in names if f".{rest}" in known]
+    if begins:
+        return next((known for known in begins if known.endswith(f".{rest}")), begins[0])
     for cutoff, wanted in ((0.75, name), (0.75, f"rds.{name}"), (0.6, name), (0.6, f"rds.{name}")):
         for close in difflib.get_close_matches(wanted, names, 3, cutoff):
             if difflib.SequenceMatcher(None, rest, close.partition(".")[2]).ratio() >= _ALIKE:
