@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from itertools import count
+from multiprocessing.connection import wait
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,9 +31,12 @@ from rdstool.capture.packets.network import MAX_OFFLOAD_BYTES, Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
 from rdstool.capture.stages import CaptureOptions, Joining, Ordering, Reach, Stages, Step
-from rdstool.capture.streams import Coverage, Stream, StreamTable, Turn
+from rdstool.capture.streams import Coverage, Endpoint, Stream, StreamTable, Turn
 from rdstool.errors import CaptureError
+from rdstool.protocol.kinds import Transport
 
+CHUNKS_BYTES = 128 << 20
+"""What all processes together look at at once: each takes memory for it."""
 _AHEAD = 3
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
@@ -56,13 +61,20 @@ class _Table:
     """Of IP, those of all owners: how many are kept depends on all of them."""
 
 
+_Facts = tuple[Transport, Endpoint, Endpoint, bool, int, bool]
+"""What is known of a stream when it is met: the arguments of ``Stream`` behind its number. Handed on much faster."""
+_News = tuple[Turn, int, _Facts]
+"""A stream by the number that its owner gave it."""
+_values = attrgetter(*Coverage.__match_args__)
+
+
 @dataclass(slots=True)
 class _Delivery:
     """What the chunk brought to one owner; streams have the numbers of the owner's own table."""
 
     parts: list[Part]
     settled: int | None
-    news: list[tuple[Turn, Stream]]
+    news: list[_News]
     """Streams that are new, or were changed."""
     about: About | None
     """From the process that read the chunk."""
@@ -72,8 +84,8 @@ class _Delivery:
 class _Last(_Delivery):
     """What an owner has left behind the last chunk."""
 
-    coverage: list[tuple[Coverage, Coverage]]
-    """Of all its streams."""
+    coverage: list[list[tuple[int, ...]]]
+    """Of all its streams: the values of ``Coverage`` of both directions."""
     passed_over: bool
     problem: CaptureError | None
 
@@ -82,8 +94,8 @@ def files_to_share(paths: tuple[str, ...], options: CaptureOptions) -> MappedFil
     """The files, where several processes can read them and it is worth while."""
     if options.payloads or options.follow or not can_fork():
         return None
-    files = map_files(paths, options.chunk_bytes)
-    if files is not None and files.size <= options.jobs * options.chunk_bytes:
+    files = map_files(paths, min(options.chunk_bytes, CHUNKS_BYTES // options.jobs))
+    if files is not None and files.size <= options.jobs * files.chunk_bytes:
         files.close()
         return None
     return files
@@ -126,7 +138,7 @@ class _Share:
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
-        self.shelf = Shelf(self.ahead + size, _table_bytes(size, options.chunk_bytes))
+        self.shelf = Shelf(self.ahead + size, _table_bytes(size, files.chunk_bytes))
 
     def close(self) -> None:
         """Close files and pipes."""
@@ -148,7 +160,7 @@ class _Worker:
         self._deliver = deliver
         self._streams = StreamTable()
         self._streams.on_news = self._note
-        self._news: list[tuple[Turn, Stream]] = []
+        self._news: list[_News] = []
         self._stages = Stages(share.options, self._streams)
         self._joining = Joining(share.options)
         self._there: dict[int, _Table] = {}
@@ -161,14 +173,25 @@ class _Worker:
         """Take part until the end of the last file."""
         for chunk in count(self._number, self._share.options.jobs):
             self._reassemble(chunk - self._share.ahead)
-            place: Place = self._share.places[self._number].reader.recv()
+            place = self._next_place()
             behind = self._parse(place)
             if behind.chunk == place.chunk:
                 break
         self._reassemble(behind.chunk)
         parts = self._stages.finish()
-        coverage = [stream.coverage for stream in self._streams.streams]
+        coverage = [[_values(half) for half in stream.coverage] for stream in self._streams.streams]
         self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.passed_over, behind.problem))
+
+    def _next_place(self) -> Place:
+        """Where the next chunk of this process begins. What is there is reassembled until that is known."""
+        places, notices = self._share.places[self._number].reader, self._share.notices[self._number].reader
+        while not places.poll():
+            if self._done in self._there:
+                self._reassemble(self._done + 1)
+            elif notices in wait([places, notices]):
+                self._look()
+        place: Place = places.recv()
+        return place
 
     def _parse(self, place: Place) -> Place:
         """Parse the chunk at ``place`` for all owners, and hand on the place behind it, which it returns."""
@@ -187,13 +210,17 @@ class _Worker:
         """Take the chunks before ``until``, waiting for them."""
         for chunk in range(self._done, until):
             while chunk not in self._there:
-                table: _Table = self._share.notices[self._number].reader.recv()
-                self._there[table.chunk] = table
+                self._look()
             about = self._read.pop(chunk, None)
             parts, settled = self._stages.feed(*self._own(self._there.pop(chunk), about))
             self._deliver(_Delivery(parts, settled, self._news, about))
             self._news = []
             self._done = chunk + 1
+
+    def _look(self) -> None:
+        """Wait for the next chunk on the shelf."""
+        table: _Table = self._share.notices[self._number].reader.recv()
+        self._there[table.chunk] = table
 
     def _spread(self, parsed: Parsed, table: _Table) -> None:
         """Place the packets of each owner on the shelf."""
@@ -224,7 +251,9 @@ class _Worker:
         return parsed.joined(more), reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
-        self._news.append((turn, stream))
+        known, first_frame = stream.initiator_known, stream.first_frame
+        facts = stream.transport, stream.a, stream.b, known, first_frame, stream.from_start
+        self._news.append((turn, stream.number, facts))
 
 
 def _table_bytes(size: int, chunk_bytes: int) -> int:
@@ -256,26 +285,28 @@ class _Numbers:
 
     def renumber(self, deliveries: list[_Delivery]) -> list[Part]:
         """Enter the new streams of one chunk; returns its parts."""
-        news = [(turn, owner, stream) for owner, one in enumerate(deliveries) for turn, stream in one.news]
-        for _, owner, stream in sorted(news, key=lambda item: item[:2]):
-            self._enter(owner, stream)
+        news = [
+            (turn, owner, number, facts) for owner, one in enumerate(deliveries) for turn, number, facts in one.news
+        ]
+        for _, owner, number, facts in sorted(news, key=lambda item: item[:2]):
+            self._enter(owner, number, facts)
         numbers = [np.array(known) for known in self._number]
         return [
             _renumbered(part, number) for one, number in zip(deliveries, numbers, strict=True) for part in one.parts
         ]
 
-    def _enter(self, owner: int, stream: Stream) -> None:
+    def _enter(self, owner: int, own_number: int, facts: _Facts) -> None:
         known = self._number[owner]
-        if stream.number < len(known):
-            number = known[stream.number]
+        if own_number < len(known):
+            number = known[own_number]
             if number >= 0:
-                self._streams[number].a, self._streams[number].b = stream.a, stream.b
+                _, self._streams[number].a, self._streams[number].b, *_ = facts
         elif self._streams.full:
             self._streams.passed_over = True
             known.append(-1)
         else:
             known.append(len(self._streams))
-            self._streams.streams.append(replace(stream, number=len(self._streams)))
+            self._streams.streams.append(Stream(len(self._streams), *facts))
 
     def finish(self, last: list[_Last]) -> None:
         """What is known of streams only at the end."""
@@ -283,7 +314,7 @@ class _Numbers:
             self._streams.passed_over |= one.passed_over
             for number, coverage in zip(self._number[owner], one.coverage, strict=True):
                 if number >= 0:
-                    self._streams[number].coverage = coverage
+                    self._streams[number].coverage = Coverage(*coverage[0]), Coverage(*coverage[1])
 
 
 def _renumbered(part: Part, number: NDArray[Any]) -> Part:

@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.protocol import events
-from rdstool.protocol import sockets as engine
 from rdstool.protocol.addresses import canonical
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.transport.driver import Driver
@@ -39,7 +39,7 @@ class Residence:
     """Notified of everything that may end a wait; made of the driver's lock."""
     sockets: int = 0
     """Sockets that keep it."""
-    watchers: dict[engine.Socket, Callable[[], None]] = field(default_factory=dict)
+    watchers: dict[Inbox, Callable[[], None]] = field(default_factory=dict)
     """Told, under the lock, whenever there may be news for a socket."""
 
     def wait(self, timeout_s: float | None) -> None:
@@ -143,6 +143,10 @@ class Stack:
 
         options = replace(self._options, transport=transport)
         core = Core((address,), options, asyncio.get_running_loop(), hear, threaded=True)
+        if options.control:
+            from rdstool.endpoint.control import offer  # noqa: PLC0415 - programs that are not seen do without
+
+            offer(core)
         home = Residence(core, transport, threading.Condition(core.driver.lock))
         return home
 

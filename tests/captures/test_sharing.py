@@ -325,7 +325,7 @@ def test_more_processes_than_can_be_of_use_are_not_started(tmp_path: Path) -> No
 
 
 def test_processes_share_the_work_beside_a_progress_bar(tmp_path: Path) -> None:
-    path = grown("ib-basic-73", tmp_path / "long.pcap", 12)
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 26)
     assert Path(path).stat().st_size > LONG_INPUT_BYTES
     program = (
         "import resource, sys; from rdstool.cli.app import run; run(sys.argv[1:]);"
@@ -358,7 +358,7 @@ def children() -> list[str]:
     "command", [("validate",), ("decode", "--json"), ("decode",), ("stats", "--json")], ids=" ".join
 )
 def test_commands_write_the_same(command: tuple[str, ...], tmp_path: Path) -> None:
-    path = grown("ib-basic-73", tmp_path / "long.pcap", 16)
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 26)
     assert Path(path).stat().st_size > 2 * CaptureOptions().chunk_bytes
     one, two = (rdstool(*command, "--jobs", jobs, path) for jobs in "12")
     assert (two.returncode, two.stdout, two.stderr) == (one.returncode, one.stdout, one.stderr)

@@ -17,7 +17,6 @@ from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
 from rdstool.capture.columns import Bytes, Fragments, FrameBatch, IbPackets, Ints, Segments
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.gather import gather
-from rdstool.capture.packets.bursts import packet_bytes
 from rdstool.capture.packets.checksums import intact
 from rdstool.capture.packets.cursor import Cursor, Mask
 from rdstool.capture.packets.links import (
@@ -367,7 +366,12 @@ def _cut_bursts(packets: _Packets, checked: Mask) -> _Packets:
     cursor = packets.cursor
     length = cursor.wire_end - cursor.at
     size = length.copy()
-    for row in np.flatnonzero(checked & (cursor.end == cursor.wire_end) & (length >= 2 * (_BTH_BYTES + ICRC_BYTES))):
+    possible = checked & (cursor.end == cursor.wire_end) & (length >= 2 * (_BTH_BYTES + ICRC_BYTES))
+    if not possible.any():
+        return packets
+    from rdstool.capture.packets.bursts import packet_bytes  # noqa: PLC0415 - seldom needed, and loads the ICRC
+
+    for row in np.flatnonzero(possible):
         network = packets.network[row]
         size[row] = packet_bytes(cursor.data[network : cursor.end[row]].tobytes(), int(cursor.at[row] - network))
     if (size == length).all():
