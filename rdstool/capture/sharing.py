@@ -27,7 +27,8 @@ from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.files.mapped import MappedFiles, Place, map_files
 from rdstool.capture.files.records import MAX_FRAMES
-from rdstool.capture.packets.network import MAX_OFFLOAD_BYTES, Parsed
+from rdstool.capture.packets.ip import MAX_OFFLOAD_BYTES
+from rdstool.capture.packets.network import Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
 from rdstool.capture.stages import CaptureOptions, Joining, Ordering, Reach, Stages, Step
