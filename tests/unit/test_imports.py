@@ -65,7 +65,6 @@ LATE = {"rdstool.stats": {"rich"}, "rdstool.export": {"pyarrow", "scapy"}, "rdst
 """What a package imports only where it is used, never when its modules load."""
 
 CIRCLES = {
-    "rdstool.transport.ib.roce": {"connection", "device", "directory", "letters", "manager", "outbox"},
     "rdstool.transport.ib.verbs": {"connection", "provider"},
 }
 """Modules that still import each other, by package; everything else can be read from the ground up."""
