@@ -80,10 +80,16 @@ class Stack:
             self._homes.clear()
 
     def _end(self) -> None:
+        self._rest()
+        self._loop.close()
+
+    def _rest(self) -> None:
+        """End the thread, until another address is had: programs with threads cannot start copies of themselves."""
         if self._thread is not None:
+            self._run(_settled())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-        self._loop.close()
+            self._thread = None
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +113,7 @@ class Stack:
             return home
 
     def leave(self, home: Residence) -> None:
-        """One socket less; with the last one the address is given up."""
+        """One socket less; with the last one the address is given up, and with the last address the thread ends."""
         with self._guard:
             home.sockets -= 1
             if home.sockets:
@@ -115,6 +121,8 @@ class Stack:
             for address in home.core.addresses:
                 self._homes.pop((address, home.transport), None)
             self._run(home.core.finish(STACK_GRACE_S))
+            if not self._homes:
+                self._rest()
 
     async def _start(self, address: str, transport: Transport) -> Residence:
         home: Residence
@@ -147,6 +155,12 @@ class Stack:
             self._thread = threading.Thread(target=self._loop.run_forever, name="rdstool", daemon=True)
             self._thread.start()
         return asyncio.run_coroutine_threadsafe(job, self._loop).result()
+
+
+async def _settled() -> None:
+    """When what was closed is: the loop does it in its next turn."""
+    for _ in range(2):
+        await asyncio.sleep(0)
 
 
 @cache

@@ -130,7 +130,8 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
     passed_over = {
         "other TCP ports": frames.tcp_other,
         "other UDP ports": frames.udp_other,
-        "IP fragments": frames.fragments,
+        "IP fragments put together": frames.fragments,
+        "IP fragments whose others are missing": frames.fragments_lost,
         "ARP": frames.arp,
         "other IP protocols": frames.other_protocols.total(),
         "other EtherTypes": frames.other_ethertypes.total(),
@@ -326,7 +327,7 @@ def _socket(found: Findings, number: int, coverage: dict[bytes, float | None]) -
     received_messages, received_bytes = count_of(received, (number,))
     span = Span.of([(sent, (number,)), (received, (number,))])
     known = number < len(acks.socket_outcomes)
-    outcomes = acks.socket_outcomes[number] if known else np.zeros(OUTCOMES, np.int64)
+    outcomes = acks.socket_outcomes[number].tolist() if known else [0] * OUTCOMES
     return SocketStats(
         address=socket.host,
         port=socket.port,
