@@ -20,15 +20,17 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rdstool.capture.columns import Bytes, IbPackets, Packets, Segments, pair_key
+from dissectors.wire.icrc import MIN_PACKET_BYTES
+from rdstool.capture.columns import Bytes, Fragments, IbPackets, Packets, Segments, pair_key
+from rdstool.capture.counts import FrameCounts
 from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.files.mapped import MappedFiles, Place, map_files
 from rdstool.capture.files.records import MAX_FRAMES
-from rdstool.capture.packets.network import Parsed
+from rdstool.capture.packets.network import MAX_OFFLOAD_BYTES, Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
-from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
+from rdstool.capture.stages import CaptureOptions, Joining, Ordering, Reach, Stages, Step
 from rdstool.capture.streams import Coverage, Endpoint, Stream, StreamTable, Turn
 from rdstool.errors import CaptureError
 from rdstool.protocol.kinds import Transport
@@ -55,6 +57,8 @@ class _Table:
     tcp: int = 0
     """Packets."""
     ib: int = 0
+    fragments: int = 0
+    """Of IP, those of all owners: how many are kept depends on all of them."""
 
 
 _Facts = tuple[Transport, Endpoint, Endpoint, bool, int, bool]
@@ -134,7 +138,7 @@ class _Share:
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
-        self.shelf = Shelf(self.ahead + size, _table_bytes(size))
+        self.shelf = Shelf(self.ahead + size, _table_bytes(size, options.chunk_bytes))
 
     def close(self) -> None:
         """Close files and pipes."""
@@ -158,6 +162,7 @@ class _Worker:
         self._streams.on_news = self._note
         self._news: list[_News] = []
         self._stages = Stages(share.options, self._streams)
+        self._joining = Joining(share.options)
         self._there: dict[int, _Table] = {}
         """Chunks that are on the shelf and wait for this process."""
         self._read: dict[int, About] = {}
@@ -206,8 +211,9 @@ class _Worker:
         for chunk in range(self._done, until):
             while chunk not in self._there:
                 self._look()
-            parts, settled = self._stages.feed(*self._own(self._there.pop(chunk)))
-            self._deliver(_Delivery(parts, settled, self._news, self._read.pop(chunk, None)))
+            about = self._read.pop(chunk, None)
+            parts, settled = self._stages.feed(*self._own(self._there.pop(chunk), about))
+            self._deliver(_Delivery(parts, settled, self._news, about))
             self._news = []
             self._done = chunk + 1
 
@@ -220,20 +226,29 @@ class _Worker:
         """Place the packets of each owner on the shelf."""
         size, shelf = self._share.options.jobs, self._share.shelf
         tcp_owner, ib_owner = _owners(parsed.tcp, size), _owners(parsed.ib, size)
-        at = 0
+        at = shelf.put(table.chunk, 0, parsed.fragments.columns(), np.arange(len(parsed.fragments)))
         for owner, notice in enumerate(self._share.notices):
             tcp, ib = np.flatnonzero(tcp_owner == owner), np.flatnonzero(ib_owner == owner)
             behind = shelf.put(table.chunk, at, parsed.tcp.columns(), tcp)
             behind = shelf.put(table.chunk, behind, parsed.ib.columns(), ib)
-            notice.writer.send(replace(table, at=at, tcp=len(tcp), ib=len(ib)))
+            notice.writer.send(replace(table, at=at, tcp=len(tcp), ib=len(ib), fragments=len(parsed.fragments)))
             at = behind
 
-    def _own(self, table: _Table) -> tuple[Parsed, Reach]:
-        shelf = self._share.shelf
+    def _own(self, table: _Table, about: About | None) -> tuple[Parsed, Reach]:
+        shelf, own, size = self._share.shelf, self._number, self._share.options.jobs
         tcp, at = shelf.get(table.chunk, table.at, Segments.dtypes().values(), table.tcp)
         ib, _ = shelf.get(table.chunk, at, IbPackets.dtypes().values(), table.ib)
-        data = self._share.files.data(table.file, table.start, table.end) if table.tcp or table.ib else _NO_BYTES
-        return Parsed(Segments(data, *tcp), IbPackets(data, *ib)), table.reach
+        mapped = table.tcp or table.ib or table.fragments
+        data = self._share.files.data(table.file, table.start, table.end) if mapped else _NO_BYTES
+        columns, _ = shelf.get(table.chunk, 0, Fragments.dtypes().values(), table.fragments)
+        parsed = Parsed(Segments(data, *tcp), IbPackets(data, *ib), Fragments(data, *columns))
+        more = self._joining.feed(parsed.fragments, about.counts if about else FrameCounts())
+        if more is None:
+            return parsed, table.reach
+        reach = table.reach.further(Reach.of(more))
+        more.tcp = more.tcp.pick(_owners(more.tcp, size) == own)
+        more.ib = more.ib.pick(_owners(more.ib, size) == own)
+        return parsed.joined(more), reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
         known, first_frame = stream.initiator_known, stream.first_frame
@@ -241,11 +256,12 @@ class _Worker:
         self._news.append((turn, stream.number, facts))
 
 
-def _table_bytes(size: int) -> int:
-    """The most that the columns of a chunk's packets take, for all owners."""
-    kinds = [list(kind.dtypes().values()) for kind in (Segments, IbPackets)]
+def _table_bytes(size: int, chunk_bytes: int) -> int:
+    """The most that the columns of a chunk's packets take, for all owners. A frame may hold a burst of packets."""
+    kinds = [list(kind.dtypes().values()) for kind in (Segments, IbPackets, Fragments)]
     row = max(sum(column.itemsize for column in columns) for columns in kinds)
-    return MAX_FRAMES * row + ALIGNED_BYTES * size * sum(map(len, kinds))
+    rows = MAX_FRAMES + max(chunk_bytes, MAX_OFFLOAD_BYTES) // MIN_PACKET_BYTES
+    return rows * row + ALIGNED_BYTES * size * sum(map(len, kinds))
 
 
 def _owners(rows: Packets, size: int) -> NDArray[np.uint64]:
