@@ -65,6 +65,7 @@ class IbLane(Lane):
         link, self.link = self.link, None
         if link is None:
             return
+        self.owner.node.unfinished.forget(self)
         operations = dict.fromkeys(link.operations.values())
         link.operations.clear()
         link.transmission = None
