@@ -202,6 +202,9 @@ class IbConnection(BaseConnection):
                 message = assembler.add(header, frame, now)
                 if message is not None:
                     self._take(link, *message, now)
+            unfinished = self.node.unfinished
+            if assembler.held or lane in unfinished:
+                unfinished.note(lane, assembler.held, now)
         except RemoteProtocolError as error:
             lane.drop(error.reason, str(error), now, abort=True)
         if link.receives_due >= self.node.settings.ib_max_recv_wr:
