@@ -7,7 +7,8 @@ import errno
 from rdstool.protocol.addresses import canonical, is_host
 from rdstool.protocol.errors import SocketError
 
-PORTS = 65_536
+PORT_BITS = 16
+PORTS = 1 << PORT_BITS
 """As many ports has an address."""
 
 
