@@ -414,6 +414,19 @@ local function learn_getters(pinfo)
    text_of_address = type(address) == "table" and address.__tostring or tostring
 end
 
+-- Headers are read from a frame's first bytes, and payload, which may be kept, is copied once.
+local HEAD_BYTES = 128
+
+local function first_bytes(tvb)
+   return raw_bytes(tvb, 0, min(captured_len(tvb), HEAD_BYTES))
+end
+
+-- What was captured between two offsets.
+local function bytes_between(tvb, start, stop)
+   local size = min(captured_len(tvb), stop) - start
+   return size > 0 and raw_bytes(tvb, start, size) or ""
+end
+
 local TWO31, TWO32 = 2147483648.0, 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
 local NO_EXTENSIONS = rep("\0", 16)
@@ -1698,9 +1711,10 @@ do
 
    local segment = {} -- the same for all: it is looked at once
 
-   -- Read a TCP segment that begins behind `at` bytes of `raw`, and ends on the wire where `stop` bytes have passed.
-   function read_segment(raw, at, stop, src, dst)
-      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, at + 1, at + 14)
+   -- Read a TCP segment that begins behind `at` bytes of `tvb`, and ends on the wire where `stop` bytes have passed. `head`
+   -- has the first bytes of `tvb`.
+   function read_segment(tvb, head, at, stop, src, dst)
+      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(head, at + 1, at + 14)
       header = at + floor(header / 16) * 4
       if header < at + 20 or header > stop then
          return nil
@@ -1713,7 +1727,7 @@ do
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
          segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
       end
-      segment.size, segment.data = stop - header, sub(raw, header + 1, stop)
+      segment.size, segment.data = stop - header, bytes_between(tvb, header, stop)
       segment.half = half_of(sport * 65536 + dport, src, dst)
       segment.used = false
       return segment
@@ -2745,20 +2759,20 @@ do
 
    local packet = {} -- the same for all: what has to wait is copied
 
-   -- Read BTH, which begins behind `at` bytes of `raw`; `stop` is where ICRC begins on the wire.
-   function read_packet(raw, at, stop, src, dst)
-      local first = at + BTH_BYTES + 1
-      if min(#raw, stop) < first - 1 then
+   -- Read BTH, which begins behind `at` bytes of `tvb`; `head` has its first ones. `stop` is where ICRC begins on the wire.
+   function read_packet(tvb, head, at, stop, src, dst)
+      local first = at + BTH_BYTES
+      if min(#head, stop) < first then
          return nil
       end
-      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, at + 1, first - 1)
+      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, at + 1, first)
       local pad = bits % 64
       if pad >= 16 then
-         stop = max(first - 1, stop - floor(pad / 16))
+         stop = max(first, stop - floor(pad / 16))
       end
       packet.src, packet.dst, packet.opcode, packet.solicited = src, dst, opcode, bits >= 128
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
-      packet.length, packet.data = stop - first + 1, sub(raw, first, stop)
+      packet.length, packet.data = stop - first, bytes_between(tvb, first, stop)
       packet.flow = find_flow(src, dst, packet.qpn)
       return packet
    end
@@ -3552,7 +3566,7 @@ do
          say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
       elseif foreign then
          say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
-      elseif not message.inferred and not message.odd_size then
+      elseif message.sure and not message.inferred and not message.odd_size then
          local due = max(0, min(message.length - message.total, size))
          if data ~= due then
             message.odd_size = true
@@ -4353,7 +4367,7 @@ end
 -- Where nobody watches, what is known of the frame was noted before, in the first pass.
 local function note_frame(pinfo)
    if not watching and current ~= pinfo.number then
-      current, held.raw, segment, done = pinfo.number, nil, nil, false
+      current, held.tvb, segment, done = pinfo.number, nil, nil, false
    end
 end
 
@@ -4363,19 +4377,19 @@ local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
 
-   -- A TCP segment begins behind `at` bytes of `raw`, which `tvb` has, and ends before `stop` on the wire.
-   function watch_segment(raw, at, stop, src, dst, tvb, pinfo, tree, original)
+   -- A TCP segment begins behind `at` bytes of `tvb`, whose first ones `head` has, and ends before `stop` on the wire.
+   function watch_segment(head, at, stop, src, dst, tvb, pinfo, tree, original)
       local saved_done = done
-      held.raw, held.at, held.stop, held.src, held.dst = raw, at, stop, src, dst
+      local has_header = #head >= at + TCP_HEADER_BYTES
+      held.tvb, held.head, held.at, held.stop, held.src, held.dst = has_header and tvb, head, at, stop, src, dst
       segment, done = nil, false
-      local has_header = #raw >= at + TCP_HEADER_BYTES
       if is_visited(pinfo) then
          settle_at_end()
       elseif has_header then
-         local sport, s, dport, d = byte(raw, at + 1, at + 4)
+         local sport, s, dport, d = byte(head, at + 1, at + 4)
          local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
          if rds_port or connection_count > 0 then
-            segment = read_segment(raw, at, stop, src, dst)
+            segment = read_segment(tvb, head, at, stop, src, dst)
             local half = segment and segment.half
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
@@ -4391,10 +4405,10 @@ do
       local used = pass_on(original, tvb, pinfo, tree)
       local frame = not done and shown[current]
       if frame then
-         local payload = has_header and frame.messages and at + floor(byte(raw, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < #raw and tvb(payload):tvb() or nil, pinfo, tree)
+         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
       end
-      held.raw, segment, done = nil, nil, saved_done
+      held.tvb, segment, done = nil, nil, saved_done
       return used
    end
 
@@ -4403,13 +4417,13 @@ do
          return pass_on(original, tvb, pinfo, tree)
       end
       local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
-      return watch_segment(raw_bytes(tvb), 0, reported_len(tvb), src, dst, tvb, pinfo, tree, original)
+      return watch_segment(first_bytes(tvb), 0, reported_len(tvb), src, dst, tvb, pinfo, tree, original)
    end
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      if not segment and held.raw and #held.raw >= held.at + TCP_HEADER_BYTES then
-         segment = read_segment(held.raw, held.at, held.stop, held.src, held.dst)
+      if not segment and held.tvb then
+         segment = read_segment(held.tvb, held.head, held.at, held.stop, held.src, held.dst)
       end
       return segment and not segment.used and segment or nil
    end
@@ -4498,36 +4512,36 @@ do
          return pass_on(original, tvb, pinfo, tree)
       end
       local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
-      local packet = read_packet(raw_bytes(tvb), 0, reported_len(tvb) - ICRC_BYTES, src, dst)
+      local packet = read_packet(tvb, first_bytes(tvb), 0, reported_len(tvb) - ICRC_BYTES, src, dst)
       return watch_packet(packet, tvb, pinfo, tree, original)
    end
 
-   -- A packet whose GRH begins behind `at` bytes of `raw`; GRH is laid out like an IPv6 header.
-   local function read_grh(tvb, raw, at)
-      if #raw < at + GRH_BYTES or byte(raw, at + 7) ~= IB_TRANSPORT then
+   -- A packet whose GRH begins behind `at` bytes of `tvb`; GRH is laid out like an IPv6 header.
+   local function read_grh(tvb, head, at)
+      if #head < at + GRH_BYTES or byte(head, at + 7) ~= IB_TRANSPORT then
          return nil
       end
-      local src, dst = address_text(sub(raw, at + 9, at + 24)), address_text(sub(raw, at + 25, at + 40))
+      local src, dst = address_text(sub(head, at + 9, at + 24)), address_text(sub(head, at + 25, at + 40))
       at = at + GRH_BYTES
-      return read_packet(raw, at, min(at + u16(raw, at - GRH_BYTES + 5), reported_len(tvb)) - ICRC_BYTES, src, dst)
+      return read_packet(tvb, head, at, min(at + u16(head, at - GRH_BYTES + 5), reported_len(tvb)) - ICRC_BYTES, src, dst)
    end
 
    function watch_roce_v1(tvb, pinfo, tree, original)
-      return watch_packet(read_grh(tvb, raw_bytes(tvb), 0), tvb, pinfo, tree, original)
+      return watch_packet(read_grh(tvb, first_bytes(tvb), 0), tvb, pinfo, tree, original)
    end
 
    local function read_native(tvb)
-      local raw = raw_bytes(tvb)
-      if #raw < LRH_BYTES then
+      local head = first_bytes(tvb)
+      if #head < LRH_BYTES then
          return nil
       end
-      local following = byte(raw, 2) % 4
+      local following = byte(head, 2) % 4
       if following == NEXT_GRH then
-         return read_grh(tvb, raw, LRH_BYTES)
+         return read_grh(tvb, head, LRH_BYTES)
       elseif following == NEXT_BTH then
-         local stop = u16(raw, 5) % 2048 * 4 - ICRC_BYTES
-         local src, dst = format("lid:%d", u16(raw, 7)), format("lid:%d", u16(raw, 3))
-         return read_packet(raw, LRH_BYTES, min(stop, reported_len(tvb)), src, dst)
+         local stop = u16(head, 5) % 2048 * 4 - ICRC_BYTES
+         local src, dst = format("lid:%d", u16(head, 7)), format("lid:%d", u16(head, 3))
+         return read_packet(tvb, head, LRH_BYTES, min(stop, reported_len(tvb)), src, dst)
       end
       return nil
    end
@@ -4563,7 +4577,7 @@ do
    end
 end
 
--- IP: its watcher. Addresses, ports and payload lie in one string of bytes there.
+-- IP: its watcher. Addresses and ports lie in one string of bytes there.
 
 local TCP, ROCE_PORT = 6, 4791
 local inside -- why the watchers at TCP and UDP are there: "links", "packets", or nil where they are not
@@ -4575,38 +4589,36 @@ do
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
    -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
-   local function read_ip(raw)
-      local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(raw, 1, 10)
-      if #raw >= IPV4_BYTES and first >= 0x45 and first < 0x50 then
+   local function read_ip(head)
+      local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(head, 1, 10)
+      if #head >= IPV4_BYTES and first >= 0x45 and first < 0x50 then
          local fragment = f1 % 64 > 0 or f0 > 0
-         return (first - 0x40) * 4, l1 * 256 + l0, fragment and FRAGMENT or protocol, sub(raw, 13, 16), sub(raw, 17, 20)
-      elseif #raw > IPV6_BYTES and first >= 0x60 and first < 0x70 then
+         return (first - 0x40) * 4, l1 * 256 + l0, fragment and FRAGMENT or protocol, sub(head, 13, 16), sub(head, 17, 20)
+      elseif #head > IPV6_BYTES and first >= 0x60 and first < 0x70 then
          if f1 == HOP_BY_HOP then
-            local behind = byte(raw, IPV6_BYTES + 1)
+            local behind = byte(head, IPV6_BYTES + 1)
             f1 = CARRY_NO_IP[behind] and behind or HOP_BY_HOP
          end
-         return IPV6_BYTES, IPV6_BYTES + p1 * 256 + p0, f1, sub(raw, 9, 24), sub(raw, 25, 40)
+         return IPV6_BYTES, IPV6_BYTES + p1 * 256 + p0, f1, sub(head, 9, 24), sub(head, 25, 40)
       end
       return 0, 0, nil
    end
 
    local function watch_inside_ip(tvb, pinfo, tree, original)
-      local raw = raw_bytes(tvb)
-      local at, stop, protocol, src, dst = read_ip(raw)
-      if stop > #raw then
-         stop = min(stop, reported_len(tvb))
-      end
+      local head = first_bytes(tvb)
+      local at, stop, protocol, src, dst = read_ip(head)
+      stop = min(stop, reported_len(tvb))
       taken = false
       if stop > at and protocol == TCP then
          taken = true
-         return watch_segment(raw, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
+         return watch_segment(head, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
       elseif stop > at and protocol == UDP then
-         local p, port, s, size = byte(raw, at + 3, at + 6)
-         if #raw >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
+         local p, port, s, size = byte(head, at + 3, at + 6)
+         if #head >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
             taken = true
             size = s * 256 + size
             stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
-            local packet = read_packet(raw, at + UDP_BYTES, stop, host_of(src), host_of(dst))
+            local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
             return watch_packet(packet, tvb, pinfo, tree, original)
          end
       elseif protocol and not (CARRY_NO_IP[protocol] or inside) then

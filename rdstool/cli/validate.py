@@ -151,7 +151,9 @@ def _writer(reading: Reading, rules: tuple[Rule, ...], form: str, *, colour: boo
         case "sarif":
             return formats.SarifFormat(rules, label, __version__)
         case "junit":
-            return formats.JunitFormat(rules, label)
+            from rdstool.validate.junit import JunitFormat  # noqa: PLC0415
+
+            return JunitFormat(rules, label)
         case _:
             return formats.TextFormat(rules, several, _paint if colour else _plain)
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
@@ -38,17 +38,14 @@ from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.framing import Frame
 from rdstool.protocol.gate import Gate
 from rdstool.protocol.handshake import Announcement, agreed_paths
+from rdstool.protocol.host import Host
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
-from rdstool.protocol.receiving import go_on, judge
 from rdstool.protocol.source_ports import path_of_source_port
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
-
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
 
 _UP, _DOWN = PathState.UP, PathState.DOWN
 
@@ -71,6 +68,7 @@ class Connection(BaseConnection):
     __slots__ = (
         "answer_timer",
         "ended",
+        "ends",
         "gate",
         "gen_link",
         "knock_timer",
@@ -88,8 +86,9 @@ class Connection(BaseConnection):
 
     transport = "tcp"
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         super().__init__(node, local, peer, tos)
+        self.ends = local, peer
         self.smaller = rank(local) < rank(peer)
         """Our address is the smaller one: we open the TCP connections."""
         self.paths = [Path(self, index) for index in range(node.settings.paths)]
@@ -101,7 +100,7 @@ class Connection(BaseConnection):
         self.peer_sport_idx = False
         self.probe_sent = False
         """A probe is queued or unanswered."""
-        self.gate = Gate(self)
+        self.gate = Gate(node, self.paths, self.ports)
         """Holds the other paths back after the fan-out."""
         self.parked: deque[Link] = deque()
         """Incoming TCP connections that wait for their path, oldest first."""
@@ -119,6 +118,14 @@ class Connection(BaseConnection):
     def lanes(self) -> Sequence[Path]:
         """All paths, by number."""
         return self.paths
+
+    def served_by(self, link: Link) -> Path | None:
+        """The path that a TCP connection serves."""
+        return None if link.path is None else self.paths[link.path]
+
+    def first_link(self) -> Link | None:
+        """The TCP connection that serves path 0."""
+        return self.paths[0].link
 
     # ---- Sending
 
@@ -157,9 +164,18 @@ class Connection(BaseConnection):
         """Have a path connected that is down, and for which no attempt is to come."""
         if self.smaller:
             if path.state is _DOWN and path.retry_timer is None and self._may_dial(path):
-                path.dial(now)
+                self._dial(path, now)
         elif self.paths[0].state is _DOWN and self.knock_timer is None:
-            self.paths[0].dial(now)
+            self._dial(self.paths[0], now)
+
+    def data_to_send(self, link: Link, limit: int) -> list[bytes]:
+        """Buffers to write to a TCP connection."""
+        return [] if link.path is None else self.paths[link.path].data_to_send(limit)
+
+    def acknowledged(self, link: Link, total: int) -> None:
+        """The peer's system has acknowledged so many bytes of what was sent on a TCP connection."""
+        if link.path is not None and not link.doubtful:
+            self.paths[link.path].bytes_acked(total)
 
     def left(self, message: Outgoing, status: SendStatus) -> None:
         """A message is acknowledged, or given up."""
@@ -167,6 +183,20 @@ class Connection(BaseConnection):
             message.early = False
             self.gate.one_left()
         super().left(message, status)
+
+    # ---- Receiving: what the whole of a connection adds to this (:mod:`rdstool.protocol.tcp_connection`)
+
+    def receive(self, link: Link, data: bytes | int, now: float) -> None:
+        """Take bytes of one TCP connection."""
+        raise NotImplementedError
+
+    def take_held(self, link: Link, now: float, *, at_any_rate: bool = False) -> None:
+        """Take what a TCP connection has brought and no socket had room for."""
+        raise NotImplementedError
+
+    def judge(self, now: float) -> None:
+        """Take the messages that were kept until their path is known."""
+        raise NotImplementedError
 
     # ---- Congestion
 
@@ -184,6 +214,13 @@ class Connection(BaseConnection):
 
     # ---- Connecting
 
+    def _dial(self, path: Path, now: float) -> None:
+        """Ask the transport for a TCP connection."""
+        link = self.new_link()
+        path.dial(link, now)
+        npaths = self.npaths if self.npaths > 1 else len(self.paths)
+        self.node.emit(events.ConnectWanted(link, self.local, self.peer, path.index, npaths, path.attempt))
+
     def new_link(self, peer_port: int | None = None) -> Link:
         """A link for one more TCP connection."""
         self.links += 1
@@ -195,7 +232,7 @@ class Connection(BaseConnection):
             # The peer has something to send and asks us to connect.
             path = self.paths[0]
             if path.state is _DOWN:
-                path.dial(now)
+                self._dial(path, now)
             return RefuseReason.LARGER_SIDE
         if len(self.parked) >= self.node.settings.limits.parked:
             return RefuseReason.TOO_MANY_WAITING
@@ -263,7 +300,7 @@ class Connection(BaseConnection):
     def went_up(self, path: Path, now: float) -> None:
         """A path is connected: the congestion map first, then the rest (§3.3)."""
         node = self.node
-        node.away.pop(self, None)
+        node.away.pop(self.ends, None)
         if path is self._carrier():
             path.map_pending = True
         if path.index == 0 and self.knock_timer is not None:
@@ -305,7 +342,7 @@ class Connection(BaseConnection):
     def _hold_no_longer(self, path: Path, now: float) -> None:
         path.hold = None
         path.wake()
-        judge(self, now)
+        self.judge(now)
 
     def went_resetting(self, path: Path, _now: float) -> None:
         """Our own attempt was overtaken; numbering and queues are as after a loss."""
@@ -329,7 +366,7 @@ class Connection(BaseConnection):
             self._probe_again()
         if self.ended:
             return
-        node.away[self] = None
+        node.away[self.ends] = None
         self.unpark(now)
         if path.state is not _DOWN:
             return
@@ -390,7 +427,7 @@ class Connection(BaseConnection):
             node.emit(events.AbortWanted(waiting, DropReason.PEER_RESTARTED))
         if not link.map_seen:
             self.peer_map.bits = None
-            node.congestion_changed(self)
+            node.congestion_changed(self.local, self.peer)
         self.npaths, self.mask, self.agreed = 1, 0, False
         self.gate.forget()
 
@@ -428,7 +465,7 @@ class Connection(BaseConnection):
         """Move path 0's first TCP connection to the path that its source port tells."""
         first = self.paths[0]
         target = self.path_of(link)
-        if link.path is not first or target is first:
+        if link.path != 0 or target is first:
             return
         if target.state is not _DOWN:
             self.node.counters.dropped_misplaced += 1
@@ -460,14 +497,10 @@ class Connection(BaseConnection):
         if link in self.parked:
             self.parked.remove(link)
         if link.held and not link.deaf:
-            go_on(link, now, at_any_rate=True)
-        if link.path is not None and link.path.link is link:
-            link.path.lost(detail, now)
-
-    def go_on(self, link: Link, now: float) -> None:
-        """A socket that held up a TCP connection has room again."""
-        if not link.deaf:
-            go_on(link, now)
+            self.take_held(link, now, at_any_rate=True)
+        path = self.served_by(link)
+        if path is not None:
+            path.lost(detail, now)
 
     def close(self, now: float) -> None:
         """Give up all TCP connections."""
@@ -475,19 +508,16 @@ class Connection(BaseConnection):
 
     def forget(self, now: float) -> None:
         """Give them up at once, unread; the node knows this peer no more."""
-        for socket in self.ports.values():
-            socket.forget_route(self.peer)
         self._end(DropReason.FORGOTTEN, now, abort=True)
 
     @property
     def idle(self) -> bool:
-        """The peer is away and nobody would miss it: nothing waits for it, and nothing of it is under way."""
+        """The peer is away, nothing waits for it, and nothing of it is under way."""
         return (
             all(path.state is _DOWN for path in self.paths)
             and not (self.parked or self.unjudged or self.map_missed)
             and (self.agreed or not self.node.profile.waits_for_paths)
             and all(message.is_handshake for path in self.paths for queue in path.queues() for message in queue)
-            and all(socket.peer is None or socket.peer[0] != self.peer for socket in self.ports.values())
         )
 
     def remember(self) -> Remembered:
@@ -516,8 +546,8 @@ class Connection(BaseConnection):
 
     def established(self, link: Link, now: float) -> None:
         """An attempt of ours has succeeded; where ours is the larger address, that was only a knock (§4.2)."""
-        path = link.path
-        if path is None or path.link is not link:
+        path = self.served_by(link)
+        if path is None:
             return
         if self.smaller:
             path.step(PathInput.ESTABLISHED, now)

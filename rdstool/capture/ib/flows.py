@@ -171,7 +171,7 @@ class Flow:
     def keep(self, packets: Packets, budget: Budget) -> None:
         """Hold packets until the flow is decided; the oldest go where it takes long."""
         self.requests_seen += int((PART_OF[packets.opcode] != Part.RESPONSE).sum())
-        own = packets.owned(slice(max(0, len(packets) - MAX_UNDECIDED_PACKETS), None))
+        own = packets.part(slice(max(0, len(packets) - MAX_UNDECIDED_PACKETS), None)).owned()
         if not budget.take(own.bytes_held):
             budget.give(own.bytes_held)
             return

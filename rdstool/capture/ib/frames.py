@@ -135,7 +135,7 @@ def lay_out(frames: Frames, size: int, unfinished: Unfinished | None) -> Layout 
     bounds = np.append(starts, count)
     # Each fragment is held against the first one of its message.
     owner = np.concatenate((np.full(begin, -1, np.int64), np.repeat(starts, np.diff(bounds))))
-    first, total, index = frames.header[owner], length[owner], np.arange(count) - owner
+    first, total, index = frames.header.take(owner, axis=0), length[owner], np.arange(count) - owner
     if unfinished is not None:
         first[:begin] = np.frombuffer(unfinished.header, np.uint8)
         total[:begin], index[:begin] = unfinished.length, unfinished.fragments + np.arange(begin)

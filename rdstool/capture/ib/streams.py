@@ -241,7 +241,7 @@ class IbStreams:
             return
         done = 0
         while flow.direction is None and not flow.foreign and done < len(packets):
-            look = packets.take(slice(done, done + LOOK_PACKETS))
+            look = packets.part(slice(done, done + LOOK_PACKETS))
             done += len(look)
             flow.note(look)
             self._look(flow, look, answers)
@@ -250,7 +250,7 @@ class IbStreams:
             if flow.foreign:
                 self.counts.foreign += len(packets) - done
             else:
-                rest = packets.take(slice(done, None))
+                rest = packets.part(slice(done, None))
                 flow.note(rest)
                 self._read(flow, rest, answers)
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
-from rdstool.capture.columns import Bytes, FrameBatch, IbPackets, Ints, Segments
+from rdstool.capture.columns import Bytes, Fragments, FrameBatch, IbPackets, Ints, Segments
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.gather import gather
-from rdstool.capture.packets.bursts import packet_bytes
 from rdstool.capture.packets.checksums import intact
 from rdstool.capture.packets.cursor import Cursor, Mask
 from rdstool.capture.packets.links import (
@@ -39,14 +38,17 @@ PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 MAX_OFFLOAD_BYTES = 1 << 20
 """The largest packet that is believed where IP gives no length; Linux sends 512 KiB at most (BIG TCP)."""
+MAX_FRAME_BYTES = 9216
+"""The largest jumbo frame of common Ethernet switches."""
 MAX_EXTENSION_HEADERS = 8
 """Of an IPv6 packet."""
 
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION = 0, 43, 44, 51, 60
 _IPV4_MIN_BYTES = 20
-_FRAGMENT_BITS = 0x3FFF
-"""More fragments, and the fragment's offset."""
-_IPV6_FRAGMENT_BITS = 0xFFF9
+_MORE, _PLACE = 0x2000, 0x1FFF
+"""More fragments, and the fragment's place in units of 8 bytes."""
+_IPV6_MORE, _IPV6_PLACE = 0x0001, 0xFFF8
+"""The same of IPv6, whose place is in bytes."""
 _GRH_BYTES = 40
 _GRH_NEXT_BTH = 0x1B
 _LRH_BYTES = 8
@@ -56,9 +58,9 @@ _TCP_MIN_BYTES = 20
 _V4_MAPPED = np.uint64(0xFFFF_0000_0000)
 
 _IPV4 = np.dtype({
-    "names": ["version", "total", "fragment", "protocol"],
-    "formats": ["u1", ">u2", ">u2", "u1"],
-    "offsets": [0, 2, 6, 9],
+    "names": ["version", "total", "ident", "fragment", "protocol"],
+    "formats": ["u1", ">u2", ">u2", ">u2", "u1"],
+    "offsets": [0, 2, 4, 6, 9],
     "itemsize": _IPV4_MIN_BYTES,
 })  # fmt: skip
 _IPV6 = np.dtype({
@@ -68,7 +70,7 @@ _IPV6 = np.dtype({
     "itemsize": 40,
 })  # fmt: skip
 """GRH is laid out alike."""
-_EXTENSION = np.dtype([("next", "u1"), ("size", "u1"), ("fragment", ">u2"), ("rest", "V4")])
+_EXTENSION = np.dtype([("next", "u1"), ("size", "u1"), ("fragment", ">u2"), ("ident", ">u4")])
 _TCP = np.dtype([
     ("sport", ">u2"), ("dport", ">u2"), ("seq", ">u4"), ("ack", ">u4"), ("offset", "u1"), ("flags", "u1"),
 ])  # fmt: skip
@@ -89,6 +91,13 @@ class Parsed:
 
     tcp: Segments
     ib: IbPackets
+    fragments: Fragments
+
+    def joined(self, more: Parsed) -> Parsed:
+        """With what the fragments complete, whose data has that of the batch in front."""
+        data = more.tcp.data
+        tcp, ib = merged(Segments, [self.tcp, more.tcp], data), merged(IbPackets, [self.ib, more.ib], data)
+        return Parsed(tcp, ib, self.fragments)
 
 
 Addresses = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
@@ -134,11 +143,13 @@ def parse(
     cursor, ethertype = network_layer(frames, counts)
     segments: list[Segments] = []
     ib: list[IbPackets] = []
+    fragments: list[Fragments] = []
     rest = np.ones(len(cursor), np.bool_)
     for wanted, parser in ((ETHERTYPE_IPV4, _ipv4), (ETHERTYPE_IPV6, _ipv6)):
         mask = ethertype == wanted
         if mask.any():
-            packets = parser(cursor.pick(mask), counts)
+            packets, pieces = parser(cursor.pick(mask), frames, counts)
+            fragments += pieces
             own = _of_protocol(packets, PROTOCOL_TCP)
             segments.append(_tcp(own, frames, counts, tcp_ports, checked=tcp_checksums))
             ib.append(_roce(_of_protocol(packets, PROTOCOL_UDP), frames, counts))
@@ -151,13 +162,17 @@ def parse(
             rest &= ~mask
     if rest.any():
         _count_other_ethertypes(ethertype[rest], counts)
-    parsed = Parsed(_merged(Segments, segments, frames), _merged(IbPackets, ib, frames))
+    parsed = Parsed(
+        merged(Segments, segments, frames.data),
+        merged(IbPackets, ib, frames.data),
+        merged(Fragments, fragments, frames.data),
+    )
     counts.tcp += len(parsed.tcp)
     counts.ib += int(np.count_nonzero(np.diff(parsed.ib.frame, prepend=-1)))
     return parsed
 
 
-def _ipv4(cursor: Cursor, counts: FrameCounts) -> _Packets:
+def _ipv4(cursor: Cursor, frames: FrameBatch, counts: FrameCounts) -> tuple[_Packets, list[Fragments]]:
     cursor, headers = cursor.headers(_IPV4, counts)
     size = (headers["version"] & 15).astype(np.int64) * 4
     total = headers["total"].astype(np.int64)
@@ -165,10 +180,19 @@ def _ipv4(cursor: Cursor, counts: FrameCounts) -> _Packets:
     good = (headers["version"] >> 4 == 4) & (size >= _IPV4_MIN_BYTES) & (wire_end - cursor.at >= size)
     good &= (total != 0) | (wire_end - cursor.at <= MAX_OFFLOAD_BYTES)
     packets = _Packets(cursor.ending(wire_end).behind(size), cursor.at, headers["protocol"], _v4_addresses)
-    return _without_fragments(packets, good, (headers["fragment"] & _FRAGMENT_BITS) != 0, counts)
+    if not good.all():
+        packets, headers = _counted_malformed(packets, good, counts), headers[good]
+    bits = headers["fragment"]
+    apart = (bits & (_MORE | _PLACE)) != 0
+    if not apart.any():
+        return packets, []
+    place = (bits[apart] & _PLACE).astype(np.int64) * 8
+    more = (bits[apart] & _MORE) != 0
+    pieces = _fragments(packets.pick(apart), frames, counts, headers["ident"][apart], place, more)
+    return packets.pick(~apart), [pieces]
 
 
-def _ipv6(cursor: Cursor, counts: FrameCounts) -> _Packets:
+def _ipv6(cursor: Cursor, frames: FrameBatch, counts: FrameCounts) -> tuple[_Packets, list[Fragments]]:
     cursor, headers = cursor.headers(_IPV6, counts)
     payload = headers["payload"].astype(np.int64)
     start = cursor.at + _IPV6.itemsize
@@ -176,17 +200,21 @@ def _ipv6(cursor: Cursor, counts: FrameCounts) -> _Packets:
     wire_end = np.where(payload == 0, cursor.wire_end, start + payload)
     good = (headers["version"] >> 4 == 6) & ((payload != 0) | (wire_end - start <= MAX_OFFLOAD_BYTES))
     packets = _Packets(cursor.ending(wire_end).behind(_IPV6.itemsize), cursor.at, headers["next"], _v6_addresses)
-    packets = _without_fragments(packets, good, np.zeros(len(good), np.bool_), counts)
+    packets = _counted_malformed(packets, good, counts)
+    fragments: list[Fragments] = []
     for _ in range(MAX_EXTENSION_HEADERS):
         extended = any_of(packets.protocol, (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION))
         if not extended.any():
             break
-        packets = _pass_extension(packets, extended, counts)
-    return packets
+        packets, pieces = _pass_extension(packets, extended, frames, counts)
+        fragments += pieces
+    return packets, fragments
 
 
-def _pass_extension(packets: _Packets, extended: Mask, counts: FrameCounts) -> _Packets:
-    """Go behind one IPv6 extension header where there is one (RFC 8200 §4, RFC 4302 §2)."""
+def _pass_extension(
+    packets: _Packets, extended: Mask, frames: FrameBatch, counts: FrameCounts
+) -> tuple[_Packets, list[Fragments]]:
+    """Go behind one IPv6 extension header where there is one (RFC 8200 §4, RFC 4302 §2); fragments go no further."""
     cut = extended & (packets.cursor.at + _EXTENSION.itemsize > packets.cursor.end)
     counts.cut += int(cut.sum())
     packets, extended = packets.pick(~cut), extended[~cut]
@@ -200,21 +228,38 @@ def _pass_extension(packets: _Packets, extended: Mask, counts: FrameCounts) -> _
     advance[extended] = size
     protocol = packets.protocol.copy()
     protocol[extended] = headers["next"]
-    fragments = np.zeros(len(packets), np.bool_)
-    # A fragment header on a whole packet is allowed (RFC 6946).
-    fragments[extended] = (kind == _FRAGMENT) & ((headers["fragment"] & _IPV6_FRAGMENT_BITS) != 0)
     passed = _Packets(packets.cursor.behind(advance), packets.network, protocol, packets.addresses)
-    return _without_fragments(passed, np.ones(len(packets), np.bool_), fragments, counts)
+    # A fragment header on a whole packet is allowed (RFC 6946).
+    pieces = (kind == _FRAGMENT) & ((headers["fragment"] & (_IPV6_MORE | _IPV6_PLACE)) != 0)
+    if not pieces.any():
+        return passed, []
+    headers = headers[pieces]
+    place, more = (headers["fragment"] & _IPV6_PLACE).astype(np.int64), (headers["fragment"] & _IPV6_MORE) != 0
+    apart = np.zeros(len(packets), np.bool_)
+    apart[extended] = pieces
+    return passed.pick(~apart), [_fragments(passed.pick(apart), frames, counts, headers["ident"], place, more)]
 
 
-def _without_fragments(packets: _Packets, good: Mask, fragments: Mask, counts: FrameCounts) -> _Packets:
-    fragments = fragments & good
-    keep = good & ~fragments
-    if keep.all():
-        return packets
-    counts.malformed += int((~good).sum())
-    counts.fragments += int(fragments.sum())
-    return packets.pick(keep)
+def _fragments(
+    packets: _Packets, frames: FrameBatch, counts: FrameCounts, ident: NDArray[Any], place: Ints, more: Mask
+) -> Fragments:
+    """Rows that stand behind the headers of their fragments; lost, as far as is known here."""
+    counts.fragments_lost += len(packets)
+    cursor = packets.cursor
+    return Fragments(
+        frames.data,
+        frames.frame[cursor.row],
+        frames.time[cursor.row],
+        *packets.addresses(frames.data, packets.network),
+        network=packets.network,
+        ident=ident.astype(np.uint32),
+        protocol=packets.protocol,
+        place=place,
+        more=more,
+        payload=np.minimum(cursor.at, cursor.end),
+        captured=np.maximum(cursor.end - cursor.at, 0),
+        length=np.maximum(cursor.wire_end - cursor.at, 0),
+    )
 
 
 def _of_protocol(packets: _Packets, protocol: int) -> _Packets:
@@ -278,9 +323,13 @@ def _tcp(
 
 
 def _undamaged(packets: _Packets, data: Bytes) -> Mask:
-    """Which TCP segments have no wrong checksum; of one that was not captured to its end nobody knows."""
+    """Which TCP segments have no wrong checksum. Of one that was not captured to its end nobody knows.
+
+    Nor of one that no frame could carry. Where Linux merged it (GRO), its checksum is that of the pseudo header alone
+    [seen]; where an adapter did (LRO), it may be that of its first part. All parts were checked before.
+    """
     begin, end = packets.cursor.at, packets.cursor.end
-    good = end < packets.cursor.wire_end
+    good = (end < packets.cursor.wire_end) | (end - begin > MAX_FRAME_BYTES)
     whole = np.flatnonzero(~good)
     addresses = packets.addresses(data, packets.network[whole])
     checksum = gather(data, begin[whole] + _TCP_CHECKSUM_AT, _CHECKSUM)["checksum"].astype(np.uint16)
@@ -289,6 +338,8 @@ def _undamaged(packets: _Packets, data: Bytes) -> Mask:
 
 
 def _counted_malformed(packets: _Packets, good: Mask, counts: FrameCounts) -> _Packets:
+    if good.all():
+        return packets
     counts.malformed += len(packets) - int(good.sum())
     return packets.pick(good)
 
@@ -315,7 +366,12 @@ def _cut_bursts(packets: _Packets, checked: Mask) -> _Packets:
     cursor = packets.cursor
     length = cursor.wire_end - cursor.at
     size = length.copy()
-    for row in np.flatnonzero(checked & (cursor.end == cursor.wire_end) & (length >= 2 * (_BTH_BYTES + ICRC_BYTES))):
+    possible = checked & (cursor.end == cursor.wire_end) & (length >= 2 * (_BTH_BYTES + ICRC_BYTES))
+    if not possible.any():
+        return packets
+    from rdstool.capture.packets.bursts import packet_bytes  # noqa: PLC0415 - seldom needed, and loads the ICRC
+
+    for row in np.flatnonzero(possible):
         network = packets.network[row]
         size[row] = packet_bytes(cursor.data[network : cursor.end[row]].tobytes(), int(cursor.at[row] - network))
     if (size == length).all():
@@ -391,16 +447,16 @@ def _lids(data: Bytes, network: Ints) -> Addresses:
     return zeros, pairs["src"].astype(np.uint64), zeros, pairs["dst"].astype(np.uint64)
 
 
-Rows = TypeVar("Rows", Segments, IbPackets)
+Rows = TypeVar("Rows", Segments, IbPackets, Fragments)
 
 
-def _merged(kind: type[Rows], parts: list[Rows], frames: FrameBatch) -> Rows:
-    """One set of columns out of several, in order of frames."""
+def merged(kind: type[Rows], parts: list[Rows], data: Bytes) -> Rows:
+    """One set of columns out of several, in order of frames; what they refer to is in ``data``."""
     filled = [part for part in parts if len(part)]
     if len(filled) == 1:
         return filled[0]
     if not filled:
-        return kind(frames.data, *(np.empty(0, dtype) for dtype in kind.dtypes().values()))
+        return kind(data, *(np.empty(0, dtype) for dtype in kind.dtypes().values()))
     order = np.argsort(np.concatenate([part.frame for part in filled]), kind="stable")
     together = zip(*(part.columns() for part in filled), strict=True)
-    return kind(frames.data, *(np.concatenate(columns)[order] for columns in together))
+    return kind(data, *(np.concatenate(columns)[order] for columns in together))

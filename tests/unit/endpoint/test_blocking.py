@@ -46,6 +46,20 @@ def test_a_datagram_goes_there_and_back(ends: tuple[rdstool.Socket, rdstool.Sock
     assert one.recv() == b"and back"
 
 
+def test_a_stack_has_a_thread_only_while_it_has_an_address() -> None:
+    before, addresses = threading.active_count(), own_addresses(2)
+    with Stack() as stack:
+        for _ in range(3):
+            with rdstool.Socket(stack) as one, rdstool.Socket(stack) as other:
+                assert threading.active_count() == before
+                for sock, address in zip((one, other), addresses, strict=True):
+                    sock.bind((address, 4000))
+                one.sendto(b"hello", other.getsockname())
+                assert other.recv() == b"hello"
+            assert threading.active_count() == before
+    assert threading.active_count() == before
+
+
 def test_a_reader_in_another_thread_is_woken(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
     one, other = ends
     got: list[bytes] = []

@@ -25,6 +25,19 @@ local function learn_getters(pinfo)
    text_of_address = type(address) == "table" and address.__tostring or tostring
 end
 
+-- Headers are read from a frame's first bytes, and payload, which may be kept, is copied once.
+local HEAD_BYTES = 128
+
+local function first_bytes(tvb)
+   return raw_bytes(tvb, 0, min(captured_len(tvb), HEAD_BYTES))
+end
+
+-- What was captured between two offsets.
+local function bytes_between(tvb, start, stop)
+   local size = min(captured_len(tvb), stop) - start
+   return size > 0 and raw_bytes(tvb, start, size) or ""
+end
+
 local TWO31, TWO32 = 2147483648.0, 4294967296.0
 local ZERO4, ZERO8 = rep("\0", 4), rep("\0", 8)
 local NO_EXTENSIONS = rep("\0", 16)

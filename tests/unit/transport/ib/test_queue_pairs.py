@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 import pytest
 
-from dissectors.wire.infiniband import Bth, Opcode
+from dissectors.wire.infiniband import BTH, Bth, Opcode
 from rdstool.errors import TransportError
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.ib.memory import Access
@@ -127,6 +128,39 @@ def test_one_acknowledgement_stands_for_a_burst(pair: Pair) -> None:
     pair.settle()
     assert opcodes(pair, PASSIVE) == ["ACKNOWLEDGE"]
     assert statuses(pair.active) == [(number, Status.SUCCESS) for number in range(10)]
+
+
+@pytest.mark.parametrize("size", [64, 1024, 2500])
+def test_a_peer_slower_than_the_window_is_asked_for_few_acknowledgements(pair: Pair, size: int) -> None:
+    active, passive = pair.connect()
+    count = 1000
+    receives(passive, count)
+    for number in range(count):
+        active.post_send(number, bytes(size))
+    on_the_way = deque(sent(pair.active, 0.0))
+    asked = 0
+    while on_the_way:
+        one_more = on_the_way.popleft()
+        asked += BTH.unpack_from(one_more.data).ackreq
+        pair.deliver(pair.active, pair.passive, [one_more])
+        pair.deliver(pair.passive, pair.active, sent(pair.passive, 0.0))
+        on_the_way += sent(pair.active, 0.0)
+    assert statuses(pair.active) == [(number, Status.SUCCESS) for number in range(count)]
+    packets = opcodes(pair, pair.active.address)
+    assert asked == opcodes(pair, PASSIVE).count("ACKNOWLEDGE") < len(packets) / 12
+
+
+@pytest.mark.parametrize("behind", [1, 5, 15, 16, 100])
+def test_a_read_behind_sends_goes_out_without_a_timer(pair: Pair, behind: int) -> None:
+    active, passive = pair.connect()
+    receives(passive, 200)
+    memory, into = bytearray(40_000), bytearray(40_000)
+    there, here = pair.passive.register(memory, ALL), pair.active.register(into, ALL)
+    for number in range(behind):
+        active.post_send(number, b"x")
+    active.post_read(1000, Segment(0, len(into), here.lkey), 0, there.rkey)
+    pair.settle()
+    assert statuses(pair.active)[-1] == (1000, Status.SUCCESS)
 
 
 def test_both_sides_send(pair: Pair) -> None:

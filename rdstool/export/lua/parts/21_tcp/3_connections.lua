@@ -242,9 +242,10 @@ do
 
    local segment = {} -- the same for all: it is looked at once
 
-   -- Read a TCP segment that begins behind `at` bytes of `raw`, and ends on the wire where `stop` bytes have passed.
-   function read_segment(raw, at, stop, src, dst)
-      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(raw, at + 1, at + 14)
+   -- Read a TCP segment that begins behind `at` bytes of `tvb`, and ends on the wire where `stop` bytes have passed. `head`
+   -- has the first bytes of `tvb`.
+   function read_segment(tvb, head, at, stop, src, dst)
+      local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(head, at + 1, at + 14)
       header = at + floor(header / 16) * 4
       if header < at + 20 or header > stop then
          return nil
@@ -257,7 +258,7 @@ do
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
          segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
       end
-      segment.size, segment.data = stop - header, sub(raw, header + 1, stop)
+      segment.size, segment.data = stop - header, bytes_between(tvb, header, stop)
       segment.half = half_of(sport * 65536 + dport, src, dst)
       segment.used = false
       return segment

@@ -279,20 +279,20 @@ do
 
    local packet = {} -- the same for all: what has to wait is copied
 
-   -- Read BTH, which begins behind `at` bytes of `raw`; `stop` is where ICRC begins on the wire.
-   function read_packet(raw, at, stop, src, dst)
-      local first = at + BTH_BYTES + 1
-      if min(#raw, stop) < first - 1 then
+   -- Read BTH, which begins behind `at` bytes of `tvb`; `head` has its first ones. `stop` is where ICRC begins on the wire.
+   function read_packet(tvb, head, at, stop, src, dst)
+      local first = at + BTH_BYTES
+      if min(#head, stop) < first then
          return nil
       end
-      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(raw, at + 1, first - 1)
+      local opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, at + 1, first)
       local pad = bits % 64
       if pad >= 16 then
-         stop = max(first - 1, stop - floor(pad / 16))
+         stop = max(first, stop - floor(pad / 16))
       end
       packet.src, packet.dst, packet.opcode, packet.solicited = src, dst, opcode, bits >= 128
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
-      packet.length, packet.data = stop - first + 1, sub(raw, first, stop)
+      packet.length, packet.data = stop - first, bytes_between(tvb, first, stop)
       packet.flow = find_flow(src, dst, packet.qpn)
       return packet
    end

@@ -39,6 +39,6 @@ end
 -- Where nobody watches, what is known of the frame was noted before, in the first pass.
 local function note_frame(pinfo)
    if not watching and current ~= pinfo.number then
-      current, held.raw, segment, done = pinfo.number, nil, nil, false
+      current, held.tvb, segment, done = pinfo.number, nil, nil, false
    end
 end

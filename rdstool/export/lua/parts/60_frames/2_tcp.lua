@@ -4,19 +4,19 @@ local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
 
-   -- A TCP segment begins behind `at` bytes of `raw`, which `tvb` has, and ends before `stop` on the wire.
-   function watch_segment(raw, at, stop, src, dst, tvb, pinfo, tree, original)
+   -- A TCP segment begins behind `at` bytes of `tvb`, whose first ones `head` has, and ends before `stop` on the wire.
+   function watch_segment(head, at, stop, src, dst, tvb, pinfo, tree, original)
       local saved_done = done
-      held.raw, held.at, held.stop, held.src, held.dst = raw, at, stop, src, dst
+      local has_header = #head >= at + TCP_HEADER_BYTES
+      held.tvb, held.head, held.at, held.stop, held.src, held.dst = has_header and tvb, head, at, stop, src, dst
       segment, done = nil, false
-      local has_header = #raw >= at + TCP_HEADER_BYTES
       if is_visited(pinfo) then
          settle_at_end()
       elseif has_header then
-         local sport, s, dport, d = byte(raw, at + 1, at + 4)
+         local sport, s, dport, d = byte(head, at + 1, at + 4)
          local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
          if rds_port or connection_count > 0 then
-            segment = read_segment(raw, at, stop, src, dst)
+            segment = read_segment(tvb, head, at, stop, src, dst)
             local half = segment and segment.half
             if half and segment.size == 0 and segment.only_ack then
                segment.used = true
@@ -32,10 +32,10 @@ do
       local used = pass_on(original, tvb, pinfo, tree)
       local frame = not done and shown[current]
       if frame then
-         local payload = has_header and frame.messages and at + floor(byte(raw, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < #raw and tvb(payload):tvb() or nil, pinfo, tree)
+         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
       end
-      held.raw, segment, done = nil, nil, saved_done
+      held.tvb, segment, done = nil, nil, saved_done
       return used
    end
 
@@ -44,13 +44,13 @@ do
          return pass_on(original, tvb, pinfo, tree)
       end
       local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
-      return watch_segment(raw_bytes(tvb), 0, reported_len(tvb), src, dst, tvb, pinfo, tree, original)
+      return watch_segment(first_bytes(tvb), 0, reported_len(tvb), src, dst, tvb, pinfo, tree, original)
    end
 
    -- The segment that TCP hands on now, where it was not taken already.
    local function unused_segment()
-      if not segment and held.raw and #held.raw >= held.at + TCP_HEADER_BYTES then
-         segment = read_segment(held.raw, held.at, held.stop, held.src, held.dst)
+      if not segment and held.tvb then
+         segment = read_segment(held.tvb, held.head, held.at, held.stop, held.src, held.dst)
       end
       return segment and not segment.used and segment or nil
    end

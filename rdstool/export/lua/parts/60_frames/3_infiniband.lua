@@ -27,36 +27,36 @@ do
          return pass_on(original, tvb, pinfo, tree)
       end
       local src, dst = host_text(source_of(pinfo)), host_text(destination_of(pinfo))
-      local packet = read_packet(raw_bytes(tvb), 0, reported_len(tvb) - ICRC_BYTES, src, dst)
+      local packet = read_packet(tvb, first_bytes(tvb), 0, reported_len(tvb) - ICRC_BYTES, src, dst)
       return watch_packet(packet, tvb, pinfo, tree, original)
    end
 
-   -- A packet whose GRH begins behind `at` bytes of `raw`; GRH is laid out like an IPv6 header.
-   local function read_grh(tvb, raw, at)
-      if #raw < at + GRH_BYTES or byte(raw, at + 7) ~= IB_TRANSPORT then
+   -- A packet whose GRH begins behind `at` bytes of `tvb`; GRH is laid out like an IPv6 header.
+   local function read_grh(tvb, head, at)
+      if #head < at + GRH_BYTES or byte(head, at + 7) ~= IB_TRANSPORT then
          return nil
       end
-      local src, dst = address_text(sub(raw, at + 9, at + 24)), address_text(sub(raw, at + 25, at + 40))
+      local src, dst = address_text(sub(head, at + 9, at + 24)), address_text(sub(head, at + 25, at + 40))
       at = at + GRH_BYTES
-      return read_packet(raw, at, min(at + u16(raw, at - GRH_BYTES + 5), reported_len(tvb)) - ICRC_BYTES, src, dst)
+      return read_packet(tvb, head, at, min(at + u16(head, at - GRH_BYTES + 5), reported_len(tvb)) - ICRC_BYTES, src, dst)
    end
 
    function watch_roce_v1(tvb, pinfo, tree, original)
-      return watch_packet(read_grh(tvb, raw_bytes(tvb), 0), tvb, pinfo, tree, original)
+      return watch_packet(read_grh(tvb, first_bytes(tvb), 0), tvb, pinfo, tree, original)
    end
 
    local function read_native(tvb)
-      local raw = raw_bytes(tvb)
-      if #raw < LRH_BYTES then
+      local head = first_bytes(tvb)
+      if #head < LRH_BYTES then
          return nil
       end
-      local following = byte(raw, 2) % 4
+      local following = byte(head, 2) % 4
       if following == NEXT_GRH then
-         return read_grh(tvb, raw, LRH_BYTES)
+         return read_grh(tvb, head, LRH_BYTES)
       elseif following == NEXT_BTH then
-         local stop = u16(raw, 5) % 2048 * 4 - ICRC_BYTES
-         local src, dst = format("lid:%d", u16(raw, 7)), format("lid:%d", u16(raw, 3))
-         return read_packet(raw, LRH_BYTES, min(stop, reported_len(tvb)), src, dst)
+         local stop = u16(head, 5) % 2048 * 4 - ICRC_BYTES
+         local src, dst = format("lid:%d", u16(head, 7)), format("lid:%d", u16(head, 3))
+         return read_packet(tvb, head, LRH_BYTES, min(stop, reported_len(tvb)), src, dst)
       end
       return nil
    end

@@ -1,4 +1,4 @@
--- IP: its watcher. Addresses, ports and payload lie in one string of bytes there.
+-- IP: its watcher. Addresses and ports lie in one string of bytes there.
 
 local TCP, ROCE_PORT = 6, 4791
 local inside -- why the watchers at TCP and UDP are there: "links", "packets", or nil where they are not
@@ -10,38 +10,36 @@ do
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
    -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
-   local function read_ip(raw)
-      local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(raw, 1, 10)
-      if #raw >= IPV4_BYTES and first >= 0x45 and first < 0x50 then
+   local function read_ip(head)
+      local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(head, 1, 10)
+      if #head >= IPV4_BYTES and first >= 0x45 and first < 0x50 then
          local fragment = f1 % 64 > 0 or f0 > 0
-         return (first - 0x40) * 4, l1 * 256 + l0, fragment and FRAGMENT or protocol, sub(raw, 13, 16), sub(raw, 17, 20)
-      elseif #raw > IPV6_BYTES and first >= 0x60 and first < 0x70 then
+         return (first - 0x40) * 4, l1 * 256 + l0, fragment and FRAGMENT or protocol, sub(head, 13, 16), sub(head, 17, 20)
+      elseif #head > IPV6_BYTES and first >= 0x60 and first < 0x70 then
          if f1 == HOP_BY_HOP then
-            local behind = byte(raw, IPV6_BYTES + 1)
+            local behind = byte(head, IPV6_BYTES + 1)
             f1 = CARRY_NO_IP[behind] and behind or HOP_BY_HOP
          end
-         return IPV6_BYTES, IPV6_BYTES + p1 * 256 + p0, f1, sub(raw, 9, 24), sub(raw, 25, 40)
+         return IPV6_BYTES, IPV6_BYTES + p1 * 256 + p0, f1, sub(head, 9, 24), sub(head, 25, 40)
       end
       return 0, 0, nil
    end
 
    local function watch_inside_ip(tvb, pinfo, tree, original)
-      local raw = raw_bytes(tvb)
-      local at, stop, protocol, src, dst = read_ip(raw)
-      if stop > #raw then
-         stop = min(stop, reported_len(tvb))
-      end
+      local head = first_bytes(tvb)
+      local at, stop, protocol, src, dst = read_ip(head)
+      stop = min(stop, reported_len(tvb))
       taken = false
       if stop > at and protocol == TCP then
          taken = true
-         return watch_segment(raw, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
+         return watch_segment(head, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
       elseif stop > at and protocol == UDP then
-         local p, port, s, size = byte(raw, at + 3, at + 6)
-         if #raw >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
+         local p, port, s, size = byte(head, at + 3, at + 6)
+         if #head >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
             taken = true
             size = s * 256 + size
             stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
-            local packet = read_packet(raw, at + UDP_BYTES, stop, host_of(src), host_of(dst))
+            local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
             return watch_packet(packet, tvb, pinfo, tree, original)
          end
       elseif protocol and not (CARRY_NO_IP[protocol] or inside) then
