@@ -168,8 +168,8 @@ class Socket(Outbox):
             if self.peer is None:
                 raise SocketError(errno.ENOTCONN, "sendmsg needs a destination, or a connected socket")
             address, port = self.peer
-        if port >> PORT_BITS:
-            checked_port(port)
+        if type(port) is not int or port >> PORT_BITS:
+            port = checked_port(port)
         connection = self._routes.get(address) or self._route(address)
         # The length of other buffers is a number of items.
         node, length = self.node, len(data) if type(data) is bytes else memoryview(data).nbytes
@@ -216,6 +216,8 @@ class Socket(Outbox):
                 item.cookie = self.offer_memory(item.memory, item.flags)
 
     def _route(self, address: str) -> BaseConnection | LoopbackConnection:
+        if self.closed:
+            raise SocketError(errno.EBADF, "the socket was closed")
         destination = checked_host(address)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "sendmsg needs a bound socket")
@@ -344,6 +346,7 @@ class Socket(Outbox):
         self.closed = True
         for connection in self._routes.values():
             connection.cancel(self, None)
+        self._routes.clear()
         if self.memory is not None:
             self.memory.close()
         self.received.clear()

@@ -374,7 +374,7 @@ def test_a_port_that_is_none_is_refused_of_a_known_destination_too(port: int) ->
     sender = bound(make_node())
     send(sender)
     fails(errno.EINVAL, lambda: sender.sendmsg(b"x", LARGE, port, now=0.0))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
         sender.sendmsg(b"x", LARGE, "4000", now=0.0)  # type: ignore[arg-type]
     assert sender.outstanding == 1
 
@@ -388,6 +388,15 @@ def test_the_length_of_a_message_is_that_of_its_bytes() -> None:
     assert receiver.recvmsg(now=0.0).length == 12
     assert sender.send_bytes == 0
     fails(errno.EMSGSIZE, lambda: sender.sendmsg(memoryview(array("Q", bytes(1 << 21))), LARGE, 4000, now=0.0))
+
+
+def test_a_closed_socket_sends_nothing() -> None:
+    node = make_node()
+    socket = bound(node)
+    send(socket)
+    socket.close()
+    fails(errno.EBADF, lambda: send(socket))
+    assert not connection_of(node, LARGE).paths[0].queue
 
 
 def test_nobody_can_ask_for_less_than_nothing() -> None:
