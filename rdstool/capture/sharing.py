@@ -27,7 +27,8 @@ from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.files.mapped import MappedFiles, Place, map_files
 from rdstool.capture.files.records import MAX_FRAMES
-from rdstool.capture.packets.network import MAX_OFFLOAD_BYTES, Parsed
+from rdstool.capture.packets.ip import MAX_OFFLOAD_BYTES
+from rdstool.capture.packets.network import Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
 from rdstool.capture.stages import CaptureOptions, Joining, Ordering, Reach, Stages, Step
@@ -35,9 +36,9 @@ from rdstool.capture.streams import Coverage, Endpoint, Stream, StreamTable, Tur
 from rdstool.errors import CaptureError
 from rdstool.protocol.kinds import Transport
 
-CHUNKS_BYTES = 128 << 20
+CHUNKS_BYTES = 96 << 20
 """What all processes together look at at once: each takes memory for it."""
-_AHEAD = 3
+_AHEAD = 1
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
 T = TypeVar("T")
@@ -138,7 +139,7 @@ class _Share:
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
-        self.shelf = Shelf(self.ahead + size, _table_bytes(size, options.chunk_bytes))
+        self.shelf = Shelf(self.ahead + size, _table_bytes(size, files.chunk_bytes))
 
     def close(self) -> None:
         """Close files and pipes."""
@@ -166,6 +167,8 @@ class _Worker:
         self._there: dict[int, _Table] = {}
         """Chunks that are on the shelf and wait for this process."""
         self._read: dict[int, About] = {}
+        self._mapped: dict[int, Bytes] = {}
+        """What this process has read, until it has reassembled its own part of it: mapping pages again takes time."""
         self._done = 0
         """Chunks that this process has reassembled."""
 
@@ -203,6 +206,7 @@ class _Worker:
                 batch, share.options.tcp_ports, batch.consumed, tcp_checksums=share.options.tcp_checksums
             )
             end = batch.consumed - place.read
+            self._mapped[place.chunk] = batch.data
             self._spread(parsed, _Table(place.chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
         return behind
 
@@ -238,8 +242,9 @@ class _Worker:
         shelf, own, size = self._share.shelf, self._number, self._share.options.jobs
         tcp, at = shelf.get(table.chunk, table.at, Segments.dtypes().values(), table.tcp)
         ib, _ = shelf.get(table.chunk, at, IbPackets.dtypes().values(), table.ib)
-        mapped = table.tcp or table.ib or table.fragments
-        data = self._share.files.data(table.file, table.start, table.end) if mapped else _NO_BYTES
+        data = self._mapped.pop(table.chunk, _NO_BYTES)
+        if not len(data) and (table.tcp or table.ib or table.fragments):
+            data = self._share.files.data(table.file, table.start, table.end)
         columns, _ = shelf.get(table.chunk, 0, Fragments.dtypes().values(), table.fragments)
         parsed = Parsed(Segments(data, *tcp), IbPackets(data, *ib), Fragments(data, *columns))
         more = self._joining.feed(parsed.fragments, about.counts if about else FrameCounts())

@@ -96,6 +96,11 @@ class Reading:
                 warn(f"{name} is older than {before}: name captures in the order of their time, or merge them before")
             self._begins.setdefault(file, time)
 
+    def warn_of_nothing(self, messages: int) -> None:
+        """Tell of a capture that was read to its end and has no messages."""
+        if not messages and self.problem is None and not self.interrupted:
+            warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+
     def exit_code(self, *, problems: bool = False) -> ExitCode:
         """The command's exit status; tells on stderr why the reading ended early."""
         if self.interrupted:

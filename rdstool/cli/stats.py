@@ -80,6 +80,7 @@ def stats(
         else:
             found = _collected(reading)
             if found is not None:
+                reading.warn_of_nothing(found.capture.messages)
                 _show(found, names, results, json=json, all_rows=bool(section))
     raise typer.Exit(reading.exit_code())
 

@@ -181,8 +181,7 @@ def _sum_up(reading: Reading, validator: Validator) -> None:
     from rdstool.validate.rule import Severity  # noqa: PLC0415
 
     streams = reading.capture.streams.streams
-    if not validator.messages and reading.problem is None and not reading.interrupted:
-        warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+    reading.warn_of_nothing(validator.messages)
     read = f"{plural(validator.messages, 'message')} in {plural(len(streams), 'stream')}"
     note(f"{read}, {plural(len(validator.rules), 'rule')} checked")
     halves = [half for stream in streams for half in stream.coverage]

@@ -67,13 +67,19 @@ class Socket(SocketBase):
     # ---- Timeouts
 
     def settimeout(self, seconds: float | None) -> None:
-        """How long calls wait: None for ever, 0 not at all."""
+        """How long calls wait: None for ever, 0 not at all. Raises ``ValueError`` below 0."""
+        if seconds is not None and seconds < 0:
+            raise ValueError("Timeout value out of range")
         self._blocking = seconds is None or seconds > 0
         self.send_timeout_s = self.receive_timeout_s = seconds or None
 
     def gettimeout(self) -> float | None:
         """What ``settimeout`` set."""
         return self.receive_timeout_s if self._blocking else 0.0
+
+    def getblocking(self) -> bool:
+        """Calls wait, if not for ever."""
+        return self._blocking
 
     def setblocking(self, blocking: bool) -> None:
         """Wait for ever, or not at all."""
@@ -298,8 +304,11 @@ class Socket(SocketBase):
         home.wait(wait_s)
 
     def fileno(self) -> int:
-        """A descriptor for ``select`` and its like, readable while ``poll`` has IN. Not to be read from. Linux only."""
-        if self._event < 0:
+        """A descriptor for ``select`` and its like, readable while ``poll`` has IN. Not to be read from. Linux only.
+
+        -1 once the socket is closed.
+        """
+        if self._event < 0 and not self.closed:
             self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             if self._home is not None:
                 self._watch(self._home)

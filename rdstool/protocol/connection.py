@@ -1,14 +1,15 @@
 """One connection: an address pair with up to eight paths (kernel ``struct rds_connection``).
 
-The rules by which connection and paths act on each other, each named by the method that holds it:
+Here TCP connections are made, taken and given up; :mod:`rdstool.protocol.tcp_connection` adds what they bring. The
+rules by which connection and paths act on each other, each named by the method that holds it:
 
 - ``send`` and ``reach``: a message for a path that is down makes the smaller address connect, and the larger one
   knock on path 0 (§4.2). The kernel knocks once a message; here it is repeated while messages wait.
 - ``accept`` and ``unpark``: an incoming connection takes the path that its source port tells, else the lowest that
   is free; where none is free it waits, unread, until the old connection of its path has been emptied (§4.3).
+- ``went_up``, ``went_down``: what a path's change means for the others.
 - ``notice``: a handshake message from a restarted peer makes all older TCP connections void (§5.5).
 - ``agree``: what a handshake message says of paths is taken over, and the smaller address fans out (§5.2).
-- ``went_up``, ``went_down``: what a path's change means for the others.
 
 Where this differs from the kernel it is so that nothing is lost or doubled in cases where kernels do:
 
@@ -37,7 +38,6 @@ from rdstool.protocol.addresses import rank
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.framing import Frame
 from rdstool.protocol.gate import Gate
-from rdstool.protocol.handshake import Announcement, agreed_paths
 from rdstool.protocol.host import Host
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.outgoing import Outgoing
@@ -63,7 +63,7 @@ class Remembered(NamedTuple):
 
 
 class Connection(BaseConnection):
-    """What this node shares with one peer address over TCP."""
+    """The paths to one peer address over TCP, and the TCP connections that serve them."""
 
     __slots__ = (
         "answer_timer",
@@ -386,108 +386,6 @@ class Connection(BaseConnection):
         control.extend(others)
         self.probe_sent = False
         self.probe()
-
-    # ---- Handshake
-
-    def notice(self, said: Announcement, link: Link, path: Path, now: float) -> None:
-        """See whether the peer has been restarted, before its message is judged by number (§5.5)."""
-        if link.number < self.gen_link:
-            # From before a restart that is known already.
-            return
-        fewer = self.agreed and said.npaths is not None and agreed_paths(len(self.paths), said.npaths, 1) < self.npaths
-        changed = bool(said.gen_num and self.peer_gen and said.gen_num != self.peer_gen)
-        if self.node.profile.announces_gen_num and said.gen_num:
-            self.gen_link = link.number
-            old, self.peer_gen = self.peer_gen, said.gen_num
-        else:
-            changed, old = False, self.peer_gen
-        if changed or fewer:
-            self._restarted(old, link, path, now)
-
-    def _restarted(self, old_gen: int, link: Link, path: Path, now: float) -> None:
-        node = self.node
-        node.counters.peer_restarts += 1
-        node.emit(events.PeerRestarted(self.local, self.peer, old_gen, self.peer_gen))
-        for other in self.paths:
-            other.next_rx = 0
-            older = other.link is None or other.link.number < link.number
-            # What an earlier TCP connection took may have reached the peer before it restarted: never again.
-            count = sum(1 for message in (*other.retry, *(other.unacked if older else ())) if message.socket)
-            stale = set(map(id, other.retry)) | (set(map(id, other.unacked)) if older else set())
-            if stale:
-                other.remove(lambda message, stale=stale: id(message) in stale, SendStatus.DROPPED, sent_only=True)  # type: ignore[misc]
-                node.counters.messages_flushed += count
-            if count:
-                node.emit(events.MessagesDropped(self.local, self.peer, other.index, count))
-            if other is not path and older and other.state is not PathState.CONNECTING:
-                other.drop(DropReason.PEER_RESTARTED, "", now, abort=True)
-        for waiting in [each for each in self.parked if each.number < link.number]:
-            self.parked.remove(waiting)
-            waiting.deaf = True
-            node.emit(events.AbortWanted(waiting, DropReason.PEER_RESTARTED))
-        if not link.map_seen:
-            self.peer_map.bits = None
-            node.congestion_changed(self.local, self.peer)
-        self.npaths, self.mask, self.agreed = 1, 0, False
-        self.gate.forget()
-
-    def agree(self, said: Announcement, link: Link, now: float) -> None:
-        """Take over what a handshake message says (§5.2)."""
-        node = self.node
-        self.probe_sent = False
-        own = len(self.paths) if node.profile.announces_npaths else 1
-        before = self.npaths
-        # More paths than agreed come only after a restart or from one path: sockets would change paths in mid-flow.
-        npaths = before if before > 1 else agreed_paths(own, said.npaths, before)
-        news = not self.agreed or npaths != before or said.sport_idx != self.peer_sport_idx
-        self.agreed = True
-        self.peer_sport_idx = said.sport_idx
-        self.npaths, self.mask = npaths, npaths - 1
-        if news:
-            node.emit(events.PathsAgreed(self.local, self.peer, npaths, self.peer_gen, said.sport_idx))
-        if said.sport_idx:
-            self._place(link, now)
-        if self.unsure:
-            # On whichever path the peer saw the numbers that were sent there, later ones are above them.
-            self.unsure = False
-            highest = max(path.next_tx for path in self.paths)
-            for path in self.paths:
-                path.next_tx = highest
-        if npaths > before:
-            self._fan_out()
-        for path in self.paths:
-            path.release()
-            path.wake()
-        self.unpark(now)
-        self._dial_all(now)
-
-    def _place(self, link: Link, now: float) -> None:
-        """Move path 0's first TCP connection to the path that its source port tells."""
-        first = self.paths[0]
-        target = self.path_of(link)
-        if link.path != 0 or target is first:
-            return
-        if target.state is not _DOWN:
-            self.node.counters.dropped_misplaced += 1
-            first.drop(DropReason.MISPLACED, "", now)
-            return
-        target.next_rx, first.next_rx = first.next_rx, 0
-        target.next_tx = max(target.next_tx, first.next_tx)
-        target.unacked.extend(first.unacked)
-        first.unacked.clear()
-        target.take(link, now)
-        first.lost("", now, DropReason.MISPLACED)
-
-    def _fan_out(self) -> None:
-        """More than one path from now on. Messages change to the path that their socket has now, or are waited for."""
-        moving = [message for path in self.paths[1:] for message in path.queue]
-        for path in self.paths[1:]:
-            path.queue.clear()
-        for message in moving:
-            index = message.socket.hash & self.mask if message.socket is not None else 0
-            self.paths[index].queue.append(message)
-        if self.node.profile.catches_up:
-            self.gate.close()
 
     # ---- The end
 

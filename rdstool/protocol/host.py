@@ -17,6 +17,7 @@ from rdstool.protocol.counters import Counters
 from rdstool.protocol.errors import LocalProtocolError, SocketError
 from rdstool.protocol.handshake import announce
 from rdstool.protocol.ib.memory import Registrar
+from rdstool.protocol.ib.unfinished import Unfinished
 from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.link import BaseLink
 from rdstool.protocol.profile import Profile
@@ -50,6 +51,7 @@ class Host:
         self.now = now
         self.counters = Counters()
         self.timers = Timers()
+        self.unfinished = Unfinished(settings.limits.unfinished_bytes, self.counters)
         self.trace = Trace(settings.limits.trace_records)
         self.generation = 1 + int(random.random() * 0xFFFFFFFF)
         """Drawn once: peers tell by it that this node was restarted (§5.5)."""

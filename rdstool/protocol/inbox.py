@@ -131,8 +131,11 @@ class Inbox(ABC):
         """The next notification or message, cut to ``size`` bytes (None: whole).
 
         Completions of zerocopy come with a message, or alone where there is none and MSG_DONTWAIT is given, as the
-        kernel has it; without room for control messages they wait. Raises ``WouldBlock`` (EAGAIN) where there is none.
+        kernel has it; without room for control messages they wait. Raises ``WouldBlock`` (EAGAIN) where there is none,
+        ``SocketError`` (EINVAL) where ``size`` is negative.
         """
+        if size is not None and size < 0:
+            raise SocketError(errno.EINVAL, f"nobody can receive {size} bytes")
         if flags & MSG_OOB:
             return ReceivedMessage(b"", "", 0, 0)
         if self._notifications or self.updates:

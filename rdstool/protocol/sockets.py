@@ -23,7 +23,7 @@ from rdstool.protocol.ib.requests import check, make_message
 from rdstool.protocol.inbox import MSG_DONTWAIT
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.loopback import LoopbackConnection
-from rdstool.protocol.names import PORTS, checked_address, checked_host, checked_port
+from rdstool.protocol.names import PORT_BITS, PORTS, checked_address, checked_host, checked_port
 from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.pathhash import jhash_1word
 from rdstool.protocol.profile import Profile
@@ -168,8 +168,11 @@ class Socket(Outbox):
             if self.peer is None:
                 raise SocketError(errno.ENOTCONN, "sendmsg needs a destination, or a connected socket")
             address, port = self.peer
-        connection = self._routes.get(address) or self._route(address, port)
-        node, length = self.node, len(data)
+        if type(port) is not int or port >> PORT_BITS:
+            port = checked_port(port)
+        connection = self._routes.get(address) or self._route(address)
+        # The length of other buffers is a number of items.
+        node, length = self.node, len(data) if type(data) is bytes else memoryview(data).nbytes
         if length > self.sndbuf or length > MAX_MESSAGE_BYTES:
             what = "the longest of RDS" if self.sndbuf >= MAX_MESSAGE_BYTES else "the socket's send buffer"
             limit = min(self.sndbuf, MAX_MESSAGE_BYTES)
@@ -213,9 +216,10 @@ class Socket(Outbox):
             if isinstance(item, RdmaMap):
                 item.cookie = self.offer_memory(item.memory, item.flags)
 
-    def _route(self, address: str, port: int) -> BaseConnection | LoopbackConnection:
+    def _route(self, address: str) -> BaseConnection | LoopbackConnection:
+        if self.closed:
+            raise SocketError(errno.EBADF, "the socket was closed")
         destination = checked_host(address)
-        checked_port(port)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "sendmsg needs a bound socket")
         if not same_family(self.address, destination):
@@ -307,12 +311,12 @@ class Socket(Outbox):
     def set_tos(self, tos: int) -> None:
         """SIOCRDSSETTOS. TCP has one class of service, so all values become 0.
 
-        Raises ``SocketError``: ENOTTY without transport, EINVAL after the first message or out of range.
+        Raises ``SocketError``: ENOTTY without transport; EINVAL where it is set, out of range, or after a message.
         """
         if self.transport is None:
             raise SocketError(errno.ENOTTY, "the socket has no transport yet")
-        if self._routes or not 0 <= tos <= 0xFF:
-            raise SocketError(errno.EINVAL, "the type of service is 0 to 255, and set before the first message")
+        if self.tos or self._routes or not 0 <= tos <= 0xFF:
+            raise SocketError(errno.EINVAL, "the type of service is 0 to 255, and set once before the first message")
         self.tos = tos if self.transport is Transport.IB else 0
 
     # ---- Memory for RDMA
@@ -343,6 +347,7 @@ class Socket(Outbox):
         self.closed = True
         for connection in self._routes.values():
             connection.cancel(self, None)
+        self._routes.clear()
         if self.memory is not None:
             self.memory.close()
         self.received.clear()

@@ -1,6 +1,7 @@
-"""A whole connection over TCP: what its paths, its dialling and its handshake make of the bytes that come in.
+"""A whole connection over TCP: what becomes of the bytes that come in.
 
-The duplicate filter, pings, handshakes and delivery to sockets (kernel ``recv.c``).
+The duplicate filter, pings, delivery to sockets, and the handshake, by which paths are agreed on (kernel ``recv.c``).
+:mod:`rdstool.protocol.connection` tells where this differs from the kernel.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dissectors.wire.rds import HEADER_BYTES, PING_PORT, PROBE_PORT, Flags
 from rdstool.protocol import events
 from rdstool.protocol.connection import Connection
 from rdstool.protocol.framing import NO_EXTENSIONS, Frame
-from rdstool.protocol.handshake import announcement_of
+from rdstool.protocol.handshake import Announcement, agreed_paths, announcement_of
 from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.link import Link
 from rdstool.protocol.path import Path
 from rdstool.protocol.pings import answer_ping
+from rdstool.protocol.reasons import DropReason, SendStatus
 from rdstool.protocol.receive_rule import is_duplicate
+from rdstool.protocol.states import PathState
 
 _CONGESTION = int(Flags.CONG_BITMAP)
 _RETRANSMITTED = int(Flags.RETRANSMITTED)
@@ -212,3 +215,105 @@ class TcpConnection(Connection):
             node.counters.recv_drop_no_sock += 1
         if (is_probe or is_probe_reply) and not link.deaf:
             self.agree(said, link, now)
+
+    # ---- Handshake
+
+    def notice(self, said: Announcement, link: Link, path: Path, now: float) -> None:
+        """See whether the peer has been restarted, before its message is judged by number (§5.5)."""
+        if link.number < self.gen_link:
+            # From before a restart that is known already.
+            return
+        fewer = self.agreed and said.npaths is not None and agreed_paths(len(self.paths), said.npaths, 1) < self.npaths
+        changed = bool(said.gen_num and self.peer_gen and said.gen_num != self.peer_gen)
+        if self.node.profile.announces_gen_num and said.gen_num:
+            self.gen_link = link.number
+            old, self.peer_gen = self.peer_gen, said.gen_num
+        else:
+            changed, old = False, self.peer_gen
+        if changed or fewer:
+            self._restarted(old, link, path, now)
+
+    def _restarted(self, old_gen: int, link: Link, path: Path, now: float) -> None:
+        node = self.node
+        node.counters.peer_restarts += 1
+        node.emit(events.PeerRestarted(self.local, self.peer, old_gen, self.peer_gen))
+        for other in self.paths:
+            other.next_rx = 0
+            older = other.link is None or other.link.number < link.number
+            # What an earlier TCP connection took may have reached the peer before it restarted: never again.
+            count = sum(1 for message in (*other.retry, *(other.unacked if older else ())) if message.socket)
+            stale = set(map(id, other.retry)) | (set(map(id, other.unacked)) if older else set())
+            if stale:
+                other.remove(lambda message, stale=stale: id(message) in stale, SendStatus.DROPPED, sent_only=True)  # type: ignore[misc]
+                node.counters.messages_flushed += count
+            if count:
+                node.emit(events.MessagesDropped(self.local, self.peer, other.index, count))
+            if other is not path and older and other.state is not PathState.CONNECTING:
+                other.drop(DropReason.PEER_RESTARTED, "", now, abort=True)
+        for waiting in [each for each in self.parked if each.number < link.number]:
+            self.parked.remove(waiting)
+            waiting.deaf = True
+            node.emit(events.AbortWanted(waiting, DropReason.PEER_RESTARTED))
+        if not link.map_seen:
+            self.peer_map.bits = None
+            node.congestion_changed(self.local, self.peer)
+        self.npaths, self.mask, self.agreed = 1, 0, False
+        self.gate.forget()
+
+    def agree(self, said: Announcement, link: Link, now: float) -> None:
+        """Take over what a handshake message says (§5.2)."""
+        node = self.node
+        self.probe_sent = False
+        own = len(self.paths) if node.profile.announces_npaths else 1
+        before = self.npaths
+        # More paths than agreed come only after a restart or from one path: sockets would change paths in mid-flow.
+        npaths = before if before > 1 else agreed_paths(own, said.npaths, before)
+        news = not self.agreed or npaths != before or said.sport_idx != self.peer_sport_idx
+        self.agreed = True
+        self.peer_sport_idx = said.sport_idx
+        self.npaths, self.mask = npaths, npaths - 1
+        if news:
+            node.emit(events.PathsAgreed(self.local, self.peer, npaths, self.peer_gen, said.sport_idx))
+        if said.sport_idx:
+            self._place(link, now)
+        if self.unsure:
+            # On whichever path the peer saw the numbers that were sent there, later ones are above them.
+            self.unsure = False
+            highest = max(path.next_tx for path in self.paths)
+            for path in self.paths:
+                path.next_tx = highest
+        if npaths > before:
+            self._fan_out()
+        for path in self.paths:
+            path.release()
+            path.wake()
+        self.unpark(now)
+        self._dial_all(now)
+
+    def _place(self, link: Link, now: float) -> None:
+        """Move path 0's first TCP connection to the path that its source port tells."""
+        first = self.paths[0]
+        target = self.path_of(link)
+        if link.path != 0 or target is first:
+            return
+        if target.state is not PathState.DOWN:
+            self.node.counters.dropped_misplaced += 1
+            first.drop(DropReason.MISPLACED, "", now)
+            return
+        target.next_rx, first.next_rx = first.next_rx, 0
+        target.next_tx = max(target.next_tx, first.next_tx)
+        target.unacked.extend(first.unacked)
+        first.unacked.clear()
+        target.take(link, now)
+        first.lost("", now, DropReason.MISPLACED)
+
+    def _fan_out(self) -> None:
+        """More than one path from now on. Messages change to the path that their socket has now, or are waited for."""
+        moving = [message for path in self.paths[1:] for message in path.queue]
+        for path in self.paths[1:]:
+            path.queue.clear()
+        for message in moving:
+            index = message.socket.hash & self.mask if message.socket is not None else 0
+            self.paths[index].queue.append(message)
+        if self.node.profile.catches_up:
+            self.gate.close()

@@ -80,7 +80,7 @@ class Direction:
             psn = order.expected + order.distance(int(packets.psn[last]))
             operations.acknowledged(psn, int(packets.frame[last]), int(packets.time[last]), events)
             return
-        header = HEADER_OF[packets.opcode]
+        header = HEADER_OF.take(packets.opcode)
         columns = (
             packets.frame,
             packets.time,

@@ -80,8 +80,8 @@ class RequestReader:
 
     def _units(self, packets: Packets) -> int:
         """Read all well-formed requests from the start as columns; the number of packets read."""
-        part, begins, ends = PART_OF[packets.opcode], STARTS[packets.opcode], ENDS[packets.opcode]
-        header = HEADER_OF[packets.opcode]
+        opcode = packets.opcode
+        part, begins, ends, header = (table.take(opcode) for table in (PART_OF, STARTS, ENDS, HEADER_OF))
         wrong = begins != np.append(True, ends[:-1])
         wrong[1:] |= ~begins[1:] & (part[1:] != part[:-1])
         wrong |= packets.captured < np.where(begins & (part == Part.SEND), HEADER_BYTES + header, header)

@@ -20,6 +20,7 @@ from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, parse_extensio
 from dissectors.wire.rds import HEADER_BYTES, PING_PORT, PROBE_PORT, Flags
 from rdstool.protocol import events
 from rdstool.protocol.base_connection import BaseConnection
+from rdstool.protocol.counters import Counters
 from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.framing import NO_EXTENSIONS
 from rdstool.protocol.host import Host
@@ -187,7 +188,7 @@ class IbConnection(BaseConnection):
             for frame in frames:
                 if link.deaf or lane.link is not link:
                     return
-                header = self._checked(frame)
+                header = _checked(frame, counters)
                 _, ack, _, sport, dport, _, credit, _, _ = header
                 if credit and link.flow is not None:
                     link.flow.granted(credit)
@@ -201,19 +202,13 @@ class IbConnection(BaseConnection):
                 message = assembler.add(header, frame, now)
                 if message is not None:
                     self._take(link, *message, now)
+            unfinished = self.node.unfinished
+            if assembler.held or lane in unfinished:
+                unfinished.note(lane, assembler.held, now)
         except RemoteProtocolError as error:
             lane.drop(error.reason, str(error), now, abort=True)
         if link.receives_due >= self.node.settings.ib_max_recv_wr:
             counters.ib_rx_ring_empty += 1
-
-    def _checked(self, frame: bytes) -> FrameHeader:
-        if len(frame) < HEADER_BYTES:
-            raise RemoteProtocolError(f"a frame of {len(frame)} bytes", DropReason.BAD_FRAGMENT)
-        header = read_frame_header(frame)
-        if not checksum_fits(header, frame):
-            self.node.counters.recv_drop_bad_checksum += 1
-            raise RemoteProtocolError(f"checksum {header.checksum:#06x}", DropReason.BAD_CHECKSUM)
-        return header
 
     def _take(self, link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None:
         """A message is complete."""
@@ -351,6 +346,16 @@ class IbConnection(BaseConnection):
             self.watch.cancel()
         self.lane.cancel_retry()
         self.lane.say_goodbye(now)
+
+
+def _checked(frame: bytes, counters: Counters) -> FrameHeader:
+    if len(frame) < HEADER_BYTES:
+        raise RemoteProtocolError(f"a frame of {len(frame)} bytes", DropReason.BAD_FRAGMENT)
+    header = read_frame_header(frame)
+    if not checksum_fits(header, frame):
+        counters.recv_drop_bad_checksum += 1
+        raise RemoteProtocolError(f"checksum {header.checksum:#06x}", DropReason.BAD_CHECKSUM)
+    return header
 
 
 def _take_extensions(inbox: Inbox, exthdr: bytes) -> int | None:

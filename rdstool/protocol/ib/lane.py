@@ -65,6 +65,7 @@ class IbLane(Lane):
         link, self.link = self.link, None
         if link is None:
             return
+        self.owner.node.unfinished.forget(self)
         operations = dict.fromkeys(link.operations.values())
         link.operations.clear()
         link.transmission = None
@@ -332,7 +333,7 @@ class IbLane(Lane):
                 if operation.ended and link.silent:
                     self._silent_done(link)
         if status not in _NO_FAILURE and not link.deaf:
-            self.drop(DropReason.WORK_FAILED, f"status {status}", now)
+            self.drop(DropReason.WORK_FAILED, WorkStatus.words(status), now)
         elif link.transmission is not None or link.ack_wanted or self.queue or self.control or self.retry:
             self.wake()
 

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from dissectors.wire.extensions import Extension, Rdma, RdmaBytes, build_extensions
 from dissectors.wire.extensions import RdmaDest as RdmaDestHeader
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
-from rdstool.protocol.control import ATOMIC_BYTES, CompareSwap, FetchAdd, RdmaArgs, RdmaControl, RdmaDest, RdmaMap
+from rdstool.protocol.control import (
+    ATOMIC_BYTES,
+    Atomic,
+    CompareSwap,
+    FetchAdd,
+    RdmaArgs,
+    RdmaControl,
+    RdmaDest,
+    RdmaMap,
+)
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.host import Host
 from rdstool.protocol.ib.memory import RdmaFlags, split_cookie
@@ -23,6 +32,7 @@ from rdstool.protocol.ib.operations import (
 from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.outgoing import Outbox, Outgoing
 
+_ADDRESSES = 1 << 64
 MAX_PIECES = 1024
 """Pieces of local memory of one operation (``UIO_MAXIOV``)."""
 
@@ -38,7 +48,7 @@ def check(socket: Inbox, control: Sequence[RdmaControl], transport: str) -> None
     for item in control:
         match item:
             case RdmaArgs():
-                _check_args(item)
+                _check_remote(item, _check_args(item))
             case RdmaDest(cookie=cookie):
                 if socket.memory is None or cookie not in socket.memory:
                     raise SocketError(errno.EINVAL, f"{cookie:#x} is no memory of this socket")
@@ -47,9 +57,23 @@ def check(socket: Inbox, control: Sequence[RdmaControl], transport: str) -> None
             case FetchAdd() | CompareSwap():
                 if memoryview(item.result).nbytes != ATOMIC_BYTES:
                     raise SocketError(errno.EFAULT, f"the result of an atomic needs {ATOMIC_BYTES} bytes")
+                if _check_remote(item, ATOMIC_BYTES) % ATOMIC_BYTES:
+                    where = f"{item.remote_offset} bytes into memory {item.cookie:#x}"
+                    raise SocketError(errno.EINVAL, f"an atomic needs a multiple of {ATOMIC_BYTES}, not {where}")
 
 
-def _check_args(args: RdmaArgs) -> None:
+def _check_remote(item: RdmaArgs | Atomic, size: int) -> int:
+    """The peer's address, of which 64 bits are there."""
+    address = split_cookie(item.cookie)[1] + item.remote_offset
+    if not 0 <= address <= _ADDRESSES - size:
+        raise SocketError(
+            errno.EINVAL, f"no memory reaches {item.remote_offset} bytes from where {item.cookie:#x} begins"
+        )
+    return address
+
+
+def _check_args(args: RdmaArgs) -> int:
+    """Bytes that are to be moved."""
     if not args.local:
         raise SocketError(errno.EINVAL, "RDMA needs local memory")
     if len(args.local) > MAX_PIECES:
@@ -62,6 +86,7 @@ def _check_args(args: RdmaArgs) -> None:
     reads = not args.flags & RdmaFlags.READWRITE
     if reads and any(memoryview(piece).readonly for piece in args.local):
         raise SocketError(errno.EFAULT, "RDMA READ needs memory that can be written: a bytearray, not bytes")
+    return size
 
 
 def make_message(

@@ -20,7 +20,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.packets.network import MAX_EXTENSION_HEADERS, MAX_OFFLOAD_BYTES, parse
+from rdstool.capture.packets.ip import MAX_EXTENSION_HEADERS, MAX_OFFLOAD_BYTES
+from rdstool.capture.packets.network import parse
 from rdstool.transport.ib.roce.bursts import in_bursts
 from rdstool.transport.ib.roce.flow import MAX_BURST, Flow, ethernet_frame
 from tests.unit.capture.capture_files import erf_record

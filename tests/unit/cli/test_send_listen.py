@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 import rdstool as rdstool_api
+from rdstool.cli.echo import Echo
 from rdstool.cli.endpoints import place
 from rdstool.cli.listen import preview
 from rdstool.cli.payloads import Sizes, made_up, sizes
 from rdstool.errors import UsageError
+from rdstool.protocol.received import Poll
 from tests.kit.loopback import own_addresses
 from tests.unit.cli.background import background
 from tests.unit.cli.running import COMMAND, TIMEOUT_S, rdstool, rdstool_here
@@ -318,3 +321,42 @@ async def test_an_echo_comes_back_to_where_it_was_sent_from() -> None:
             sock = node.socket(5000)
             await sock.sendto(b"who is there", (large, 4000))
             assert await sock.recvfrom() == (b"who is there", (large, 4000))
+
+
+async def test_a_sender_that_does_not_read_its_echoes_holds_up_no_other() -> None:
+    deaf, other, echoing = own_addresses(3)
+    with background("listen", f"{echoing}:4000", "--echo", "-q") as listening:
+        listening.wait_for("listening")
+        # On one path the congestion map is there before the messages that follow it.
+        one_path = rdstool_api.NodeOptions(rdstool_api.Settings(paths=1, rcvbuf=1))
+        async with rdstool_api.Node(deaf, options=one_path) as node, rdstool_api.Node(other) as second:
+            unread = node.socket(5000)
+            await unread.sendto(b"first", (echoing, 4000))
+            while not unread.poll() & Poll.IN:
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await unread.sendto(b"more", (echoing, 4000))
+            await unread.drain()
+            sock = second.socket(5000)
+            await sock.sendto(b"who is there", (echoing, 4000))
+            assert await sock.recvfrom() == (b"who is there", (echoing, 4000))
+            # Read in the order in which they came: those of the deaf one were before.
+            listening.wait_for(f"{deaf} port 5000 does not take what is sent back")
+        listening.interrupt()
+        told = listening.end().stderr
+    assert "12 messages, 57 bytes received in " in told
+    assert told.endswith("; 10 not sent back\n")
+
+
+async def test_a_sender_that_is_gone_takes_no_room_from_the_echoes_of_others() -> None:
+    gone, there, echoing = own_addresses(3)
+    options = rdstool_api.NodeOptions(rdstool_api.Settings(sndbuf=1000))
+    async with rdstool_api.Node(echoing, options=options) as node, rdstool_api.Node(there) as second:
+        echo = Echo(node, node.socket(4000))
+        sock = second.socket(5000)
+        await sock.sendto(b"who is there", (echoing, 4000))
+        await sock.drain()
+        await echo.send(bytes(1000), (gone, 5000))
+        await echo.send(b"who is there", (there, 5000))
+        assert await sock.recv() == b"who is there"
+        assert echo.missed == 1

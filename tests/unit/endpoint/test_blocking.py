@@ -223,6 +223,28 @@ def test_timeouts_are_those_of_the_standard_library(ends: tuple[rdstool.Socket, 
         one.recv()
 
 
+def test_waiting_is_set_and_read_as_in_the_standard_library(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, _ = ends
+    assert one.getblocking()
+    one.setblocking(False)
+    assert (one.getblocking(), one.gettimeout()) == (False, 0.0)
+    one.settimeout(2)
+    assert (one.getblocking(), one.gettimeout()) == (True, 2)
+    with pytest.raises(ValueError, match="Timeout value out of range"):
+        one.settimeout(-1)
+
+
+def test_a_closed_socket_has_no_descriptor_and_sends_nothing(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    one.connect(other.getsockname())
+    one.send(b"x")
+    one.close()
+    assert one.fileno() == -1
+    with pytest.raises(SocketError) as problem:
+        one.send(b"x")
+    assert problem.value.errno == errno.EBADF
+
+
 def test_drain_waits_until_the_peer_has_everything(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
     one, other = ends
     for _ in range(50):

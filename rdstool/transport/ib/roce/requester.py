@@ -167,9 +167,7 @@ class Requester:
         """Send the next requests as long as they are SENDs that fit, by far the most; tells how many packets."""
         waiting, started, mtu, queue_pair = self.waiting, self._started, self._mtu, self._queue_pair
         first = psn = self._next
-        oldest = self._oldest
-        full = oldest + self._window
-        brink = full - READ_PIECE
+        full, brink, answered = self._edge()
         end = min(psn + budget, full)
         while waiting and psn < end:
             work = waiting[0]
@@ -182,7 +180,7 @@ class Requester:
                 work.first = work.last = psn
                 word = psn & NUMBER_MASK
                 asked = self._asked
-                if psn - asked >= ASK_EVERY or not waiting or (psn >= brink and asked <= oldest):
+                if psn - asked >= ASK_EVERY or not waiting or (psn >= brink and asked <= answered):
                     self._asked = psn + 1
                     word |= ACK_REQUEST
                 pad = -length & 3
@@ -197,7 +195,7 @@ class Requester:
                 del waiting[0]
                 started.append(work)
                 work.first, work.last = psn, last
-                asks = last if not waiting or (last >= brink and self._asked <= oldest) else -1
+                asks = last if not waiting or (last >= brink and self._asked <= answered) else -1
                 self._asked = self._packets.data(out, work, psn, last + 1, self._asked, asks)
                 psn = last + 1
         self._index = len(started)
@@ -254,13 +252,22 @@ class Requester:
 
     def _data(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
         """Packets of a SEND or WRITE."""
-        last, full = work.last, self._oldest + self._window
+        last, (full, brink, answered) = work.last, self._edge()
         asks = -1
         if last < full and self._is_newest():
             asks = last
-        elif last >= full - READ_PIECE and self._asked <= self._oldest:
+        elif last >= brink and self._asked <= answered:
             asks = min(last, full - 1)
         self._asked = self._packets.data(out, work, psn, psn + count, self._asked, asks)
+
+    def _edge(self) -> tuple[int, int, int]:
+        """One behind the window; from where on a packet asks; and up to which ``_asked`` it does.
+
+        A READ waits for room for a whole piece. In a small window that may be less than what no packet has asked for,
+        so all ask that are near the end.
+        """
+        full = self._oldest + self._window
+        return full, full - READ_PIECE, self._oldest if self._window >= 2 * READ_PIECE else full
 
     def _is_newest(self) -> bool:
         """Nothing follows the request that is being sent."""

@@ -95,7 +95,7 @@ def test_a_send_takes_as_many_packets_as_its_bytes_need(pair: Pair, size: int, p
     receives(passive)
     active.post_send(7, TEXT[:size])
     pair.settle()
-    assert opcodes(pair, active._device.address) == packets
+    assert opcodes(pair, pair.active.address) == packets
     (got,) = of_kind(pair.passive.take_events(), Completed)
     assert (got.operation, got.status, got.data) == (Operation.RECEIVE, Status.SUCCESS, TEXT[:size])
     assert statuses(pair.active) == [(7, Status.SUCCESS)]
@@ -108,7 +108,7 @@ def test_every_path_mtu(pair: Pair, mtu: int) -> None:
     active.post_send(1, TEXT)
     pair.settle()
     assert messages(pair.passive) == [TEXT]
-    assert len(opcodes(pair, active._device.address)) == -(-len(TEXT) // mtu)
+    assert len(opcodes(pair, pair.active.address)) == -(-len(TEXT) // mtu)
 
 
 def test_solicited_events_are_told(pair: Pair) -> None:
@@ -239,7 +239,7 @@ def test_a_long_read_is_asked_for_in_pieces(pair: Pair) -> None:
     active.post_read(1, Segment(0, 100_000, local.lkey), 0, remote.rkey)
     pair.settle()
     assert landing == memory
-    assert opcodes(pair, active._device.address).count("READ_REQUEST") == 7
+    assert opcodes(pair, pair.active.address).count("READ_REQUEST") == 7
 
 
 def test_atomics_tell_the_value_before(pair: Pair) -> None:
@@ -430,7 +430,7 @@ def test_an_atomic_whose_answer_was_lost_is_answered_from_memory(pair: Pair) -> 
     assert memory[0] == 1
     (done,) = of_kind(pair.active.take_events(), Completed)
     assert (done.status, done.original) == (Status.SUCCESS, 0)
-    assert opcodes(pair, active._device.address) == ["FETCH_ADD"] * 3
+    assert opcodes(pair, pair.active.address) == ["FETCH_ADD"] * 3
 
 
 def test_a_read_is_continued_where_it_was_cut(pair: Pair) -> None:
@@ -480,7 +480,7 @@ def test_a_peer_that_is_gone_is_given_up_after_the_retries(pair: Pair) -> None:
     pair.wait(0.4)
     assert statuses(pair.active) == []
     pair.wait(0.2)
-    assert opcodes(pair, active._device.address) == ["SEND_ONLY"] * (8 * 2 + 8)  # and a probe each time
+    assert opcodes(pair, pair.active.address) == ["SEND_ONLY"] * (8 * 2 + 8)  # and a probe each time
     assert statuses(pair.active) == [(1, Status.RETRIES_EXCEEDED), (2, Status.FLUSHED), (0, Status.FLUSHED)]
     assert passive.state is QueuePairState.RTS
 
