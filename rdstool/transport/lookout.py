@@ -21,13 +21,14 @@ STAND_BACK_S = 0.002
 """How long sockets may be left alone by a thread that attended, before the loop does so again."""
 
 TURN_BYTES = 1 << 19
-"""Read in one turn, of one socket or of several, before the application has its own: what comes is to be used while it
-is in the processor's cache. Sockets that were ready for no more than that are first in the next turn."""
+"""Of long payloads, read in one turn, of one socket or of several, before the application has its own: they are to be
+used while they are in the processor's cache. Sockets that were ready too are first in the next turn. Of short messages
+each socket may bring as much: there a turn costs more than the cache saves."""
 
 Watched = socket.socket | int
 """A socket, or its descriptor."""
 Handler = Callable[[int], int]
-"""Takes what a socket is ready for: READ, WRITE, or both. Gives how many bytes it has read."""
+"""Takes what a socket is ready for: READ, WRITE, or both. Gives how many bytes of long payloads came."""
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 

@@ -266,7 +266,7 @@ class TcpTransport:
     # ---- Reading
 
     def _readable(self, stream: Stream) -> int:
-        """Read, and take news of acknowledgements; gives how many bytes came."""
+        """Read, and take news of acknowledgements; gives how many bytes of long payloads came."""
         count = 0
         if stream.fresh:
             # What a peer sent on path 0 before it fanned out is to be read before anything on the others.
@@ -285,7 +285,7 @@ class TcpTransport:
         return count
 
     def _read(self, stream: Stream, limit: int) -> int:
-        """Read until the system has no more, or until ``limit`` bytes have come; gives how many have."""
+        """Read until the system has no more, or until ``limit`` bytes have come; gives how many of long payloads."""
         stream.fresh = False
         count = self._take_bytes(stream, limit)
         if not stream.ended:
@@ -294,8 +294,8 @@ class TcpTransport:
 
     def _take_bytes(self, stream: Stream, limit: int) -> int:
         engine, now, link = self._engine, self._driver.now, stream.link
-        taken = 0
-        while taken < limit:
+        long = 0
+        while limit > 0:
             # A tap wants the bytes themselves.
             room = link.deframer.room() if stream.tap is None else None
             try:
@@ -307,23 +307,24 @@ class TcpTransport:
                     data = stream.sock.recv(size)
                     count = len(data)
             except (BlockingIOError, InterruptedError):
-                return taken
+                return long
             except OSError as problem:
                 self._lose(stream, problem.strerror or str(problem), by_peer=True, reset=True)
-                return taken
+                return long
             if not count:
                 self._lose(stream, "closed by the peer", by_peer=True)
-                return taken
+                return long
             if room is not None:
                 engine.bytes_placed(link, count, now())
+                long += count
             else:
                 if stream.tap is not None:
                     stream.tap.received(stream.key, data)
                 engine.bytes_received(link, data, now())
-            taken += count
             if count < size or not link.reading:
                 break
-        return taken
+            limit -= count
+        return long
 
     def _read_into(self, room: tuple[memoryview, bytearray], sock: socket.socket) -> int:
         """Read into ``room``; gives how many bytes. Raises ``OSError``.
@@ -379,7 +380,10 @@ class TcpTransport:
         self._lookout.watch(stream.sock, READ * stream.reading | WRITE * stream.writing, stream.ready)
 
     def _ready(self, stream: Stream, happened: int) -> int:
-        """A socket is ready for what was waited for, or was so before others were seen to; gives the bytes read."""
+        """A socket is ready for what was waited for, or was so before others were seen to.
+
+        Gives how many bytes of long payloads came.
+        """
         if stream.dialled:
             self._connected(stream, stream.dialled)
             return 0
