@@ -14,7 +14,7 @@ from rdstool.protocol.link import BaseLink, Link
 from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
-from rdstool.transport.lookout import READ, TURN_BYTES, WRITE
+from rdstool.transport.lookout import READ, WRITE
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 
@@ -22,6 +22,8 @@ READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""
 READ_LONG_BYTES = 1 << 18
 """At once of a long payload that has no room of its own yet."""
+TURN_BYTES = 1 << 19
+"""Read from one socket before others have their turn, and the application has its own."""
 ACCEPT_ROUNDS = 64
 """Connections taken before others have their turn."""
 ACCEPT_PAUSE_S = 1.0
