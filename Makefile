@@ -70,7 +70,7 @@ test-oldest: $(VENV)/.created ## Run all tests with the oldest dependencies that
 		$$($(BIN)/python tools/oldest.py) --editable '.[parquet]'
 	@$(VENV)-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning $(TESTS)
 
-lint: $(VENV)/.installed-dev ## Check style, format, types and the direction of imports
+lint: $(VENV)/.installed-dev ## Check style, format, types and how modules import each other
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check . | head -n 20; exit 1; }
 	@$(BIN)/mypy --no-error-summary

@@ -54,6 +54,10 @@ class RdsSocket(Protocol):
         """Send a message."""
         ...
 
+    def settimeout(self, seconds: float | None, /) -> None:
+        """How long the others wait."""
+        ...
+
     def recvfrom(self, size: int, /) -> tuple[bytes, tuple[str, int]]:
         """The next message, and its sender."""
         ...

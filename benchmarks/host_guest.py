@@ -1,241 +1,155 @@
 """``python -m benchmarks.host_guest``: RDS over RoCE, rdstool on the host and a kernel in a guest, beside bare UDP.
 
-The guest boots by ``rdstool.lab``, with Soft-RoCE on its network device; benchmarks/guest_programs.py is what speaks
-RDS on both sides. Results go to benchmarks/host_guest.md.
-
-    send OWN PEER SECONDS SIZE...    the bare program, one datagram after the other, of these sizes in turn
-    receive OWN PEER                 its other side: counts what arrives, and prints packets a second
+Guests boot by ``rdstool.lab``, with Soft-RoCE on their network devices. On both sides runs
+benchmarks/host_guest_programs.py. Two guests do the same among themselves. Results go to benchmarks/host_guest.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import date
-from itertools import cycle
 from pathlib import Path
-from time import perf_counter
+from time import sleep
 
+from benchmarks.guest_programs import LIMIT_S
 from benchmarks.guest_programs import PORT as RDS_PORT
+from benchmarks.host_guest_programs import AHEAD, BUFFER, MTU, packets
 from benchmarks.measure import processors
-from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES
 from rdstool.lab import Guest, Network, find_kernel
+from rdstool.lab.annex import Annex
 
 RESULTS = Path(__file__).with_name("host_guest.md")
-COUNTS = {64: 8000, 4096: 2000, 65_536: 200, 1 << 20: 16}
+COUNTS = {64: 6000, 4096: 1200, 65_536: 100, 1 << 20: 8}
 """Messages of each size, in bytes."""
-MTU = 1024
-"""Path MTU over the guest's network device, which has 1,500 bytes."""
-TRANSPORT_BYTES = 16
-"""BTH and ICRC."""
-PORT = 4790
-SECONDS = 1.0
-AHEAD, TELL_EVERY = 128, 32
-"""Datagrams on their way at most, and after how many the receiver tells of them: a flooded guest does nothing else."""
-LOST_AFTER_S = 0.2
-LIMIT_S = 300.0
-BUFFER = 4 << 20
-WAYS = {
-    "rdstool > kernel": ("roce", "kernel"),
-    "kernel > rdstool": ("kernel", "roce"),
-}
-"""Sender and receiver: rdstool is on the host."""
+SECONDS = 0.4
+"""How long bare datagrams go."""
+POLL_S = 0.3
+"""A guest that is asked all the time does nothing else."""
+PROGRAM = "benchmarks.host_guest_programs"
+ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+HOST = ("192.0.2.2", "192.0.2.3")
+"""An address for each way: a kernel keeps what it has with an address. All are smaller than those of guests."""
+
+Lines = list[dict[str, float]]
+"""Of each run: size, rates of ``bare`` and RDS, and what part of the time ``sender`` and ``receiver`` were idle."""
 
 TEXT = """# RDS over RoCE, host and guest
 
-Made by `{command}` on {today}. Medians of {runs} runs, which took turns.
+Made by `{command}` on {today}. Medians of {runs} runs, each beside a run of the bare program.
 Guest: Linux {release}, 1 processor, by QEMU with {accelerator}, RDS over Soft-RoCE. Machine: {processors} processors,
 Python {python}; load at the start {before:.1f}, at the end {after:.1f}.
 
 rdstool on the host, the kernel's RDS and a Python program on AF_RDS in the guest, a tap device between them, path MTU
 {mtu}. "UDP": a bare Python program on the same two sides, and the same way, with datagrams of the same sizes as the
-packets, one call for each, {ahead} on their way at most. Packets are those that carry messages, once.
+packets, one call for each, {ahead} on their way at most. Packets are those that carry messages, once. "x": of RDS, in
+packets of UDP; the least and the most of single runs behind it. "idle": what part of the time the guest's processor had
+nothing to do while messages went (of two guests, the receiver's).
 
-| way | bytes | messages/s | MB/s | packets/s | UDP, packets/s | x |
-|-----|------:|-----------:|-----:|----------:|---------------:|--:|
+| way | bytes | messages/s | MB/s | packets/s | UDP, packets/s | x | of runs | idle |
+|-----|------:|-----------:|-----:|----------:|---------------:|--:|--------:|-----:|
 {rows}
 
-With tcg, QEMU translates each instruction of the guest, and the guest bounds all of this: "x" tells what RDS and
-Soft-RoCE cost in its kernel, beside a program that has nothing of the kind, more than what rdstool costs. Where the
-load is above the number of processors, single runs differ by a factor of two.
+The guest's Linux spends most of the time of a small message on RDS, Soft-RoCE and their checksums, in instructions that
+QEMU translates one by one under tcg: "kernel > kernel" has no rdstool in it, and tells what that costs beside the bare
+program of two guests. A packet that asks for an acknowledgement costs the guest another packet, so rdstool asks
+with one in sixteen (docs/infiniband.md). Where the load is above the number of processors, single runs differ much.
 """
 
 
-def packets(size: int) -> list[int]:
-    """Payloads of the UDP datagrams that carry one message."""
-    frames = [HEADER_BYTES + min(FRAGMENT_BYTES, size - at) for at in range(0, size, FRAGMENT_BYTES)]
-    return [TRANSPORT_BYTES + min(MTU, frame - at) for frame in frames for at in range(0, frame, MTU)]
+def set_up(guest: Guest) -> None:
+    """Soft-RoCE, and room for what the programs ask for."""
+    for name in ("wmem_max", "rmem_max"):
+        guest.sysctl(f"net.core.{name}", BUFFER)
+    guest.add_rxe()
 
 
-def bare_socket(own: str) -> socket.socket:
-    """With as much room as the others have."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-    made.bind((own, PORT))
+def arguments(kind: str, role: str, own: str, peer: str, rest: Sequence[str]) -> list[str]:
+    """A program of a pair."""
+    return [sys.executable, "-m", PROGRAM, kind, role, own, peer, *rest]
+
+
+def read(printed: str) -> Lines:
+    """What the sender has printed."""
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def await_socket(guest: Guest) -> None:
+    """The larger address first: who says hello does so once."""
+    while not any(each["port"] == RDS_PORT for each in guest.rds.table("sockets")):
+        sleep(POLL_S)
+
+
+def with_host(guest: Guest, network: Network, own: str, *, sends: bool, rest: Sequence[str]) -> Lines:
+    """A kernel in the guest, and rdstool on the host; ``sends``: the host does."""
+    network.add_address(own)
+    roles = ("sender", "receiver") if sends else ("receiver", "sender")
+    inside = guest.popen(arguments("kernel", roles[1], guest.address, own, rest), environment=ENVIRONMENT)
+    await_socket(guest)
+    command = arguments("roce", roles[0], own, guest.address, rest)
+    program = network.popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+    printed, _ = program.communicate(timeout=LIMIT_S)
+    printed += inside.wait(LIMIT_S).stdout
+    if program.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {program.returncode}")
+    return read(printed)
+
+
+def of_kernels(one: Guest, other: Guest, rest: Sequence[str]) -> Lines:
+    """Two guests."""
+    command = arguments("kernel", "receiver", other.address, one.address, rest)
+    receiver = other.popen(command, environment=ENVIRONMENT)
+    await_socket(other)
+    sender = one.popen(arguments("kernel", "sender", one.address, other.address, rest), environment=ENVIRONMENT)
+    printed = sender.wait(LIMIT_S).stdout
+    receiver.wait(LIMIT_S)
+    return read(printed)
+
+
+def rows(way: str, guest_is: str, lines: Lines) -> list[str]:
+    """The lines of the table for one way."""
+    made = []
+    for size in COUNTS:
+        runs = [line for line in lines if line["size"] == size]
+        count = len(packets(size))
+        rate, bare, idle = (statistics.median(run[name] for run in runs) for name in ("rate", "bare", guest_is))
+        parts = [run["rate"] * count / run["bare"] for run in runs]
+        made.append(
+            f"| {way} | {size:,} | {rate:,.0f} | {rate * size / 1e6:,.1f} | {rate * count:,.0f} | {bare:,.0f} "
+            f"| {statistics.median(parts):.2f} | {min(parts):.2f} to {max(parts):.2f} | {idle:.0%} |"
+        )
+        sys.stderr.write(made[-1] + "\n")
     return made
 
 
-def send(own: str, peer: str, seconds: float, sizes: Sequence[int]) -> None:
-    """Datagrams until the time is over; then an empty one until it is answered."""
-    with bare_socket(own) as sock:
-        sock.settimeout(LOST_AFTER_S)
-        to = peer, PORT
-        turns = cycle([bytes(size) for size in sizes])
-        meet(sock, to, b"?", b"!")
-        ahead = 0
-        end = perf_counter() + seconds
-        while perf_counter() < end:
-            while ahead < AHEAD:
-                sock.sendto(next(turns), to)
-                ahead += 1
-            try:
-                sock.recv(1)
-                ahead -= TELL_EVERY
-            except TimeoutError:
-                ahead = 0
-        meet(sock, to, b"", b"end")
-
-
-def meet(sock: socket.socket, to: tuple[str, int], question: bytes, answer: bytes) -> None:
-    """Ask until the answer comes: the other program may take seconds to start, and datagrams get lost."""
-    deadline = perf_counter() + LIMIT_S
-    while perf_counter() < deadline:
-        sock.sendto(question, to)
-        try:
-            while sock.recv(4) != answer:
-                pass
-        except TimeoutError:
-            continue
-        return
-    raise SystemExit("the other program does not answer")
-
-
-def receive(own: str, peer: str) -> None:
-    """Count until an empty datagram comes."""
-    with bare_socket(own) as sock:
-        to = peer, PORT
-        sock.settimeout(LIMIT_S)
-        began, count = 0.0, 0
-        while data := sock.recv(4096):
-            if data == b"?":
-                sock.sendto(b"!", to)
-                began, count = perf_counter(), 0
-                continue
-            count += 1
-            if not count % TELL_EVERY:
-                sock.sendto(b"+", to)
-        sys.stdout.write(f"{count / (perf_counter() - began)}\n")
-        # An answer that is lost is asked for again.
-        sock.settimeout(5 * LOST_AFTER_S)
-        with suppress(TimeoutError):
-            while True:
-                sock.sendto(b"end", to)
-                sock.recv(4096)
-
-
-class Sides:
-    """Runs a program on either side; each prints what it has measured, or nothing."""
-
-    def __init__(self, guest: Guest, network: Network) -> None:
-        self._guest, self._network = guest, network
-        self._environment = {"PYTHONPATH": str(Path(__file__).parent.parent)}
-        self._made = 0
-
-    def run(self, here: Sequence[str], there: Sequence[str], *, fresh: bool) -> float:
-        """A program on the host and one in the guest: what either prints. ``{host}``, ``{guest}`` are the addresses.
-
-        With ``fresh`` the host has an address of its own for it: kernels keep what they have with an address.
-        """
-        network = self._network
-        own = network.smaller
-        if fresh:
-            self._made += 1
-            own = f"192.0.2.{1 + self._made}"
-            network.add_address(own)
-
-        def command(words: Sequence[str]) -> list[str]:
-            named = [word.format(host=own, guest=network.guest) for word in words]
-            return [sys.executable, "-m", *named]
-
-        inside = self._guest.popen(command(there), environment=self._environment)
-        while fresh and not any(each["port"] == RDS_PORT for each in self._guest.rds.table("sockets")):
-            pass  # what says hello does so once
-        program = network.popen(command(here), stdout=subprocess.PIPE, text=True, env=os.environ | self._environment)
-        printed, _ = program.communicate(timeout=LIMIT_S)
-        printed += inside.wait(LIMIT_S).stdout
-        if program.returncode:
-            raise SystemExit(f"{' '.join(here)} ended with {program.returncode}")
-        return float(printed)
-
-
-def rds(sides: Sides, kinds: tuple[str, str], size: int, count: int) -> float:
-    """Messages a second."""
-    rest = str(size), str(count)
-    host = "sender" if kinds[0] == "roce" else "receiver"
-    guest = "receiver" if host == "sender" else "sender"
-    program = "benchmarks.guest_programs"
-    here = [program, "roce", host, "{host}", "{guest}", *rest]
-    there = [program, "kernel", guest, "{guest}", "{host}", *rest]
-    return sides.run(here, there, fresh=True)
-
-
-def bare(sides: Sides, kinds: tuple[str, str], size: int) -> float:
-    """Packets a second of the bare program."""
-    program = "benchmarks.host_guest"
-    sizes = [str(each) for each in packets(size)]
-    from_host = kinds[0] == "roce"
-    sender, receiver = ("{host}", "{guest}") if from_host else ("{guest}", "{host}")
-    sending = [program, "send", sender, receiver, str(SECONDS), *sizes]
-    receiving = [program, "receive", receiver, sender]
-    return sides.run(*((sending, receiving) if from_host else (receiving, sending)), fresh=False)
-
-
-def rows(sides: Sides, runs: int, scale: float) -> list[str]:
-    """Measure all."""
-    lines = []
-    for way, kinds in WAYS.items():
-        for size, count in COUNTS.items():
-            rates, bares = [], []
-            for _ in range(runs):
-                bares.append(bare(sides, kinds, size))
-                rates.append(rds(sides, kinds, size, max(1, int(count * scale))))
-            rate, other = statistics.median(rates), statistics.median(bares)
-            mine = rate * len(packets(size))
-            lines.append(
-                f"| {way} | {size:,} | {rate:,.0f} | {rate * size / 1e6:,.1f} | {mine:,.0f} | {other:,.0f} "
-                f"| {mine / other:.2f} |"
-            )
-            sys.stderr.write(lines[-1] + "\n")
-    return lines
-
-
 def main() -> None:
-    """Measure, and write the results; or be one side of the bare program."""
-    if sys.argv[1:2] == ["send"]:
-        own, peer, seconds, *sizes = sys.argv[2:]
-        send(own, peer, float(seconds), [int(each) for each in sizes])
-        return
-    if sys.argv[1:2] == ["receive"]:
-        receive(*sys.argv[2:])
-        return
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.host_guest", description=__doc__)
     parser.add_argument("--kernel", default="newest", help="as rdstool lab names it (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of each (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages (default: %(default)s)")
     options = parser.parse_args()
     before = os.getloadavg()[0]
-    with Network() as network, Guest(find_kernel(options.kernel), network) as guest:
-        for name in ("wmem_max", "rmem_max"):
-            guest.sysctl(f"net.core.{name}", BUFFER)
-        guest.add_rxe()
-        measured = rows(Sides(guest, network), options.runs, options.scale)
+    counts = [f"{size}:{max(1, int(count * options.scale))}" for size, count in COUNTS.items()]
+    rest = [str(options.runs), str(SECONDS), *counts]
+    kernel = find_kernel(options.kernel)
+    measured: list[str] = []
+    with Network() as network, Guest(kernel, network) as guest:
+        set_up(guest)
+        for way, own, sends, guest_is in (
+            ("rdstool > kernel", HOST[0], True, "receiver"),
+            ("kernel > rdstool", HOST[1], False, "sender"),
+        ):
+            measured += rows(way, guest_is, with_host(guest, network, own, sends=sends, rest=rest))
+        with Annex(network) as annex, Guest(kernel, annex) as other:
+            set_up(other)
+            measured += rows("kernel > kernel", "receiver", of_kernels(guest, other, rest))
         release, accelerator = guest.run(["uname", "-r"]).stdout.strip(), guest.accelerator
     RESULTS.write_text(
         TEXT.format(

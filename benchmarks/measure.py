@@ -35,7 +35,9 @@ def run(command: Sequence[str], accept: frozenset[int] = frozenset({0}), *, watc
     """
     used = _children_seconds()
     start = perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    # An installed program has its bytecode; where it may not be written, each start would compile all modules.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         peak = _Peak(process.pid)
         if watched:
             peak.start()

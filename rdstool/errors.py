@@ -32,4 +32,21 @@ class TsharkError(RdsError):
     """tshark is missing, too old or failed, or its plugin cannot be put where it looks."""
 
 
-__all__ = ["CaptureError", "CodecError", "LabError", "RdsError", "TransportError", "TsharkError", "UsageError"]
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first of several failures; the others follow from it."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+__all__ = [
+    "CaptureError",
+    "CodecError",
+    "LabError",
+    "RdsError",
+    "TransportError",
+    "TsharkError",
+    "UsageError",
+    "first_of",
+]

@@ -210,11 +210,30 @@ def find_field(name: str) -> FieldInfo | None:
     return registry().get(ALIASES.get(name, name))
 
 
+_ALIKE = 0.5
+"""Of two names behind their protocol, in difflib's measure."""
+
+
 def nearest_name(name: str) -> str | None:
     """The field name that ``name`` was most likely meant to be, None where nothing is close."""
     names = list(registry())
+    protocol, dot, rest = name.partition(".")
+    if not dot:
+        protocol, rest = "", name
+    # A field of another protocol is no slip of the hand, and what looks like it has nothing to do with it.
+    if protocol and not difflib.get_close_matches(protocol, {known.partition(".")[0] for known in names}, 1):
+        return None
+    begins = [known for known in names if f".{rest}" in known]
+    if begins:
+        return next((known for known in begins if known.endswith(f".{rest}")), begins[0])
     for cutoff, wanted in ((0.75, name), (0.75, f"rds.{name}"), (0.6, name), (0.6, f"rds.{name}")):
-        close = difflib.get_close_matches(wanted, names, 1, cutoff)
-        if close:
-            return close[0]
-    return next((known for known in names if known.endswith(f".{name}")), None)
+        for close in difflib.get_close_matches(wanted, names, 3, cutoff):
+            if difflib.SequenceMatcher(None, rest, close.partition(".")[2]).ratio() >= _ALIKE:
+                return close
+    return None
+
+
+def no_field(name: str) -> str:
+    """That there is no field of this name, and what to do about it."""
+    near = nearest_name(name)
+    return f'no field is named "{name}"' + (f", did you mean {near}?" if near else "; `rdstool fields` lists them")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,8 +137,9 @@ class FrameBatch:
 _DTYPES: dict[str, type[np.generic]] = {
     **dict.fromkeys(("src_hi", "src_lo", "dst_hi", "dst_lo"), np.uint64),
     **dict.fromkeys(("sport", "dport"), np.uint16),
-    **dict.fromkeys(("seq", "ack"), np.uint32),
-    "flags": np.uint8,
+    **dict.fromkeys(("seq", "ack", "ident"), np.uint32),
+    **dict.fromkeys(("flags", "protocol"), np.uint8),
+    "more": np.bool_,
 }
 """Of the columns of packets that are not int64."""
 
@@ -168,6 +169,10 @@ class Packets:
     def columns(self) -> list[NDArray[Any]]:
         """The values, in the order of ``dtypes``."""
         return [getattr(self, name) for name in self.dtypes()]
+
+    def pick(self, mask: NDArray[np.bool_]) -> Self:
+        """The rows where ``mask`` holds."""
+        return type(self)(self.data, *(column[mask] for column in self.columns()))
 
 
 @dataclass(slots=True)
@@ -203,6 +208,28 @@ class IbPackets(Packets):
     """Bytes behind the BTH that are captured, without ICRC."""
     length: Ints
     """Bytes behind the BTH on the wire, without ICRC; pad bytes included."""
+
+
+@dataclass(slots=True)
+class Fragments(Packets):
+    """Fragments of IP datagrams (RFC 791 §3.2, RFC 8200 §4.5)."""
+
+    network: Ints
+    """Offset of the IP header in ``data``."""
+    ident: NDArray[np.uint32]
+    """The same in all fragments of a datagram."""
+    protocol: NDArray[np.uint8]
+    """What the datagram carries."""
+    place: Ints
+    """Where in the datagram, behind its headers, these bytes belong."""
+    more: NDArray[np.bool_]
+    """It is not the datagram's end."""
+    payload: Ints
+    """Offset of the bytes in ``data``."""
+    captured: Ints
+    """Bytes in ``data``; less than ``length`` where the frame was cut."""
+    length: Ints
+    """Bytes on the wire."""
 
 
 def pair_key(rows: Packets) -> NDArray[np.uint64]:

@@ -24,7 +24,9 @@ class FrameCounts:
     udp_other: int = 0
     """UDP datagrams to other ports than that of RoCE."""
     fragments: int = 0
-    """Fragments of IP packets; they are not put together."""
+    """Fragments of IP datagrams that were put together; the one that completed its datagram counts as what that is."""
+    fragments_lost: int = 0
+    """Fragments of IP datagrams that are not whole: others are missing, or contradict them."""
     cut: int = 0
     """Captured bytes end inside the headers."""
     malformed: int = 0

@@ -60,7 +60,10 @@ class Shelf:
 
     def __init__(self, places: int, size: int) -> None:
         # Pages that are never written to take no memory.
-        self._places = [mmap(-1, size) for _ in range(places)]
+        try:
+            self._places = [mmap(-1, size) for _ in range(places)]
+        except OSError as error:
+            raise CaptureError("there is no memory that processes could share: try again with --jobs 1") from error
 
     def put(self, number: int, at: int, columns: Iterable[NDArray[Any]], rows: NDArray[np.intp]) -> int:
         """Place these rows of columns from byte ``at`` of an item on; returns where they end."""

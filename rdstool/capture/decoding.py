@@ -6,8 +6,9 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 
+from rdstool.capture.limits import MAX_PROCESSES
 from rdstool.capture.reading import Reading, read_here
-from rdstool.capture.stages import MAX_PROCESSES, CaptureOptions, Decoded, Ordering, Reach, Stages, Step
+from rdstool.capture.stages import CaptureOptions, Decoded, Joining, Ordering, Reach, Stages, Step
 from rdstool.capture.streams import StreamTable
 from rdstool.errors import CaptureError
 
@@ -31,7 +32,7 @@ def decode(paths: tuple[str, ...], options: CaptureOptions, streams: StreamTable
 
 
 def _decode_here(reading: Reading, options: CaptureOptions, streams: StreamTable) -> Generator[Step]:
-    stages, ordering = Stages(options, streams), Ordering(streams)
+    joining, stages, ordering = Joining(options), Stages(options, streams), Ordering(streams)
     problem: CaptureError | None = None
     with closing(read_here(reading)) as chunks:
         while problem is None:
@@ -42,6 +43,9 @@ def _decode_here(reading: Reading, options: CaptureOptions, streams: StreamTable
             except CaptureError as error:
                 problem = error
             else:
+                more = joining.feed(parsed.fragments, about.counts)
+                if more is not None:
+                    parsed = parsed.joined(more)
                 yield ordering.step(*stages.feed(parsed, Reach.of(parsed)), about)
     yield ordering.step(stages.finish(), None, None)
     if problem is not None:

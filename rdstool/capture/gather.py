@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,13 @@ def gather(data: Bytes, offsets: Ints, dtype: np.dtype[Any]) -> NDArray[Any]:
     # Overlapping windows, one for each byte; indexing them copies whole rows, several times as fast as field by field.
     windows: NDArray[Any] = np.ndarray((max(len(data) - size + 1, 0),), f"V{size}", data, strides=(1,))
     return windows[offsets].view(dtype)
+
+
+def joined(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Structures one after the other, their bytes as they are. NumPy joins them field by field: ten times as long."""
+    if not parts:
+        return np.empty(0, dtype)
+    return np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts]).view(dtype)
 
 
 def fits(data: Bytes, offsets: Ints, size: int) -> NDArray[np.bool_]:

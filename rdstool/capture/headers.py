@@ -44,7 +44,7 @@ def checksum_status(headers: NDArray[Any]) -> NDArray[np.uint8]:
     status = np.full(len(headers), ChecksumStatus.ABSENT, np.uint8)
     given = np.flatnonzero(headers["checksum"] != 0)
     if len(given):
-        words = np.ascontiguousarray(headers[given]).view(">u2").reshape(len(given), -1).astype(np.uint32)
+        words = headers.take(given).view(">u2").reshape(len(given), -1).astype(np.uint32)
         total = words.sum(axis=1)
         total = (total & 0xFFFF) + (total >> 16)
         total = (total & 0xFFFF) + (total >> 16)

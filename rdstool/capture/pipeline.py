@@ -8,14 +8,17 @@ from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.decoding import CaptureOptions, Decoded, decode
-from rdstool.capture.message import Message, messages_of
 from rdstool.capture.streams import StreamTable
 from rdstool.errors import CaptureError
+
+if TYPE_CHECKING:
+    from rdstool.capture.message import Message
 
 __all__ = ["Capture", "CaptureOptions", "Decoded", "open_capture"]
 
@@ -56,6 +59,8 @@ class Capture:
         return run
 
     def __iter__(self) -> Iterator[Message]:
+        from rdstool.capture.message import messages_of  # noqa: PLC0415 - for people; commands do without
+
         for decoded in self.batches():
             yield from messages_of(decoded.messages, self.streams)
 

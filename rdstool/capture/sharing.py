@@ -13,24 +13,32 @@ from array import array
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from itertools import count
+from multiprocessing.connection import wait
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdstool.capture.columns import Bytes, IbPackets, Packets, Segments, pair_key
+from dissectors.wire.icrc import MIN_PACKET_BYTES
+from rdstool.capture.columns import Bytes, Fragments, IbPackets, Packets, Segments, pair_key
+from rdstool.capture.counts import FrameCounts
 from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
 from rdstool.capture.events import CmMessage, Event
 from rdstool.capture.files.mapped import MappedFiles, Place, map_files
 from rdstool.capture.files.records import MAX_FRAMES
+from rdstool.capture.packets.ip import MAX_OFFLOAD_BYTES
 from rdstool.capture.packets.network import Parsed
 from rdstool.capture.part import Part
 from rdstool.capture.reading import About, parse_chunk
-from rdstool.capture.stages import CaptureOptions, Ordering, Reach, Stages, Step
-from rdstool.capture.streams import Coverage, Stream, StreamTable, Turn
+from rdstool.capture.stages import CaptureOptions, Joining, Ordering, Reach, Stages, Step
+from rdstool.capture.streams import Coverage, Endpoint, Stream, StreamTable, Turn
 from rdstool.errors import CaptureError
+from rdstool.protocol.kinds import Transport
 
-_AHEAD = 3
+CHUNKS_BYTES = 96 << 20
+"""What all processes together look at at once: each takes memory for it."""
+_AHEAD = 1
 """Chunks that a process parses beyond those that it waits for to reassemble, besides one of each process."""
 _NO_BYTES: Bytes = np.empty(0, np.uint8)
 T = TypeVar("T")
@@ -50,6 +58,15 @@ class _Table:
     tcp: int = 0
     """Packets."""
     ib: int = 0
+    fragments: int = 0
+    """Of IP, those of all owners: how many are kept depends on all of them."""
+
+
+_Facts = tuple[Transport, Endpoint, Endpoint, bool, int, bool]
+"""What is known of a stream when it is met: the arguments of ``Stream`` behind its number. Handed on much faster."""
+_News = tuple[Turn, int, _Facts]
+"""A stream by the number that its owner gave it."""
+_values = attrgetter(*Coverage.__match_args__)
 
 
 @dataclass(slots=True)
@@ -58,7 +75,7 @@ class _Delivery:
 
     parts: list[Part]
     settled: int | None
-    news: list[tuple[Turn, Stream]]
+    news: list[_News]
     """Streams that are new, or were changed."""
     about: About | None
     """From the process that read the chunk."""
@@ -68,8 +85,8 @@ class _Delivery:
 class _Last(_Delivery):
     """What an owner has left behind the last chunk."""
 
-    coverage: list[tuple[Coverage, Coverage]]
-    """Of all its streams."""
+    coverage: list[list[tuple[int, ...]]]
+    """Of all its streams: the values of ``Coverage`` of both directions."""
     passed_over: bool
     problem: CaptureError | None
 
@@ -78,8 +95,8 @@ def files_to_share(paths: tuple[str, ...], options: CaptureOptions) -> MappedFil
     """The files, where several processes can read them and it is worth while."""
     if options.payloads or options.follow or not can_fork():
         return None
-    files = map_files(paths, options.chunk_bytes)
-    if files is not None and files.size <= options.jobs * options.chunk_bytes:
+    files = map_files(paths, min(options.chunk_bytes, CHUNKS_BYTES // options.jobs))
+    if files is not None and files.size <= options.jobs * files.chunk_bytes:
         files.close()
         return None
     return files
@@ -122,7 +139,7 @@ class _Share:
         self.ahead = size + _AHEAD
         # A process has reassembled all but the last `ahead` chunks when it hands on the place of its next one. So when
         # a place has gone round, all have: the tables of chunks before those are not needed any more.
-        self.shelf = Shelf(self.ahead + size, _table_bytes(size))
+        self.shelf = Shelf(self.ahead + size, _table_bytes(size, files.chunk_bytes))
 
     def close(self) -> None:
         """Close files and pipes."""
@@ -144,11 +161,14 @@ class _Worker:
         self._deliver = deliver
         self._streams = StreamTable()
         self._streams.on_news = self._note
-        self._news: list[tuple[Turn, Stream]] = []
+        self._news: list[_News] = []
         self._stages = Stages(share.options, self._streams)
+        self._joining = Joining(share.options)
         self._there: dict[int, _Table] = {}
         """Chunks that are on the shelf and wait for this process."""
         self._read: dict[int, About] = {}
+        self._mapped: dict[int, Bytes] = {}
+        """What this process has read, until it has reassembled its own part of it: mapping pages again takes time."""
         self._done = 0
         """Chunks that this process has reassembled."""
 
@@ -156,14 +176,25 @@ class _Worker:
         """Take part until the end of the last file."""
         for chunk in count(self._number, self._share.options.jobs):
             self._reassemble(chunk - self._share.ahead)
-            place: Place = self._share.places[self._number].reader.recv()
+            place = self._next_place()
             behind = self._parse(place)
             if behind.chunk == place.chunk:
                 break
         self._reassemble(behind.chunk)
         parts = self._stages.finish()
-        coverage = [stream.coverage for stream in self._streams.streams]
+        coverage = [[_values(half) for half in stream.coverage] for stream in self._streams.streams]
         self._deliver(_Last(parts, None, self._news, None, coverage, self._streams.passed_over, behind.problem))
+
+    def _next_place(self) -> Place:
+        """Where the next chunk of this process begins. What is there is reassembled until that is known."""
+        places, notices = self._share.places[self._number].reader, self._share.notices[self._number].reader
+        while not places.poll():
+            if self._done in self._there:
+                self._reassemble(self._done + 1)
+            elif notices in wait([places, notices]):
+                self._look()
+        place: Place = places.recv()
+        return place
 
     def _parse(self, place: Place) -> Place:
         """Parse the chunk at ``place`` for all owners, and hand on the place behind it, which it returns."""
@@ -175,6 +206,7 @@ class _Worker:
                 batch, share.options.tcp_ports, batch.consumed, tcp_checksums=share.options.tcp_checksums
             )
             end = batch.consumed - place.read
+            self._mapped[place.chunk] = batch.data
             self._spread(parsed, _Table(place.chunk, batch.file, end - len(batch.data), end, Reach.of(parsed)))
         return behind
 
@@ -182,41 +214,59 @@ class _Worker:
         """Take the chunks before ``until``, waiting for them."""
         for chunk in range(self._done, until):
             while chunk not in self._there:
-                table: _Table = self._share.notices[self._number].reader.recv()
-                self._there[table.chunk] = table
-            parts, settled = self._stages.feed(*self._own(self._there.pop(chunk)))
-            self._deliver(_Delivery(parts, settled, self._news, self._read.pop(chunk, None)))
+                self._look()
+            about = self._read.pop(chunk, None)
+            parts, settled = self._stages.feed(*self._own(self._there.pop(chunk), about))
+            self._deliver(_Delivery(parts, settled, self._news, about))
             self._news = []
             self._done = chunk + 1
+
+    def _look(self) -> None:
+        """Wait for the next chunk on the shelf."""
+        table: _Table = self._share.notices[self._number].reader.recv()
+        self._there[table.chunk] = table
 
     def _spread(self, parsed: Parsed, table: _Table) -> None:
         """Place the packets of each owner on the shelf."""
         size, shelf = self._share.options.jobs, self._share.shelf
         tcp_owner, ib_owner = _owners(parsed.tcp, size), _owners(parsed.ib, size)
-        at = 0
+        at = shelf.put(table.chunk, 0, parsed.fragments.columns(), np.arange(len(parsed.fragments)))
         for owner, notice in enumerate(self._share.notices):
             tcp, ib = np.flatnonzero(tcp_owner == owner), np.flatnonzero(ib_owner == owner)
             behind = shelf.put(table.chunk, at, parsed.tcp.columns(), tcp)
             behind = shelf.put(table.chunk, behind, parsed.ib.columns(), ib)
-            notice.writer.send(replace(table, at=at, tcp=len(tcp), ib=len(ib)))
+            notice.writer.send(replace(table, at=at, tcp=len(tcp), ib=len(ib), fragments=len(parsed.fragments)))
             at = behind
 
-    def _own(self, table: _Table) -> tuple[Parsed, Reach]:
-        shelf = self._share.shelf
+    def _own(self, table: _Table, about: About | None) -> tuple[Parsed, Reach]:
+        shelf, own, size = self._share.shelf, self._number, self._share.options.jobs
         tcp, at = shelf.get(table.chunk, table.at, Segments.dtypes().values(), table.tcp)
         ib, _ = shelf.get(table.chunk, at, IbPackets.dtypes().values(), table.ib)
-        data = self._share.files.data(table.file, table.start, table.end) if table.tcp or table.ib else _NO_BYTES
-        return Parsed(Segments(data, *tcp), IbPackets(data, *ib)), table.reach
+        data = self._mapped.pop(table.chunk, _NO_BYTES)
+        if not len(data) and (table.tcp or table.ib or table.fragments):
+            data = self._share.files.data(table.file, table.start, table.end)
+        columns, _ = shelf.get(table.chunk, 0, Fragments.dtypes().values(), table.fragments)
+        parsed = Parsed(Segments(data, *tcp), IbPackets(data, *ib), Fragments(data, *columns))
+        more = self._joining.feed(parsed.fragments, about.counts if about else FrameCounts())
+        if more is None:
+            return parsed, table.reach
+        reach = table.reach.further(Reach.of(more))
+        more.tcp = more.tcp.pick(_owners(more.tcp, size) == own)
+        more.ib = more.ib.pick(_owners(more.ib, size) == own)
+        return parsed.joined(more), reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
-        self._news.append((turn, stream))
+        known, first_frame = stream.initiator_known, stream.first_frame
+        facts = stream.transport, stream.a, stream.b, known, first_frame, stream.from_start
+        self._news.append((turn, stream.number, facts))
 
 
-def _table_bytes(size: int) -> int:
-    """The most that the columns of a chunk's packets take, for all owners."""
-    kinds = [list(kind.dtypes().values()) for kind in (Segments, IbPackets)]
+def _table_bytes(size: int, chunk_bytes: int) -> int:
+    """The most that the columns of a chunk's packets take, for all owners. A frame may hold a burst of packets."""
+    kinds = [list(kind.dtypes().values()) for kind in (Segments, IbPackets, Fragments)]
     row = max(sum(column.itemsize for column in columns) for columns in kinds)
-    return MAX_FRAMES * row + ALIGNED_BYTES * size * sum(map(len, kinds))
+    rows = MAX_FRAMES + max(chunk_bytes, MAX_OFFLOAD_BYTES) // MIN_PACKET_BYTES
+    return rows * row + ALIGNED_BYTES * size * sum(map(len, kinds))
 
 
 def _owners(rows: Packets, size: int) -> NDArray[np.uint64]:
@@ -240,26 +290,28 @@ class _Numbers:
 
     def renumber(self, deliveries: list[_Delivery]) -> list[Part]:
         """Enter the new streams of one chunk; returns its parts."""
-        news = [(turn, owner, stream) for owner, one in enumerate(deliveries) for turn, stream in one.news]
-        for _, owner, stream in sorted(news, key=lambda item: item[:2]):
-            self._enter(owner, stream)
+        news = [
+            (turn, owner, number, facts) for owner, one in enumerate(deliveries) for turn, number, facts in one.news
+        ]
+        for _, owner, number, facts in sorted(news, key=lambda item: item[:2]):
+            self._enter(owner, number, facts)
         numbers = [np.array(known) for known in self._number]
         return [
             _renumbered(part, number) for one, number in zip(deliveries, numbers, strict=True) for part in one.parts
         ]
 
-    def _enter(self, owner: int, stream: Stream) -> None:
+    def _enter(self, owner: int, own_number: int, facts: _Facts) -> None:
         known = self._number[owner]
-        if stream.number < len(known):
-            number = known[stream.number]
+        if own_number < len(known):
+            number = known[own_number]
             if number >= 0:
-                self._streams[number].a, self._streams[number].b = stream.a, stream.b
+                _, self._streams[number].a, self._streams[number].b, *_ = facts
         elif self._streams.full:
             self._streams.passed_over = True
             known.append(-1)
         else:
             known.append(len(self._streams))
-            self._streams.streams.append(replace(stream, number=len(self._streams)))
+            self._streams.streams.append(Stream(len(self._streams), *facts))
 
     def finish(self, last: list[_Last]) -> None:
         """What is known of streams only at the end."""
@@ -267,7 +319,7 @@ class _Numbers:
             self._streams.passed_over |= one.passed_over
             for number, coverage in zip(self._number[owner], one.coverage, strict=True):
                 if number >= 0:
-                    self._streams[number].coverage = coverage
+                    self._streams[number].coverage = Coverage(*coverage[0]), Coverage(*coverage[1])
 
 
 def _renumbered(part: Part, number: NDArray[Any]) -> Part:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.capture.columns import ACK, FRAGMENT, MessageBatch
+from rdstool.capture.columns import ACK, FRAGMENT, Fragments, MessageBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.events import Event
 from rdstool.capture.files.frames import CHUNK_BYTES
@@ -24,10 +24,7 @@ from rdstool.capture.tcp.streams import TcpStreams
 
 if TYPE_CHECKING:
     from rdstool.capture.ib.streams import IbStreams
-
-
-MAX_PROCESSES = 8
-"""Processes that share the work at most: each takes memory, and more would wait for the one that orders all."""
+    from rdstool.capture.packets.fragments import Datagrams
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class CaptureOptions:
     """Wait for more at the end of the last file."""
     jobs: int = 1
     """Processes that share the work up to messages, where the files are plain and longer than a chunk for each;
-    no more than ``MAX_PROCESSES``."""
+    no more than :data:`~rdstool.capture.limits.MAX_PROCESSES`."""
     chunk_bytes: int = CHUNK_BYTES
     """How much of a file is looked at at once."""
 
@@ -91,6 +88,12 @@ class Reach:
             (int(tcp.frame[-1]), int(tcp.time[-1])) if len(tcp) else None,
             int(ib.frame[-1]) if len(ib) else None,
         )
+
+    def further(self, other: Reach) -> Reach:
+        """The end of both."""
+        tcp = [last for last in (self.tcp, other.tcp) if last is not None]
+        ib = [last for last in (self.ib, other.ib) if last is not None]
+        return Reach(max(tcp, default=None), max(ib, default=None))
 
 
 class Stages:
@@ -149,6 +152,24 @@ class Ordering:
         messages = MessageBatch(rows, part.payloads, part.digests, part.rdma)
         decoded = Decoded(messages, part.acks, part.events, self._consumed, part.fragments)
         return Step(decoded, self._frames, self._file_starts)
+
+
+class Joining:
+    """IP fragments: those of chunk after chunk in, what they complete out."""
+
+    def __init__(self, options: CaptureOptions) -> None:
+        self._options = options
+        self._datagrams: Datagrams | None = None
+
+    def feed(self, fragments: Fragments, counts: FrameCounts) -> Parsed | None:
+        """Take those of the next chunk; see ``Datagrams.feed``."""
+        if not len(fragments):
+            return None
+        if self._datagrams is None:
+            from rdstool.capture.packets.fragments import Datagrams  # noqa: PLC0415 - seldom needed
+
+            self._datagrams = Datagrams(self._options.tcp_ports, tcp_checksums=self._options.tcp_checksums)
+        return self._datagrams.feed(fragments, counts)
 
 
 def _infiniband(streams: StreamTable, options: PayloadOptions) -> IbStreams:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from rdstool.protocol.kinds import Transport
@@ -13,6 +14,7 @@ V4_PREFIX = bytes(10) + b"\xff\xff"
 """In front of an IPv4 address in its 16-byte form."""
 
 
+@lru_cache(4096)
 def address_text(address: bytes) -> str:
     """A 16-byte address as text; IPv4-mapped ones in dotted form, LIDs (upper half zero) as ``lid:N``."""
     if address[:12] == V4_PREFIX:

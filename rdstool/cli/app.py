@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -127,14 +126,8 @@ def make_app() -> typer.Typer:
     return app
 
 
-COLLECT_AFTER = 200_000
-"""Objects between two searches for cycles."""
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status. Every error ends as one line on stderr."""
-    # Captures with very many streams make millions of objects without cycles: looking for cycles took half the time.
-    gc.set_threshold(COLLECT_AFTER)
     try:
         code = typer.main.get_command(make_app()).main(list(arguments), PROGRAM, standalone_mode=False)
         sys.stdout.flush()

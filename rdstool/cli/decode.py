@@ -31,6 +31,10 @@ def _complete_fields(incomplete: str) -> list[str]:
     return [f"{done}{comma}{name}" for name in registry() if name.startswith(start)]
 
 
+def _complete_engines(incomplete: str) -> list[str]:
+    return [name for name in ENGINES if name.startswith(incomplete)]
+
+
 def _complete_times(incomplete: str) -> list[str]:
     return [form for form in TIME_FORMS if form.startswith(incomplete)]
 
@@ -65,7 +69,10 @@ def decode(
     engine: Annotated[
         str,
         typer.Option(
-            "--engine", metavar="native|tshark", help="Decode with rdstool, or through tshark and the Wireshark plugin."
+            "--engine",
+            metavar="native|tshark",
+            help="Decode with rdstool, or through tshark and the Wireshark plugin.",
+            autocompletion=_complete_engines,
         ),
     ] = NATIVE,
     follow: Follow = False,
@@ -207,5 +214,4 @@ def _conclude(reading: Reading, show: Show, parquet: Path | None) -> None:
         note(f"{plural(show.shown, 'message')} written to {place}")
     if show.messages and show.accepted is not None and not show.shown:
         note(f"0 of {plural(show.messages, 'message')} passed the filter")
-    if not show.messages and reading.problem is None and not reading.interrupted:
-        warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+    reading.warn_of_nothing(show.messages)

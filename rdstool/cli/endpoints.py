@@ -22,7 +22,7 @@ import typer
 
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, error, note, one_line
-from rdstool.errors import TransportError, UsageError
+from rdstool.errors import TransportError, UsageError, first_of
 
 if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
@@ -141,6 +141,10 @@ def resolve(host: str) -> str:
     """The IP address of a host, IPv4 before IPv6. Raises ``UsageError``."""
     if not host:
         raise UsageError("an address is missing before the port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if host.count(":") == 1 or "]:" in host:
+        raise UsageError(f"{host!r}: no port belongs here, only an address")
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as problem:
@@ -354,7 +358,7 @@ def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[E
 
 
 def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
-    """The same for a job that starts its nodes by itself."""
+    """The same for a job that starts its nodes by itself. Of tasks that fail together it raises the first error."""
 
     async def whole() -> ExitCode:
         task = asyncio.current_task()
@@ -366,3 +370,5 @@ def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
         return asyncio.run(whole())
     except (KeyboardInterrupt, asyncio.CancelledError):
         return ExitCode.INTERRUPTED
+    except BaseExceptionGroup as failed:
+        raise first_of(failed) from None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rdstool.capture.limits import MAX_PROCESSES
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import error, note, warn
 from rdstool.cli.progress import progress
@@ -46,7 +47,14 @@ TcpChecksums = Annotated[
 ]
 Jobs = Annotated[
     int,
-    typer.Option("--jobs", "-j", metavar="N", min=1, max=MAX_JOBS, help="Worker processes to read with, 8 at most."),
+    typer.Option(
+        "--jobs",
+        "-j",
+        metavar="N",
+        min=1,
+        max=MAX_JOBS,
+        help=f"Worker processes to read plain files with, {MAX_PROCESSES} at most.",
+    ),
 ]
 Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end of the file, until Ctrl-C.")]
 
@@ -88,6 +96,11 @@ class Reading:
                 warn(f"{name} is older than {before}: name captures in the order of their time, or merge them before")
             self._begins.setdefault(file, time)
 
+    def warn_of_nothing(self, messages: int) -> None:
+        """Tell of a capture that was read to its end and has no messages."""
+        if not messages and self.problem is None and not self.interrupted:
+            warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+
     def exit_code(self, *, problems: bool = False) -> ExitCode:
         """The command's exit status; tells on stderr why the reading ended early."""
         if self.interrupted:
@@ -127,8 +140,12 @@ def open_inputs(
 ) -> Reading:
     """Make captures ready to be read; what is wrong with them shows when reading begins.
 
-    Raises ``UsageError`` where standard input is named twice.
+    Raises ``UsageError`` for options that exclude each other, and where standard input is named twice.
     """
+    if jobs > 1 and (follow or engine == TSHARK):
+        raise UsageError(
+            f"--jobs and {'--follow' if follow else '--engine tshark'} exclude each other; leave out --jobs"
+        )
     from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.files.source import STANDARD_INPUT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415

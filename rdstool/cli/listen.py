@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.echo import Echo
 from rdstool.cli.endpoints import (
     AUTO,
     PROFILES,
@@ -170,7 +172,8 @@ def listen(
         code = run_nodes([Node(*own, options=each) for each in options], job.run)
     if memory is not None and directory is not None:
         _keep(directory / MEMORY_FILE, bytes(memory))
-    note(job.total.line())
+    missed = sum(each.missed for each in job.echoes)
+    note(job.total.line() + (f"; {missed} not sent back" if missed else ""))
     raise typer.Exit(code)
 
 
@@ -186,6 +189,8 @@ class _Job:
     timeout: float | None
     memory: bytearray | None
     total: Total
+    echoes: list[Echo]
+    """One for each socket, where messages are sent back."""
 
     def __init__(
         self,
@@ -202,12 +207,16 @@ class _Job:
         self.places, self.show, self.count = places, show, count
         self.echo, self.rate, self.timeout = echo, rate, timeout
         self.total = Total()
+        self.echoes = []
 
     async def run(self, nodes: Sequence[Node]) -> ExitCode:
         """Read until there is enough. Each place has one socket on each node, all with the same port."""
         sockets = [nodes[0].socket(each.port, address=each.address) for each in self.places]
         names = [sock.getsockname() for sock in sockets]
         sockets += [node.socket(port, address=address) for node in nodes[1:] for address, port in names]
+        if self.echo:
+            owners = [node for node in nodes for _ in names]
+            self.echoes = [Echo(node, sock) for node, sock in zip(owners, sockets, strict=True)]
         for name in names:
             note(f"listening on {Place(*name)}, Ctrl-C ends")
         for sock in sockets:
@@ -216,7 +225,10 @@ class _Job:
                 note(f"{plural(len(self.memory), 'byte')} of memory at {sock.getsockname()[0]}, cookie {cookie:#x}")
         try:
             async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
-                readers = [group.create_task(self._read(sock, lambda: _cancel(readers))) for sock in sockets]
+                readers = [
+                    group.create_task(self._read(sock, echo, lambda: _cancel(readers)))
+                    for sock, echo in zip_longest(sockets, self.echoes)
+                ]
         except TimeoutError:
             short = self.count is not None and self.total.messages < self.count
             return ExitCode.PROBLEMS if short else ExitCode.CLEAN
@@ -224,7 +236,7 @@ class _Job:
             await sock.drain()
         return ExitCode.CLEAN
 
-    async def _read(self, sock: AsyncSocket, done: Callable[[], None]) -> None:
+    async def _read(self, sock: AsyncSocket, echo: Echo | None, done: Callable[[], None]) -> None:
         total = self.total
         port = sock.getsockname()[1]
         loop = asyncio.get_running_loop()
@@ -236,8 +248,8 @@ class _Job:
             total.last = loop.time()
             total.first = total.first or total.last
             self.show(Arrival(total.messages, now, Place(*sender), port, data))
-            if self.echo and sender[1]:
-                await sock.sendto(data, sender)
+            if echo is not None and sender[1]:
+                await echo.send(data, sender)
             if self.count is not None and total.messages >= self.count:
                 done()
                 return

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.copies import Copies
 from rdstool.cli.endpoints import (
     DEFAULT_PORT,
     PROFILES,
@@ -37,6 +40,8 @@ from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, sizes, stdin_lines
 from rdstool.errors import UsageError
 from rdstool.protocol import events
+from rdstool.protocol.addresses import same_family
+from rdstool.protocol.names import checked_host
 from rdstool.protocol.reasons import SendStatus
 from rdstool.words import plural
 
@@ -58,6 +63,8 @@ class Tally:
     bytes: int = 0
     acknowledged: int = 0
     seconds: float = 0.0
+    complete: bool = False
+    """All messages were sent, and all acknowledged."""
 
     def as_dict(self) -> dict[str, object]:
         """A line of ``--json``."""
@@ -72,7 +79,8 @@ class Tally:
 
     def line(self) -> str:
         """For people."""
-        rate = f", {self.sent / self.seconds:,.0f} messages/s" if self.sent > 1 and self.seconds > 0 else ""
+        told = self.acknowledged > 1 and self.seconds > 0
+        rate = f", {self.acknowledged / self.seconds:,.0f} messages/s" if told else ""
         return (
             f"{self.destination}: {plural(self.sent, 'message')}, {plural(self.bytes, 'byte')} sent from {self.source}"
             f"; {self.acknowledged} acknowledged in {self.seconds:.3f} s{rate}"
@@ -116,7 +124,9 @@ def send(
     ] = PATTERNS[0],
     seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same messages.")] = 0,
     rate: Annotated[float | None, typer.Option(metavar="N", min=0.001, help="Messages a second, at most.")] = None,
-    sockets: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_SOCKETS, help="Send from N sockets in turn.")] = 1,
+    sockets: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MAX_SOCKETS, help="Send from N sockets in turn, to each destination.")
+    ] = 1,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up what is not acknowledged by then.")
     ] = None,
@@ -133,7 +143,8 @@ def send(
     """Send datagrams, wait until they are acknowledged, and tell what was delivered.
 
     Without --message, --file or --count each line of standard input is a message. Nobody needs to be there yet: the
-    peer is tried again and again, until --timeout.
+    peer is tried again and again, until --timeout. Several destinations get the same messages, each at its own pace:
+    one that is not there holds up no other.
 
     \b
     Examples:
@@ -142,8 +153,16 @@ def send(
     """  # noqa: D301
     places = [place(text) for text in destinations]
     own = place(source, 0) if source is not None else Place(source_for(places[0].address, transport), 0)
-    if sockets > 1 and own.port:
+    for each in places:
+        if not same_family(own.address, checked_host(each.address)):
+            raise UsageError(f"cannot send from {own.address} to {each.address}: one is IPv4, the other IPv6")
+    if own.port and sockets > 1:
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
+    if own.port and len(places) > 1:
+        raise UsageError(
+            f"--from {source}: each destination has a socket of its own, of which only one can have port {own.port}; "
+            "leave the port out"
+        )
     if count is not None and (message or file):
         raise UsageError("--count is for made-up messages; leave it out, or --message and --file")
     wanted = sizes(size, distribution)
@@ -159,86 +178,109 @@ def send(
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
 
-    given: Iterable[bytes] | None = None
+    wanted_messages: Callable[[], Iterable[bytes]] | None = None
     if message or file:
-        given = [text.encode() for text in message or ()] + [from_file(each) for each in file or ()]
+        given = [os.fsencode(text) for text in message or ()] + [from_file(each) for each in file or ()]
+        wanted_messages = partial(iter, given)
     elif count is not None:
-        given = made_up(count, wanted, pattern, seed)
-    job = _Job(places, own, sockets, _source(given), rate, timeout)
+        wanted_messages = partial(made_up, count, wanted, pattern, seed)
+        wanted_messages()  # says at once where the pattern is none
 
-    async def whole(node: Node) -> ExitCode:
-        try:
-            return await job.run(node)
-        finally:
-            with Results() as results:
-                for tally in job.tallies:
-                    results.write(json_line(tally.as_dict()) if json else tally.line() + "\n")
+    with Results(at_once=True) as results:
 
-    raise typer.Exit(run_node(Node(own.address, options=options), whole))
+        def ended(tally: Tally) -> None:
+            results.write(json_line(tally.as_dict()) if json else tally.line() + "\n")
+
+        job = _Job(places, own, sockets, wanted_messages, rate, timeout, ended)
+        code = run_node(Node(own.address, options=options), job.run)
+    raise typer.Exit(code)
 
 
-async def _source(given: Iterable[bytes] | None) -> AsyncIterator[bytes]:
-    if given is None:
-        async for line in stdin_lines():
-            yield line
-    else:
-        for data in given:
-            yield data
+async def _from(given: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for data in given:
+        yield data
 
 
 @dataclass(slots=True)
 class _Job:
-    """Messages on their way."""
+    """Messages on their way. Each destination has sockets of its own: none waits for another's acknowledgements."""
 
     places: list[Place]
     own: Place
     sockets: int
-    messages: AsyncIterator[bytes]
+    """For each destination."""
+    messages: Callable[[], Iterable[bytes]] | None
+    """None for the lines of standard input."""
     rate: float | None
     timeout: float | None
+    ended: Callable[[Tally], None]
+    """Is told of each destination when all is done there, or given up."""
     tallies: list[Tally] = field(default_factory=list)
 
     async def run(self, node: Node) -> ExitCode:
-        """Send all, each message to all destinations, and wait for acknowledgements."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        deadline = None if self.timeout is None else began + self.timeout
-        sockets = [node.socket(self.own.port) for _ in range(self.sockets)]
-        source = str(Place(*sockets[0].getsockname())) if len(sockets) == 1 else f"{len(sockets)} sockets"
-        self.tallies = [Tally(each, source) for each in self.places]
+        """Send each message to all destinations, and wait for acknowledgements."""
+        sockets = [[node.socket(self.own.port) for _ in range(self.sockets)] for _ in self.places]
+        self.tallies = [Tally(each, _source(own)) for each, own in zip(self.places, sockets, strict=True)]
         node.on_event(self._hear)
-        # Answers are nobody's here, but unread they would congest the port.
-        readers = [loop.create_task(_read_away(sock)) for sock in sockets]
+        tasks: list[asyncio.Task[None]] = []
+
+        def let_go(index: int) -> bool:
+            peer = self.places[index].address
+            if peer in node.addresses or node.engine.up(node.addresses[0], peer):
+                return False
+            note(f"gave up {self.tallies[index].destination}: it is not reached, and too much of standard input waits")
+            return tasks[index].cancel()
+
+        sources = self._sources(let_go)
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._send(sockets, began)
-                for sock in sockets:
-                    await sock.drain()
+            async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
+                began = asyncio.get_running_loop().time()
+                for number, source in enumerate(sources):
+                    tasks.append(group.create_task(self._serve(number, sockets[number], source, began)))
         except TimeoutError:
             note(f"gave up after {self.timeout:g} s")
-        finally:
-            for tally in self.tallies:
-                tally.seconds = loop.time() - began
-            for reader in readers:
-                reader.cancel()
-        return ExitCode.CLEAN if all(each.acknowledged == each.sent for each in self.tallies) else ExitCode.PROBLEMS
+        return ExitCode.CLEAN if all(each.complete for each in self.tallies) else ExitCode.PROBLEMS
+
+    def _sources(self, let_go: Callable[[int], bool]) -> list[AsyncIterator[bytes]]:
+        if self.messages is not None:
+            return [_from(self.messages()) for _ in self.places]
+        if len(self.places) == 1:
+            return [stdin_lines()]
+        copies = Copies(stdin_lines(), len(self.places), let_go)
+        return [copies.of(index) for index in range(len(self.places))]
 
     def _hear(self, event: events.Event) -> None:
         if isinstance(event, events.SendFinished) and event.status is SendStatus.ACKNOWLEDGED:
             self.tallies[event.token].acknowledged += 1
 
-    async def _send(self, sockets: list[AsyncSocket], began: float) -> None:
+    async def _serve(
+        self, token: int, sockets: list[AsyncSocket], messages: AsyncIterator[bytes], began: float
+    ) -> None:
+        """All that has to do with one destination."""
         loop = asyncio.get_running_loop()
-        number = 0
-        async for data in self.messages:
-            if self.rate is not None and (wait := began + number / self.rate - loop.time()) > 0:
-                await asyncio.sleep(wait)
-            sock = sockets[number % len(sockets)]
-            for token, tally in enumerate(self.tallies):
-                await sock.sendmsg(data, tally.destination, token=token)
+        tally = self.tallies[token]
+        # Answers are nobody's here, but unread they would congest the port.
+        readers = [loop.create_task(_read_away(sock)) for sock in sockets]
+        try:
+            async for data in messages:
+                if self.rate is not None and (wait := began + tally.sent / self.rate - loop.time()) > 0:
+                    await asyncio.sleep(wait)
+                await sockets[tally.sent % len(sockets)].sendmsg(data, tally.destination, token=token)
                 tally.sent += 1
                 tally.bytes += len(data)
-            number += 1
+            for sock in sockets:
+                await sock.drain()
+            tally.complete = tally.acknowledged == tally.sent
+        finally:
+            tally.seconds = loop.time() - began
+            for reader, sock in zip(readers, sockets, strict=True):
+                reader.cancel()
+                sock.close()
+            self.ended(tally)
+
+
+def _source(sockets: list[AsyncSocket]) -> str:
+    return str(Place(*sockets[0].getsockname())) if len(sockets) == 1 else f"{len(sockets)} sockets"
 
 
 async def _read_away(sock: AsyncSocket) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.inputs import Files, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
-from rdstool.cli.output import Results, json_line
+from rdstool.cli.output import Results
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def stats(
         else:
             found = _collected(reading)
             if found is not None:
+                reading.warn_of_nothing(found.capture.messages)
                 _show(found, names, results, json=json, all_rows=bool(section))
     raise typer.Exit(reading.exit_code())
 
@@ -139,8 +140,10 @@ def _list_acks(reading: Reading, results: Results, *, json: bool) -> None:
 
 def _show(stats: CaptureStats, names: list[str], results: Results, *, json: bool, all_rows: bool) -> None:
     if json:
-        records = stats.records(names)
-        while text := "".join(map(json_line, islice(records, LINES_AT_ONCE))):
+        from rdstool.stats.listing import record_lines  # noqa: PLC0415
+
+        found = record_lines(stats, names)
+        while text := "".join(islice(found, LINES_AT_ONCE)):
             results.write(text)
         return
     from rich.console import Console  # noqa: PLC0415

@@ -151,7 +151,9 @@ def _writer(reading: Reading, rules: tuple[Rule, ...], form: str, *, colour: boo
         case "sarif":
             return formats.SarifFormat(rules, label, __version__)
         case "junit":
-            return formats.JunitFormat(rules, label)
+            from rdstool.validate.junit import JunitFormat  # noqa: PLC0415
+
+            return JunitFormat(rules, label)
         case _:
             return formats.TextFormat(rules, several, _paint if colour else _plain)
 
@@ -179,8 +181,7 @@ def _sum_up(reading: Reading, validator: Validator) -> None:
     from rdstool.validate.rule import Severity  # noqa: PLC0415
 
     streams = reading.capture.streams.streams
-    if not validator.messages and reading.problem is None and not reading.interrupted:
-        warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+    reading.warn_of_nothing(validator.messages)
     read = f"{plural(validator.messages, 'message')} in {plural(len(streams), 'stream')}"
     note(f"{read}, {plural(len(validator.rules), 'rule')} checked")
     halves = [half for stream in streams for half in stream.coverage]

@@ -10,7 +10,6 @@ import numpy as np
 
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import CmMessage, RdmaOperation
-from rdstool.capture.message import header_bytes_at, message_at
 from rdstool.capture.streams import StreamTable
 from rdstool.export import csv, jsonl
 from rdstool.field_columns import EventColumns, MessageColumns
@@ -59,6 +58,8 @@ class TextView:
         """Lines or trees."""
         texts = self._trees(columns, keep, times) if self.tree else self.lines.messages(columns, keep, times)
         if self.dump is not None:
+            from rdstool.capture.message import header_bytes_at  # noqa: PLC0415 - not for lines alone
+
             for place, row in enumerate(keep.tolist()):
                 header = header_bytes_at(columns.batch, row)
                 texts[place] += self.dump.message(header, columns.batch.payloads.get(row))
@@ -69,6 +70,8 @@ class TextView:
         return self.tree.event(event, streams, time) if self.tree else self.lines.event(event, streams, time)
 
     def _trees(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
+        from rdstool.capture.message import message_at  # noqa: PLC0415 - not for lines alone
+
         assert self.tree is not None
         texts = []
         for row, time in zip(keep.tolist(), times, strict=True):

@@ -138,9 +138,13 @@ class SocketBase:
         return known[level, option]
 
     def set_tos(self, tos: int) -> None:
-        """SIOCRDSSETTOS. Raises ``SocketError``: ENOTTY, EINVAL."""
+        """SIOCRDSSETTOS, once and before the first message. Raises ``SocketError``: ENOTTY while unbound, EINVAL."""
         with self._driver.lock:
             self._inner.set_tos(tos)
+
+    def get_tos(self) -> int:
+        """SIOCRDSGETTOS: the type of service; 0 over TCP, which has no other."""
+        return self._inner.tos
 
     def cancel_sent_to(self, address: Address) -> int:
         """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; gives how many messages."""

@@ -22,6 +22,7 @@ from rdstool.endpoint.stack import Residence, Stack, default_stack
 from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
+from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Poll, ReceivedMessage
 
 ACK_POLL_S = 0.001
@@ -66,13 +67,19 @@ class Socket(SocketBase):
     # ---- Timeouts
 
     def settimeout(self, seconds: float | None) -> None:
-        """How long calls wait: None for ever, 0 not at all."""
+        """How long calls wait: None for ever, 0 not at all. Raises ``ValueError`` below 0."""
+        if seconds is not None and seconds < 0:
+            raise ValueError("Timeout value out of range")
         self._blocking = seconds is None or seconds > 0
         self.send_timeout_s = self.receive_timeout_s = seconds or None
 
     def gettimeout(self) -> float | None:
         """What ``settimeout`` set."""
         return self.receive_timeout_s if self._blocking else 0.0
+
+    def getblocking(self) -> bool:
+        """Calls wait, if not for ever."""
+        return self._blocking
 
     def setblocking(self, blocking: bool) -> None:
         """Wait for ever, or not at all."""
@@ -130,6 +137,21 @@ class Socket(SocketBase):
 
     # ---- RDMA, over InfiniBand
 
+    def _operate(self, operation: rdma.Operation, address: Address | None, timeout_s: float | None) -> None:
+        """Do it, and wait for its end; ``TimeoutError`` leaves it under way.
+
+        Raises ``RdmaError``, and what sendmsg raises.
+        """
+        ends: list[SendStatus] = []
+
+        def ended(status: SendStatus) -> None:
+            ends.append(status)
+            self.wake_waiters()
+
+        self.sendmsg(b"", address, control=rdma.told(operation, ended))
+        self.wait_until(lambda: bool(ends), timeout_s)
+        rdma.check(ends[0])
+
     def rdma_write(
         self,
         cookie: int,
@@ -143,7 +165,7 @@ class Socket(SocketBase):
 
         Raises ``RdmaError`` where the peer's memory refuses or the connection is lost, and what ``sendmsg`` raises.
         """
-        rdma.run_blocking(self, rdma.write(cookie, [data], offset), address, timeout_s)
+        self._operate(rdma.write(cookie, [data], offset), address, timeout_s)
 
     def rdma_read(
         self,
@@ -155,7 +177,7 @@ class Socket(SocketBase):
         timeout_s: float | None = None,
     ) -> None:
         """Fill ``into`` from memory that the peer at ``address`` offered by ``cookie``. Raises as ``rdma_write``."""
-        rdma.run_blocking(self, rdma.read(cookie, [into], offset), address, timeout_s)
+        self._operate(rdma.read(cookie, [into], offset), address, timeout_s)
 
     def fetch_add(
         self,
@@ -172,7 +194,7 @@ class Socket(SocketBase):
         Bits of ``nocarry_mask`` are the last ones of fields of the number that are added apart.
         """
         operation = rdma.fetch_add(cookie, add, offset, nocarry_mask)
-        rdma.run_blocking(self, operation, address, timeout_s)
+        self._operate(operation, address, timeout_s)
         return rdma.original(operation)
 
     def compare_swap(
@@ -192,7 +214,7 @@ class Socket(SocketBase):
         Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced.
         """
         operation = rdma.compare_swap(cookie, compare, swap, offset, compare_mask, swap_mask)
-        rdma.run_blocking(self, operation, address, timeout_s)
+        self._operate(operation, address, timeout_s)
         return rdma.original(operation)
 
     # ---- Receiving
@@ -282,8 +304,11 @@ class Socket(SocketBase):
         home.wait(wait_s)
 
     def fileno(self) -> int:
-        """A descriptor for ``select`` and its like, readable while ``poll`` has IN. Not to be read from. Linux only."""
-        if self._event < 0:
+        """A descriptor for ``select`` and its like, readable while ``poll`` has IN. Not to be read from. Linux only.
+
+        -1 once the socket is closed.
+        """
+        if self._event < 0 and not self.closed:
             self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             if self._home is not None:
                 self._watch(self._home)

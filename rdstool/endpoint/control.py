@@ -14,17 +14,15 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rdstool.endpoint import rundir
+from rdstool.endpoint.core import Core
 from rdstool.endpoint.log import LOGGER
 from rdstool.endpoint.recorder import APPLICATION
 from rdstool.endpoint.snapshot import SECTIONS, snapshot
 from rdstool.errors import TransportError, UsageError
 from rdstool.export.pcapng import file_head, frame_block
-
-if TYPE_CHECKING:
-    from rdstool.endpoint.core import Core
 
 PROTOCOL = 1
 """Version of the questions and answers; keys may be added to them."""
@@ -45,15 +43,15 @@ PROGRAM_CHARACTERS = 200
 _CREDENTIALS = struct.Struct("3i")
 
 
-def offer(core: Core) -> ControlServer | None:
-    """The server of a node; None where the system has no place for it, which stops no node."""
+def offer(core: Core) -> None:
+    """Answer about a node until it stops. Where the system has no place for it, the node runs all the same."""
     try:
         sock, path = rundir.listen()
     except OSError as problem:
         where = f"{problem.filename}: " if problem.filename else ""
         LOGGER.warning("the node cannot be seen by 'rdstool info': %s%s", where, problem.strerror or problem)
-        return None
-    return ControlServer(core, sock, path)
+        return
+    core.ending.callback(ControlServer(core, sock, path).close)
 
 
 class ControlServer:

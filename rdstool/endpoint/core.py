@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,6 @@ from rdstool.transport.tcp.sockets import MakeSocket
 from rdstool.transport.tcp.transport import TcpTransport
 
 if TYPE_CHECKING:
-    from rdstool.endpoint.control import ControlServer
     from rdstool.endpoint.recorder import FrameTaker, Recorder, Recording
 
 KEPT_BYTES = 16 << 20
@@ -76,7 +75,8 @@ class Core:
         self._hear = hear
         self._recorder: Recorder | None = None
         self._file: Recording | None = None
-        self._control: ControlServer | None = None
+        self.ending = ExitStack()
+        """What is to be closed when the node stops, under the driver's lock."""
         self.engine = Engine(
             random=random.SystemRandom(),
             settings=options.settings,
@@ -107,10 +107,6 @@ class Core:
             with suppress(TransportError):
                 self.stop()
             raise
-        if options.control:
-            from rdstool.endpoint.control import offer  # noqa: PLC0415
-
-            self._control = offer(self)
 
     # ---- Recording, under the driver's lock
 
@@ -167,9 +163,7 @@ class Core:
         """Give up everything at once. Raises as ``finish``."""
         with self.driver.turn:
             self.driver.stop()
-            if self._control is not None:
-                self._control.close()
-                self._control = None
+            self.ending.close()
             file, self._file = self._file, None
             if file is not None:
                 file.close()

@@ -23,7 +23,9 @@ from rdstool.protocol import events
 from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.node import Node as Engine
+from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import ReceivedMessage
 from rdstool.protocol.sockets import Socket as EngineSocket
 from rdstool.transport.driver import Driver
@@ -43,7 +45,7 @@ class Node:
         self._addresses = addresses
         self._options = options or NodeOptions()
         self._core: Core | None = None
-        self._sockets: dict[EngineSocket, AsyncSocket] = {}
+        self._sockets: dict[Inbox, AsyncSocket] = {}
         self._waiting_for_peers: list[asyncio.Future[None]] = []
         self._listeners: list[Listener] = []
 
@@ -54,6 +56,10 @@ class Node:
         if self._core is not None:
             raise TransportError("the node is running already")
         self._core = Core(self._addresses, self._options, asyncio.get_running_loop(), self._hear)
+        if self._options.control:
+            from rdstool.endpoint.control import offer  # noqa: PLC0415 - programs that are not seen do without
+
+            offer(self._core)
 
     async def close(self) -> None:
         """Close all sockets and connections. What is not acknowledged is given up: ``drain`` sockets first.
@@ -131,7 +137,7 @@ class Node:
         for listener in list(self._listeners):
             listener(event)
 
-    def _wake(self, inner: EngineSocket, reason: Wait) -> None:
+    def _wake(self, inner: Inbox, reason: Wait) -> None:
         sock = self._sockets.get(inner)
         if sock is not None:
             sock._wake(reason)
@@ -217,6 +223,17 @@ class AsyncSocket(SocketBase):
 
     # ---- RDMA, over InfiniBand
 
+    async def _operate(self, operation: rdma.Operation, address: Address | None) -> None:
+        """Do it, and wait for its end. Raises ``RdmaError``, and what sendmsg raises."""
+        future: asyncio.Future[SendStatus] = asyncio.get_running_loop().create_future()
+
+        def ended(status: SendStatus) -> None:
+            if not future.done():
+                future.set_result(status)
+
+        await self.sendmsg(b"", address, control=rdma.told(operation, ended))
+        rdma.check(await future)
+
     async def rdma_write(
         self, cookie: int, data: Memory | bytes, address: Address | None = None, *, offset: int = 0
     ) -> None:
@@ -224,11 +241,11 @@ class AsyncSocket(SocketBase):
 
         Raises ``RdmaError`` where the peer's memory refuses or the connection is lost, and what ``sendmsg`` raises.
         """
-        await rdma.run(self, rdma.write(cookie, [data], offset), address)
+        await self._operate(rdma.write(cookie, [data], offset), address)
 
     async def rdma_read(self, cookie: int, into: Memory, address: Address | None = None, *, offset: int = 0) -> None:
         """Fill ``into`` from memory that the peer at ``address`` offered by ``cookie``. Raises as ``rdma_write``."""
-        await rdma.run(self, rdma.read(cookie, [into], offset), address)
+        await self._operate(rdma.read(cookie, [into], offset), address)
 
     async def fetch_add(
         self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0, nocarry_mask: int = 0
@@ -238,7 +255,7 @@ class AsyncSocket(SocketBase):
         Bits of ``nocarry_mask`` are the last ones of fields of the number that are added apart.
         """
         operation = rdma.fetch_add(cookie, add, offset, nocarry_mask)
-        await rdma.run(self, operation, address)
+        await self._operate(operation, address)
         return rdma.original(operation)
 
     async def compare_swap(
@@ -257,7 +274,7 @@ class AsyncSocket(SocketBase):
         Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced.
         """
         operation = rdma.compare_swap(cookie, compare, swap, offset, compare_mask, swap_mask)
-        await rdma.run(self, operation, address)
+        await self._operate(operation, address)
         return rdma.original(operation)
 
     # ---- Receiving

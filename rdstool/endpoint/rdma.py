@@ -5,21 +5,14 @@ No message goes with them: the peer's program is not told. To tell it, send with
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from rdstool.protocol.control import CompareSwap, FetchAdd, RdmaArgs, SendControl
 from rdstool.protocol.errors import RdmaError
 from rdstool.protocol.ib.memory import Memory, RdmaFlags
 from rdstool.protocol.reasons import SendStatus
-
-if TYPE_CHECKING:
-    from rdstool.endpoint.base import Address
-    from rdstool.endpoint.blocking import Socket
-    from rdstool.endpoint.node import AsyncSocket
 
 Operation = RdmaArgs | FetchAdd | CompareSwap
 _QUIET = RdmaFlags.SILENT
@@ -67,28 +60,3 @@ def check(status: SendStatus) -> None:
 def told(operation: Operation, ended: Callable[[SendStatus], None]) -> list[SendControl]:
     """The control message whose end is told to ``ended`` instead of the socket."""
     return [replace(operation, ended=ended)]
-
-
-async def run(socket: AsyncSocket, operation: Operation, address: Address | None) -> None:
-    """Do it, and wait for its end. Raises ``RdmaError``, and what sendmsg raises."""
-    future: asyncio.Future[SendStatus] = asyncio.get_running_loop().create_future()
-
-    def ended(status: SendStatus) -> None:
-        if not future.done():
-            future.set_result(status)
-
-    await socket.sendmsg(b"", address, control=told(operation, ended))
-    check(await future)
-
-
-def run_blocking(socket: Socket, operation: Operation, address: Address | None, timeout_s: float | None) -> None:
-    """The same for a socket that blocks; ``TimeoutError`` leaves the operation under way."""
-    ends: list[SendStatus] = []
-
-    def ended(status: SendStatus) -> None:
-        ends.append(status)
-        socket.wake_waiters()
-
-    socket.sendmsg(b"", address, control=told(operation, ended))
-    socket.wait_until(lambda: bool(ends), timeout_s)
-    check(ends[0])

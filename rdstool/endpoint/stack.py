@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.protocol import events
-from rdstool.protocol import sockets as engine
 from rdstool.protocol.addresses import canonical
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.transport.driver import Driver
@@ -39,7 +39,7 @@ class Residence:
     """Notified of everything that may end a wait; made of the driver's lock."""
     sockets: int = 0
     """Sockets that keep it."""
-    watchers: dict[engine.Socket, Callable[[], None]] = field(default_factory=dict)
+    watchers: dict[Inbox, Callable[[], None]] = field(default_factory=dict)
     """Told, under the lock, whenever there may be news for a socket."""
 
     def wait(self, timeout_s: float | None) -> None:
@@ -80,10 +80,16 @@ class Stack:
             self._homes.clear()
 
     def _end(self) -> None:
+        self._rest()
+        self._loop.close()
+
+    def _rest(self) -> None:
+        """End the thread, until another address is had: programs with threads cannot start copies of themselves."""
         if self._thread is not None:
+            self._run(_settled())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-        self._loop.close()
+            self._thread = None
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +113,7 @@ class Stack:
             return home
 
     def leave(self, home: Residence) -> None:
-        """One socket less; with the last one the address is given up."""
+        """One socket less; with the last one the address is given up, and with the last address the thread ends."""
         with self._guard:
             home.sockets -= 1
             if home.sockets:
@@ -115,6 +121,8 @@ class Stack:
             for address in home.core.addresses:
                 self._homes.pop((address, home.transport), None)
             self._run(home.core.finish(STACK_GRACE_S))
+            if not self._homes:
+                self._rest()
 
     async def _start(self, address: str, transport: Transport) -> Residence:
         home: Residence
@@ -135,6 +143,10 @@ class Stack:
 
         options = replace(self._options, transport=transport)
         core = Core((address,), options, asyncio.get_running_loop(), hear, threaded=True)
+        if options.control:
+            from rdstool.endpoint.control import offer  # noqa: PLC0415 - programs that are not seen do without
+
+            offer(core)
         home = Residence(core, transport, threading.Condition(core.driver.lock))
         return home
 
@@ -143,6 +155,12 @@ class Stack:
             self._thread = threading.Thread(target=self._loop.run_forever, name="rdstool", daemon=True)
             self._thread.start()
         return asyncio.run_coroutine_threadsafe(job, self._loop).result()
+
+
+async def _settled() -> None:
+    """When what was closed is: the loop does it in its next turn."""
+    for _ in range(2):
+        await asyncio.sleep(0)
 
 
 @cache

@@ -29,7 +29,7 @@ def quoted(text: str) -> str:
 def message_lines(columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
     """The rows of ``keep`` with their times as text."""
     batch = columns.batch
-    rows = batch.rows[keep]
+    rows = batch.rows.take(keep)
     header = rows["header"]
     extensions = [
         (row, quoted(json.dumps([extension_object(item) for item in parsed.items])))

@@ -23,13 +23,15 @@ from rdstool.protocol.kinds import MessageKind, Transport
 REMEMBERED_BITMAPS = 16
 """Congestion bitmaps whose text is kept: the same one is sent on each path, and text can be 400 kB long."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 
 def message_lines(columns: MessageColumns, keep: Ints, more: list[str] | None = None) -> list[str]:
     """The lines of the rows ``keep``, each with its newline; ``more`` is appended inside each object."""
     more_texts = _more_texts(columns, keep)
     if more is not None:
         more_texts = [f"{text}{added}" for text, added in zip(more_texts, more, strict=True)]
-    rows = columns.batch.rows[keep]
+    rows = columns.batch.rows.take(keep)
     header = rows["header"]
     path_and_kind = (rows["path"].astype("i4") + 1) * len(MessageKind) + rows["kind"]
     credit_and_checksum = (header["credit"].astype("i8") << 24) + (header["checksum"].astype("i8") << 8)
@@ -156,7 +158,7 @@ def event_line(event: CmMessage | RdmaOperation, streams: StreamTable) -> str:
         "path": path if path >= 0 else None,
     }
     own = _cm_object(event) if isinstance(event, CmMessage) else _operation(event)
-    rest = json.dumps({**common, **own}, ensure_ascii=False)
+    rest = _ENCODER.encode({**common, **own})
     # Times keep all their digits, which a float would not.
     return f'{{"number": null, "frame": {event.frame}, "time": {seconds_text(event.time)}, {rest[1:]}\n'
 
@@ -183,11 +185,19 @@ def _fields(header: Any) -> dict[str, Any] | None:
     if header is None:
         return None
     values: dict[str, Any] = {}
-    for row in table_of(type(header)).fields:
-        value = getattr(header, row.name)
-        if row.name.startswith(("reserved", "private", "tail")):
-            continue
-        if row.kind in {Kind.IPV4, Kind.IPV6}:
+    for name, address in _shown(header.__class__):
+        value = getattr(header, name)
+        if address:
             value = address_text(address16(value))
-        values[row.name] = value.hex() if isinstance(value, bytes) else value
+        values[name] = value.hex() if isinstance(value, bytes) else value
     return values
+
+
+@lru_cache
+def _shown(header: type[Any]) -> tuple[tuple[str, bool], ...]:
+    """The fields of a header that are shown, and whether each is an address."""
+    return tuple(
+        (row.name, row.kind in {Kind.IPV4, Kind.IPV6})
+        for row in table_of(header).fields
+        if not row.name.startswith(("reserved", "private", "tail"))
+    )

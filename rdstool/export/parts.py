@@ -64,7 +64,9 @@ def seconds_texts(times: Ints) -> list[str]:
 
 def seconds_text(time: int) -> str:
     """The same for one time."""
-    return seconds_texts(np.array([time]))[0]
+    seconds, rest = divmod(abs(time), NS_PER_S)
+    text = f"{seconds}.{rest:09d}" if rest % 1000 else f"{seconds}.{rest // 1000:06d}"
+    return f"-{text}" if time < 0 else text
 
 
 def plain_value(value: Any) -> Any:

@@ -15,7 +15,7 @@ from rdstool.errors import UsageError
 from rdstool.export.csv import quoted
 from rdstool.export.parts import seconds_text
 from rdstool.field_columns import Column
-from rdstool.fields import FieldInfo, FieldType, find_field, nearest_name
+from rdstool.fields import FieldInfo, FieldType, find_field, no_field
 from rdstool.filter.evaluate import Columns
 
 
@@ -36,8 +36,7 @@ def select(names: str) -> list[Selected]:
     for name in filter(None, (part.strip() for part in names.split(","))):
         info = find_field(name) or find_field(f"rds.{name}")
         if info is None:
-            near = nearest_name(name)
-            raise UsageError(f'no field is named "{name}"' + (f", did you mean {near}?" if near else ""))
+            raise UsageError(no_field(name))
         selected.append(Selected(name, info))
     if not selected:
         raise UsageError("--fields needs at least one name; `rdstool fields` lists them")

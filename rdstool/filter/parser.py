@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rdstool.fields import FieldInfo, FieldType, find_field, nearest_name
+from rdstool.fields import FieldInfo, FieldType, find_field, no_field
 from rdstool.filter.errors import FilterError
 from rdstool.filter.lexer import Token, TokenKind, tokens_of, unescape
 from rdstool.filter.literals import literal
@@ -248,8 +248,7 @@ class _Parser:
         return None
 
     def unknown(self, token: Token) -> str:
-        near = nearest_name(token.text) if token.kind is TokenKind.WORD else None
-        return f'no field is named "{unescape(token.text)}"' + (f", did you mean {near}?" if near else "")
+        return no_field(token.text) if token.kind is TokenKind.WORD else f'no field is named "{unescape(token.text)}"'
 
 
 def parse(text: str) -> Node:

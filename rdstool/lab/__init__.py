@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rdstool.lab.channel import GuestError
+    from rdstool.lab.completed import Completed
     from rdstool.lab.content import digest, payload
     from rdstool.lab.fetch import fetch_kernel
-    from rdstool.lab.guest import Completed, Guest
+    from rdstool.lab.guest import Guest
     from rdstool.lab.kernels import Kernel, find_kernel
     from rdstool.lab.network import Network
     from rdstool.lab.rds import Message, RdsSocket
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Completed": "guest",
+    "Completed": "completed",
     "Guest": "guest",
     "GuestError": "channel",
     "Kernel": "kernels",

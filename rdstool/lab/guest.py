@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +22,7 @@ from uuid import uuid4
 from rdstool.errors import LabError
 from rdstool.lab.boot import GUEST_PATH, Accelerator, choose_accelerator, command, environment, kill_group
 from rdstool.lab.channel import Channel, GuestError
+from rdstool.lab.completed import Completed, completed
 from rdstool.lab.kernels import Kernel
 from rdstool.lab.monitor import Monitor
 from rdstool.lab.network import IPV4_PREFIX, IPV6_PREFIX, Network
@@ -61,28 +61,6 @@ _SHOWN_LINES = 6
 
 RDS_MODULES = ("rds_rdma", "rds_tcp", "rds")
 """In the order in which they can be unloaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A program that ran in the guest."""
-
-    status: int
-    """Exit status; negative: the signal that ended it."""
-    output: bytes
-    """What it wrote to stdout."""
-    errors: bytes
-    """What it wrote to stderr."""
-
-    @property
-    def stdout(self) -> str:
-        """``output`` as text."""
-        return self.output.decode(errors="replace")
-
-    @property
-    def stderr(self) -> str:
-        """``errors`` as text."""
-        return self.errors.decode(errors="replace")
 
 
 class Guest:
@@ -281,7 +259,7 @@ class Guest:
             env=dict(environment or {}),
             cwd=folder,
         )
-        return _completed(arguments, told, check=check, timeout_s=timeout_s)
+        return completed(arguments, told, check=check, timeout_s=timeout_s)
 
     def popen(self, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> GuestProcess:
         """Start a program in the guest."""
@@ -441,18 +419,7 @@ class GuestProcess:
 
     def _finish(self, timeout_s: float, name: str | None, *, check: bool) -> Completed:
         told = self._guest.call("commands.finish", wait_s=timeout_s, number=self._number, timeout=timeout_s, kill=name)
-        return _completed(self._arguments, told, check=check, timeout_s=timeout_s)
-
-
-def _completed(arguments: Sequence[str], told: dict[str, Any], *, check: bool, timeout_s: float) -> Completed:
-    what = shlex.join(arguments)
-    if told["status"] is None:
-        raise GuestError(f"{what}: took longer than {timeout_s:g} s in the guest")
-    done = Completed(told["status"], base64.b64decode(told["stdout"]), base64.b64decode(told["stderr"]))
-    if check and done.status:
-        words = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise GuestError(f"{what}: status {done.status} in the guest: {' / '.join(words)}")
-    return done
+        return completed(self._arguments, told, check=check, timeout_s=timeout_s)
 
 
 def _devices(channel: int, monitor: int, tap: int | None) -> list[str]:

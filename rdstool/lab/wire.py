@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dissectors.wire.rds import TCP_PORT
+from rdstool.lab.completed import Completed
 
-if TYPE_CHECKING:
-    from rdstool.lab.guest import Guest
+
+class Machine(Protocol):
+    """What has the network device."""
+
+    device: str
+    """Its name there."""
+
+    def run(self, arguments: Sequence[str], /) -> Completed:
+        """Run a command there."""
+
+    def set_link(self, *, up: bool) -> None:
+        """Put in the device's cable, or pull it."""
+
+    def sysctl(self, name: str, value: object = None) -> str:
+        """Set a sysctl there; its value."""
 
 
 class Wire:
     """The guest's network device."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Machine) -> None:
         self._guest = guest
 
     @contextmanager

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rdstool.protocol.congestion import PeerMap
-from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.host import Host
+from rdstool.protocol.lane import Lane
+from rdstool.protocol.link import BaseLink
+from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.states import PathState
-
-if TYPE_CHECKING:
-    from rdstool.protocol.lane import Lane
-    from rdstool.protocol.link import BaseLink
-    from rdstool.protocol.node import Node
-    from rdstool.protocol.sockets import Socket
 
 
 class BaseConnection:
@@ -37,7 +34,7 @@ class BaseConnection:
     transport: ClassVar[str]
     """As rds-info names it."""
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         self.node = node
         self.local = local
         self.peer = peer
@@ -90,7 +87,7 @@ class BaseConnection:
         if message.socket is not None:
             message.socket.message_left(message, status)
 
-    def cancel(self, socket: Socket, port: int | None) -> int:
+    def cancel(self, socket: Outbox, port: int | None) -> int:
         """Forget the messages of a socket, to one port or (None) to all; gives how many."""
 
         def chosen(message: Outgoing) -> bool:

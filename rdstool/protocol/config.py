@@ -25,6 +25,9 @@ class Limits:
     """Answers to pings that may wait on one path; a peer that pings on and never reads is cut off."""
     unjudged_bytes: int = 4 * MIB
     """Received bytes of one peer that wait for the handshake to tell their path; then path 0 is taken for granted."""
+    unfinished_bytes: int = 256 * MIB
+    """Payload of messages over InfiniBand whose last fragment is yet to come, of all connections. Beyond it, the
+    connection is ended that waits longest for its next fragment."""
     connections: int = 4_096
     """Address pairs of a node. For a further one a peer is forgotten that has connected, has not sent a message for
     ``silent_patience_s``, nor was sent one; else the peer that has been away longest, of those that are not connected

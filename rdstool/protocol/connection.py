@@ -1,14 +1,15 @@
 """One connection: an address pair with up to eight paths (kernel ``struct rds_connection``).
 
-The rules by which connection and paths act on each other, each named by the method that holds it:
+Here TCP connections are made, taken and given up; :mod:`rdstool.protocol.tcp_connection` adds what they bring. The
+rules by which connection and paths act on each other, each named by the method that holds it:
 
 - ``send`` and ``reach``: a message for a path that is down makes the smaller address connect, and the larger one
   knock on path 0 (§4.2). The kernel knocks once a message; here it is repeated while messages wait.
 - ``accept`` and ``unpark``: an incoming connection takes the path that its source port tells, else the lowest that
   is free; where none is free it waits, unread, until the old connection of its path has been emptied (§4.3).
+- ``went_up``, ``went_down``: what a path's change means for the others.
 - ``notice``: a handshake message from a restarted peer makes all older TCP connections void (§5.5).
 - ``agree``: what a handshake message says of paths is taken over, and the smaller address fans out (§5.2).
-- ``went_up``, ``went_down``: what a path's change means for the others.
 
 Where this differs from the kernel it is so that nothing is lost or doubled in cases where kernels do:
 
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
 from rdstool.protocol import events
@@ -37,18 +38,14 @@ from rdstool.protocol.addresses import rank
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.framing import Frame
 from rdstool.protocol.gate import Gate
-from rdstool.protocol.handshake import Announcement, agreed_paths
+from rdstool.protocol.host import Host
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.path import Path
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
-from rdstool.protocol.receiving import go_on, judge
 from rdstool.protocol.source_ports import path_of_source_port
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
-
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
 
 _UP, _DOWN = PathState.UP, PathState.DOWN
 
@@ -66,11 +63,12 @@ class Remembered(NamedTuple):
 
 
 class Connection(BaseConnection):
-    """What this node shares with one peer address over TCP."""
+    """The paths to one peer address over TCP, and the TCP connections that serve them."""
 
     __slots__ = (
         "answer_timer",
         "ended",
+        "ends",
         "gate",
         "gen_link",
         "knock_timer",
@@ -88,8 +86,9 @@ class Connection(BaseConnection):
 
     transport = "tcp"
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         super().__init__(node, local, peer, tos)
+        self.ends = local, peer
         self.smaller = rank(local) < rank(peer)
         """Our address is the smaller one: we open the TCP connections."""
         self.paths = [Path(self, index) for index in range(node.settings.paths)]
@@ -101,7 +100,7 @@ class Connection(BaseConnection):
         self.peer_sport_idx = False
         self.probe_sent = False
         """A probe is queued or unanswered."""
-        self.gate = Gate(self)
+        self.gate = Gate(node, self.paths, self.ports)
         """Holds the other paths back after the fan-out."""
         self.parked: deque[Link] = deque()
         """Incoming TCP connections that wait for their path, oldest first."""
@@ -119,6 +118,14 @@ class Connection(BaseConnection):
     def lanes(self) -> Sequence[Path]:
         """All paths, by number."""
         return self.paths
+
+    def served_by(self, link: Link) -> Path | None:
+        """The path that a TCP connection serves."""
+        return None if link.path is None else self.paths[link.path]
+
+    def first_link(self) -> Link | None:
+        """The TCP connection that serves path 0."""
+        return self.paths[0].link
 
     # ---- Sending
 
@@ -157,9 +164,18 @@ class Connection(BaseConnection):
         """Have a path connected that is down, and for which no attempt is to come."""
         if self.smaller:
             if path.state is _DOWN and path.retry_timer is None and self._may_dial(path):
-                path.dial(now)
+                self._dial(path, now)
         elif self.paths[0].state is _DOWN and self.knock_timer is None:
-            self.paths[0].dial(now)
+            self._dial(self.paths[0], now)
+
+    def data_to_send(self, link: Link, limit: int) -> list[bytes]:
+        """Buffers to write to a TCP connection."""
+        return [] if link.path is None else self.paths[link.path].data_to_send(limit)
+
+    def acknowledged(self, link: Link, total: int) -> None:
+        """The peer's system has acknowledged so many bytes of what was sent on a TCP connection."""
+        if link.path is not None and not link.doubtful:
+            self.paths[link.path].bytes_acked(total)
 
     def left(self, message: Outgoing, status: SendStatus) -> None:
         """A message is acknowledged, or given up."""
@@ -167,6 +183,20 @@ class Connection(BaseConnection):
             message.early = False
             self.gate.one_left()
         super().left(message, status)
+
+    # ---- Receiving: what the whole of a connection adds to this (:mod:`rdstool.protocol.tcp_connection`)
+
+    def receive(self, link: Link, data: bytes | int, now: float) -> None:
+        """Take bytes of one TCP connection."""
+        raise NotImplementedError
+
+    def take_held(self, link: Link, now: float, *, at_any_rate: bool = False) -> None:
+        """Take what a TCP connection has brought and no socket had room for."""
+        raise NotImplementedError
+
+    def judge(self, now: float) -> None:
+        """Take the messages that were kept until their path is known."""
+        raise NotImplementedError
 
     # ---- Congestion
 
@@ -184,6 +214,13 @@ class Connection(BaseConnection):
 
     # ---- Connecting
 
+    def _dial(self, path: Path, now: float) -> None:
+        """Ask the transport for a TCP connection."""
+        link = self.new_link()
+        path.dial(link, now)
+        npaths = self.npaths if self.npaths > 1 else len(self.paths)
+        self.node.emit(events.ConnectWanted(link, self.local, self.peer, path.index, npaths, path.attempt))
+
     def new_link(self, peer_port: int | None = None) -> Link:
         """A link for one more TCP connection."""
         self.links += 1
@@ -195,7 +232,7 @@ class Connection(BaseConnection):
             # The peer has something to send and asks us to connect.
             path = self.paths[0]
             if path.state is _DOWN:
-                path.dial(now)
+                self._dial(path, now)
             return RefuseReason.LARGER_SIDE
         if len(self.parked) >= self.node.settings.limits.parked:
             return RefuseReason.TOO_MANY_WAITING
@@ -263,7 +300,7 @@ class Connection(BaseConnection):
     def went_up(self, path: Path, now: float) -> None:
         """A path is connected: the congestion map first, then the rest (§3.3)."""
         node = self.node
-        node.away.pop(self, None)
+        node.away.pop(self.ends, None)
         if path is self._carrier():
             path.map_pending = True
         if path.index == 0 and self.knock_timer is not None:
@@ -305,7 +342,7 @@ class Connection(BaseConnection):
     def _hold_no_longer(self, path: Path, now: float) -> None:
         path.hold = None
         path.wake()
-        judge(self, now)
+        self.judge(now)
 
     def went_resetting(self, path: Path, _now: float) -> None:
         """Our own attempt was overtaken; numbering and queues are as after a loss."""
@@ -329,7 +366,7 @@ class Connection(BaseConnection):
             self._probe_again()
         if self.ended:
             return
-        node.away[self] = None
+        node.away[self.ends] = None
         self.unpark(now)
         if path.state is not _DOWN:
             return
@@ -350,108 +387,6 @@ class Connection(BaseConnection):
         self.probe_sent = False
         self.probe()
 
-    # ---- Handshake
-
-    def notice(self, said: Announcement, link: Link, path: Path, now: float) -> None:
-        """See whether the peer has been restarted, before its message is judged by number (§5.5)."""
-        if link.number < self.gen_link:
-            # From before a restart that is known already.
-            return
-        fewer = self.agreed and said.npaths is not None and agreed_paths(len(self.paths), said.npaths, 1) < self.npaths
-        changed = bool(said.gen_num and self.peer_gen and said.gen_num != self.peer_gen)
-        if self.node.profile.announces_gen_num and said.gen_num:
-            self.gen_link = link.number
-            old, self.peer_gen = self.peer_gen, said.gen_num
-        else:
-            changed, old = False, self.peer_gen
-        if changed or fewer:
-            self._restarted(old, link, path, now)
-
-    def _restarted(self, old_gen: int, link: Link, path: Path, now: float) -> None:
-        node = self.node
-        node.counters.peer_restarts += 1
-        node.emit(events.PeerRestarted(self.local, self.peer, old_gen, self.peer_gen))
-        for other in self.paths:
-            other.next_rx = 0
-            older = other.link is None or other.link.number < link.number
-            # What an earlier TCP connection took may have reached the peer before it restarted: never again.
-            count = sum(1 for message in (*other.retry, *(other.unacked if older else ())) if message.socket)
-            stale = set(map(id, other.retry)) | (set(map(id, other.unacked)) if older else set())
-            if stale:
-                other.remove(lambda message, stale=stale: id(message) in stale, SendStatus.DROPPED, sent_only=True)  # type: ignore[misc]
-                node.counters.messages_flushed += count
-            if count:
-                node.emit(events.MessagesDropped(self.local, self.peer, other.index, count))
-            if other is not path and older and other.state is not PathState.CONNECTING:
-                other.drop(DropReason.PEER_RESTARTED, "", now, abort=True)
-        for waiting in [each for each in self.parked if each.number < link.number]:
-            self.parked.remove(waiting)
-            waiting.deaf = True
-            node.emit(events.AbortWanted(waiting, DropReason.PEER_RESTARTED))
-        if not link.map_seen:
-            self.peer_map.bits = None
-            node.congestion_changed(self)
-        self.npaths, self.mask, self.agreed = 1, 0, False
-        self.gate.forget()
-
-    def agree(self, said: Announcement, link: Link, now: float) -> None:
-        """Take over what a handshake message says (§5.2)."""
-        node = self.node
-        self.probe_sent = False
-        own = len(self.paths) if node.profile.announces_npaths else 1
-        before = self.npaths
-        # More paths than agreed come only after a restart or from one path: sockets would change paths in mid-flow.
-        npaths = before if before > 1 else agreed_paths(own, said.npaths, before)
-        news = not self.agreed or npaths != before or said.sport_idx != self.peer_sport_idx
-        self.agreed = True
-        self.peer_sport_idx = said.sport_idx
-        self.npaths, self.mask = npaths, npaths - 1
-        if news:
-            node.emit(events.PathsAgreed(self.local, self.peer, npaths, self.peer_gen, said.sport_idx))
-        if said.sport_idx:
-            self._place(link, now)
-        if self.unsure:
-            # On whichever path the peer saw the numbers that were sent there, later ones are above them.
-            self.unsure = False
-            highest = max(path.next_tx for path in self.paths)
-            for path in self.paths:
-                path.next_tx = highest
-        if npaths > before:
-            self._fan_out()
-        for path in self.paths:
-            path.release()
-            path.wake()
-        self.unpark(now)
-        self._dial_all(now)
-
-    def _place(self, link: Link, now: float) -> None:
-        """Move path 0's first TCP connection to the path that its source port tells."""
-        first = self.paths[0]
-        target = self.path_of(link)
-        if link.path is not first or target is first:
-            return
-        if target.state is not _DOWN:
-            self.node.counters.dropped_misplaced += 1
-            first.drop(DropReason.MISPLACED, "", now)
-            return
-        target.next_rx, first.next_rx = first.next_rx, 0
-        target.next_tx = max(target.next_tx, first.next_tx)
-        target.unacked.extend(first.unacked)
-        first.unacked.clear()
-        target.take(link, now)
-        first.lost("", now, DropReason.MISPLACED)
-
-    def _fan_out(self) -> None:
-        """More than one path from now on. Messages change to the path that their socket has now, or are waited for."""
-        moving = [message for path in self.paths[1:] for message in path.queue]
-        for path in self.paths[1:]:
-            path.queue.clear()
-        for message in moving:
-            index = message.socket.hash & self.mask if message.socket is not None else 0
-            self.paths[index].queue.append(message)
-        if self.node.profile.catches_up:
-            self.gate.close()
-
     # ---- The end
 
     def lost(self, link: BaseLink, detail: str, now: float) -> None:
@@ -460,14 +395,10 @@ class Connection(BaseConnection):
         if link in self.parked:
             self.parked.remove(link)
         if link.held and not link.deaf:
-            go_on(link, now, at_any_rate=True)
-        if link.path is not None and link.path.link is link:
-            link.path.lost(detail, now)
-
-    def go_on(self, link: Link, now: float) -> None:
-        """A socket that held up a TCP connection has room again."""
-        if not link.deaf:
-            go_on(link, now)
+            self.take_held(link, now, at_any_rate=True)
+        path = self.served_by(link)
+        if path is not None:
+            path.lost(detail, now)
 
     def close(self, now: float) -> None:
         """Give up all TCP connections."""
@@ -475,19 +406,16 @@ class Connection(BaseConnection):
 
     def forget(self, now: float) -> None:
         """Give them up at once, unread; the node knows this peer no more."""
-        for socket in self.ports.values():
-            socket.forget_route(self.peer)
         self._end(DropReason.FORGOTTEN, now, abort=True)
 
     @property
     def idle(self) -> bool:
-        """The peer is away and nobody would miss it: nothing waits for it, and nothing of it is under way."""
+        """The peer is away, nothing waits for it, and nothing of it is under way."""
         return (
             all(path.state is _DOWN for path in self.paths)
             and not (self.parked or self.unjudged or self.map_missed)
             and (self.agreed or not self.node.profile.waits_for_paths)
             and all(message.is_handshake for path in self.paths for queue in path.queues() for message in queue)
-            and all(socket.peer is None or socket.peer[0] != self.peer for socket in self.ports.values())
         )
 
     def remember(self) -> Remembered:
@@ -516,8 +444,8 @@ class Connection(BaseConnection):
 
     def established(self, link: Link, now: float) -> None:
         """An attempt of ours has succeeded; where ours is the larger address, that was only a knock (§4.2)."""
-        path = link.path
-        if path is None or path.link is not link:
+        path = self.served_by(link)
+        if path is None:
             return
         if self.smaller:
             path.step(PathInput.ESTABLISHED, now)

@@ -110,6 +110,7 @@ class ZerocopyCookie:
     """RDS_CMSG_ZCOPY_COOKIE: the caller's number for a message with MSG_ZEROCOPY, which ZerocopyCompletion tells."""
 
     cookie: int
+    """32 bits."""
 
 
 Atomic = FetchAdd | CompareSwap

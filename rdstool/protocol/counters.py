@@ -85,6 +85,7 @@ class Counters:
     # Not of the kernel: connections refused and connections dropped for what the peer did.
     refused_connections: int = 0
     dropped_oversized: int = 0
+    dropped_unfinished: int = 0
     dropped_ping_flood: int = 0
     dropped_overrun: int = 0
     paused_overrun: int = 0

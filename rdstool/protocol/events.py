@@ -1,19 +1,17 @@
 """What the engine reports. Each event is frozen; fields are only ever added.
 
-Those whose name ends in ``Wanted`` ask the transport to do something; the others tell what happened.
+Those whose name ends in ``Wanted`` ask the transport to do something; the others tell what happened. A ``socket`` is
+called by the half of it that everything below can know, its inbox.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from rdstool.protocol.ib.link import IbLink
+from rdstool.protocol.inbox import Inbox
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
-
-if TYPE_CHECKING:
-    from rdstool.protocol.ib.link import IbLink
-    from rdstool.protocol.link import BaseLink, Link
-    from rdstool.protocol.sockets import Socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +188,14 @@ class PortCongested:
 class SocketReadable:
     """``poll`` of a socket now has ``POLLIN``; said once until the socket has been emptied."""
 
-    socket: Socket
+    socket: Inbox
 
 
 @dataclass(frozen=True, slots=True)
 class SocketWritable:
     """A socket has room in its send buffer again, or has nothing left that is not acknowledged."""
 
-    socket: Socket
+    socket: Inbox
     drained: bool
     """Nothing is queued or unacknowledged any more."""
 
@@ -206,7 +204,7 @@ class SocketWritable:
 class SendFinished:
     """A message that was sent with a token has been acknowledged, cancelled or dropped."""
 
-    socket: Socket
+    socket: Inbox
     token: int
     status: SendStatus
 

@@ -9,14 +9,13 @@ do: its pong does not tell which probe it answers.)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Container, Sequence
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
+from rdstool.protocol.host import Host
+from rdstool.protocol.lane import Lane
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.timers import Timer
-
-if TYPE_CHECKING:
-    from rdstool.protocol.connection import Connection
 
 _HIGHEST_PORT = 65_535
 
@@ -24,10 +23,13 @@ _HIGHEST_PORT = 65_535
 class Gate:
     """One connection's gate. Open until ``close``."""
 
-    __slots__ = ("_connection", "_early", "_timer", "closed", "port", "spoken")
+    __slots__ = ("_early", "_node", "_paths", "_ports", "_timer", "closed", "port", "spoken")
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, node: Host, paths: Sequence[Lane], ports: Container[int]) -> None:
+        """``ports`` are those that sockets have: the ping comes from another one."""
+        self._node = node
+        self._paths = paths
+        self._ports = ports
         self._early = 0
         self._timer: Timer | None = None
         self.closed = False
@@ -39,7 +41,7 @@ class Gate:
 
     def close(self) -> None:
         """Wait for the messages of path 0, where there are any."""
-        for messages in self._connection.paths[0].queues():
+        for messages in self._paths[0].queues():
             for message in messages:
                 if message.socket is not None and not message.early:
                     message.early = True
@@ -56,13 +58,12 @@ class Gate:
             self._ping()
 
     def _ping(self) -> None:
-        connection = self._connection
-        node = connection.node
-        self.port = next(port for port in range(_HIGHEST_PORT, PROBE_PORT, -1) if port not in connection.ports)
+        node, first = self._node, self._paths[0]
+        self.port = next(port for port in range(_HIGHEST_PORT, PROBE_PORT, -1) if port not in self._ports)
         node.counters.send_queued += 1
         node.counters.send_pong += 1
-        connection.paths[0].control.append(Outgoing(None, self.port, PING_PORT))
-        connection.paths[0].wake()
+        first.control.append(Outgoing(None, self.port, PING_PORT))
+        first.wake()
         self.stop_waiting()
         self._timer = node.timers.at(node.now + node.settings.handshake_patience_s, lambda _now: self.open())
 
@@ -71,7 +72,7 @@ class Gate:
         if self.closed and not self._early:
             self.forget()
             self.spoken = False
-            for path in self._connection.paths[1:]:
+            for path in self._paths[1:]:
                 path.wake()
 
     def forget(self) -> None:

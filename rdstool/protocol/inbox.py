@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import crossing
 from rdstool.protocol.control import RdmaDest
+from rdstool.protocol.counters import Counters
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.ib.memory import SocketMemory
 from rdstool.protocol.received import (
     ZCOPY_BATCH,
     CongestionUpdate,
@@ -20,10 +23,6 @@ from rdstool.protocol.received import (
     Timestamp,
     ZerocopyCompletion,
 )
-
-if TYPE_CHECKING:
-    from rdstool.protocol.link import Link
-    from rdstool.protocol.node import Node
 
 # Linux's numbers, plain integers because recvmsg tests them for every message.
 MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT = 0x1, 0x2, 0x20, 0x40
@@ -41,33 +40,44 @@ class Inbox(ABC):
         "_latency",
         "_notifications",
         "_readable_told",
+        "address",
         "armed",
         "congested",
+        "counters",
         "held_up",
-        "node",
+        "memory",
+        "port",
         "rcvbuf",
         "receive_bytes",
         "received",
+        "settings",
         "timestamps",
         "updates",
     )
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.rcvbuf = node.settings.rcvbuf
+    def __init__(self, settings: Settings, counters: Counters) -> None:
+        self.settings = settings
+        self.counters = counters
+        """Of the node."""
+        self.address = ""
+        """Bound address; empty while unbound."""
+        self.port = 0
+        self.rcvbuf = settings.rcvbuf
         """Payload bytes that may wait to be read before the port is congested."""
         self.received: deque[tuple[bytes, str, int, float, float, int | None]] = deque()
         """Messages to read: payload, sender's address and port, when its header and when all of it was there; the
         cookie of the memory that it offers."""
         self.receive_bytes = 0
-        self.held_up: list[Link] = []
-        """TCP connections that are not read on until this socket has room."""
+        self.held_up: list[Callable[[float], None]] = []
+        """What reads on, called with the time, once this socket has room: TCP connections wait for that."""
         self.congested = False
         """This port is marked in our congestion map."""
         self.armed = 0
         """Bits of destinations to which a non-blocking send failed."""
         self.updates = 0
         """Bits that changed and are to be reported."""
+        self.memory: SocketMemory | None = None
+        """What it offers for RDMA; None where it never did."""
         self.timestamps = False
         """SO_TIMESTAMP: tell with each message when it came."""
         self._latency: tuple[int, ...] = ()
@@ -99,10 +109,10 @@ class Inbox(ABC):
 
         False where the sender went on too far beyond the receive buffer, unless it is to be taken ``at_any_rate``.
         """
-        counters = self.node.counters
+        counters = self.counters
         length = len(payload)
         queued = self.receive_bytes + length
-        if queued > self.rcvbuf + self.node.settings.limits.overrun_bytes and self.receive_bytes and not at_any_rate:
+        if queued > self.rcvbuf + self.settings.limits.overrun_bytes and self.receive_bytes and not at_any_rate:
             return False
         self.received.append((payload, address, port, began, now, cookie))
         counters.recv_queued += 1
@@ -121,8 +131,11 @@ class Inbox(ABC):
         """The next notification or message, cut to ``size`` bytes (None: whole).
 
         Completions of zerocopy come with a message, or alone where there is none and MSG_DONTWAIT is given, as the
-        kernel has it; without room for control messages they wait. Raises ``WouldBlock`` (EAGAIN) where there is none.
+        kernel has it; without room for control messages they wait. Raises ``WouldBlock`` (EAGAIN) where there is none,
+        ``SocketError`` (EINVAL) where ``size`` is negative.
         """
+        if size is not None and size < 0:
+            raise SocketError(errno.EINVAL, f"nobody can receive {size} bytes")
         if flags & MSG_OOB:
             return ReceivedMessage(b"", "", 0, 0)
         if self._notifications or self.updates:
@@ -133,7 +146,7 @@ class Inbox(ABC):
                 return ReceivedMessage(b"", "", 0, 0, 0, (self._completion(),))
             raise WouldBlock(errno.EAGAIN, "there is no message", Wait.MESSAGE)
         payload, address, port, began, queued, cookie = self.received[0]
-        counters = self.node.counters
+        counters = self.counters
         length = len(payload)
         if not flags & MSG_PEEK:
             self.received.popleft()
@@ -161,8 +174,8 @@ class Inbox(ABC):
     def let_go(self, now: float) -> None:
         """Have those TCP connections read on that waited for this socket."""
         waiting, self.held_up = self.held_up, []
-        for link in waiting:
-            link.connection.go_on(link, now)
+        for go_on in waiting:
+            go_on(now)
 
     def _control(self, *, peek: bool) -> ReceivedMessage:
         if self._notifications:

@@ -15,18 +15,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rdstool.protocol import events
+from rdstool.protocol.congestion import LocalMap
+from rdstool.protocol.host import Host
+from rdstool.protocol.link import BaseLink
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import DropReason, SendStatus
 from rdstool.protocol.states import Action, PathInput, PathState, step
 from rdstool.protocol.timers import Timer
 from rdstool.protocol.trace import Record
 
-if TYPE_CHECKING:
-    from rdstool.protocol.base_connection import BaseConnection
-    from rdstool.protocol.link import BaseLink
+
+class LaneOwner(Protocol):
+    """What a lane needs of its connection."""
+
+    node: Host
+    local: str
+    peer: str
+    local_map: LocalMap
+
+    def left(self, message: Outgoing, status: SendStatus) -> None:
+        """A message is acknowledged, or given up."""
 
 
 class Lane:
@@ -52,9 +63,9 @@ class Lane:
         "unacked",
     )
 
-    def __init__(self, owner: BaseConnection, index: int) -> None:
+    def __init__(self, owner: LaneOwner, index: int) -> None:
         self.owner = owner
-        """The connection, by its common part."""
+        """The connection."""
         self.index = index
         """Number of the path; 0 over InfiniBand."""
         self.state = PathState.DOWN

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rdstool.protocol.framing import Deframer, Frame
 from rdstool.protocol.timers import Timer
 
-if TYPE_CHECKING:
-    from rdstool.protocol.base_connection import BaseConnection
-    from rdstool.protocol.connection import Connection
-    from rdstool.protocol.path import Path
+
+class LinkOwner(Protocol):
+    """What a link needs of its connection."""
+
+    local: str
+    peer: str
+    tos: int
+
+    def lost(self, link: BaseLink, detail: str, now: float) -> None:
+        """The transport has no more of it."""
 
 
 class BaseLink:
@@ -18,9 +24,9 @@ class BaseLink:
 
     __slots__ = ("deaf", "grace", "handle", "incoming", "number", "owner", "ready")
 
-    def __init__(self, owner: BaseConnection, number: int, *, incoming: bool) -> None:
+    def __init__(self, owner: LinkOwner, number: int, *, incoming: bool) -> None:
         self.owner = owner
-        """The connection, by its common part."""
+        """The connection."""
         self.number = number
         """Order of attempts and accepts on this connection: a higher number is a later one."""
         self.incoming = incoming
@@ -35,13 +41,33 @@ class BaseLink:
         """For the transport's own use."""
 
 
+class TcpOwner(LinkOwner, Protocol):
+    """What a TCP connection needs of its owner: who answers for all that happens to it."""
+
+    def established(self, link: Link, now: float) -> None:
+        """It is there, where we have asked for it."""
+
+    def receive(self, link: Link, data: bytes | int, now: float) -> None:
+        """Bytes came on it, or as many were put into the deframer's ``room``."""
+
+    def acknowledged(self, link: Link, total: int) -> None:
+        """The peer's system has acknowledged so many bytes of what was sent on it."""
+
+    def data_to_send(self, link: Link, limit: int) -> list[bytes]:
+        """Buffers to write to it."""
+
+    def first_link(self) -> Link | None:
+        """The TCP connection that serves path 0 of the same peer."""
+
+
 class Link(BaseLink):
     """What the engine and the transport call a TCP connection by."""
+
+    owner: TcpOwner
 
     __slots__ = (
         "acked",
         "carries_map",
-        "connection",
         "deframer",
         "heard",
         "held",
@@ -54,15 +80,14 @@ class Link(BaseLink):
         "sent",
     )
 
-    def __init__(self, connection: Connection, number: int, message_bytes: int, peer_port: int | None = None) -> None:
-        super().__init__(connection, number, incoming=peer_port is not None)
-        self.connection = connection
+    def __init__(self, owner: TcpOwner, number: int, message_bytes: int, peer_port: int | None = None) -> None:
+        super().__init__(owner, number, incoming=peer_port is not None)
         self.peer_port = peer_port
         """TCP source port of an incoming connection."""
         self.local_port = 0
         """TCP source port of an outgoing connection, once the transport has told it."""
-        self.path: Path | None = None
-        """The path that it serves; None while it waits for one, and when it is gone."""
+        self.path: int | None = None
+        """Number of the path that it serves; None while it waits for one, and when it is gone."""
         self.reading = True
         """Off while the link waits for a path or a reader: the transport leaves its bytes in the system's buffer."""
         self.sent = 0
@@ -88,8 +113,8 @@ class Link(BaseLink):
         A kernel before 7.0 that dials at the same time closes our connection unread (§4.2, §13, RDS-DLV-009). One
         that takes it up sends its congestion map, or answers the probe.
         """
-        return not self.heard and not self.incoming and self.path is not None and self.path.index == 0
+        return not self.heard and not self.incoming and self.path == 0
 
     def __repr__(self) -> str:
-        where = f"path {self.path.index}" if self.path is not None else "no path"
-        return f"<Link {self.number} {self.connection.local}-{self.connection.peer} {where}>"
+        where = f"path {self.path}" if self.path is not None else "no path"
+        return f"<Link {self.number} {self.owner.local}-{self.owner.peer} {where}>"

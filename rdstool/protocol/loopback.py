@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dissectors.wire.rds import PING_PORT
 from rdstool.protocol.congestion import LocalMap
-from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.host import Host
+from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.reasons import SendStatus
-
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
-    from rdstool.protocol.sockets import Socket
 
 
 class _OwnMap:
@@ -35,7 +30,7 @@ class LoopbackConnection:
 
     transport = "loopback"
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         self.node = node
         self.local = local
         self.peer = peer
@@ -70,7 +65,7 @@ class LoopbackConnection:
         """Whether one of our own sockets has too much to read."""
         return port in self.node.maps[self.peer].ports
 
-    def cancel(self, _socket: Socket, _port: int | None) -> int:
+    def cancel(self, _socket: Outbox, _port: int | None) -> int:
         """Nothing ever waits."""
         return 0
 

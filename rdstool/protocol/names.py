@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from operator import index
 
 from rdstool.protocol.addresses import canonical, is_host
 from rdstool.protocol.errors import SocketError
 
-PORTS = 65_536
+PORT_BITS = 16
+PORTS = 1 << PORT_BITS
 """As many ports has an address."""
 
 
@@ -28,7 +30,8 @@ def checked_host(text: str) -> str:
 
 
 def checked_port(port: int) -> int:
-    """The port, where it is one."""
+    """The port, where it is one. Raises ``TypeError`` where it is no integer."""
+    port = index(port)
     if not 0 <= port < PORTS:
         raise SocketError(errno.EINVAL, f"{port} is not a port: they are 0 to {PORTS - 1}")
     return port

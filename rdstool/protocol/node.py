@@ -20,41 +20,28 @@ What a transport owes the engine:
 from __future__ import annotations
 
 import errno
-from typing import Protocol
 
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical, is_host
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
-from rdstool.protocol.congestion import ALL_PORTS, LocalMap
+from rdstool.protocol.congestion import LocalMap
 from rdstool.protocol.connection import Connection, Remembered
-from rdstool.protocol.counters import Counters
 from rdstool.protocol.errors import LocalProtocolError, SocketError
-from rdstool.protocol.handshake import announce
+from rdstool.protocol.host import Ends, Random
 from rdstool.protocol.ib.connection import IbConnection
-from rdstool.protocol.ib.memory import Registrar
 from rdstool.protocol.ib.port import IbPort
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.loopback import LoopbackConnection
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.protocol.reasons import RefuseReason
-from rdstool.protocol.receiving import receive
-from rdstool.protocol.sockets import Socket
+from rdstool.protocol.sockets import Socket, SocketHost
 from rdstool.protocol.states import PathState
-from rdstool.protocol.timers import Timers
-from rdstool.protocol.trace import Trace
+from rdstool.protocol.tcp_connection import TcpConnection
 
 
-class Random(Protocol):
-    """Where chance comes from, such as ``random.Random``."""
-
-    def random(self) -> float:
-        """A number in [0, 1)."""
-        ...
-
-
-class Node:
+class Node(SocketHost):
     """The engine. ``now`` is seconds on any clock that never goes back; same inputs give same outputs."""
 
     def __init__(
@@ -66,45 +53,15 @@ class Node:
         transport: Transport | None = Transport.TCP,
         now: float = 0.0,
     ) -> None:
-        self.transport = transport
-        """What carries its connections; None for a node that has no addresses, where sockets are until they bind."""
-        self.settings = settings or Settings()
-        self.profile = profile
-        self.random = random
-        self.now = now
-        self.counters = Counters()
-        self.timers = Timers()
-        self.trace = Trace(self.settings.limits.trace_records)
-        self.generation = 1 + int(random.random() * 0xFFFFFFFF)
-        """Drawn once: peers tell by it that this node was restarted (§5.5)."""
-        self.announcement = announce(profile, self.settings.paths, self.generation)
-        """Extension headers of our probes and their pongs."""
-        self.ports: dict[str, dict[int, Socket]] = {}
-        """Bound sockets of each address."""
-        self.maps: dict[str, LocalMap] = {}
+        super().__init__(transport, random, settings or Settings(), profile, now)
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
         """By local address, peer address and type of service."""
-        self.silent: dict[Connection, float] = {}
-        """Of those, the ones that a new peer has made by connecting, and that have not carried a message, with the time
-        of that; oldest first."""
-        self.away: dict[Connection, None] = {}
-        """Of those, the ones that had a TCP connection, or tried to have one, and lost it; the first that did so first.
-        One of several paths may be up still."""
-        self.remembered: dict[tuple[str, str], Remembered] = {}
-        """What is kept of peers that were forgotten, by local and peer address; the first that was forgotten first."""
+        self.remembered: dict[Ends, Remembered] = {}
+        """What is kept of peers that were forgotten; the first that was forgotten first."""
         self.first_tx = 1
         """Where the numbers of a new connection begin: above all that peers were sent which are not even remembered."""
-        self.monitors: dict[Socket, None] = {}
-        """Sockets with RDS_CONG_MONITOR; a dictionary, for its order is that of events."""
-        self.map_updates = 0
-        """Congestion maps that have come or changed."""
-        self.ready: list[BaseLink] = []
-        self.closed = False
         self.ib = IbPort(self)
         """For an InfiniBand transport."""
-        self.registrars: dict[str, Registrar] = {}
-        """Where the memory regions of each address come from; the transport sets them."""
-        self._events: list[events.Event] = []
         for address in addresses:
             self.add_address(address)
 
@@ -153,7 +110,7 @@ class Node:
     def connected(self, link: Link, now: float) -> None:
         """The TCP connection that ``ConnectWanted`` asked for is established."""
         self.check_clock(now)
-        link.connection.established(link, now)
+        link.owner.established(link, now)
 
     def connect_failed(self, link: BaseLink, detail: str, now: float) -> None:
         """It could not be established, or was given up before. The engine asks again by itself."""
@@ -190,33 +147,44 @@ class Node:
         if found is None:
             new = (local, peer) not in self.remembered
             found = self.connection(local, peer, 0)
-            if new and isinstance(found, Connection):
-                self.silent[found] = self.now
+            if new:
+                self.silent[local, peer] = self.now
         assert isinstance(found, Connection)
         return found
 
     def _make_room(self) -> None:
         """Forget a peer: a silent one, or else one that is away and owed nothing; if there is one."""
-        for connection, since in self.silent.items():
+        for ends, since in self.silent.items():
             if self.now >= since + self.settings.silent_patience_s:
-                self._forget(connection)
+                self._forget(*ends)
                 return
             break  # all others came later
-        for connection in self.away:
-            if connection.idle:
-                self._forget(connection)
+        for ends in self.away:
+            if self._dispensable(*ends):
+                self._forget(*ends)
                 return
 
-    def _forget(self, connection: Connection) -> None:
+    def _dispensable(self, local: str, peer: str) -> bool:
+        """Nothing waits for the peer, and no socket is connected to it."""
+        connection = self.connections[local, peer, 0]
+        assert isinstance(connection, Connection)
+        return connection.idle and all(
+            socket.peer is None or socket.peer[0] != peer for socket in self.ports[local].values()
+        )
+
+    def _forget(self, local: str, peer: str) -> None:
+        connection = self.connections.pop((local, peer, 0))
+        assert isinstance(connection, Connection)
         # A silent peer has sent no message, so none can be lost or come twice.
-        remembered = connection not in self.silent
+        remembered = (local, peer) not in self.silent
         if remembered:
             self._remember(connection)
-        self.silent.pop(connection, None)
-        self.away.pop(connection, None)
-        del self.connections[connection.local, connection.peer, connection.tos]
+        self.silent.pop((local, peer), None)
+        self.away.pop((local, peer), None)
         self.counters.forgotten_peers += 1
-        self.emit(events.PeerForgotten(connection.local, connection.peer, remembered))
+        self.emit(events.PeerForgotten(local, peer, remembered))
+        for socket in self.ports[local].values():
+            socket.forget_route(peer)
         connection.forget(self.now)
 
     def _remember(self, connection: Connection) -> None:
@@ -229,13 +197,13 @@ class Node:
         """Bytes came on a TCP connection. Whatever they are, the worst that follows is its end."""
         if now != self.now:
             self.check_clock(now)
-        receive(link, data if type(data) is bytes else bytes(data), now)
+        link.owner.receive(link, data if type(data) is bytes else bytes(data), now)
 
     def bytes_placed(self, link: Link, count: int, now: float) -> None:
         """As many bytes came, and are where ``link.deframer.room()`` said."""
         if now != self.now:
             self.check_clock(now)
-        receive(link, count, now)
+        link.owner.receive(link, count, now)
 
     def bytes_acked(self, link: Link, total: int, now: float) -> None:
         """The peer's system has acknowledged the first ``total`` bytes of what was sent on the link."""
@@ -244,8 +212,7 @@ class Node:
             raise LocalProtocolError(f"{total} bytes acknowledged, {link.sent} were given to the transport")
         if total > link.acked:
             link.acked = total
-            if link.path is not None and link.path.link is link and not link.doubtful:
-                link.path.bytes_acked(total)
+            link.owner.acknowledged(link, total)
 
     def connection_lost(self, link: BaseLink, detail: str, now: float) -> None:
         """A TCP connection has ended, and all bytes that came on it have been handed on."""
@@ -257,8 +224,7 @@ class Node:
 
         Empty where there is nothing to send now; ``take_ready`` tells when there is again.
         """
-        path = link.path
-        return path.data_to_send(limit) if path is not None and path.link is link else []
+        return link.owner.data_to_send(link, limit)
 
     @property
     def pending(self) -> bool:
@@ -283,16 +249,6 @@ class Node:
 
     # ---- For the engine's own parts
 
-    def check_clock(self, now: float) -> None:
-        """Raises ``LocalProtocolError`` where the clock goes back."""
-        if now < self.now:
-            raise LocalProtocolError(f"the clock goes back from {self.now} to {now}")
-        self.now = now
-
-    def emit(self, event: events.Event) -> None:
-        """Report an event."""
-        self._events.append(event)
-
     def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
         """The connection of two addresses, made where there is none; another peer may be forgotten for it.
 
@@ -313,11 +269,11 @@ class Node:
                 found = self._new_connection(local, peer, tos)
             self.connections[key] = found
         elif isinstance(found, Connection):
-            self.silent.pop(found, None)
+            self.silent.pop((local, peer), None)
         return found
 
     def _new_connection(self, local: str, peer: str, tos: int) -> Connection:
-        made = Connection(self, local, peer, tos)
+        made = TcpConnection(self, local, peer, tos)
         past = self.remembered.pop((local, peer), None)
         if past is not None:
             made.recall(past)
@@ -333,23 +289,9 @@ class Node:
         for connection in self.connections.values():
             if isinstance(connection, LoopbackConnection):
                 if connection.peer == socket.address:
-                    self.congestion_changed(connection)
+                    self.congestion_changed(connection.local, connection.peer)
             elif connection.local == socket.address:
                 connection.map_changed()
-
-    def memory(self, address: str) -> Registrar:
-        """Where memory regions come from. Raises ``SocketError`` (EOPNOTSUPP) where the transport has none."""
-        registrar = self.registrars.get(address)
-        if registrar is None:
-            raise SocketError(errno.EOPNOTSUPP, "the transport has no RDMA")
-        return registrar
-
-    def congestion_changed(self, connection: BaseConnection | LoopbackConnection, mask: int = ALL_PORTS) -> None:
-        """A map to which we send has changed: those who wait for it may try again. ``mask`` has what may be free."""
-        self.map_updates += 1
-        self.emit(events.CongestionChanged(connection.local, connection.peer))
-        for socket in self.monitors:
-            socket.map_updated(mask)
 
     def up(self, local: str, peer: str) -> int:
         """Paths that are up between two addresses."""

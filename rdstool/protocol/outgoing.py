@@ -1,14 +1,16 @@
-"""A message on its way out."""
+"""A message on its way out, and the half of a socket that sends it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import abstractmethod
 
 from dissectors.wire.rds import PING_PORT, PROBE_PORT
+from rdstool.protocol.config import Settings
+from rdstool.protocol.counters import Counters
 from rdstool.protocol.framing import NO_EXTENSIONS
-
-if TYPE_CHECKING:
-    from rdstool.protocol.sockets import Socket
+from rdstool.protocol.inbox import Inbox
+from rdstool.protocol.reasons import SendStatus
+from rdstool.protocol.received import Notification
 
 
 class Outgoing:
@@ -35,7 +37,7 @@ class Outgoing:
 
     def __init__(
         self,
-        socket: Socket | None,
+        socket: Outbox | None,
         sport: int,
         dport: int,
         payload: bytes = b"",
@@ -71,3 +73,58 @@ class Outgoing:
     def is_handshake(self) -> bool:
         """A probe or its pong."""
         return self.sport + self.dport == PROBE_PORT + PING_PORT and self.socket is None
+
+
+class Outbox(Inbox):
+    """The sending half of a socket: whom messages come from, how much is on its way, and how each of them ended.
+
+    It is an inbox too, for the sender is told of the end there.
+    """
+
+    __slots__ = ("_told_drained", "hash", "outstanding", "recverr", "send_bytes", "sndbuf")
+
+    def __init__(self, settings: Settings, counters: Counters) -> None:
+        super().__init__(settings, counters)
+        self.hash = 0
+        """Hash of the port, which chooses the path (§5.4)."""
+        self.sndbuf = settings.sndbuf
+        """Payload bytes that may be queued or unacknowledged before sends wait."""
+        self.send_bytes = 0
+        self.outstanding = 0
+        """Messages queued or unacknowledged."""
+        self.recverr = False
+        """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
+        self._told_drained = True
+
+    @abstractmethod
+    def emit_finished(self, token: int, status: SendStatus) -> None:
+        """Tell the application how something that was sent ended."""
+
+    @abstractmethod
+    def emit_writable(self, *, drained: bool) -> None:
+        """Tell the application that there is room in the send buffer, or (``drained``) nothing left in it."""
+
+    def message_left(self, message: Outgoing, status: SendStatus) -> None:
+        """One of our messages is acknowledged or given up: its room is free."""
+        if message.zerocopy is not None:
+            self.buffer_free(message.zerocopy)
+        token = message.token
+        if token is not None or (self.recverr and status):
+            self.notify(token or 0, status)
+        self.free_room(message)
+
+    def notify(self, token: int, status: SendStatus) -> None:
+        """Report how something that was sent ended (RDS_CMSG_RDMA_STATUS)."""
+        self._notifications.append(Notification(token, status))
+        self.emit_finished(token, status)
+        self.tell_readable()
+
+    def free_room(self, message: Outgoing) -> None:
+        """A message takes no more room in the send buffer."""
+        before = self.send_bytes
+        self.send_bytes = after = before - len(message.payload)
+        self.outstanding -= 1
+        drained = not self.outstanding and not self._told_drained
+        if drained or before >= self.sndbuf > after:
+            self._told_drained = self._told_drained or drained
+            self.emit_writable(drained=not self.outstanding)

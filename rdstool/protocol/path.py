@@ -6,62 +6,76 @@ A message leaves ``unacked`` when TCP has acknowledged the byte that ends it (§
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dissectors.wire.rds import HEADER_BYTES, Flags
 from rdstool.protocol import events
 from rdstool.protocol.framing import CONGESTION_HEADER, NO_EXTENSIONS, pack_extended_header, pack_header
-from rdstool.protocol.lane import Lane
+from rdstool.protocol.gate import Gate
+from rdstool.protocol.lane import Lane, LaneOwner
 from rdstool.protocol.link import Link
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import DropReason, SendStatus
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
 
-if TYPE_CHECKING:
-    from rdstool.protocol.connection import Connection
-
 _RETRANSMITTED = int(Flags.RETRANSMITTED)
 _UP = PathState.UP
+
+
+class PathOwner(LaneOwner, Protocol):
+    """What a path needs of its connection: to know when path 0 goes first, and to tell how its state changes."""
+
+    gate: Gate
+
+    def went_up(self, path: Path, now: float) -> None:
+        """It is connected."""
+
+    def went_resetting(self, path: Path, now: float) -> None:
+        """Our own attempt was overtaken by the peer's."""
+
+    def went_error(self, path: Path, now: float) -> None:
+        """It sends no more."""
+
+    def went_down(self, path: Path, now: float) -> None:
+        """It has been emptied and may be connected again."""
 
 
 class Path(Lane):
     """State and queues of one path. The connection decides when it dials and what it may take."""
 
-    __slots__ = ("connection", "hold", "link")
+    __slots__ = ("hold", "link")
 
-    def __init__(self, connection: Connection, index: int) -> None:
-        super().__init__(connection, index)
-        self.connection = connection
+    owner: PathOwner
+
+    def __init__(self, owner: PathOwner, index: int) -> None:
+        super().__init__(owner, index)
         self.link: Link | None = None
         self.hold: Timer | None = None
         """While set, messages of sockets wait for the handshake."""
 
     # ---- State
 
-    def dial(self, now: float) -> None:
-        """Ask the transport for a TCP connection."""
-        connection = self.connection
+    def dial(self, link: Link, now: float) -> None:
+        """Wait for a TCP connection that the transport is asked for."""
         self.cancel_retry()
         self.attempt += 1
-        self.link = connection.new_link()
-        self.link.path = self
+        self._serve(link)
         self.step(PathInput.DIAL, now)
-        npaths = connection.npaths if connection.npaths > 1 else len(connection.paths)
-        connection.node.emit(
-            events.ConnectWanted(self.link, connection.local, connection.peer, self.index, npaths, self.attempt)
-        )
 
     def take(self, link: Link, now: float) -> None:
         """Serve an incoming TCP connection. Only a path that is DOWN or CONNECTING can."""
         self.cancel_retry()
         self.step(PathInput.ACCEPT, now)
-        self.link = link
-        link.path = self
+        self._serve(link)
         if not link.reading:
             link.reading = True
-            self.connection.node.emit(events.ReadWanted(link))
+            self.owner.node.emit(events.ReadWanted(link))
         self.step(PathInput.ESTABLISHED, now)
+
+    def _serve(self, link: Link) -> None:
+        self.link = link
+        link.path = self.index
 
     def current_link(self) -> Link | None:
         """The TCP connection that serves the path."""
@@ -69,34 +83,34 @@ class Path(Lane):
 
     def _forget_link(self) -> None:
         link, self.link = self.link, None
-        if link is not None and link.path is self:
+        if link is not None and link.path == self.index:
             link.path = None
 
     def _replace(self, now: float) -> None:
         """Our own attempt is overtaken by the peer's connection (§4.3)."""
         own, self.link = self.link, None
-        self.connection.node.counters.tcp_connect_raced += 1
+        self.owner.node.counters.tcp_connect_raced += 1
         if own is not None:
             own.path = None
-            self.connection.node.emit(events.AbortWanted(own, DropReason.REPLACED))
+            self.owner.node.emit(events.AbortWanted(own, DropReason.REPLACED))
         self._requeue_unacked()
-        self.connection.went_resetting(self, now)
+        self.owner.went_resetting(self, now)
 
     def _start(self, now: float) -> None:
-        connection, link = self.connection, self.link
+        owner, link = self.owner, self.link
         assert link is not None
         self.attempt = 0
-        connection.node.emit(events.PathUp(connection.local, connection.peer, self.index, link.incoming))
-        connection.went_up(self, now)
+        owner.node.emit(events.PathUp(owner.local, owner.peer, self.index, link.incoming))
+        owner.went_up(self, now)
         self.wake()
 
     def _stop(self, now: float) -> None:
         super()._stop(now)
         self.release()
-        self.connection.went_error(self, now)
+        self.owner.went_error(self, now)
 
     def _close(self, now: float) -> None:
-        node, link = self.connection.node, self.link
+        node, link = self.owner.node, self.link
         node.counters.conn_reset += 1
         if link is None:
             return
@@ -108,10 +122,10 @@ class Path(Lane):
 
     def _end_grace(self, link: Link) -> None:
         if self.link is link:
-            self.connection.node.emit(events.AbortWanted(link, self.reason))
+            self.owner.node.emit(events.AbortWanted(link, self.reason))
 
     def _went_down(self, now: float) -> None:
-        self.connection.went_down(self, now)
+        self.owner.went_down(self, now)
 
     def _requeue_unacked(self) -> int:
         """Put what is not acknowledged in front, in order; gives how many are sent again (§4.6).
@@ -124,7 +138,7 @@ class Path(Lane):
         for message in (*self.unacked, *self.retry):
             probes += message.is_probe
             if message.is_handshake and not (message.is_probe and probes == 1):
-                self.connection.left(message, SendStatus.DROPPED)
+                self.owner.left(message, SendStatus.DROPPED)
             else:
                 again.append(message)
         sent_again = len(again)
@@ -145,13 +159,13 @@ class Path(Lane):
         link = self.link
         if self.state is not _UP or link is None:
             return []
-        connection = self.connection
+        owner = self.owner
         out: list[bytes] = []
         start = link.sent
         if self.map_pending:
             self.map_pending = False
             link.carries_map = True
-            out += (CONGESTION_HEADER, connection.local_map.payload)
+            out += (CONGESTION_HEADER, owner.local_map.payload)
             link.sent += HEADER_BYTES + len(out[-1])
         limit += start
         if self.retry:
@@ -160,14 +174,14 @@ class Path(Lane):
             self._send(self.control, link, limit, out)
         if self.queue and self.hold is None:
             # The kernel holds back all that other paths have (§5.6); answers to pings need no order.
-            if self.index and connection.gate.closed:
-                connection.node.counters.mprds_catchup_tx0_retries += 1
+            if self.index and owner.gate.closed:
+                owner.node.counters.mprds_catchup_tx0_retries += 1
             else:
                 self._send(self.queue, link, limit, out)
         return out
 
     def _send(self, messages: deque[Outgoing], link: Link, limit: int, out: list[bytes]) -> None:
-        sent, unacked, counters = link.sent, self.unacked, self.connection.node.counters
+        sent, unacked, counters = link.sent, self.unacked, self.owner.node.counters
         packets, room = self.budget_packets, self.budget_bytes
         while messages and sent < limit:
             message = messages.popleft()
@@ -206,9 +220,9 @@ class Path(Lane):
 
     def bytes_acked(self, total: int) -> None:
         """TCP has acknowledged the first ``total`` bytes of the present TCP connection."""
-        unacked, left = self.unacked, self.connection.left
+        unacked, left = self.unacked, self.owner.left
         done = 0
         while unacked and unacked[0].end <= total:
             left(unacked.popleft(), SendStatus.ACKNOWLEDGED)
             done += 1
-        self.connection.node.counters.send_drop_acked += done
+        self.owner.node.counters.send_drop_acked += done

@@ -26,6 +26,7 @@ class DropReason(Enum):
     ASKED_ANEW = "the peer asks for a new connection"
     BAD_CHECKSUM = "a header's checksum is wrong"
     BAD_FRAGMENT = "a fragment does not fit the one before it"
+    UNFINISHED_MESSAGE = "messages that never end took too much room, and its own has waited longest"
     WORK_FAILED = "a work request failed"
 
 

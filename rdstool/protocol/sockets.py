@@ -6,30 +6,30 @@ No call blocks. One that would raises ``WouldBlock``, which says what to wait fo
 from __future__ import annotations
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family
+from rdstool.protocol.base_connection import BaseConnection
+from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import monitor_bit
-from rdstool.protocol.control import RdmaControl, SendControl
+from rdstool.protocol.control import RdmaControl, RdmaMap, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.host import Host, Random
 from rdstool.protocol.ib.memory import Memory, RdmaFlags, SocketMemory
 from rdstool.protocol.ib.requests import check, make_message
-from rdstool.protocol.inbox import MSG_DONTWAIT, Inbox
+from rdstool.protocol.inbox import MSG_DONTWAIT
 from rdstool.protocol.kinds import Transport
-from rdstool.protocol.names import PORTS, checked_address, checked_host, checked_port
-from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.loopback import LoopbackConnection
+from rdstool.protocol.names import PORT_BITS, PORTS, checked_address, checked_host, checked_port
+from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.pathhash import jhash_1word
+from rdstool.protocol.profile import Profile
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.received import Notification, Poll
+from rdstool.protocol.received import Poll
 from rdstool.protocol.zerocopy import MSG_ZEROCOPY, take_cookie
-
-if TYPE_CHECKING:
-    from rdstool.protocol.base_connection import BaseConnection
-    from rdstool.protocol.loopback import LoopbackConnection
-    from rdstool.protocol.node import Node
 
 TRANSPORT_NONE = -1
 """``RDS_TRANS_NONE``: what an unbound socket answers."""
@@ -38,63 +38,64 @@ _NO_OPERATIONS: Sequence[RdmaControl] = ()
 _SEND_FLAGS = MSG_DONTWAIT | MSG_ZEROCOPY
 
 
-class Socket(Inbox):
+class SocketHost(Host, ABC):
+    """What a socket needs of its node: a place at an address, and the way to a peer."""
+
+    def __init__(
+        self, transport: Transport | None, random: Random, settings: Settings, profile: Profile, now: float
+    ) -> None:
+        super().__init__(random, settings, profile, now)
+        self.transport = transport
+        """What carries its connections; None for a node that has no addresses, where sockets are until they bind."""
+        self.ports: dict[str, dict[int, Socket]] = {}
+        self.monitors: dict[Socket, None] = {}
+        """A dictionary, for its order is that of events."""
+
+    @abstractmethod
+    def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
+        """The connection of two addresses, made where there is none. Raises ``SocketError`` (ENOMEM)."""
+
+    @abstractmethod
+    def mark_port(self, socket: Socket, *, congested: bool) -> None:
+        """A socket passed a mark of its receive buffer: all peers of its address learn of it (§3.3)."""
+
+
+class Socket(Outbox):
     """One AF_RDS socket. Made by ``Node.socket``."""
 
     __slots__ = (
         "_map_updates",
         "_routes",
-        "_told_drained",
-        "address",
         "closed",
-        "hash",
         "local_map",
-        "memory",
         "monitor",
-        "outstanding",
+        "node",
         "peer",
-        "port",
-        "recverr",
-        "send_bytes",
-        "sndbuf",
         "tos",
         "transport",
         "zerocopy",
     )
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node)
-        self.address = ""
-        """Bound address; empty while unbound."""
-        self.port = 0
-        self.hash = 0
-        """Hash of the port, which chooses the path (§5.4)."""
+    def __init__(self, node: SocketHost) -> None:
+        super().__init__(node.settings, node.counters)
+        self.node = node
         self.peer: tuple[str, int] | None = None
         """Default destination."""
-        self.sndbuf = node.settings.sndbuf
-        """Payload bytes that may be queued or unacknowledged before sends wait."""
-        self.send_bytes = 0
-        self.outstanding = 0
-        """Messages queued or unacknowledged."""
         self.tos = 0
         self.transport: Transport | None = None
         self.monitor = False
         """RDS_CONG_MONITOR."""
-        self.recverr = False
-        """RDS_RECVERR: messages that are given up are reported even where nobody asked."""
         self.zerocopy = False
         """SO_ZEROCOPY."""
-        self.memory: SocketMemory | None = None
-        """What it offers for RDMA; None where it never did."""
         self.closed = False
         self._routes: dict[str, BaseConnection | LoopbackConnection] = {}
         self._map_updates = node.map_updates
-        self._told_drained = True
 
-    def move(self, node: Node) -> None:
+    def move(self, node: SocketHost) -> None:
         """Belong to another node from now on; for ``Node.adopt``."""
         self.node.monitors.pop(self, None)
         self.node = node
+        self.settings, self.counters = node.settings, node.counters
         self._map_updates = node.map_updates
         if self.monitor:
             node.monitors[self] = None
@@ -167,8 +168,11 @@ class Socket(Inbox):
             if self.peer is None:
                 raise SocketError(errno.ENOTCONN, "sendmsg needs a destination, or a connected socket")
             address, port = self.peer
-        connection = self._routes.get(address) or self._route(address, port)
-        node, length = self.node, len(data)
+        if type(port) is not int or port >> PORT_BITS:
+            port = checked_port(port)
+        connection = self._routes.get(address) or self._route(address)
+        # The length of other buffers is a number of items.
+        node, length = self.node, len(data) if type(data) is bytes else memoryview(data).nbytes
         if length > self.sndbuf or length > MAX_MESSAGE_BYTES:
             limit = min(self.sndbuf, MAX_MESSAGE_BYTES)
             raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {limit}")
@@ -186,7 +190,8 @@ class Socket(Inbox):
             node.check_clock(now)
         payload = data if type(data) is bytes else bytes(data)
         if operations:
-            message = make_message(self, port, payload, operations, token)
+            self._offer(operations)
+            message = make_message(self, node, port, payload, operations, token)
         else:
             message = Outgoing(self, self.port, port, payload, token, zerocopy=cookie)
         self.send_bytes += length
@@ -205,9 +210,15 @@ class Socket(Inbox):
             check(self, operations, transport)
         return cookie, operations
 
-    def _route(self, address: str, port: int) -> BaseConnection | LoopbackConnection:
+    def _offer(self, operations: Sequence[RdmaControl]) -> None:
+        for item in operations:
+            if isinstance(item, RdmaMap):
+                item.cookie = self.offer_memory(item.memory, item.flags)
+
+    def _route(self, address: str) -> BaseConnection | LoopbackConnection:
+        if self.closed:
+            raise SocketError(errno.EBADF, "the socket was closed")
         destination = checked_host(address)
-        checked_port(port)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "sendmsg needs a bound socket")
         if not same_family(self.address, destination):
@@ -235,31 +246,6 @@ class Socket(Inbox):
         if self.hash & (self.node.settings.paths - 1):
             connection.prepare(now)
             raise WouldBlock(errno.EAGAIN, "the peer has not told its number of paths", Wait.HANDSHAKE)
-
-    def message_left(self, message: Outgoing, status: SendStatus) -> None:
-        """One of our messages is acknowledged or given up: its room is free."""
-        if message.zerocopy is not None:
-            self.buffer_free(message.zerocopy)
-        token = message.token
-        if token is not None or (self.recverr and status):
-            self.notify(token or 0, status)
-        self.free_room(message)
-
-    def notify(self, token: int, status: SendStatus) -> None:
-        """Report how something that was sent ended (RDS_CMSG_RDMA_STATUS)."""
-        self._notifications.append(Notification(token, status))
-        self.node.emit(events.SendFinished(self, token, status))
-        self.tell_readable()
-
-    def free_room(self, message: Outgoing) -> None:
-        """A message takes no more room in the send buffer."""
-        before = self.send_bytes
-        self.send_bytes = after = before - len(message.payload)
-        self.outstanding -= 1
-        drained = not self.outstanding and not self._told_drained
-        if drained or before >= self.sndbuf > after:
-            self._told_drained = self._told_drained or drained
-            self.node.emit(events.SocketWritable(self, not self.outstanding))
 
     def drained(self) -> bool:
         """Nothing is queued or unacknowledged. If not, ``SocketWritable`` with ``drained`` will tell."""
@@ -324,12 +310,12 @@ class Socket(Inbox):
     def set_tos(self, tos: int) -> None:
         """SIOCRDSSETTOS. TCP has one class of service, so all values become 0.
 
-        Raises ``SocketError``: ENOTTY without transport, EINVAL after the first message or out of range.
+        Raises ``SocketError``: ENOTTY without transport; EINVAL where it is set, out of range, or after a message.
         """
         if self.transport is None:
             raise SocketError(errno.ENOTTY, "the socket has no transport yet")
-        if self._routes or not 0 <= tos <= 0xFF:
-            raise SocketError(errno.EINVAL, "the type of service is 0 to 255, and set before the first message")
+        if self.tos or self._routes or not 0 <= tos <= 0xFF:
+            raise SocketError(errno.EINVAL, "the type of service is 0 to 255, and set once before the first message")
         self.tos = tos if self.transport is Transport.IB else 0
 
     # ---- Memory for RDMA
@@ -360,6 +346,7 @@ class Socket(Inbox):
         self.closed = True
         for connection in self._routes.values():
             connection.cancel(self, None)
+        self._routes.clear()
         if self.memory is not None:
             self.memory.close()
         self.received.clear()
@@ -378,6 +365,14 @@ class Socket(Inbox):
     def emit_readable(self) -> None:
         """As ``SocketReadable``."""
         self.node.emit(events.SocketReadable(self))
+
+    def emit_writable(self, *, drained: bool) -> None:
+        """As ``SocketWritable``."""
+        self.node.emit(events.SocketWritable(self, drained))
+
+    def emit_finished(self, token: int, status: SendStatus) -> None:
+        """As ``SendFinished``."""
+        self.node.emit(events.SendFinished(self, token, status))
 
     def mark_port(self, *, congested: bool) -> None:
         """In the congestion map of the address."""

@@ -14,6 +14,7 @@ from rdstool.protocol.errors import SocketError
 
 MSG_ZEROCOPY = 0x4000000
 """Linux's number, a plain integer because sendmsg tests it for every message."""
+COOKIE_BITS = 32
 
 
 def take_cookie(
@@ -31,4 +32,6 @@ def take_cookie(
         raise SocketError(errno.EINVAL, "MSG_ZEROCOPY needs a ZerocopyCookie")
     if cookies and not (wanted and enabled and length):
         raise SocketError(errno.EINVAL, "a ZerocopyCookie needs SO_ZEROCOPY, MSG_ZEROCOPY and a payload")
+    if any(cookie >> COOKIE_BITS for cookie in cookies):
+        raise SocketError(errno.EINVAL, f"a ZerocopyCookie is a number of {COOKIE_BITS} bits")
     return cookies[-1] if cookies else None, others

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.rds import MAX_PATHS
-from rdstool.capture.columns import NS_PER_S, Ints
+from rdstool.capture.columns import NS_PER_S
 from rdstool.capture.streams import Coverage, StreamTable
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.stats.acks import Acknowledgements, Flight, Outcome
@@ -37,16 +37,16 @@ def path_or_none(path: int) -> int | None:
 
 def seen_of(coverages: Iterable[Coverage], transport: Transport) -> Seen:
     """Sum of several lanes' coverage."""
-    total = Seen("bytes" if transport is Transport.TCP else "packets", 0, 0, 0, 0, 0, None)
+    seen = missing = gaps = unassigned = retransmitted = 0
     for coverage in coverages:
-        total.seen += coverage.seen
-        total.missing += coverage.missing
-        total.gaps += coverage.gaps
-        total.unassigned += coverage.unassigned
-        total.retransmitted += coverage.retransmitted
-    expected = total.seen + total.missing
-    total.coverage = total.seen / expected if expected else None
-    return total
+        seen += coverage.seen
+        missing += coverage.missing
+        gaps += coverage.gaps
+        unassigned += coverage.unassigned
+        retransmitted += coverage.retransmitted
+    share = seen / (seen + missing) if seen or missing else None
+    unit = "bytes" if transport is Transport.TCP else "packets"
+    return Seen(unit, seen, missing, gaps, unassigned, retransmitted, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,9 @@ def sizes_of(sizes: Histograms, rows: Sequence[int]) -> list[SizeCount]:
     return [SizeCount(part.low, part.high, part.count) for part in sizes.ranges(rows)]
 
 
-def latency_of(distribution: Distribution | None, outcomes: Ints) -> LatencyStats:
+def latency_of(distribution: Distribution | None, outcomes: Sequence[int]) -> LatencyStats:
     """Latencies in seconds; ``outcomes`` counts messages by :class:`~rdstool.stats.acks.Outcome`."""
-    not_measured = zip(_OUTCOME_WORDS, outcomes[Outcome.MEASURED + 1 :].tolist(), strict=True)
+    not_measured = zip(_OUTCOME_WORDS, outcomes[Outcome.MEASURED + 1 :], strict=True)
     return latency_with(distribution, {words: count for words, count in not_measured if count})
 
 
@@ -142,28 +142,27 @@ def latency_with(distribution: Distribution | None, reasons: dict[str, int]) -> 
 
 def lane_latency(acks: Acknowledgements, lanes: Lanes, group: Sequence[int]) -> LatencyStats:
     """Latency over some lanes. Lanes whose clocks proved not comparable are left out whole."""
-    outcomes = np.zeros(len(Outcome), np.int64)
+    outcomes = [0] * len(Outcome)
     rows = []
     known, judged = len(acks.lane_outcomes), len(acks.doubtful)
     for lane in group:
-        if lane < known:
-            outcomes += acks.lane_outcomes[lane]
+        own = acks.lane_outcomes[lane].tolist() if lane < known else [0] * len(Outcome)
         if lane // 2 < judged and acks.doubtful.item(lane // 2):
-            measured = acks.lane_outcomes[lane, Outcome.MEASURED] if lane < known else 0
-            outcomes[Outcome.CLOCK] += measured
-            outcomes[Outcome.MEASURED] -= measured
+            own[Outcome.CLOCK] += own[Outcome.MEASURED]
+            own[Outcome.MEASURED] = 0
         elif (row := lanes.histogram.item(lane)) != OTHERS:
             rows.append(row)
-    return latency_of(acks.latency.distribution(rows), outcomes)
+        outcomes = [one + other for one, other in zip(outcomes, own, strict=True)]
+    return latency_of(acks.latency.distribution(rows) if rows else None, outcomes)
 
 
-def flight_of(flight: Flight, groups: Iterable[int]) -> FlightStats:
+def flight_of(flight: Flight, groups: Sequence[int]) -> FlightStats:
     """Bytes in flight over some groups that were not in use at one time (streams of one path)."""
     known = [group for group in groups if group < len(flight.peak)]
     used = [group for group in known if flight.end.item(group)]
     duration = sum_of(flight.end, used) - sum_of(flight.begin, used)
-    mean = float(flight.byte_ns[used].sum()) / duration if duration > 0 else None
-    peak = max((flight.peak.item(group) for group in known), default=0)
+    mean = sum([flight.byte_ns.item(group) for group in used]) / duration if duration > 0 else None
+    peak = max([flight.peak.item(group) for group in known], default=0)
     return FlightStats(peak, None if mean is None else round(mean, 1))
 
 

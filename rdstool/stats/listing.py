@@ -1,14 +1,25 @@
-"""``--acks``: one line for each message, with its acknowledgement."""
+"""Results as lines: each record of the sections as JSON, and ``--acks``, each message with its acknowledgement."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from json import JSONEncoder
 from typing import Any
 
 from rdstool.capture.streams import StreamTable
 from rdstool.stats.acks import Outcome, Sent
+from rdstool.stats.model import CaptureStats, fields_of
 
 HEADING = "number,frame,stream,direction,path,acked_frame,latency,outcome\n"
+
+
+def record_lines(stats: CaptureStats, sections: Sequence[str]) -> Iterator[str]:
+    """The dictionaries of :meth:`CaptureStats.records` as lines of JSON, without making them all the way down."""
+    encode = JSONEncoder(ensure_ascii=False, check_circular=False, default=fields_of).encode
+    for name in sections:
+        head = f'{{"section": "{name}", '
+        for record in stats.section(name):
+            yield f"{head}{encode(record)[1:]}\n"
 
 
 def ack_lines(sent: Sent, streams: StreamTable, *, json: bool) -> Iterator[str]:

@@ -352,29 +352,31 @@ class CaptureStats:
     reconnects: Sequence[ReconnectStats] = ()
     rdma: Sequence[RdmaStats] = ()
 
+    def section(self, name: str) -> Sequence[Any]:
+        """The records of a section."""
+        part = getattr(self, name)
+        return part if isinstance(part, Sequence) else (part,)
+
     def records(self, sections: Sequence[str] = SECTIONS) -> Iterator[dict[str, Any]]:
         """One dictionary for each line of ``--json``: ``section`` first, then the fields of the dataclass."""
-        for section in sections:
-            part = getattr(self, section)
-            for record in part if isinstance(part, Sequence) else (part,):
-                yield {"section": section, **_plain(record)}
+        for name in sections:
+            for record in self.section(name):
+                yield {"section": name, **_plain(record)}
 
 
 def _plain(value: Any) -> Any:
-    """Records as dictionaries, all the way down. ``dataclasses.asdict`` copies each number, at many times the price."""
+    """Records as dictionaries, all the way down."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if not hasattr(type(value), "__dataclass_fields__"):
         return value
-    kind: Any = type(value)
-    names, get = _reader(kind)
-    # Most values are numbers, and a call for each would be half of the time.
-    return {
-        name: item if item.__class__ in _PLAIN else _plain(item) for name, item in zip(names, get(value), strict=True)
-    }
+    return {name: _plain(item) for name, item in fields_of(value).items()}
 
 
-_PLAIN = frozenset({int, float, str, bool, type(None), dict})
+def fields_of(record: Any) -> dict[str, Any]:
+    """A record as a dictionary, with the records in it as they are."""
+    names, get = _reader(record.__class__)
+    return dict(zip(names, get(record), strict=True))
 
 
 @cache

@@ -1,10 +1,9 @@
-"""Writes down what a collector found, section by section."""
+"""Writes down what was found in a capture, section by section."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from rdstool.stats.assemble import (
     sizes_of,
     sum_of,
 )
+from rdstool.stats.findings import Findings
 from rdstool.stats.groups import LANE_HISTOGRAMS, OTHERS
 from rdstool.stats.model import (
     Balance,
@@ -50,13 +50,10 @@ from rdstool.stats.model import (
 from rdstool.stats.reconnects import Reconnect, find_reconnects
 from rdstool.stats.ways import Ways
 
-if TYPE_CHECKING:
-    from rdstool.stats.collect import Collector
-
 PairKey = tuple[bytes, bytes, Transport]
 
 
-def summarise(found: Collector, frames: FrameCounts) -> CaptureStats:
+def summarise(found: Findings, frames: FrameCounts) -> CaptureStats:
     """All sections."""
     known = len(found.lanes)
     spoke = found.traffic.all.messages[:known] > 0
@@ -126,14 +123,15 @@ def _lanes_of(stream: Stream) -> tuple[int, int]:
     return 2 * stream.number, 2 * stream.number + 1
 
 
-def _capture(found: Collector, frames: FrameCounts) -> CaptureSummary:
+def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
     traffic = found.traffic
     everything = range(len(found.lanes))
     span = Span.of([(traffic.all, everything)])
     passed_over = {
         "other TCP ports": frames.tcp_other,
         "other UDP ports": frames.udp_other,
-        "IP fragments": frames.fragments,
+        "IP fragments put together": frames.fragments,
+        "IP fragments whose others are missing": frames.fragments_lost,
         "ARP": frames.arp,
         "other IP protocols": frames.other_protocols.total(),
         "other EtherTypes": frames.other_ethertypes.total(),
@@ -163,14 +161,14 @@ def _capture(found: Collector, frames: FrameCounts) -> CaptureSummary:
     )
 
 
-def _beyond_limit(found: Collector) -> int:
+def _beyond_limit(found: Findings) -> int:
     """Data and pings whose sender has no number: all others are in the tallies of sockets."""
     kinds = found.traffic.kinds.sum(axis=0)
     numbered = count_of(found.traffic.sent, range(1, len(found.traffic.sent.messages)))[0]
     return int(kinds[MessageKind.DATA] + kinds[MessageKind.PING]) - numbered
 
 
-def _notes(found: Collector) -> Iterator[str]:
+def _notes(found: Findings) -> Iterator[str]:
     early = early_clocks(found.traffic)
     if len(early):
         yield (
@@ -188,7 +186,7 @@ def _notes(found: Collector) -> Iterator[str]:
         yield f"only the first {len(found.streams):,} streams were followed"
 
 
-def _coverage_by_address(found: Collector) -> dict[bytes, float | None]:
+def _coverage_by_address(found: Findings) -> dict[bytes, float | None]:
     """Share that was seen of what each address sent; bytes and packets of several streams are averaged by size."""
     by_address = defaultdict(list)
     for lane in range(len(found.lanes)):
@@ -196,7 +194,7 @@ def _coverage_by_address(found: Collector) -> dict[bytes, float | None]:
     return {address: seen_of(parts, Transport.TCP).coverage for address, parts in by_address.items()}
 
 
-def _connections(found: Collector, ways: Ways, again: list[Reconnect]) -> Records[ConnectionStats]:
+def _connections(found: Findings, ways: Ways, again: list[Reconnect]) -> Records[ConnectionStats]:
     reconnects: dict[PairKey, list[Reconnect]] = defaultdict(list)
     for one in again:
         reconnects[_pair_key(one.stream)].append(one)
@@ -250,7 +248,7 @@ def _restarts(again: list[Reconnect]) -> int:
 
 
 def _balance(
-    found: Collector, source: bytes, destination: bytes, paths: dict[int, list[int]], npaths: int | None
+    found: Findings, source: bytes, destination: bytes, paths: dict[int, list[int]], npaths: int | None
 ) -> Balance | None:
     counts = {path: count_of(found.traffic.data, lanes) for path, lanes in sorted(paths.items())}
     by_bytes = any(size for _, size in counts.values())
@@ -266,7 +264,7 @@ def _balance(
     return Balance(address_text(source), address_text(destination), shares, imbalance)
 
 
-def _stream(found: Collector, stream: Stream) -> StreamStats:
+def _stream(found: Findings, stream: Stream) -> StreamStats:
     lanes = _lanes_of(stream)
     forward, back = (seen_of((coverage,), stream.transport) for coverage in stream.coverage)
     doubtful = stream.number < len(found.acks.doubtful) and bool(found.acks.doubtful[stream.number])
@@ -289,7 +287,7 @@ def _stream(found: Collector, stream: Stream) -> StreamStats:
     )
 
 
-def _path(found: Collector, lanes: list[int]) -> PathStats:
+def _path(found: Findings, lanes: list[int]) -> PathStats:
     stream = found.streams[lanes[0] >> 1]
     source, destination = stream.ends(lanes[0] & 1)
     transport, path = stream.transport, stream.path
@@ -322,14 +320,14 @@ def _path(found: Collector, lanes: list[int]) -> PathStats:
     )
 
 
-def _socket(found: Collector, number: int, coverage: dict[bytes, float | None]) -> SocketStats:
+def _socket(found: Findings, number: int, coverage: dict[bytes, float | None]) -> SocketStats:
     socket = found.sockets.known[number - 1]
     sent, received, acks = found.traffic.sent, found.traffic.received, found.acks
     sent_messages, sent_bytes = count_of(sent, (number,))
     received_messages, received_bytes = count_of(received, (number,))
     span = Span.of([(sent, (number,)), (received, (number,))])
     known = number < len(acks.socket_outcomes)
-    outcomes = acks.socket_outcomes[number] if known else np.zeros(OUTCOMES, np.int64)
+    outcomes = acks.socket_outcomes[number].tolist() if known else [0] * OUTCOMES
     return SocketStats(
         address=socket.host,
         port=socket.port,
@@ -346,7 +344,7 @@ def _socket(found: Collector, number: int, coverage: dict[bytes, float | None]) 
     )
 
 
-def _ports(found: Collector, sockets: Sequence[SocketStats]) -> Iterator[PortStats]:
+def _ports(found: Findings, sockets: Sequence[SocketStats]) -> Iterator[PortStats]:
     by_port = defaultdict(list)
     for number, socket in enumerate(sockets, 1):
         by_port[socket.port].append((number, socket))
@@ -371,7 +369,7 @@ def _ports(found: Collector, sockets: Sequence[SocketStats]) -> Iterator[PortSta
         )
 
 
-def _pings(found: Collector, ways: Ways) -> Iterator[PingStats]:
+def _pings(found: Findings, ways: Ways) -> Iterator[PingStats]:
     pings = found.pings
     senders = pings.sent.keys()
     for lanes in ways.paths if senders else ():
@@ -400,7 +398,7 @@ def _pings(found: Collector, ways: Ways) -> Iterator[PingStats]:
         )
 
 
-def _congestion(found: Collector) -> Iterator[CongestionStats]:
+def _congestion(found: Findings) -> Iterator[CongestionStats]:
     for interval in found.congestion.intervals:
         end = interval.end
         duration = None if end is None else (end - interval.begin) / 1e9

@@ -129,14 +129,13 @@ class Sheet:
 
 
 def _table(
-    section: str, title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], limit: int | None = None
+    section: str, title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], limit: int | None, count: int
 ) -> Sheet | None:
-    """A table; None without rows."""
-    rest = iter(rows)
-    listed = list(islice(rest, limit))
+    """A table of the first ``limit`` of ``count`` rows, which are made only for it; None without rows."""
+    listed = list(islice(rows, limit))
     if not listed:
         return None
-    hidden = sum(1 for _ in rest)
+    hidden = count - len(listed)
     caption = f"{hidden} more: --section {section}" if hidden else None
     return Sheet(title, caption, headings, listed)
 
@@ -189,7 +188,9 @@ def _connections(stats: CaptureStats, limit: int | None) -> RenderableType | Non
             for one in stats.connections
         ),
         limit,
+        len(stats.connections),
     )  # fmt: skip
+    ways = [way for one in islice(stats.connections, limit) for way in one.balance if len(way.paths) > 1]
     balance = _table(
         "connections",
         "Balance over paths",
@@ -199,11 +200,10 @@ def _connections(stats: CaptureStats, limit: int | None) -> RenderableType | Non
                 way.src, way.dst, "-" if way.imbalance is None else f"{way.imbalance:.2f}",
                 "  ".join(f"{_path(part.path)}: {part.share * 100:.1f} %" for part in way.paths if part.messages),
             )
-            for one in stats.connections
-            for way in one.balance
-            if len(way.paths) > 1
+            for way in ways
         ),
-        limit,
+        None,
+        len(ways),
     )  # fmt: skip
     return table if table is None or balance is None else Group(table, Text(), balance)
 
@@ -226,6 +226,7 @@ def _sides(stats: CaptureStats, limit: int | None) -> RenderableType | None:
             for side in stats.sides
         ),
         limit,
+        len(stats.sides),
     )  # fmt: skip
 
 
@@ -243,6 +244,7 @@ def _streams(stats: CaptureStats, limit: int | None) -> RenderableType | None:
             for one in stats.streams
         ),
         limit,
+        len(stats.streams),
     )  # fmt: skip
 
 
@@ -263,6 +265,7 @@ def _paths(stats: CaptureStats, limit: int | None) -> RenderableType | None:
             for one in stats.paths
         ),
         limit,
+        len(stats.paths),
     )  # fmt: skip
 
 
@@ -282,6 +285,7 @@ def _sockets(stats: CaptureStats, limit: int | None) -> RenderableType | None:
             for one in (stats.sockets[place] for place in ordered)
         ),
         limit,
+        len(stats.sockets),
     )  # fmt: skip
 
 
@@ -300,6 +304,7 @@ def _ports(stats: CaptureStats, limit: int | None) -> RenderableType | None:
             for one in ordered
         ),
         limit,
+        len(stats.ports),
     )  # fmt: skip
 
 
@@ -317,6 +322,7 @@ def _pings(stats: CaptureStats, limit: int | None) -> RenderableType | None:
             for one in stats.pings
         ),
         limit,
+        len(stats.pings),
     )  # fmt: skip
 
 
@@ -334,6 +340,7 @@ def _congestion(stats: CaptureStats, limit: int | None) -> RenderableType | None
             for one in stats.congestion
         ),
         limit,
+        len(stats.congestion),
     )  # fmt: skip
 
 
@@ -350,6 +357,7 @@ def _reconnects(stats: CaptureStats, limit: int | None) -> RenderableType | None
             for one in stats.reconnects
         ),
         limit,
+        len(stats.reconnects),
     )  # fmt: skip
 
 
@@ -366,6 +374,7 @@ def _rdma(stats: CaptureStats, limit: int | None) -> RenderableType | None:
             for one in stats.rdma
         ),
         limit,
+        len(stats.rdma),
     )  # fmt: skip
 
 

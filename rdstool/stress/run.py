@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rdstool.endpoint.node import Node
+from rdstool.errors import first_of
 from rdstool.stress.control import Control
 from rdstool.stress.counters import Counters, Interval, Summary, Watch
 from rdstool.stress.failure import RdmaFailedError, StressError
@@ -92,7 +93,7 @@ class Run:
             results = await asyncio.gather(traffic, ended, begun, return_exceptions=True)
         failed, by_peer = results[0], results[1] is None
         if isinstance(failed, BaseExceptionGroup) and not (by_peer and _only_rdma(failed)):
-            raise _first(failed)
+            raise first_of(failed)
 
     async def _watching(
         self, watch: Watch, traffic: asyncio.Task[None], ended: asyncio.Task[None], report: Callable[[Interval], None]
@@ -125,11 +126,3 @@ class Run:
 def _only_rdma(failed: BaseException | None) -> bool:
     """RDMA failed, and nothing else."""
     return isinstance(failed, BaseExceptionGroup) and failed.split(RdmaFailedError)[1] is None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first of several failures; the others follow from it."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

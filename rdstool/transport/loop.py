@@ -83,7 +83,7 @@ class LoopTransport:
 
     def _connect(self, wanted: events.ConnectWanted) -> None:
         link = wanted.link
-        if link.path is None or link.path.link is not link:
+        if link.path is None:
             return  # given up meanwhile
         host = self._network.hosts.get(canonical(wanted.peer))
         port = source_port(wanted.path, next(self._network.attempts), *_PORTS, wanted.npaths)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import Stream, StreamTable
-from rdstool.validate.connections import Connections, pair_of
+from rdstool.validate.connections import Connections
 from rdstool.validate.flows import Continuity, Grouped, Numbered, Numbering
 from rdstool.validate.handshake import Announcement
 from rdstool.validate.reporter import Reporter
@@ -34,7 +34,7 @@ class Context:
     def both_ends_heard(self, stream: Stream) -> bool:
         """The capture holds something that each of the two addresses sent to the other."""
         heard = set()
-        for number in self.connections.pairs[pair_of(stream)]:
+        for number in self.connections.pairs[self.connections.pair[stream.number]]:
             for direction in (0, 1):
                 if self.continuity.heard(2 * number + direction):
                     heard.add(self.streams[number].ends(direction)[0].address)

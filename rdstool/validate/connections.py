@@ -33,6 +33,8 @@ class Connections:
         """Streams of an address pair in the order of their first frames."""
         self.shared: set[Pair] = set()
         """Pairs with more than one stream."""
+        self.pair: list[Pair] = []
+        """Of each stream: what ``pair_of`` gives, which takes its time."""
         self.closed: dict[int, StreamClosed] = {}
         """The first end seen of a stream."""
         self.ended: dict[int, StreamClosed] = {}
@@ -48,26 +50,25 @@ class Connections:
         self._opened_time = PerFlow(np.int64, 0)
         self._opened_direction = PerFlow(np.int8, 0)
         """By stream; frame 0: it was not seen to begin."""
-        self._known = 0
         self._first_end: dict[Pair, int] = {}
         """Pair -> frame in which one of its streams first ended."""
 
     def observe(self, view: View, grouped: Grouped, streams: StreamTable) -> None:
         """Take the next batch."""
-        for number in range(self._known, len(streams)):
+        for number in range(len(self.pair), len(streams)):
             pair = pair_of(streams[number])
+            self.pair.append(pair)
             members = self.pairs.setdefault(pair, [])
             members.append(number)
             if len(members) == 2:
                 self.shared.add(pair)
-        self._known = len(streams)
         fresh: list[StreamOpened] = []
         for event in view.decoded.events:
             if isinstance(event, StreamOpened):
                 fresh.append(event)
             elif isinstance(event, StreamClosed):
                 self.closed.setdefault(event.stream, event)
-                self._first_end.setdefault(pair_of(streams[event.stream]), event.frame)
+                self._first_end.setdefault(self.pair[event.stream], event.frame)
                 self.ended.setdefault(2 * event.stream + event.direction, event)
         self._note_opened(fresh)
         at = np.flatnonzero(grouped.begins)
@@ -113,13 +114,13 @@ class Connections:
 
     def older(self, stream: Stream) -> list[int]:
         """The streams of its address pair that came before it, no more than the latest ``RECENT``."""
-        members = self.pairs[pair_of(stream)]
+        members = self.pairs[self.pair[stream.number]]
         place = bisect_left(members, stream.number)
         return members[max(0, place - RECENT) : place]
 
     def is_first(self, stream: Stream) -> bool:
         """No other stream of its address pair came before it."""
-        return self.pairs[pair_of(stream)][0] == stream.number
+        return self.pairs[self.pair[stream.number]][0] == stream.number
 
     def made_again(self, pair: Pair) -> bool:
         """Some stream of the pair began after another had ended."""
@@ -133,7 +134,7 @@ class Connections:
 
     def replaced(self, stream: Stream) -> bool:
         """An older stream of its address pair ended before this one began."""
-        return self._first_end.get(pair_of(stream), stream.first_frame + 1) <= stream.first_frame
+        return self._first_end.get(self.pair[stream.number], stream.first_frame + 1) <= stream.first_frame
 
     def tcp_pairs(self) -> Iterator[tuple[Pair, list[int]]]:
         """The address pairs that speak RDS over TCP."""

@@ -1,15 +1,13 @@
-"""The forms that findings are written in: lines of text, JSON lines, SARIF and JUnit."""
+"""The forms that findings are written in: lines of text, JSON lines and SARIF; JUnit has a module of its own."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any, Protocol
 
 from rdstool.capture.columns import NS_PER_S
-from rdstool.validate.registry import AREAS
-from rdstool.validate.rule import Finding, Rule, Severity
+from rdstool.validate.rule import Finding, Rule
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 FrameLabel = Callable[[int], tuple[str, int]]
@@ -41,7 +39,7 @@ class TextFormat:
             where = f"{file}: frame {frame}"
         number = f"#{finding.number}" if finding.number is not None else "-"
         level = self._paint(f"{finding.severity.value:<7}", finding.severity.value)
-        return f"{where:<12} {number:<7} {level} {finding.rule}  {_printable(finding.message)}\n"
+        return f"{where:<12} {number:<7} {level} {finding.rule}  {printable(finding.message)}\n"
 
     def end(self, withheld: dict[str, int]) -> str:
         """How many more there are of each rule."""
@@ -131,59 +129,6 @@ class SarifFormat:
         return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
 
 
-class JunitFormat:
-    """One JUnit document: a suite for each area, a case for each rule. Notes are no failures."""
-
-    def __init__(self, rules: Sequence[Rule], label: FrameLabel) -> None:
-        self._rules = rules
-        self._label = label
-        self._found: dict[str, list[Finding]] = {}
-
-    def finding(self, finding: Finding) -> str:
-        """Keep it for the document."""
-        self._found.setdefault(finding.rule, []).append(finding)
-        return ""
-
-    def end(self, withheld: dict[str, int]) -> str:
-        """The document."""
-        suites = "".join(self._suite(area, withheld) for area in AREAS)
-        failures = sum(bool(self._failures(rule)) for rule in self._rules)
-        head = f'<testsuites name="rdstool validate" tests="{len(self._rules)}" failures="{failures}">\n'
-        return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}{suites}</testsuites>\n'
-
-    def _failures(self, rule: Rule) -> list[Finding]:
-        return [finding for finding in self._found.get(rule.id, ()) if finding.severity is not Severity.NOTE]
-
-    def _suite(self, area: str, withheld: dict[str, int]) -> str:
-        rules = [rule for rule in self._rules if rule.area == area]
-        if not rules:
-            return ""
-        failures = sum(bool(self._failures(rule)) for rule in rules)
-        cases = "".join(self._case(rule, withheld.get(rule.id, 0)) for rule in rules)
-        name = _quoted(f"{area} {AREAS[area]}")
-        return f'<testsuite name={name} tests="{len(rules)}" failures="{failures}">\n{cases}</testsuite>\n'
-
-    def _case(self, rule: Rule, more: int) -> str:
-        found = self._found.get(rule.id, [])
-        lines = [self._line(finding) for finding in found] + ([f"and {more} more"] if more else [])
-        text = escape("\n".join(lines))
-        head = f"<testcase classname={_quoted(rule.area)} name={_quoted(f'{rule.id} {rule.title}')}"
-        if self._failures(rule):
-            worst = min((finding.severity for finding in found), key=lambda severity: severity.rank)
-            message = _quoted(f"{len(found) + more} findings")
-            return f"{head}><failure type={_quoted(worst.value)} message={message}>{text}</failure></testcase>\n"
-        return f"{head}><system-out>{text}</system-out></testcase>\n" if found else f"{head}/>\n"
-
-    def _line(self, finding: Finding) -> str:
-        file, frame = self._label(finding.frame)
-        return f"{file}: frame {frame}: {finding.severity.value}: {_printable(finding.message)}"
-
-
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """``text`` on one line, without what steers a terminal or breaks XML."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-
-
-def _quoted(text: str) -> str:
-    """An XML attribute's value. ``html.escape`` writes what XML takes too, and is loaded sooner than ``xml.sax``."""
-    return f'"{escape(text)}"'

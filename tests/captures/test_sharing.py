@@ -17,17 +17,20 @@ import numpy as np
 import pytest
 
 from benchmarks.grow import grow
+from dissectors.wire.icrc import icrc
 from rdstool.capture import streams
+from rdstool.capture.columns import MESSAGE
 from rdstool.capture.files import pcap
 from rdstool.capture.files import pcapng as pcapng_format
+from rdstool.capture.limits import MAX_PROCESSES
 from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.capture.sharing import decode_shared, files_to_share
-from rdstool.capture.stages import MAX_PROCESSES
 from rdstool.capture.streams import StreamTable
 from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
 from rdstool.validate.rule import Finding
 from rdstool.validate.validator import Validator
+from tests.unit.capture.capture_files import pcap_file
 from tests.unit.cli.running import TIMEOUT_S, environment, rdstool, rdstool_here
 
 PCAPS = Path(__file__).parents[2] / "pcaps"
@@ -133,6 +136,72 @@ def test_any_number_of_processes_decodes_the_same(name: str, tmp_path: Path) -> 
     assert len(one["streams"]) > 1
     assert is_shared(path, jobs=3)
     assert all_of([path], options(3)) == one
+
+
+def test_bursts_of_the_shortest_packets_are_shared_too(tmp_path: Path) -> None:
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 44, 0, 0x4000, 64, 17, 0, b"\x0a\0\0\1", b"\x0a\0\0\2")
+    udp = struct.pack(">HHHH", 50000, 4791, 24, 0xABCD)
+    bth = bytes.fromhex("0400ffff0000001100000001")
+    burst = (bth + icrc(head + udp + bth)) * 4000
+    datagram = head[:2] + struct.pack(">H", 28 + len(burst)) + head[4:] + udp[:4] + struct.pack(">H", 8 + len(burst))
+    path = tmp_path / "bursts.pcap"
+    path.write_bytes(pcap_file([datagram + udp[6:] + burst] * 200, link=101))
+    big = {"chunk_bytes": 4 << 20}
+    one = all_of([str(path)], options(1, **big))
+    assert one["frames"].ib == 200
+    assert is_shared(str(path), **big)
+    assert all_of([str(path)], options(2, **big)) == one
+
+
+@pytest.mark.parametrize("name", ["tcp-basic-73", "ib-basic-73"])
+def test_ip_fragments_are_put_together_by_all_processes(name: str, tmp_path: Path) -> None:
+    whole = grown(name, tmp_path / "whole.pcap")
+    cut = str(tmp_path / "cut.pcap")
+    in_fragments(Path(whole), Path(cut))
+    plain, one = all_of([whole], options(1, digests=True)), all_of([cut], options(1, digests=True))
+    assert one["frames"].fragments > 1000
+    assert one["frames"].fragments_lost == 0
+    assert said(one) == said(plain)
+    assert digests(one) == digests(plain)
+    assert is_shared(cut, jobs=3)
+    assert all_of([cut], options(3, digests=True)) == one
+
+
+def said(told: dict[str, Any]) -> list[Any]:
+    """The messages, without the frames that they are in."""
+    rows = np.frombuffer(told["messages"], MESSAGE)
+    return [rows[name].tolist() for name in rows.dtype.names or () if name not in ("frame", "first_frame")]
+
+
+def digests(told: dict[str, Any]) -> list[str]:
+    """Of the payloads, in order."""
+    return [item for _, item in told["beside"] if isinstance(item, str)]
+
+
+def in_fragments(whole: Path, cut: Path) -> None:
+    """The same packets, those over IPv4 that are not short in fragments of 800 bytes, the last one first."""
+    content = whole.read_bytes()
+    records = [content[:24]]
+    at, ident = 24, 0
+    while at < len(content):
+        times, captured, wire = content[at : at + 8], *struct.unpack_from("<II", content, at + 8)
+        frame = content[at + 16 : at + 16 + captured]
+        at += 16 + captured
+        size = struct.unpack_from(">H", frame, 16)[0]
+        frames = [frame]
+        if frame[12:14] == b"\x08\0" and size > 820 and captured == wire:
+            ident = ident % 0xFFFF + 1
+            ends = range(20, size, 800)
+            frames = [
+                frame[:16]
+                + struct.pack(">HHH", 20 + len(frame[14 + end : min(14 + end + 800, 14 + size)]), ident, bits)
+                + frame[22:34]
+                + frame[14 + end : min(14 + end + 800, 14 + size)]
+                for end in reversed(ends)
+                for bits in [(end - 20) // 8 | (0x2000 if end + 800 < size else 0)]
+            ]
+        records += [times + struct.pack("<II", len(one), len(one)) + one for one in frames]
+    cut.write_bytes(b"".join(records))
 
 
 def unpacked(name: str, folder: Path) -> str:
@@ -256,7 +325,7 @@ def test_more_processes_than_can_be_of_use_are_not_started(tmp_path: Path) -> No
 
 
 def test_processes_share_the_work_beside_a_progress_bar(tmp_path: Path) -> None:
-    path = grown("ib-basic-73", tmp_path / "long.pcap", 12)
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 26)
     assert Path(path).stat().st_size > LONG_INPUT_BYTES
     program = (
         "import resource, sys; from rdstool.cli.app import run; run(sys.argv[1:]);"
@@ -289,7 +358,7 @@ def children() -> list[str]:
     "command", [("validate",), ("decode", "--json"), ("decode",), ("stats", "--json")], ids=" ".join
 )
 def test_commands_write_the_same(command: tuple[str, ...], tmp_path: Path) -> None:
-    path = grown("ib-basic-73", tmp_path / "long.pcap", 16)
+    path = grown("ib-basic-73", tmp_path / "long.pcap", 26)
     assert Path(path).stat().st_size > 2 * CaptureOptions().chunk_bytes
     one, two = (rdstool(*command, "--jobs", jobs, path) for jobs in "12")
     assert (two.returncode, two.stdout, two.stderr) == (one.returncode, one.stdout, one.stderr)

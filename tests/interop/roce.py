@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from dissectors.wire.cm import SERVICE_ID_TCP, RejectReason
 from rdstool.lab import Guest, Network
-from rdstool.lab.guest import Completed as GuestCompleted
+from rdstool.lab.completed import Completed as GuestCompleted
 from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import (
     Broken,

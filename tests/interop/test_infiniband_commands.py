@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from rdstool.craft.judge import Match
 from rdstool.craft.library import names, scenario
 from rdstool.craft.play import play
+from rdstool.endpoint.base import Address
+from rdstool.endpoint.blocking import Socket
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.errors import RdmaError
 from rdstool.protocol.ib.memory import RdmaFlags
@@ -31,8 +34,8 @@ LASTING = "6.12"
 """Its RDS stands still when a connection ends (``tests/interop/infiniband.py``), and each scenario that makes one ends
 it, at the latest when it is over: it plays what makes none."""
 REFUSED = ("ib-private-version", "ib-private-version-3-0")
-LEFT_OUT = {"ib-rdma-outside"}
-"""No command has kernels offer memory."""
+OFFERED = "ib-rdma-outside"
+"""Needs memory that the kernel offers."""
 UNCHECKED = {"6.1": {"ib-fragment-short"}, "newest": set[str]()}
 """Which 6.1 takes: its reassembly does not look at the length of fragments."""
 PATIENCE = 8.0
@@ -69,12 +72,14 @@ def rdstool(meeting: Meeting, *arguments: str) -> subprocess.CompletedProcess[st
     return meeting.network.run(command, capture_output=True, text=True, timeout=LIMIT_S)
 
 
-async def played(meeting: Meeting, chosen: Sequence[str]) -> dict[str, str]:
+async def played(meeting: Meeting, chosen: Sequence[str], cookie: int | None = None) -> dict[str, str]:
     """How the kernel differs from scenarios, each from an address of its own, several at a time."""
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str, own: str) -> tuple[str, str]:
-        match = Match(own, meeting.guest.address, 1, PATIENCE, Transport.IB, make_socket=meeting.network.socket)
+        match = Match(
+            own, meeting.guest.address, 1, PATIENCE, Transport.IB, cookie=cookie, make_socket=meeting.network.socket
+        )
         async with turn:
             verdict = await play(scenario(name), match)
         story = "".join(f"\n{line.time_s:9.3f} {line.arrow:2} {line.text}" for line in verdict.lines[-8:])
@@ -130,29 +135,56 @@ def test_a_ping_goes_over_the_transport_that_a_kernel_answers_by(meeting: Meetin
     assert f"auto: {meeting.guest.address} over ib" in pinged.stderr
 
 
-@ENDING
-def test_ordinary_memory_of_a_kernel_refuses_atomics(meeting: Meeting) -> None:
+@contextmanager
+def offered(meeting: Meeting, port: int) -> Iterator[tuple[Socket, Address, int]]:
+    """Memory of the kernel, 4,096 bytes: a socket of ours, who offers it, and its cookie."""
     guest, there = meeting.guest, meeting.theirs()
     with meeting.ours(BROKEN) as here:
         # The program offers memory again and again until there is a connection, and would slow down who makes it.
         here.sendto(b"", there.end)
         assert guest.rds.receive(there, timeout_s=TIMEOUT_S).length == 0
-        address, port = here.getsockname()
-        command = [sys.executable, "-S", str(PROGRAM), "ask", guest.address, "5004", address, str(port), "w,4096,1"]
+        address, ours = here.getsockname()
+        command = [sys.executable, "-S", str(PROGRAM), "ask", guest.address, str(port), address, str(ours), "w,4096,1"]
         program = guest.popen(command)
         request = here.recvmsg()
-        (offered,) = request.control
-        assert isinstance(offered, RdmaDest)
+        (memory,) = request.control
+        assert isinstance(memory, RdmaDest)
+        try:
+            yield here, (request.address, request.port), memory.cookie
+        finally:
+            program.kill("SIGKILL")
+
+
+@ENDING
+def test_ordinary_memory_of_a_kernel_refuses_atomics(meeting: Meeting) -> None:
+    with offered(meeting, 5004) as (here, peer, cookie):
         with pytest.raises(RdmaError) as caught:
-            here.fetch_add(offered.cookie, 1, (request.address, request.port), timeout_s=TIMEOUT_S)
+            here.fetch_add(cookie, 1, peer, timeout_s=TIMEOUT_S)
         assert caught.value.status in {SendStatus.REMOTE_ERROR, SendStatus.DROPPED}
-        program.kill("SIGKILL")
+
+
+@ENDING
+def test_a_kernel_refuses_what_is_behind_the_end_of_its_memory(meeting: Meeting) -> None:
+    with offered(meeting, 5005) as (here, peer, cookie):
+        assert asyncio.run(played(meeting, [OFFERED], cookie)) == {}
+        # The key is good, and for the memory itself it stays so: only the end of the region was in the way.
+        here.rdma_write(cookie, bytes(4096), peer, timeout_s=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("meeting", [LASTING], indirect=True)
+def test_a_kernel_that_bears_no_end_refuses_what_is_behind_its_memory_too(meeting: Meeting) -> None:
+    """The last test of its guest, whose RDS it ends."""
+    if any(each["peer"] == BROKEN for each in meeting.guest.rds.table("connections")):
+        meeting.guest.reboot()  # the test was run before, and failed
+        meeting.prepare()
+    with offered(meeting, 5005) as (_, _, cookie):
+        assert asyncio.run(played(meeting, [OFFERED], cookie)) == {}
 
 
 @pytest.mark.timeout(900)  # a minute on an idle machine
 @pytest.mark.parametrize(("meeting", "unchecked"), UNCHECKED.items(), indirect=["meeting"])
 async def test_kernels_do_what_scenarios_say(meeting: Meeting, unchecked: set[str]) -> None:
-    left_out = LEFT_OUT | unchecked | set(REFUSED)
+    left_out = {OFFERED, *unchecked, *REFUSED}
     chosen = [name for name in names() if scenario(name).transport is Transport.IB and name not in left_out]
     assert await played(meeting, chosen) == {}
     assert meeting.guest.alive

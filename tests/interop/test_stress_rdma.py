@@ -13,6 +13,7 @@ import pytest
 from rdstool.lab import Guest, Network
 from rdstool.lab.fetch import fetch_kernel
 from tests.interop import rdma_stress_peer
+from tests.interop.conftest import KERNELS
 
 PEER = [sys.executable, "-m", rdma_stress_peer.__name__]
 PLACE = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -21,14 +22,30 @@ LOAD = ["-t", "2", "-d", "2", "-q", "500", "-a", "200", "-v", "-T", "3", "-D", "
 LIMIT_S = 240
 
 
-@pytest.fixture(scope="module")
-def rxe() -> Iterator[Guest]:
-    """A guest of this module's own, with RDS over Soft-RoCE."""
-    with Network() as net, Guest(fetch_kernel("newest"), net) as guest:
-        for name in ("wmem_max", "rmem_max"):
-            guest.sysctl(f"net.core.{name}", 4 << 20)
-        guest.add_rxe()
+LASTING = "6.12"
+"""Its RDS stands still once a connection has ended (``tests/interop/infiniband.py``): it boots for each test."""
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def machine(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest of this module's own, which need not be running."""
+    with Network() as net:
+        guest = Guest(fetch_kernel(request.param), net)
         yield guest
+        guest.stop()
+
+
+@pytest.fixture
+def rxe(machine: Guest) -> Iterator[Guest]:
+    """With RDS over Soft-RoCE."""
+    if not machine.alive:
+        machine.start()
+        for name in ("wmem_max", "rmem_max"):
+            machine.sysctl(f"net.core.{name}", 4 << 20)
+        machine.add_rxe()
+    yield machine
+    if machine.kernel.name == LASTING:
+        machine.kill()
 
 
 def judge(ours: str, kernels: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -24,6 +24,8 @@ from tests.unit.validate.test_mutations import CLEAN, Script
 COOKED = 113
 """Link type of Linux cooked captures."""
 RAW = 101
+PIECE_BYTES = 512
+"""Payload of a fragment."""
 
 
 @pytest.mark.parametrize("name", CLEAN)
@@ -87,6 +89,31 @@ def out_of_order(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
     return header, moved
 
 
+def in_fragments(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """Long packets come in fragments, the last one first; now and then one is lost."""
+    found = [piece for number, frame in enumerate(frames) for piece in reversed(list(pieces_of(frame, number + 1)))]
+    return header, [frame for number, frame in enumerate(found, 1) if number % 101]
+
+
+def pieces_of(frame: bytes, number: int) -> Iterator[bytes]:
+    head, packet = frame[: RECORD_HEADER_BYTES + ETHERNET_BYTES], frame[RECORD_HEADER_BYTES + ETHERNET_BYTES :]
+    kind = head[-2:]
+    behind = {b"\x08\x00": 20, b"\x86\xdd": 40}.get(kind)
+    if behind is None or len(packet) < behind + 2 * PIECE_BYTES:
+        yield frame
+        return
+    for place in range(0, len(packet) - behind, PIECE_BYTES):
+        piece = packet[behind + place : behind + place + PIECE_BYTES]
+        more = behind + place + PIECE_BYTES < len(packet)
+        if kind == b"\x08\x00":
+            words = struct.pack(">HHH", behind + len(piece), number, place // 8 | more << 13)
+            start = packet[:2] + words + packet[8:behind]
+        else:
+            fragment = struct.pack(">BBHI", packet[6], 0, place | more, number)
+            start = packet[:4] + struct.pack(">H", len(fragment + piece)) + bytes([44]) + packet[7:behind] + fragment
+        yield _sized(head + start + piece)
+
+
 def thinned(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
     """Every 97th frame was not captured."""
     return header, [frame for number, frame in enumerate(frames, 1) if number % 97]
@@ -105,11 +132,13 @@ def _sized(frame: bytes) -> bytes:
     return frame[:8] + struct.pack("<II", size, size) + frame[RECORD_HEADER_BYTES:]
 
 
-TCP, INFINIBAND = "tcp-basic-73", "ib-rdma-73"
+TCP, TCP6, INFINIBAND = "tcp-basic-73", "tcp-ipv6-73", "ib-rdma-73"
 Change = Callable[[bytes, Frames], tuple[bytes, Frames]]
 CASES: list[tuple[str, Change]] = [
     *((TCP, change) for change in (with_vlan, cooked, raw_ip, out_of_order, thinned, from_the_middle)),
     *((INFINIBAND, change) for change in (with_vlan, cooked, raw_ip, out_of_order)),
+    *(("ib-basic-73", change) for change in (thinned, in_fragments)),
+    *((name, in_fragments) for name in (TCP, TCP6)),
 ]
 
 

@@ -1,10 +1,13 @@
-"""Imports point one way: cli -> (lab, export, validate, ...) -> protocol -> dissectors; deferred ones too."""
+"""Imports point one way: cli -> (lab, export, validate, ...) -> protocol -> dissectors; and never in circles.
+
+Those inside functions and those for type checkers count too.
+"""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +136,41 @@ def layer_of(module: str) -> int | None:
     return max(found)[1] if found else None
 
 
+def arrows(imports: Iterable[Import], ours: Container[str]) -> dict[str, set[str]]:
+    """Which modules each module imports. ``from package import module`` counts as the module alone."""
+    found: dict[str, set[str]] = {}
+    statements: dict[tuple[str, int], list[str]] = {}
+    for each in imports:
+        if each.target in ours and each.target != each.importer:
+            statements.setdefault((each.importer, each.line), []).append(each.target)
+    for (importer, _), targets in statements.items():
+        found.setdefault(importer, set()).update(
+            target for target in targets if not any(other.startswith(f"{target}.") for other in targets)
+        )
+    return found
+
+
+def circles(targets: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Sets of modules of which each reaches all others of its set; ``targets`` are what each imports."""
+    reached = {start: _reached(start, targets) for start in targets}
+    found = {
+        tuple(sorted(other for other in reached[start] if start in reached.get(other, ())))
+        for start in targets
+        if start in reached[start]
+    }
+    return sorted(map(list, found))
+
+
+def _reached(start: str, targets: Mapping[str, Collection[str]]) -> set[str]:
+    found: set[str] = set()
+    to_do = [start]
+    while to_do:
+        news = set(targets.get(to_do.pop(), ())) - found
+        found |= news
+        to_do += news
+    return found
+
+
 @pytest.fixture(scope="module")
 def imports() -> list[Import]:
     return [
@@ -176,6 +214,10 @@ def test_peers_do_not_import_each_other_both_ways(imports: list[Import]) -> None
     assert sorted(pair for pair in pairs if pair[::-1] in pairs and layer_of(pair[0]) == layer_of(pair[1])) == []
 
 
+def test_modules_do_not_import_each_other_in_circles(imports: list[Import]) -> None:
+    assert circles(arrows(imports, {name for name, _ in modules()})) == []
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_a_package_does_without(package: str, imports: list[Import]) -> None:
     wrong = [
@@ -215,6 +257,23 @@ def test_the_wire_and_the_engine_use_the_standard_library_only(imports: list[Imp
         if found.target.partition(".")[0] not in ours | sys.stdlib_module_names
     ]
     assert wrong == []
+
+
+def test_an_import_for_type_checkers_is_an_arrow_and_a_package_on_the_way_is_none() -> None:
+    source = """
+from typing import TYPE_CHECKING
+from p import b
+if TYPE_CHECKING:
+    from p.c import C
+"""
+    found = imports_of("p.a", source, is_package=False)
+    assert arrows(found, {"p", "p.a", "p.b", "p.c"}) == {"p.a": {"p.b", "p.c"}}
+
+
+def test_circles_are_found_and_told_apart() -> None:
+    two = {"a": ["b"], "b": ["c"], "c": ["a", "d"], "d": ["e"], "e": ["d", "f"], "f": []}
+    assert circles(two) == [["a", "b", "c"], ["d", "e"]]
+    assert circles({"a": ["b", "c"], "b": ["c"], "c": []}) == []
 
 
 def test_deferred_relative_and_type_only_imports_are_seen() -> None:

@@ -9,14 +9,13 @@ import numpy as np
 
 from rdstool.capture.columns import Bytes, FrameBatch
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.files import pcap, pcapng
-from rdstool.capture.files.erf import ErfFormat, is_erf
+from rdstool.capture.files import pcap
 from rdstool.capture.files.records import Format, Records
 from rdstool.capture.files.source import Input, Wait, open_input, wait_for_growth
 from rdstool.capture.files.window import Window
 from rdstool.errors import CaptureError
 
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 32 << 20
 """How much of a file is looked at at once; a batch of frames is what one chunk brought."""
 DETECTION_BYTES = 24
 """No file of a known format is shorter."""
@@ -149,11 +148,14 @@ def detect(window: Window) -> tuple[Format, int] | None:
             continue
         if pcap.is_pcap(head):
             return pcap.parse_header(head), pcap.FILE_HEADER_BYTES
+        # The other formats are loaded where they are needed: together they take as long as 20,000 frames.
+        from rdstool.capture.files import erf, pcapng  # noqa: PLC0415
+
         if pcapng.is_pcapng(head):
             return pcapng.PcapngFormat(), 0
-        erf_possible = is_erf(head, whole and not window.source.follow)
+        erf_possible = erf.is_erf(head, whole and not window.source.follow)
     if erf_possible:
-        return ErfFormat(), 0
+        return erf.ErfFormat(), 0
     if whole and window.source.follow:
         return None
     raise CaptureError(f"{window.source.name}: {_no_capture(head)}", 0)

@@ -122,8 +122,10 @@ class MappedFiles:
         size = end - start + before
         try:
             pages = mmap.mmap(self.files[file].file.fileno(), size, access=mmap.ACCESS_READ, offset=start - before)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise CaptureError(f"{self.files[file].path}: became shorter while it was read", start) from error
+        except OSError as error:
+            raise CaptureError(f"{self.files[file].path}: cannot be read: {error.strerror}", start) from error
         return np.frombuffer(pages, np.uint8)[before:]
 
 

@@ -39,20 +39,19 @@ class PcapFormat:
 
     def scan(self, data: Bytes, start: int, end: int) -> Records:
         """Return the whole frames of ``data[start:end]``; a length that cannot be is a problem, not an exception."""
-        view = data.data
+        view = data[:end].data
         header_bytes = self.header_bytes
-        captured_length = struct.Struct(f"{self.order}8xI").unpack_from
-        last = end - header_bytes
+        captured_length = struct.Struct(f"{self.order}8xI{header_bytes - 12}x").unpack_from
         position = start
         starts: list[int] = []
-        add = starts.append
         # The only loop over frames. A length that lies leads behind the end and so is always the last one.
-        for _ in repeat(None, MAX_FRAMES):
-            if position > last:
-                break
-            add(position)
-            (size,) = captured_length(view, position)
-            position += header_bytes + size
+        try:
+            for _ in repeat(None, MAX_FRAMES):
+                (size,) = captured_length(view, position)
+                starts.append(position)
+                position += header_bytes + size
+        except struct.error:
+            pass  # No whole header is left: asking for it is cheaper than looking at each frame whether it is there.
         wanted = header_bytes
         problem = None
         if position > end and starts:

@@ -80,7 +80,7 @@ class Direction:
             psn = order.expected + order.distance(int(packets.psn[last]))
             operations.acknowledged(psn, int(packets.frame[last]), int(packets.time[last]), events)
             return
-        header = HEADER_OF[packets.opcode]
+        header = HEADER_OF.take(packets.opcode)
         columns = (
             packets.frame,
             packets.time,
@@ -171,7 +171,7 @@ class Flow:
     def keep(self, packets: Packets, budget: Budget) -> None:
         """Hold packets until the flow is decided; the oldest go where it takes long."""
         self.requests_seen += int((PART_OF[packets.opcode] != Part.RESPONSE).sum())
-        own = packets.owned(slice(max(0, len(packets) - MAX_UNDECIDED_PACKETS), None))
+        own = packets.part(slice(max(0, len(packets) - MAX_UNDECIDED_PACKETS), None)).owned()
         if not budget.take(own.bytes_held):
             budget.give(own.bytes_held)
             return

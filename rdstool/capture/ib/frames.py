@@ -17,6 +17,11 @@ _KEY = (slice(0, 8), slice(16, 24))
 """Sequence, and length with ports: what a receiver compares."""
 _FREE = (25, 30, 31)
 """Credit and checksum: what may differ between fragments."""
+# Many headers are compared eight bytes at a time.
+_KEY_WORDS = [part.start // 8 for part in _KEY]
+_NOT_FREE = np.full(HEADER_BYTES, 0xFF, np.uint8)
+_NOT_FREE[list(_FREE)] = 0
+_NOT_FREE_WORDS = _NOT_FREE.view(np.uint64)
 
 
 @dataclass(slots=True)
@@ -135,13 +140,14 @@ def lay_out(frames: Frames, size: int, unfinished: Unfinished | None) -> Layout 
     bounds = np.append(starts, count)
     # Each fragment is held against the first one of its message.
     owner = np.concatenate((np.full(begin, -1, np.int64), np.repeat(starts, np.diff(bounds))))
-    first, total, index = frames.header[owner], length[owner], np.arange(count) - owner
+    words = frames.header.view(np.uint64)
+    first, total, index = words.take(owner, axis=0), length[owner], np.arange(count) - owner
     if unfinished is not None:
-        first[:begin] = np.frombuffer(unfinished.header, np.uint8)
+        first[:begin] = np.frombuffer(unfinished.header, np.uint64)
         total[:begin], index[:begin] = unfinished.length, unfinished.fragments + np.arange(begin)
     data = frames.length - HEADER_BYTES
-    differ = frames.header != first
-    foreign = differ[:, _KEY[0]].any(axis=1) | differ[:, _KEY[1]].any(axis=1)
+    differ = words ^ first
+    foreign = _any(differ[:, _KEY_WORDS])
     irregular = foreign | (data != np.clip(total - index * size, 0, size))
     if irregular.any():
         bad = int(np.argmax(irregular))
@@ -151,21 +157,26 @@ def lay_out(frames: Frames, size: int, unfinished: Unfinished | None) -> Layout 
     told["frame"], told["message"], told["index"], told["data"] = frames.frame, -1, index, data
     told["joined"], told["solicited"], told["opcode"] = True, frames.solicited, frames.opcode
     # Continuations repeat the first header, and so its checksum.
-    told["checksum_status"][starts] = checksum_status(header[starts])
+    told["checksum_status"][starts] = checksum_status(header.take(starts))
     told["checksum_status"] = told["checksum_status"][owner]
     other = np.arange(begin)
     told["credit"], told["ack"] = header["credit"], header["ack"]
     if differ.any():
-        other = np.union1d(other, np.flatnonzero(differ.any(axis=1)))
-        told["header_match"] = np.where(differ.any(axis=1), HeaderMatch.CREDIT, HeaderMatch.SAME)
-        differ[:, _FREE] = False
-        told["header_match"][differ.any(axis=1)] = HeaderMatch.OTHER
-    told["checksum_status"][other] = checksum_status(header[other])
+        changed = _any(differ)
+        other = np.union1d(other, np.flatnonzero(changed))
+        told["header_match"] = np.where(changed, HeaderMatch.CREDIT, HeaderMatch.SAME)
+        told["header_match"][_any(differ & _NOT_FREE_WORDS)] = HeaderMatch.OTHER
+    told["checksum_status"][other] = checksum_status(header.take(other))
     end = count
     if len(starts) and starts[-1] + max(1, -(-int(length[starts[-1]]) // size)) > count:
         end = int(starts[-1])
         starts = starts[:-1]
     return Layout(frames, header, told, begin, starts, np.append(starts[1:], end)[: len(starts)], end)
+
+
+def _any(differ: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """In which rows some bit is set."""
+    return np.asarray(np.bitwise_or.reduce(differ, axis=1) != 0)
 
 
 def _starts(needed: Ints, begin: int) -> Ints:

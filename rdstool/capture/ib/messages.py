@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from dissectors.wire.checksum import checksum_good
 from dissectors.wire.extensions import Rdma, parse_extensions
 from dissectors.wire.rds import FRAGMENT_BYTES, HEADER_BYTES, RDS_HEADER, Flags, RdsHeader
-from rdstool.capture.columns import ACK, ChecksumStatus, HeaderMatch, Ints
+from rdstool.capture.columns import ACK, FRAGMENT, ChecksumStatus, HeaderMatch, Ints
 from rdstool.capture.events import Gap, GapReason, RdmaKind, Resynchronised
+from rdstool.capture.gather import joined
 from rdstool.capture.ib.frames import Frame, Frames, Unfinished, header_match, lay_out
 from rdstool.capture.ib.order import Budget
 from rdstool.capture.ib.output import INT64_MAX, Finished, FragmentTuple, Output, message_rows
@@ -383,7 +384,7 @@ class Joiner:
     def _continue(self, message: _Open, frames: Frames, told: NDArray[Any], start: int, stop: int) -> None:
         """Regular fragments of the open message."""
         if message.fragments + stop - start <= MAX_FRAGMENTS_TOLD:
-            message.frames.append(told[start:stop].copy())
+            message.frames.append(joined([told[start:stop]], FRAGMENT))
         message.fragments += stop - start
         message.total += int(frames.length[start:stop].sum()) - HEADER_BYTES * (stop - start)
         message.seen += int(np.maximum(frames.captured[start:stop] - HEADER_BYTES, 0).sum())
@@ -411,7 +412,7 @@ class Joiner:
         rows["complete"] = rows["seen"] == length
         rank = np.minimum.reduceat(_RANK[told["checksum_status"][:end]], start)
         rows["checksum_status"] = np.array(_BAD)[rank]
-        part = told[first:end].copy()
+        part = joined([told[first:end]], FRAGMENT)
         part["message"] = np.repeat(np.arange(len(start)), stop - start)
         payloads: dict[int, bytes] = {}
         digests: dict[int, str] = {}

@@ -305,7 +305,7 @@ class PacketOrder:
         """Give waiting packets of this batch a buffer of their own."""
         here = [entry for entry in (*self._waiting.values(), *self._far) if entry.packets is packets]
         if here:
-            own = packets.owned(np.array([entry.index for entry in here]))
+            own = packets.take(np.array([entry.index for entry in here])).owned()
             for index, entry in enumerate(here):
                 entry.packets, entry.index = own, index
 

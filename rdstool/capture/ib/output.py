@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dissectors.wire.rds import HEADER_BYTES
 from rdstool.capture.columns import ACK, FRAGMENT, MESSAGE, RDS_DTYPE
 from rdstool.capture.events import Event, RdmaOperation
+from rdstool.capture.gather import joined
 from rdstool.capture.headers import kinds_of
 from rdstool.capture.ib.rdma import Pending
 from rdstool.capture.part import Part
@@ -124,16 +125,16 @@ class Output:
     def part(self) -> Part:
         """What was collected since the last call."""
         self._flush()
-        rows = np.concatenate(self._rows, dtype=MESSAGE) if self._rows else np.zeros(0, MESSAGE)
+        rows = joined(self._rows, MESSAGE)
         fragments = self._all_fragments()
         if self._ack_rows:
             self._acks.append(np.array(self._ack_rows, ACK))
-        acks = np.concatenate(self._acks) if self._acks else np.zeros(0, ACK)
+        acks = joined(self._acks, ACK)
         part = Part(
             rows,
             self._payloads,
             self._digests,
-            acks[np.lexsort((acks["position"], acks["frame"]))],
+            acks.take(np.lexsort((acks["position"], acks["frame"]))),
             self.events,
             fragments,
             self._rdma,
@@ -159,9 +160,9 @@ class Output:
 
     def _all_fragments(self) -> NDArray[Any]:
         if not self._singly:
-            return np.concatenate(self._fragments) if self._fragments else np.zeros(0, FRAGMENT)
-        fragments = np.concatenate([*self._fragments, np.array(self._singly, FRAGMENT)])
-        return fragments[np.lexsort((fragments["index"], fragments["message"]))]
+            return joined(self._fragments, FRAGMENT)
+        fragments = joined([*self._fragments, np.array(self._singly, FRAGMENT)], FRAGMENT)
+        return fragments.take(np.lexsort((fragments["index"], fragments["message"])))
 
     def _flush(self) -> None:
         """Make columns of the single messages, to keep the order of rows."""

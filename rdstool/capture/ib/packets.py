@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from dissectors.wire.infiniband import BTH, EXTENDED, PSN_MODULUS, Opcode
 from rdstool.capture.columns import Bytes, IbPackets, Ints
+from rdstool.capture.gather import gather
 
+_BTH_WORDS = np.dtype(("V", BTH.size))
+_WORD = np.dtype(">u4")
 PSN_MASK = PSN_MODULUS - 1
 PSN_HALF = PSN_MODULUS // 2
 
@@ -114,28 +117,35 @@ class Packets:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def take(self, index: Any) -> Packets:
-        """The packets of a slice or an index array, in the same buffer."""
-        return Packets(
-            self.data,
-            self.frame[index],
-            self.time[index],
-            self.opcode[index],
-            self.solicited[index],
-            self.psn[index],
-            self.at[index],
-            self.captured[index],
-            self.length[index],
+    def part(self, some: slice) -> Packets:
+        """The packets of a slice, in the same buffer; nothing is copied."""
+        return Packets(self.data, *(column[some] for column in self._columns()))
+
+    def take(self, index: NDArray[Any]) -> Packets:
+        """The packets of an index array or a mask, in the same buffer."""
+        if index.dtype == np.bool_:
+            index = np.flatnonzero(index)
+        return Packets(self.data, *(column.take(index) for column in self._columns()))
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return (
+            self.frame,
+            self.time,
+            self.opcode,
+            self.solicited,
+            self.psn,
+            self.at,
+            self.captured,
+            self.length,
         )
 
-    def owned(self, index: Any) -> Packets:
-        """The same with a buffer of their own, to be kept beyond the batch."""
-        some = self.take(index)
-        ends = np.cumsum(some.captured)
-        pieces = [self.data[at : at + size] for at, size in zip(some.at.tolist(), some.captured.tolist(), strict=True)]
-        some.data = np.concatenate(pieces) if pieces else self.data[:0].copy()
-        some.at = ends - some.captured
-        return some
+    def owned(self) -> Packets:
+        """The same with a buffer and columns of their own, to be kept beyond the batch."""
+        own = Packets(self.data, *(column.copy() for column in self._columns()))
+        pieces = [self.data[at : at + size] for at, size in zip(own.at.tolist(), own.captured.tolist(), strict=True)]
+        own.data = np.concatenate(pieces) if pieces else self.data[:0].copy()
+        own.at = np.cumsum(own.captured) - own.captured
+        return own
 
     @property
     def bytes_held(self) -> int:
@@ -143,25 +153,16 @@ class Packets:
         return int(self.captured.sum())
 
 
-def _words(data: Bytes, at: Ints) -> NDArray[np.uint32]:
-    """Big-endian 32-bit words at any offsets."""
-    view = np.ndarray((len(data) - 3,), ">u4", data, strides=(1,))
-    return view[at].astype(np.uint32)
-
-
 def words_at(data: Bytes, at: Ints) -> Ints:
     """The big-endian 32-bit words that begin at ``at``; all must lie in ``data``."""
-    return _words(data, at).astype(np.int64) if len(at) else np.zeros(0, np.int64)
+    return gather(data, at, _WORD).astype(np.int64)
 
 
 def parse_bth(packets: IbPackets) -> tuple[Packets, Ints]:
     """Read the BTH of each packet: the columns, and the destination queue pairs."""
     count = len(packets)
-    first, second, third = (
-        (_words(packets.data, packets.bth + 4 * word) for word in range(3))
-        if count
-        else (np.zeros(0, np.uint32) for _ in range(3))
-    )
+    words = gather(packets.data, packets.bth, _BTH_WORDS).view(_WORD).reshape(count, 3)
+    first, second, third = (words[:, word].astype(np.uint32) for word in range(3))
     flags = first >> 16 & 0xFF
     padding = (flags >> 4 & 3).astype(np.int64)
     length = np.maximum(packets.length - padding, 0)

@@ -11,11 +11,13 @@ from dissectors.wire.infiniband import ATOMIC_ACK_ETH, ATOMIC_ETH, RETH, Opcode
 from dissectors.wire.rds import HEADER_BYTES
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import RdmaKind
+from rdstool.capture.gather import gather
 from rdstool.capture.ib.frames import Frame, Frames
 from rdstool.capture.ib.messages import MAX_ANNOUNCED, MAX_FRAGMENT_BYTES, Joiner
 from rdstool.capture.ib.packets import ENDS, HEADER_OF, PART_OF, STARTS, Packets, Part
 from rdstool.capture.ib.rdma import Operations, Pending
 
+_HEADER = np.dtype(("V", HEADER_BYTES))
 BULK_PACKETS = 48
 """A run of fewer packets is read one at a time: columns cost more than they save."""
 _STARTS, _ENDS, _PART_OF, _HEADER_OF = STARTS.tolist(), ENDS.tolist(), PART_OF.tolist(), HEADER_OF.tolist()
@@ -65,11 +67,11 @@ class RequestReader:
             if self._open is not None:
                 ends = np.flatnonzero(ENDS[packets.opcode])
                 done = int(ends[0]) + 1 if len(ends) else count
-                self._one_by_one(packets.take(slice(0, done)))
+                self._one_by_one(packets.part(slice(0, done)))
             if self._open is None and count - done >= BULK_PACKETS:
-                done += self._units(packets.take(slice(done, count)))
+                done += self._units(packets.part(slice(done, count)))
         if done < count:
-            self._one_by_one(packets.take(slice(done, count)))
+            self._one_by_one(packets.part(slice(done, count)))
 
     def _rises(self, packets: Packets) -> bool:
         """Frame numbers only rise: no packet waited for another."""
@@ -78,8 +80,8 @@ class RequestReader:
 
     def _units(self, packets: Packets) -> int:
         """Read all well-formed requests from the start as columns; the number of packets read."""
-        part, begins, ends = PART_OF[packets.opcode], STARTS[packets.opcode], ENDS[packets.opcode]
-        header = HEADER_OF[packets.opcode]
+        opcode = packets.opcode
+        part, begins, ends, header = (table.take(opcode) for table in (PART_OF, STARTS, ENDS, HEADER_OF))
         wrong = begins != np.append(True, ends[:-1])
         wrong[1:] |= ~begins[1:] & (part[1:] != part[:-1])
         wrong |= packets.captured < np.where(begins & (part == Part.SEND), HEADER_BYTES + header, header)
@@ -129,7 +131,7 @@ class RequestReader:
         self, packets: Packets, first: Ints, last: Ints, sizes: Ints, seen: Ints, at: Ints, captured: Ints
     ) -> Frames:
         data = packets.data
-        header = data[at[first][:, None] + np.arange(HEADER_BYTES)]
+        header = gather(data, at.take(first), _HEADER).view(np.uint8).reshape(len(first), HEADER_BYTES)
 
         def payload(start: int, stop: int) -> list[memoryview]:
             view = data.data

@@ -214,7 +214,7 @@ class IbStreams:
 
     def _connected(self, packets: IbPackets, parsed: Packets, qpn: Ints, index: Ints, turn: int | None = None) -> None:
         """Packets of reliable connections, with no new connection among them."""
-        of_interest = (PART_OF[parsed.opcode[index]] != Part.NONE) & (qpn[index] > CM_QP)
+        of_interest = (PART_OF.take(parsed.opcode.take(index)) != Part.NONE) & (qpn.take(index) > CM_QP)
         self.counts.datagrams += len(index) - int(of_interest.sum())
         answers: list[tuple[Flow, Packets]] = []
         for key, some in _groups(packets, qpn, index[of_interest]):
@@ -241,7 +241,7 @@ class IbStreams:
             return
         done = 0
         while flow.direction is None and not flow.foreign and done < len(packets):
-            look = packets.take(slice(done, done + LOOK_PACKETS))
+            look = packets.part(slice(done, done + LOOK_PACKETS))
             done += len(look)
             flow.note(look)
             self._look(flow, look, answers)
@@ -250,7 +250,7 @@ class IbStreams:
             if flow.foreign:
                 self.counts.foreign += len(packets) - done
             else:
-                rest = packets.take(slice(done, None))
+                rest = packets.part(slice(done, None))
                 flow.note(rest)
                 self._read(flow, rest, answers)
 
@@ -268,7 +268,7 @@ class IbStreams:
             flow.mtu = flow.peer.mtu
         if flow.mtu is not None:
             direction.order.mtu = flow.mtu
-        responses = PART_OF[packets.opcode] == Part.RESPONSE
+        responses = PART_OF.take(packets.opcode) == Part.RESPONSE
         if responses.any():
             answers.append((flow, packets.take(responses)))
             packets = packets.take(~responses)
@@ -328,7 +328,7 @@ def _groups(packets: IbPackets, qpn: Ints, index: Ints) -> Iterator[tuple[Key, I
     if not len(index):
         return
     columns = [
-        column[index]
+        column.take(index)
         for column in (packets.src_hi, packets.src_lo, packets.dst_hi, packets.dst_lo, qpn.astype(np.uint64))
     ]
     # Sorting by a mixture of the columns brings equal keys together. Where two keys mix to the same number their
@@ -340,10 +340,10 @@ def _groups(packets: IbPackets, qpn: Ints, index: Ints) -> Iterator[tuple[Key, I
     order = np.argsort(mixed, kind="stable")
     changes = np.zeros(len(index) - 1, np.bool_)
     for number, column in enumerate(columns):
-        in_order = column[order]
+        in_order = column.take(order)
         columns[number] = in_order
         changes |= in_order[1:] != in_order[:-1]
-    index = index[order]
+    index = index.take(order)
     bounds = np.concatenate(([0], np.flatnonzero(changes) + 1, [len(index)])).tolist()
     starts = sorted(range(len(bounds) - 1), key=lambda at: int(index[bounds[at]]))
     for at in starts:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dissectors.wire.rds import HEADER_BYTES, MAX_MESSAGE_BYTES, Flags
 from rdstool.capture.columns import MESSAGE, RDS_DTYPE, Bytes
 from rdstool.capture.events import Event, Gap, GapReason, Resynchronised
+from rdstool.capture.gather import gather
 from rdstool.capture.headers import checksum_status, kinds_of, oddities
 from rdstool.capture.part import PayloadOptions
 from rdstool.capture.tcp.half import ABSENT, Chunk, Extents, Half, OpenMessage
@@ -30,6 +31,7 @@ FIRST_WINDOW_BYTES = 4 << 10
 """Stream bytes that are searched at first: most boundaries are near."""
 WINDOW_BYTES = 2 * MAX_SEARCH_BYTES
 """Stream bytes that are searched at most at once; a chain of three of the longest messages fits in well."""
+_HEADER = np.dtype(("V", HEADER_BYTES))
 _LENGTH = Struct(">I")
 _BITMAP = Flags.CONG_BITMAP.value
 _BEHIND_SEQUENCE = Struct(">QI4xBBIH")
@@ -110,10 +112,10 @@ class RowBuilder:
         rows["stream"] = np.repeat(stream, counts)
         rows["direction"] = np.repeat(direction, counts)
         rows["position"] = self.positions
-        firsts, lasts = np.array(self.firsts, np.int64), np.array(self.lasts, np.int64)
-        rows["first_frame"] = np.array(self.frame, np.int64)[firsts]
-        rows["frame"] = np.array(self.done, np.int64)[lasts]
-        rows["time"] = np.array(self.time, np.int64)[lasts]
+        # Picked from the lists: there are far more spans than messages.
+        rows["first_frame"] = [self.frame[span] for span in self.firsts]
+        rows["frame"] = [self.done[span] for span in self.lasts]
+        rows["time"] = [self.time[span] for span in self.lasts]
         length = headers["length"].astype(np.int64)
         rows["end"] = rows["position"] + HEADER_BYTES + length
         rows["seen"] = length
@@ -133,7 +135,7 @@ class RowBuilder:
         heads = np.array(self.heads, np.int64)
         here = heads >= 0
         raw = np.empty((len(heads), HEADER_BYTES), np.uint8)
-        raw[here] = chunk.data[heads[here][:, None] + np.arange(HEADER_BYTES)]
+        raw[here] = gather(chunk.data, heads[here], _HEADER).view(np.uint8).reshape(-1, HEADER_BYTES)
         if self.stored:
             stored = np.frombuffer(bytes(self.stored), np.uint8).reshape(-1, HEADER_BYTES)
             raw[~here] = stored[-1 - heads[~here]]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dissectors.wire.rds import TCP_PORT
 from rdstool.capture.columns import ACK, Ints, Segments
 from rdstool.capture.events import Closing, Gap, GapReason, StreamClosed, StreamOpened
+from rdstool.capture.gather import joined
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import Stream, StreamTable
 from rdstool.capture.tcp.bulk import acknowledged, lanes_of, take_in_order
@@ -132,8 +133,7 @@ class TcpStreams:
 
     def _part(self, out: _Output, chunk: Chunk) -> Part:
         rows = out.rows
-        acks = np.concatenate(out.acks) if out.acks else np.empty(0, ACK)
-        return Part(rows.rows(chunk), rows.payloads, rows.digests, acks, rows.events)
+        return Part(rows.rows(chunk), rows.payloads, rows.digests, joined(out.acks, ACK), rows.events)
 
     def _prepare(self, grouping: Grouping, group: int, segments: Segments, out: _Output) -> Connection | None:
         """Return a connection all of whose segments can be taken at once; None where they need a closer look."""

@@ -13,24 +13,37 @@ Where this differs from the kernel:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from dissectors.wire.rds import PING_PORT, PROBE_PORT
+from dissectors.wire.congestion import BITMAP_BYTES
+from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, parse_extensions
+from dissectors.wire.rds import HEADER_BYTES, PING_PORT, PROBE_PORT, Flags
+from rdstool.protocol import events
 from rdstool.protocol.base_connection import BaseConnection
+from rdstool.protocol.counters import Counters
+from rdstool.protocol.errors import RemoteProtocolError
+from rdstool.protocol.framing import NO_EXTENSIONS
+from rdstool.protocol.host import Host
 from rdstool.protocol.ib.flow import FlowControl
+from rdstool.protocol.ib.header import FrameHeader, checksum_fits, read_frame_header
 from rdstool.protocol.ib.lane import IbLane
 from rdstool.protocol.ib.link import IbLink
+from rdstool.protocol.ib.memory import make_cookie
 from rdstool.protocol.ib.operations import RemoteOutgoing
 from rdstool.protocol.ib.private import COMPATIBLE, Greeting, Version, agree_on_version
+from rdstool.protocol.ib.work import Work
+from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.link import BaseLink
 from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.pings import answer_ping
 from rdstool.protocol.reasons import DropReason, RefuseReason, SendStatus
+from rdstool.protocol.receive_rule import is_duplicate
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
 
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
-
+_CONGESTION = int(Flags.CONG_BITMAP)
+_ACK_REQUIRED = int(Flags.ACK_REQUIRED)
+_RETRANSMITTED = int(Flags.RETRANSMITTED)
 HIGHEST_PORT = 65_535
 ASK_AGAIN_S = 1.0
 """How often a peer is asked whether it is still there, while somebody waits for it."""
@@ -43,7 +56,7 @@ class IbConnection(BaseConnection):
 
     transport = "ib"
 
-    def __init__(self, node: Node, local: str, peer: str, tos: int) -> None:
+    def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         super().__init__(node, local, peer, tos)
         self.agreed = True
         self.lane = IbLane(self)
@@ -79,7 +92,7 @@ class IbConnection(BaseConnection):
         """Connect, where no attempt is under way or to come."""
         lane = self.lane
         if lane.state is PathState.DOWN and lane.retry_timer is None:
-            lane.dial(now)
+            self._dial(now)
 
     def hasten(self, now: float) -> None:
         """Somebody waits until all that was sent is acknowledged.
@@ -139,14 +152,131 @@ class IbConnection(BaseConnection):
         elif socket is not None:
             socket.message_left(message, status)
 
+    # ---- Work
+
+    def receives_posted(self, link: IbLink, receives: int) -> None:
+        """So many receives more wait for frames: the peer is to know, where it counts them."""
+        if link.flow is None:
+            link.reposted += receives
+            return
+        link.ack_wanted |= link.flow.posted(receives)
+        if link.ack_wanted or link.transmission is not None:
+            # A frame that grants credits may use the last one.
+            self.lane.wake()
+
+    def work_to_post(self, link: IbLink) -> list[Work]:
+        """Work requests to post, in this order."""
+        lane = self.lane
+        return lane.work_to_post() if lane.link is link else []
+
+    def work_completed(self, link: IbLink, work: int, status: int, original: int, now: float) -> None:
+        """A work request has ended."""
+        lane = self.lane
+        if lane.link is link:
+            lane.completed(link, work, status, original, now)
+
+    # ---- Receiving (kernel ``rds_ib_process_recv``, ``ib_recv.c``)
+
+    def frames_received(self, link: IbLink, frames: Sequence[bytes], now: float) -> None:
+        """Take what SENDs brought. What is wrong with one ends the connection, and nothing else."""
+        lane, counters = self.lane, self.node.counters
+        counters.ib_rx_cq_event += 1
+        counters.ib_rx_total_frags += len(frames)
+        link.receives_due += len(frames)
+        unacked, assembler = lane.unacked, link.assembler
+        try:
+            for frame in frames:
+                if link.deaf or lane.link is not link:
+                    return
+                header = _checked(frame, counters)
+                _, ack, _, sport, dport, _, credit, _, _ = header
+                if credit and link.flow is not None:
+                    link.flow.granted(credit)
+                    counters.ib_rx_credit_updates += 1
+                    lane.wake()
+                if (unacked and unacked[0].sequence <= ack) or lane.retry:
+                    lane.acked(ack)
+                if not sport and not dport and len(frame) == HEADER_BYTES:
+                    counters.ib_ack_received += 1
+                    continue
+                message = assembler.add(header, frame, now)
+                if message is not None:
+                    self._take(link, *message, now)
+            unfinished = self.node.unfinished
+            if assembler.held or lane in unfinished:
+                unfinished.note(lane, assembler.held, now)
+        except RemoteProtocolError as error:
+            lane.drop(error.reason, str(error), now, abort=True)
+        if link.receives_due >= self.node.settings.ib_max_recv_wr:
+            counters.ib_rx_ring_empty += 1
+
+    def _take(self, link: IbLink, header: FrameHeader, payload: bytes, now: float) -> None:
+        """A message is complete."""
+        lane, node = self.lane, self.node
+        counters = node.counters
+        # The peer does speak RDS: the next loss is answered at once.
+        lane.ceiling_ms = 0
+        counters.ib_rx_total_incs += 1
+        sequence, _, _, sport, dport, flags, _, _, exthdr = header
+        if flags == _CONGESTION:
+            self._take_map(payload)
+            return
+        link.ack = sequence
+        if flags & _ACK_REQUIRED:
+            counters.recv_ack_required += 1
+            link.ack_wanted = True
+            if not link.ready:
+                lane.wake()
+        if sequence < lane.next_rx and is_duplicate(sequence, bool(flags & _RETRANSMITTED), lane.next_rx):
+            counters.recv_drop_old_seq += 1
+            return
+        lane.next_rx = sequence + 1
+        if dport == PING_PORT and node.settings.ping_enable:
+            if sport:
+                answer_ping(self, lane, sport, NO_EXTENSIONS, now)
+            return
+        inbox = self.ports.get(dport)
+        if inbox is None:
+            if not sport and dport == self.nudge_port:
+                return
+            counters.recv_drop_no_sock += 1
+            return
+        cookie = _take_extensions(inbox, exthdr) if exthdr != NO_EXTENSIONS else None
+        if not inbox.deliver(payload, self.peer, sport, link.assembler.began, now, cookie):
+            counters.dropped_overrun += 1
+            lane.drop(DropReason.RECEIVE_OVERRUN, f"socket {self.local}:{dport}", now, abort=True)
+
+    def _take_map(self, payload: bytes) -> None:
+        """A congestion map; who waits is told of ports that are free again (kernel ``rds_ib_cong_recv``)."""
+        if len(payload) != BITMAP_BYTES:
+            return
+        node = self.node
+        node.counters.cong_update_received += 1
+        self.map_missed = False
+        freed = self.peer_map.freed_by(payload)
+        self.peer_map.update(payload)
+        node.congestion_changed(self.local, self.peer, freed)
+
     # ---- Connecting
+
+    def _dial(self, now: float) -> None:
+        """Ask the transport for a connection."""
+        lane, link = self.lane, self.new_link(incoming=False)
+        lane.dial(link, now)
+        self.node.emit(
+            events.IbConnectWanted(link, self.local, self.peer, self.tos, lane.attempt, self.greeting(COMPATIBLE))
+        )
 
     def new_link(self, *, incoming: bool) -> IbLink:
         """A link for one more attempt or request."""
         self.links += 1
-        return IbLink(self, self.links, incoming=incoming)
+        return IbLink(self, self.links, self.node.settings, incoming=incoming)
 
-    def greeting(self, version: Version = COMPATIBLE) -> bytes:
+    def reply(self) -> bytes:
+        """Private data of our REP."""
+        return self.greeting(self.version)
+
+    def greeting(self, version: Version) -> bytes:
         """Private data of our REQ or REP."""
         settings = self.node.settings
         told = self.lane.next_rx - 1 if settings.ib_tell_ack_seq and self.lane.next_rx else 0
@@ -216,3 +346,26 @@ class IbConnection(BaseConnection):
             self.watch.cancel()
         self.lane.cancel_retry()
         self.lane.say_goodbye(now)
+
+
+def _checked(frame: bytes, counters: Counters) -> FrameHeader:
+    if len(frame) < HEADER_BYTES:
+        raise RemoteProtocolError(f"a frame of {len(frame)} bytes", DropReason.BAD_FRAGMENT)
+    header = read_frame_header(frame)
+    if not checksum_fits(header, frame):
+        counters.recv_drop_bad_checksum += 1
+        raise RemoteProtocolError(f"checksum {header.checksum:#06x}", DropReason.BAD_CHECKSUM)
+    return header
+
+
+def _take_extensions(inbox: Inbox, exthdr: bytes) -> int | None:
+    """What a message says of RDMA; gives the cookie of the memory that it offers."""
+    cookie = None
+    for item in parse_extensions(exthdr).items:
+        if isinstance(item, Rdma) and inbox.memory is not None:
+            inbox.memory.used(item.rkey)
+        elif isinstance(item, RdmaBytes):
+            inbox.counters.recv_rdma_bytes += item.length
+        elif isinstance(item, RdmaDest):
+            cookie = make_cookie(item.rkey, item.offset)
+    return cookie

@@ -7,7 +7,7 @@ queues, and each message's fragments follow each other; an RDMA operation goes r
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.rds import FRAGMENT_BYTES, Flags
@@ -17,14 +17,11 @@ from rdstool.protocol.ib.header import pack_frame_header
 from rdstool.protocol.ib.link import IbLink, Transmission
 from rdstool.protocol.ib.operations import RemoteOutgoing
 from rdstool.protocol.ib.work import Send, Work, WorkStatus
-from rdstool.protocol.lane import Lane
+from rdstool.protocol.lane import Lane, LaneOwner
 from rdstool.protocol.outgoing import Outgoing
 from rdstool.protocol.reasons import DropReason, SendStatus
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
-
-if TYPE_CHECKING:
-    from rdstool.protocol.ib.connection import IbConnection
 
 GOODBYE_S = 0.2
 """How long the last acknowledgement may take."""
@@ -36,14 +33,22 @@ _NO_FAILURE = {WorkStatus.SUCCESS, WorkStatus.FLUSHED}
 _SEVERAL = int(Flags.EXTHDR_EXTENSION)
 
 
+class IbLaneOwner(LaneOwner, Protocol):
+    """What the lane needs of its connection besides: to tell that it may be connected again."""
+
+    def went_down(self, now: float) -> None:
+        """It has no connection any more."""
+
+
 class IbLane(Lane):
     """State and queues of a connection. The connection decides when it dials and what it may take."""
 
-    __slots__ = ("closing", "connection", "link", "required")
+    __slots__ = ("closing", "link", "required")
 
-    def __init__(self, connection: IbConnection) -> None:
-        super().__init__(connection, 0)
-        self.connection = connection
+    owner: IbLaneOwner
+
+    def __init__(self, owner: IbLaneOwner) -> None:
+        super().__init__(owner, 0)
         self.link: IbLink | None = None
         self.closing: Timer | None = None
         """The node is closed, and the peer is yet to be told what was received."""
@@ -60,27 +65,22 @@ class IbLane(Lane):
         link, self.link = self.link, None
         if link is None:
             return
+        self.owner.node.unfinished.forget(self)
         operations = dict.fromkeys(link.operations.values())
         link.operations.clear()
         link.transmission = None
         for operation in operations:
             operation.abandon()
         for message in link.silent:
-            self.connection.left(message, SendStatus.DROPPED)
+            self.owner.left(message, SendStatus.DROPPED)
         link.silent.clear()
 
-    def dial(self, now: float) -> None:
-        """Ask the transport for a connection."""
+    def dial(self, link: IbLink, now: float) -> None:
+        """Wait for a connection that the transport is asked for."""
         self.cancel_retry()
         self.attempt += 1
-        connection = self.connection
-        self.link = link = connection.new_link(incoming=False)
+        self.link = link
         self.step(PathInput.DIAL, now)
-        connection.node.emit(
-            events.IbConnectWanted(
-                link, connection.local, connection.peer, connection.tos, self.attempt, connection.greeting()
-            )
-        )
 
     def take(self, link: IbLink, now: float) -> None:
         """Serve a connection that the peer asks for; only while DOWN."""
@@ -89,15 +89,15 @@ class IbLane(Lane):
         self.link = link
 
     def _start(self, now: float) -> None:
-        connection, link = self.connection, self.link
+        owner, link = self.owner, self.link
         assert link is not None
         self.attempt = 0
-        connection.node.emit(events.PathUp(connection.local, connection.peer, 0, link.incoming))
+        owner.node.emit(events.PathUp(owner.local, owner.peer, 0, link.incoming))
         self.map_pending = True
         self.wake()
 
     def _close(self, _now: float) -> None:
-        node, link = self.connection.node, self.link
+        node, link = self.owner.node, self.link
         node.counters.conn_reset += 1
         if link is not None:
             # Nothing that the peer still sends has been acknowledged by RDS: it comes again.
@@ -105,14 +105,14 @@ class IbLane(Lane):
             node.emit(events.AbortWanted(link, self.reason))
 
     def _went_down(self, now: float) -> None:
-        self.connection.went_down(now)
+        self.owner.went_down(now)
 
     def _requeue_unacked(self) -> int:
         """Put what is not acknowledged in front; what did RDMA is given up, for it may have been done (§7.8)."""
         again: deque[Outgoing] = deque()
         for message in (*self.unacked, *self.retry):
             if isinstance(message, RemoteOutgoing):
-                self.connection.left(message, SendStatus.DROPPED)
+                self.owner.left(message, SendStatus.DROPPED)
             else:
                 again.append(message)
         self.unacked.clear()
@@ -128,7 +128,7 @@ class IbLane(Lane):
         if self.state is not PathState.UP or link is None:
             return []
         out: list[Work] = []
-        ring = self.connection.node.settings.ib_max_send_wr
+        ring = self.owner.node.settings.ib_max_send_wr
         while link.transmission is not None or self._begin(link, ring, out):
             if not self._transmit(link, ring, out):
                 break
@@ -144,7 +144,7 @@ class IbLane(Lane):
         if not self.map_pending and not self.retry and not self.control and link.flow is None:
             self._post_short(link, ring, out)
         if len(link.posted) >= ring:
-            self.connection.node.counters.ib_tx_ring_full += 1
+            self.owner.node.counters.ib_tx_ring_full += 1
             return False
         return self._next(link)
 
@@ -168,18 +168,18 @@ class IbLane(Lane):
             link.ack_told = ack
             if link.ack_wanted:
                 link.ack_wanted = False
-                self.connection.node.counters.ib_ack_send_piggybacked += 1
+                self.owner.node.counters.ib_ack_send_piggybacked += 1
 
     def _next(self, link: IbLink) -> bool:
         """Take the next message from the queues."""
         if self.map_pending:
             self.map_pending = False
-            payload = self.connection.local_map.payload
+            payload = self.owner.local_map.payload
             link.transmission = Transmission(None, payload, _CONGESTION, NO_EXTENSIONS)
             return True
         messages = self.retry or self.control or self.queue
         if not messages:
-            self.connection.node.counters.send_queue_empty += 1
+            self.owner.node.counters.send_queue_empty += 1
             return False
         message = messages.popleft()
         if isinstance(message, RemoteOutgoing) and message.is_silent:
@@ -214,9 +214,9 @@ class IbLane(Lane):
             self.next_tx += 1
         if flags & _ACK_REQUIRED:
             self.required = message.sequence
-            self.connection.node.counters.send_ack_required += 1
+            self.owner.node.counters.send_ack_required += 1
         if type(message) is not Outgoing and isinstance(message, RemoteOutgoing):
-            several = self.connection.node.profile.several_extensions
+            several = self.owner.node.profile.several_extensions
             if several and message.operation.direction is not None:
                 flags |= _SEVERAL
         return flags
@@ -225,7 +225,7 @@ class IbLane(Lane):
         """Post what is left of a message; False where it does not all fit now."""
         going = link.transmission
         assert going is not None
-        counters = self.connection.node.counters
+        counters = self.owner.node.counters
         while going.work:
             if len(link.posted) >= ring:
                 counters.ib_tx_ring_full += 1
@@ -293,7 +293,7 @@ class IbLane(Lane):
 
     def _acknowledge(self, link: IbLink, out: list[Work]) -> None:
         """Post an ack-only frame, where none is in flight (§7.5; kernel ``rds_ib_attempt_ack``)."""
-        counters = self.connection.node.counters
+        counters = self.owner.node.counters
         if link.ack_in_flight:
             counters.ib_ack_send_delayed += 1
             return
@@ -312,7 +312,7 @@ class IbLane(Lane):
 
     def completed(self, link: IbLink, work: int, status: int, original: int, now: float) -> None:
         """A work request has ended, and so has what was posted before it."""
-        counters = self.connection.node.counters
+        counters = self.owner.node.counters
         counters.ib_tx_cq_event += 1
         posted = link.posted
         while posted and posted[0] <= work:
@@ -333,14 +333,14 @@ class IbLane(Lane):
                 if operation.ended and link.silent:
                     self._silent_done(link)
         if status not in _NO_FAILURE and not link.deaf:
-            self.drop(DropReason.WORK_FAILED, f"status {status}", now)
+            self.drop(DropReason.WORK_FAILED, WorkStatus.words(status), now)
         elif link.transmission is not None or link.ack_wanted or self.queue or self.control or self.retry:
             self.wake()
 
     def _silent_done(self, link: IbLink) -> None:
         for message in [each for each in link.silent if isinstance(each, RemoteOutgoing) and each.operation.ended]:
             del link.silent[message]
-            self.connection.left(message, SendStatus.ACKNOWLEDGED)
+            self.owner.left(message, SendStatus.ACKNOWLEDGED)
 
     def say_goodbye(self, now: float) -> None:
         """Tell the peer what was received, so that it sends nothing to who comes after us; then close."""
@@ -350,7 +350,7 @@ class IbLane(Lane):
         else:
             link.ack_wanted = True
             self.wake()
-            self.closing = self.connection.node.timers.at(now + GOODBYE_S, self.close)
+            self.closing = self.owner.node.timers.at(now + GOODBYE_S, self.close)
 
     def close(self, now: float) -> None:
         """Give up the connection for good."""
@@ -364,6 +364,6 @@ class IbLane(Lane):
         done = 0
         for messages in (self.unacked, self.retry):
             while messages and messages[0].sequence <= sequence:
-                self.connection.left(messages.popleft(), SendStatus.ACKNOWLEDGED)
+                self.owner.left(messages.popleft(), SendStatus.ACKNOWLEDGED)
                 done += 1
-        self.connection.node.counters.send_drop_acked += done
+        self.owner.node.counters.send_drop_acked += done

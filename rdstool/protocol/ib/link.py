@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
+from rdstool.protocol.config import Settings
 from rdstool.protocol.ib.assembler import Assembler
 from rdstool.protocol.ib.flow import FlowControl
+from rdstool.protocol.ib.operations import RemoteOperation
+from rdstool.protocol.ib.private import Greeting
 from rdstool.protocol.ib.work import Work
-from rdstool.protocol.link import BaseLink
+from rdstool.protocol.link import BaseLink, LinkOwner
 from rdstool.protocol.outgoing import Outgoing
 
-if TYPE_CHECKING:
-    from rdstool.protocol.ib.connection import IbConnection
-    from rdstool.protocol.ib.operations import RemoteOperation
-    from rdstool.protocol.ib.private import Greeting
+
+class IbOwner(LinkOwner, Protocol):
+    """What a reliable connection needs of its owner: who answers for all that happens to it."""
+
+    def reply(self) -> bytes:
+        """Private data of the answer to the peer's request."""
+
+    def established(self, link: IbLink, said: Greeting | None, now: float) -> None:
+        """It is there; ``said`` is what the peer's answer told, where we have asked."""
+
+    def receives_posted(self, link: IbLink, receives: int) -> None:
+        """So many receives more wait for frames."""
+
+    def work_to_post(self, link: IbLink) -> list[Work]:
+        """Work requests to post on it, in this order."""
+
+    def frames_received(self, link: IbLink, frames: Sequence[bytes], now: float) -> None:
+        """Frames came on it."""
+
+    def work_completed(self, link: IbLink, work: int, status: int, original: int, now: float) -> None:
+        """A work request has ended."""
 
 
 class Transmission:
@@ -43,6 +64,8 @@ class Transmission:
 class IbLink(BaseLink):
     """What the engine and the transport call a reliable connection by."""
 
+    owner: IbOwner
+
     __slots__ = (
         "ack",
         "ack_id",
@@ -50,7 +73,6 @@ class IbLink(BaseLink):
         "ack_told",
         "ack_wanted",
         "assembler",
-        "connection",
         "flow",
         "greeting",
         "next_id",
@@ -64,10 +86,8 @@ class IbLink(BaseLink):
         "transmission",
     )
 
-    def __init__(self, connection: IbConnection, number: int, *, incoming: bool) -> None:
-        super().__init__(connection, number, incoming=incoming)
-        settings = connection.node.settings
-        self.connection = connection
+    def __init__(self, owner: IbOwner, number: int, settings: Settings, *, incoming: bool) -> None:
+        super().__init__(owner, number, incoming=incoming)
         self.greeting: Greeting | None = None
         """What the peer's private data said."""
         self.assembler = Assembler(settings.limits.message_bytes)

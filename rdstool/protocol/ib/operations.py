@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from dissectors.wire.extensions import RdmaDirection
 from rdstool.protocol.control import Atomic, CompareSwap, FetchAdd, RdmaArgs
 from rdstool.protocol.ib.memory import Access, Memory, RdmaFlags, Region, Registrar, split_cookie
 from rdstool.protocol.ib.work import CompareSwapWork, FetchAddWork, Read, Work, WorkStatus, Write
-from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.reasons import SendStatus
-
-if TYPE_CHECKING:
-    from rdstool.protocol.sockets import Socket
 
 _WORD = (1 << 64) - 1
 
@@ -27,7 +23,7 @@ class RemoteOperation:
     direction: RdmaDirection | None = None
     """For RDMA_BYTES; None for atomics."""
 
-    def __init__(self, socket: Socket, item: RdmaArgs | Atomic) -> None:
+    def __init__(self, socket: Outbox, item: RdmaArgs | Atomic) -> None:
         self._socket = socket
         self.rkey, start = split_cookie(item.cookie)
         self.address = start + item.remote_offset
@@ -100,7 +96,7 @@ class WriteOperation(RemoteOperation):
 
     direction = RdmaDirection.WRITE
 
-    def __init__(self, socket: Socket, args: RdmaArgs) -> None:
+    def __init__(self, socket: Outbox, args: RdmaArgs) -> None:
         super().__init__(socket, args)
         pieces = [memoryview(piece).cast("B") for piece in args.local]
         self._data: bytes | memoryview = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -115,7 +111,7 @@ class ReadOperation(RemoteOperation):
 
     direction = RdmaDirection.READ
 
-    def __init__(self, socket: Socket, args: RdmaArgs, registrar: Registrar) -> None:
+    def __init__(self, socket: Outbox, args: RdmaArgs, registrar: Registrar) -> None:
         super().__init__(socket, args)
         self._registrar = registrar
         self._regions: list[Region] = []
@@ -141,7 +137,7 @@ class ReadOperation(RemoteOperation):
 class AtomicOperation(RemoteOperation):
     """Fetch and add, or compare and swap, without masks."""
 
-    def __init__(self, socket: Socket, atomic: Atomic) -> None:
+    def __init__(self, socket: Outbox, atomic: Atomic) -> None:
         super().__init__(socket, atomic)
         self._atomic = atomic
         self._result: Memory = atomic.result
@@ -165,7 +161,7 @@ class MaskedOperation(AtomicOperation):
     what it is now. To others on the peer's memory this is one step, as any atomic is.
     """
 
-    def __init__(self, socket: Socket, atomic: Atomic) -> None:
+    def __init__(self, socket: Outbox, atomic: Atomic) -> None:
         super().__init__(socket, atomic)
         self._expected: int | None = None
         """What the number was; None before it is known."""
@@ -218,7 +214,7 @@ class RemoteOutgoing(Outgoing):
     __slots__ = ("operation",)
 
     def __init__(
-        self, socket: Socket, sport: int, dport: int, payload: bytes, exthdr: bytes, operation: RemoteOperation
+        self, socket: Outbox, sport: int, dport: int, payload: bytes, exthdr: bytes, operation: RemoteOperation
     ) -> None:
         super().__init__(socket, sport, dport, payload, None, exthdr)
         self.operation = operation

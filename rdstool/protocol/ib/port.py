@@ -14,7 +14,6 @@ over TCP (:mod:`rdstool.protocol.node`): for each ready link it posts ``receives
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical
@@ -22,12 +21,9 @@ from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.connection import IbConnection
 from rdstool.protocol.ib.link import IbLink
 from rdstool.protocol.ib.private import INCOMPATIBLE, Greeting, agree_on_version, read_greeting, why_refused
-from rdstool.protocol.ib.receiving import receive_frames
 from rdstool.protocol.ib.work import Work
 from rdstool.protocol.reasons import RefuseReason
-
-if TYPE_CHECKING:
-    from rdstool.protocol.node import Node
+from rdstool.protocol.sockets import SocketHost
 
 REJECT_DATA = INCOMPATIBLE
 """Private data of every rejection."""
@@ -36,7 +32,7 @@ REJECT_DATA = INCOMPATIBLE
 class IbPort:
     """What an InfiniBand transport calls. Made by the node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: SocketHost) -> None:
         self._node = node
 
     # ---- Connections
@@ -74,17 +70,18 @@ class IbPort:
 
     def reply(self, link: IbLink) -> bytes:
         """Private data of the answer to a request."""
-        return link.connection.greeting(link.connection.version)
+        return link.owner.reply()
 
     def established(self, link: IbLink, private_data: bytes, now: float) -> None:
         """Both ends are ready; where we have asked, ``private_data`` is that of the answer."""
         self._node.check_clock(now)
-        said = None if link.incoming else read_greeting(private_data, link.connection.local)
-        link.connection.established(link, said, now)
+        said = None if link.incoming else read_greeting(private_data, link.owner.local)
+        link.owner.established(link, said, now)
 
     def refused(self, link: IbLink, private_data: bytes, now: float) -> None:
         """The peer has rejected our request. The engine asks again by itself."""
-        self._node.connection_lost(link, why_refused(private_data), now)
+        self._node.check_clock(now)
+        link.owner.lost(link, why_refused(private_data), now)
 
     # ---- Work
 
@@ -92,29 +89,20 @@ class IbPort:
         """How many receives of ``FRAME_BYTES`` to post."""
         due, link.receives_due = link.receives_due, 0
         if link.receives_known:
-            if link.flow is None:
-                link.reposted += due
-            else:
-                link.ack_wanted |= link.flow.posted(due)
-                if link.ack_wanted or link.transmission is not None:
-                    # A frame that grants credits may use the last one.
-                    link.connection.lane.wake()
+            link.owner.receives_posted(link, due)
         link.receives_known = True
         return due
 
     def work_to_post(self, link: IbLink) -> list[Work]:
         """Work requests to post, in this order. Empty where there is nothing; ``take_ready`` tells when there is."""
-        lane = link.connection.lane
-        return lane.work_to_post() if lane.link is link else []
+        return link.owner.work_to_post(link)
 
     def frames_received(self, link: IbLink, frames: Sequence[bytes], now: float) -> None:
         """Receives are completed. Whatever they brought, the worst that follows is the connection's end."""
         self._node.check_clock(now)
-        receive_frames(link, frames, now)
+        link.owner.frames_received(link, frames, now)
 
     def work_completed(self, link: IbLink, work: int, status: int, now: float, original: int = 0) -> None:
         """A work request has ended; ``status`` as libibverbs numbers it, ``original`` is what an atomic found."""
         self._node.check_clock(now)
-        lane = link.connection.lane
-        if lane.link is link:
-            lane.completed(link, work, status, original, now)
+        link.owner.work_completed(link, work, status, original, now)

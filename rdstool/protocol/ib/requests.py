@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dissectors.wire.extensions import Extension, Rdma, RdmaBytes, build_extensions
 from dissectors.wire.extensions import RdmaDest as RdmaDestHeader
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
-from rdstool.protocol.control import ATOMIC_BYTES, CompareSwap, FetchAdd, RdmaArgs, RdmaControl, RdmaDest, RdmaMap
+from rdstool.protocol.control import (
+    ATOMIC_BYTES,
+    Atomic,
+    CompareSwap,
+    FetchAdd,
+    RdmaArgs,
+    RdmaControl,
+    RdmaDest,
+    RdmaMap,
+)
 from rdstool.protocol.errors import SocketError
+from rdstool.protocol.host import Host
 from rdstool.protocol.ib.memory import RdmaFlags, split_cookie
 from rdstool.protocol.ib.operations import (
     AtomicOperation,
@@ -20,16 +29,15 @@ from rdstool.protocol.ib.operations import (
     RemoteOutgoing,
     WriteOperation,
 )
-from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.inbox import Inbox
+from rdstool.protocol.outgoing import Outbox, Outgoing
 
-if TYPE_CHECKING:
-    from rdstool.protocol.sockets import Socket
-
+_ADDRESSES = 1 << 64
 MAX_PIECES = 1024
 """Pieces of local memory of one operation (``UIO_MAXIOV``)."""
 
 
-def check(socket: Socket, control: Sequence[RdmaControl], transport: str) -> None:
+def check(socket: Inbox, control: Sequence[RdmaControl], transport: str) -> None:
     """Raises ``SocketError``, as sendmsg(2) does for these control messages (§8.3, §9.5)."""
     if transport != "ib":
         if any(isinstance(item, RdmaDest) for item in control):
@@ -40,7 +48,7 @@ def check(socket: Socket, control: Sequence[RdmaControl], transport: str) -> Non
     for item in control:
         match item:
             case RdmaArgs():
-                _check_args(item)
+                _check_remote(item, _check_args(item))
             case RdmaDest(cookie=cookie):
                 if socket.memory is None or cookie not in socket.memory:
                     raise SocketError(errno.EINVAL, f"{cookie:#x} is no memory of this socket")
@@ -49,9 +57,23 @@ def check(socket: Socket, control: Sequence[RdmaControl], transport: str) -> Non
             case FetchAdd() | CompareSwap():
                 if memoryview(item.result).nbytes != ATOMIC_BYTES:
                     raise SocketError(errno.EFAULT, f"the result of an atomic needs {ATOMIC_BYTES} bytes")
+                if _check_remote(item, ATOMIC_BYTES) % ATOMIC_BYTES:
+                    where = f"{item.remote_offset} bytes into memory {item.cookie:#x}"
+                    raise SocketError(errno.EINVAL, f"an atomic needs a multiple of {ATOMIC_BYTES}, not {where}")
 
 
-def _check_args(args: RdmaArgs) -> None:
+def _check_remote(item: RdmaArgs | Atomic, size: int) -> int:
+    """The peer's address, of which 64 bits are there."""
+    address = split_cookie(item.cookie)[1] + item.remote_offset
+    if not 0 <= address <= _ADDRESSES - size:
+        raise SocketError(
+            errno.EINVAL, f"no memory reaches {item.remote_offset} bytes from where {item.cookie:#x} begins"
+        )
+    return address
+
+
+def _check_args(args: RdmaArgs) -> int:
+    """Bytes that are to be moved."""
     if not args.local:
         raise SocketError(errno.EINVAL, "RDMA needs local memory")
     if len(args.local) > MAX_PIECES:
@@ -64,25 +86,24 @@ def _check_args(args: RdmaArgs) -> None:
     reads = not args.flags & RdmaFlags.READWRITE
     if reads and any(memoryview(piece).readonly for piece in args.local):
         raise SocketError(errno.EFAULT, "RDMA READ needs memory that can be written: a bytearray, not bytes")
+    return size
 
 
 def make_message(
-    socket: Socket, dport: int, payload: bytes, control: Sequence[RdmaControl], token: int | None
+    socket: Outbox, node: Host, dport: int, payload: bytes, control: Sequence[RdmaControl], token: int | None
 ) -> Outgoing:
-    """The message, after ``check``: memory is registered from here on."""
+    """The message, after ``check``: memory is registered from here on, what it offers is already."""
     item = control[0]
     if isinstance(item, RdmaDest | RdmaMap):
-        if isinstance(item, RdmaMap):
-            item.cookie = socket.offer_memory(item.memory, item.flags)
         rkey, offset = split_cookie(item.cookie)
         exthdr = build_extensions([RdmaDestHeader(rkey, offset)])
         return Outgoing(socket, socket.port, dport, payload, token, exthdr)
-    operation = _operation(socket, item)
-    return RemoteOutgoing(socket, socket.port, dport, payload, _announce(socket, operation), operation)
+    operation = _operation(socket, node, item)
+    return RemoteOutgoing(socket, socket.port, dport, payload, _announce(node, operation), operation)
 
 
-def _operation(socket: Socket, item: RdmaArgs | FetchAdd | CompareSwap) -> RemoteOperation:
-    counters = socket.node.counters
+def _operation(socket: Outbox, node: Host, item: RdmaArgs | FetchAdd | CompareSwap) -> RemoteOperation:
+    counters = node.counters
     if not isinstance(item, RdmaArgs):
         if isinstance(item, FetchAdd):
             counters.ib_atomic_fadd += 1
@@ -93,17 +114,17 @@ def _operation(socket: Socket, item: RdmaArgs | FetchAdd | CompareSwap) -> Remot
     if item.flags & RdmaFlags.READWRITE:
         operation = WriteOperation(socket, item)
     else:
-        operation = ReadOperation(socket, item, socket.node.memory(socket.address))
+        operation = ReadOperation(socket, item, node.memory(socket.address))
     counters.send_rdma += 1
     counters.send_rdma_bytes += operation.length
     return operation
 
 
-def _announce(socket: Socket, operation: RemoteOperation) -> bytes:
+def _announce(node: Host, operation: RemoteOperation) -> bytes:
     """What tells the receiver that its memory was used. Kernels below 7.0 have room for one extension header (§2)."""
     if operation.direction is None:
         return build_extensions([])
     items: list[Extension] = [Rdma(operation.rkey)]
-    if socket.node.profile.several_extensions:
+    if node.profile.several_extensions:
         items.append(RdmaBytes(operation.length, operation.direction))
     return build_extensions(items)

@@ -12,8 +12,33 @@ class WorkStatus(IntEnum):
     """How a work request ended, as libibverbs numbers it (``ibv_wc_status``); others are failures all the same."""
 
     SUCCESS = 0
+    LOCAL_LENGTH_ERROR = 1
+    """A message was longer than the receive that was posted for it."""
+    LOCAL_OPERATION_ERROR = 2
+    LOCAL_PROTECTION_ERROR = 4
+    """The local memory of the request is no registered region, or not all of it."""
     FLUSHED = 5
+    """The connection ended before the request did."""
+    BAD_RESPONSE = 7
+    """The peer answered what was not asked."""
+    REMOTE_INVALID_REQUEST = 9
+    """The peer cannot take the request: too long for its receive, or not allowed on the connection."""
     REMOTE_ACCESS_ERROR = 10
+    """Wrong key, bounds or access rights of remote memory."""
+    REMOTE_OPERATION_ERROR = 11
+    """The peer failed while it executed the request."""
+    RETRIES_EXCEEDED = 12
+    """The peer did not answer."""
+    RECEIVER_NOT_READY = 13
+    """The peer posted no receive in time."""
+
+    @classmethod
+    def words(cls, status: int) -> str:
+        """Of a number that need not be one of these."""
+        try:
+            return cls(status).name.replace("_", " ").lower()
+        except ValueError:
+            return f"status {status}"
 
 
 class Send(NamedTuple):

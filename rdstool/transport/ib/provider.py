@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from rdstool.errors import TransportError
 from rdstool.protocol.ib.memory import Access, Region
+from rdstool.protocol.ib.work import WorkStatus
 
 Buffer = bytes | bytearray | memoryview
 
@@ -52,29 +53,8 @@ class Operation(Enum):
     FETCH_ADD = "fetch and add"
 
 
-class Status(IntEnum):
-    """How a work request ended."""
-
-    SUCCESS = 0
-    LOCAL_LENGTH_ERROR = 1
-    """A message was longer than the receive that was posted for it."""
-    LOCAL_OPERATION_ERROR = 2
-    LOCAL_PROTECTION_ERROR = 4
-    """The local memory of the request is no registered region, or not all of it."""
-    FLUSHED = 5
-    """The connection ended before the request did."""
-    BAD_RESPONSE = 7
-    """The peer answered what was not asked."""
-    REMOTE_INVALID_REQUEST = 9
-    """The peer cannot take the request: too long for its receive, or not allowed on the connection."""
-    REMOTE_ACCESS_ERROR = 10
-    """Wrong key, bounds or access rights of remote memory."""
-    REMOTE_OPERATION_ERROR = 11
-    """The peer failed while it executed the request."""
-    RETRIES_EXCEEDED = 12
-    """The peer did not answer."""
-    RECEIVER_NOT_READY = 13
-    """The peer posted no receive in time."""
+Status = WorkStatus
+"""How a work request ended."""
 
 
 class Segment(NamedTuple):

@@ -270,7 +270,7 @@ class TcpTransport:
     def _readable(self, stream: Stream) -> None:
         if stream.fresh:
             # What a peer sent on path 0 before it fanned out is to be read before anything on the others.
-            first = stream.link.connection.paths[0].link
+            first = stream.link.owner.first_link()
             if first is not None and first is not stream.link:
                 before = self._streams.get(first.handle)
                 if before is not None and before.reading:

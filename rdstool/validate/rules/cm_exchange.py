@@ -23,7 +23,7 @@ from rdstool.capture.events import CmMessage
 from rdstool.capture.streams import V4_PREFIX, address_text
 from rdstool.validate.reporter import Reporter
 from rdstool.validate.rule import Rule, Severity
-from rdstool.validate.rules.cm import (
+from rdstool.validate.rules.cm_rules import (
     ACK_CREDIT,
     ADDRESSES,
     ANSWER,

@@ -138,11 +138,11 @@ class CongestionCheck(Check):
 
     def _opening(self, batch: Batch) -> None:
         view, grouped = batch.view, batch.grouped
-        for place in np.flatnonzero(grouped.opens & (grouped.segment == 0)).tolist():
-            index = int(grouped.index[place])
-            stream = self.context.streams[int(grouped.flow[place]) >> 1]
-            unset = view.tcp[index] and (view.flags[index] & Flags.CONG_BITMAP) == 0
-            if unset and stream.from_start and self.context.connections.is_first(stream):
+        opens = grouped.index[grouped.opens & (grouped.segment == 0)]
+        unset = opens[view.tcp[opens] & ((view.flags[opens] & Flags.CONG_BITMAP) == 0)]
+        for index in unset.tolist():
+            stream = self.context.streams[int(view.stream[index])]
+            if stream.from_start and self.context.connections.is_first(stream):
                 self.report.rows(
                     OPENING, view, [index], lambda i: f"begins with a {MessageKind(int(view.kind[i])).label} message"
                 )

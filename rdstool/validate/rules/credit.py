@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from typing import NamedTuple
+
 import numpy as np
 
 from rdstool.capture.events import CmMessage
 from rdstool.protocol.credits import CREDIT_LIMIT, SendCredits
+from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.rule import ERROR, IB, WARNING, Rule
 from rdstool.validate.view import View
@@ -13,6 +17,9 @@ from rdstool.validate.view import View
 _SOURCE = "net/rds/ib_send.c, ib_cm.c"
 MAX_REQUESTS = 4096
 """Requests that are remembered for their reply."""
+MAX_WAITING = 100_000
+"""Frames of a capture that grants for one of them may come to light behind it."""
+NEVER = 1 << 62
 
 NOT_AGREED = Rule(
     "RDS-CRD-001",
@@ -51,6 +58,51 @@ TOO_MANY = Rule(
 )
 
 
+class Spent(NamedTuple):
+    """A frame, as it was sent."""
+
+    frame: int
+    time: int
+    number: int | None
+    """Of its message."""
+
+
+def _frame(spent: Spent) -> int:
+    return spent.frame
+
+
+class Account:
+    """What one flow may still send.
+
+    The frames of a long message are told when it ends, so its grants may come to light behind what they were spent
+    on: a frame waits for them until the other flow has told of all that stands before it.
+    """
+
+    __slots__ = ("credits", "uncovered")
+
+    def __init__(self, initial: int) -> None:
+        self.credits = SendCredits(initial)
+        self.uncovered: list[Spent] = []
+
+    def spend(self, frame: Spent) -> None:
+        """A frame is sent."""
+        if not self.credits.spend(1):
+            self.uncovered.append(frame)
+
+    def grant(self, more: int, frame: int) -> None:
+        """The other flow's frame grants credits: to what was sent behind it, and to what is to come."""
+        behind = bisect_right(self.uncovered, frame, key=_frame)
+        covered = len(self.uncovered[behind : behind + more])
+        del self.uncovered[behind : behind + covered]
+        self.credits.grant(more - covered)
+
+    def overspent(self, before: int) -> list[Spent]:
+        """Take the frames before this one that nothing covers."""
+        end = bisect_left(self.uncovered, before, key=_frame)
+        taken, self.uncovered[:end] = self.uncovered[:end], []
+        return taken
+
+
 class CreditCheck(Check):
     """Follows the credits of the few connections that use them."""
 
@@ -60,8 +112,10 @@ class CreditCheck(Check):
         super().__init__(context)
         self._asked: dict[tuple[int, bytes], int] = {}
         self._agreed: dict[int, bool] = {}
-        self._accounts: dict[int, SendCredits] = {}
+        self._accounts: dict[int, Account] = {}
         """By the flow that sends."""
+        self._told: dict[int, int | None] = {}
+        """The message of a flow that was last told of."""
         self._overflown: set[int] = set()
 
     def feed(self, batch: Batch) -> None:
@@ -75,9 +129,12 @@ class CreditCheck(Check):
             found = (view.credit != 0) & view.ib & np.isin(view.stream, off)
             self.report.rows(NOT_AGREED, view, found, lambda i: f"h_credit is {view.credit[i]}")
         if self._accounts:
-            for row in np.flatnonzero(np.isin(view.flow, list(self._accounts))).tolist():
-                if int(view.flow[row]) in self._accounts:
-                    self._count(view, row)
+            self._count(view)
+
+    def finish(self) -> None:
+        """All grants are known."""
+        for flow, account in self._accounts.items():
+            self._tell(flow, account, NEVER)
 
     def _set_up(self, view: View) -> None:
         for event in view.decoded.events:
@@ -95,20 +152,38 @@ class CreditCheck(Check):
                 if self._agreed[event.stream]:
                     active = int(event.dst == stream.b.address)
                     # Each side starts with what the other one gave.
-                    self._accounts[2 * event.stream + active] = SendCredits(event.private.credit)
-                    self._accounts[2 * event.stream + 1 - active] = SendCredits(asked)
+                    self._accounts[2 * event.stream + active] = Account(event.private.credit)
+                    self._accounts[2 * event.stream + 1 - active] = Account(asked)
 
-    def _count(self, view: View, row: int) -> None:
-        flow = int(view.flow[row])
-        account, other = self._accounts[flow], self._accounts[flow ^ 1]
-        if not (self.context.continuity.whole(flow) and self.context.continuity.whole(flow ^ 1)):
+    def _count(self, view: View) -> None:
+        whole = self.context.continuity.whole
+        for flow in [each for each in self._accounts if not whole(each)]:
             # Grants or frames may lie in the hole: nothing more can be said.
-            del self._accounts[flow], self._accounts[flow ^ 1]
-            return
-        had = account.available
-        if not account.spend(int(view.rows["fragments"][row])):
-            self.report.rows(OVERSPENT, view, [row], lambda i: f"{view.rows['fragments'][i]} frames with {had} credits")
-        other.grant(int(view.credit[row]))
-        if other.overflown and flow not in self._overflown:
-            self._overflown.add(flow)
-            self.report.row(TOO_MANY, view, row, f"{other.available} are unspent, the limit is {CREDIT_LIMIT}")
+            self._accounts.pop(flow, None)
+            self._accounts.pop(flow ^ 1, None)
+        rows = view.decoded.fragments
+        flows = rows["stream"].astype(np.int64) * 2 + rows["direction"]
+        mine = np.flatnonzero(np.isin(flows, list(self._accounts)))
+        for row in mine[np.argsort(rows["frame"][mine], kind="stable")].tolist():
+            flow, frame, message = int(flows[row]), int(rows["frame"][row]), int(rows["message"][row])
+            known = message >= 0
+            account, other = self._accounts[flow], self._accounts[flow ^ 1]
+            number, time = (int(view.number[message]), int(view.time[message])) if known else (None, 0)
+            account.spend(Spent(frame, time, number))
+            other.grant(int(rows["credit"][row]), frame)
+            # Ack-only frames may stand between those of a message that has not ended.
+            in_order = known and view.kind[message] != MessageKind.ACK
+            self._tell(flow ^ 1, other, frame if in_order else frame - MAX_WAITING)
+            if other.credits.overflown and flow not in self._overflown and known:
+                self._overflown.add(flow)
+                unspent = f"{other.credits.available} are unspent, the limit is {CREDIT_LIMIT}"
+                self.report.row(TOO_MANY, view, message, unspent)
+
+    def _tell(self, flow: int, account: Account, before: int) -> None:
+        for frame in account.overspent(before):
+            if frame.number is not None and self._told.get(flow) == frame.number:
+                continue
+            self._told[flow] = frame.number
+            self.report.at(
+                OVERSPENT, "no credit was left", frame.frame, frame.time, stream=flow >> 1, number=frame.number
+            )

@@ -11,11 +11,12 @@ import numpy as np
 from dissectors.wire.extensions import GenNum, SportIdx
 from dissectors.wire.rds import MAX_PATHS
 from rdstool.capture.columns import Ints
+from rdstool.capture.gather import distinct
 from rdstool.capture.streams import Stream, address_text
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.pathhash import path_of_port
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.connections import Pair, pair_of
+from rdstool.validate.connections import Pair
 from rdstool.validate.handshake import Announcement
 from rdstool.validate.rules.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PORTS, PROBE_PATH
 from rdstool.validate.view import View
@@ -101,7 +102,7 @@ class MultipathCheck(Check):
 
     def _shake(self, batch: Batch, said: Announcement) -> None:
         stream = self.context.streams[said.flow >> 1]
-        pair = pair_of(stream)
+        pair = self.context.connections.pair[stream.number]
         home = self._home.setdefault(pair, stream.number)
         if home != stream.number and home in self.context.connections.closed:
             self._home[pair] = stream.number
@@ -126,7 +127,7 @@ class MultipathCheck(Check):
 
     def _sender_key(self, stream: Stream, flow: int) -> Sender:
         source, _ = stream.ends(flow & 1)
-        pair = pair_of(stream)
+        pair = self.context.connections.pair[stream.number]
         return pair, int(source.address == pair[1])
 
     def _hold(self, batch: Batch, said: Announcement, sender: Sender) -> None:
@@ -163,13 +164,16 @@ class MultipathCheck(Check):
     def _caught_up(self, batch: Batch) -> None:
         """The first message of each sender on any other stream than the one of the handshake."""
         view = batch.view
+        here = set(distinct(view.flow).tolist())
         for sender, one in list(self._catch_up.items()):
             flows = [
                 flow
                 for number in self.context.connections.pairs[sender[0]][: MAX_PATHS + 1]
                 for flow in (2 * number, 2 * number + 1)
-                if flow != one.flow and self._sender_key(self.context.streams[number], flow) == sender
+                if flow in here and flow != one.flow and self._sender_key(self.context.streams[number], flow) == sender
             ]
+            if not flows:
+                continue
             rows = np.flatnonzero(np.isin(view.flow, flows) & view.numbered)
             if not len(rows):
                 continue
@@ -263,7 +267,7 @@ class MultipathCheck(Check):
             self._known_uses.add(key)
             flow, port = key >> 16, key & 0xFFFF
             stream = self.context.streams[flow >> 1]
-            pair = pair_of(stream)
+            pair = self.context.connections.pair[stream.number]
             source, _ = stream.ends(flow & 1)
             name = pair, source.address, port
             socket = self._sockets.get(name)

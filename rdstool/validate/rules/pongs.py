@@ -8,7 +8,7 @@ import numpy as np
 
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.connections import Pair, pair_of
+from rdstool.validate.connections import Pair
 from rdstool.validate.rules.multipath_rules import PONG
 from rdstool.validate.view import REORDER_FRAMES
 
@@ -44,7 +44,7 @@ class PongCheck(Check):
         view, kinds = batch.view, batch.view.kind
         for row, ports in batch.bitmaps.items():
             if ports:
-                self._congested.add(pair_of(self.context.streams[int(view.stream[row])]))
+                self._congested.add(self.context.connections.pair[int(view.stream[row])])
         some = (kinds >= MessageKind.PING) & (kinds <= MessageKind.PROBE_REPLY) & view.tcp
         rows = np.flatnonzero(some)
         asks = np.isin(kinds[rows], (MessageKind.PING, MessageKind.PROBE)).tolist()
@@ -72,7 +72,7 @@ class PongCheck(Check):
             until = connections.last_time.one(flow)
             heard = connections.first_frame.one(flow ^ 1)
             whole = heard and continuity.whole(flow ^ 1, ping.frame)
-            if pair_of(self.context.streams[flow >> 1]) in self._congested:
+            if self.context.connections.pair[flow >> 1] in self._congested:
                 continue
             if closed is not None or not whole or until - ping.time < PONG_WAIT_NS:
                 continue

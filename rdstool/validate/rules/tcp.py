@@ -8,7 +8,6 @@ from rdstool.capture.events import Closing, StreamClosed
 from rdstool.capture.streams import Stream
 from rdstool.protocol.kinds import Transport
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.connections import pair_of
 from rdstool.validate.rule import NOTE, TCP, WARNING, Rule
 
 _SOURCE = "net/rds/tcp_connect.c, tcp_listen.c"
@@ -116,7 +115,7 @@ class TcpCheck(Check):
     def _stays(self, stream: Stream) -> bool:
         """The connection has no end that the capture shows, or would have shown, and none took its place."""
         connections = self.context.connections
-        younger = connections.pairs[pair_of(stream)]
+        younger = connections.pairs[connections.pair[stream.number]]
         return (
             stream.number not in connections.closed
             and not self.context.continuity.lossy

@@ -9,6 +9,7 @@ import numpy as np
 
 from rdstool.capture.columns import FrameBatch, IbPackets, Segments
 from rdstool.capture.counts import FrameCounts
+from rdstool.capture.packets.fragments import Datagrams
 from rdstool.capture.packets.network import RDS_TCP_PORTS, Parsed, parse
 from rdstool.capture.streams import address_bytes, address_text
 
@@ -53,11 +54,32 @@ def parse_frames(
     return parsed, counts
 
 
+def put_together(batches: Sequence[FrameBatch], datagrams: Datagrams | None = None) -> tuple[list[Parsed], FrameCounts]:
+    """Parse batches, and put together the fragments in them; checks what holds for each result."""
+    datagrams = datagrams or Datagrams(RDS_TCP_PORTS, tcp_checksums=False)
+    counts = FrameCounts()
+    found = []
+    for batch in batches:
+        parsed = parse(batch, counts, RDS_TCP_PORTS)
+        more = datagrams.feed(parsed.fragments, counts)
+        found.append(parsed.joined(more) if more else parsed)
+        check_counts(counts)
+    return found, counts
+
+
 def check_counts(counts: FrameCounts) -> None:
     """Each frame is counted once."""
     kept = counts.tcp + counts.ib
     others = (counts.other_protocols, counts.other_ethertypes, counts.other_links)
-    single = (counts.tcp_other, counts.tcp_damaged, counts.udp_other, counts.fragments, counts.cut, counts.malformed)
+    single = (
+        counts.tcp_other,
+        counts.tcp_damaged,
+        counts.udp_other,
+        counts.fragments,
+        counts.fragments_lost,
+        counts.cut,
+        counts.malformed,
+    )
     rest = sum(single) + counts.arp + sum(counter.total() for counter in others)
     assert counts.passed_over == counts.frames - kept == rest
 

@@ -84,6 +84,17 @@ def test_of_a_segment_that_was_cut_nobody_knows() -> None:
     assert kept([whole[:80]], wire=[len(whole)]) == [0]
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_of_a_segment_that_no_frame_can_carry_nobody_knows(version: int) -> None:
+    # As an adapter may leave it that merged what it received: with the checksum of the first part.
+    first, merged = frame(version, b"x" * 1448), frame(version, b"x" * 10 * 1448)
+    at = TCP_AT[version] + CHECKSUM_AT
+    stale = int.from_bytes(first[at : at + 2])
+    assert kept([with_checksum(merged, version, stale)]) == [0]
+    jumbo = frame(version, b"x" * 8948)
+    assert kept([with_checksum(jumbo, version, stale), jumbo]) == [1]
+
+
 def test_no_segment_of_a_real_capture_is_damaged() -> None:
     captures = sorted(PCAPS.glob("tcp-*/a.pcap.gz"))
     assert captures

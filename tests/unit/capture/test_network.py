@@ -20,7 +20,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.packets.network import MAX_EXTENSION_HEADERS, MAX_OFFLOAD_BYTES, parse
+from rdstool.capture.packets.ip import MAX_EXTENSION_HEADERS, MAX_OFFLOAD_BYTES
+from rdstool.capture.packets.network import parse
 from rdstool.transport.ib.roce.bursts import in_bursts
 from rdstool.transport.ib.roce.flow import MAX_BURST, Flow, ethernet_frame
 from tests.unit.capture.capture_files import erf_record
@@ -135,7 +136,7 @@ def test_headers_that_contradict_themselves(offset: int, value: bytes) -> None:
     assert parsed.tcp.frame.tolist() == [101]
 
 
-def test_fragments_are_counted_and_passed_over() -> None:
+def test_fragments_are_told_apart() -> None:
     first = V4.copy()
     first[IP].flags = "MF"
     later = V4.copy()
@@ -148,7 +149,10 @@ def test_fragments_are_counted_and_passed_over() -> None:
     only = V6 / IPv6ExtHdrFragment(m=0, offset=0)
     frames += [bytes(network / SEGMENT) for network in (more, behind, only)]
     parsed, counts = parse_frames(frames)
-    assert counts.fragments == 4
+    assert counts.fragments_lost == 4
+    assert parsed.fragments.frame.tolist() == [101, 102, 104, 105]
+    assert parsed.fragments.more.tolist() == [True, False, True, False]
+    assert parsed.fragments.place.tolist() == [0, 40, 0, 64]
     assert parsed.tcp.frame.tolist() == [103, 106]
     assert payloads(parsed.tcp) == [PAYLOAD] * 2
 

@@ -94,6 +94,10 @@ WRONG = [
     (["decode", "--fields", ",", str(TCP)], "at least one name"),
     (["decode", "--json", "--csv", str(TCP)], "exclude each other"),
     (["decode", "--fields", "rds.sequence", "-V", str(TCP)], "exclude each other"),
+    (["decode", "--jobs", "2", "--follow", str(TCP)], "--jobs and --follow exclude each other"),
+    (["validate", "--jobs", "2", "--follow", str(TCP)], "--jobs and --follow exclude each other"),
+    (["stats", "--jobs", "2", "--follow", str(TCP)], "--jobs and --follow exclude each other"),
+    (["decode", "--jobs", "2", "--engine", "tshark", str(TCP)], "--jobs and --engine tshark exclude each other"),
     (["decode", "--time", "noon", str(TCP)], "no form of time"),
     (["decode", "--time", "utc", "--json", str(TCP)], "--time is for lines and CSV"),
     (["decode", "--count", "0", str(TCP)], "--count"),
@@ -156,11 +160,13 @@ def test_whether_a_file_may_be_read_is_found_out_by_reading(command: str, monkey
     assert "not readable" not in rdstool_here(command, TCP).stderr
 
 
-def test_a_capture_without_rds_is_clean_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["decode", "validate", "stats"])
+def test_a_capture_without_rds_is_clean_and_says_so(command: str, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pcap"
     empty.write_bytes(gzip.decompress(TCP.read_bytes())[:24])
-    done = rdstool("decode", empty)
-    assert (done.returncode, done.stdout) == (0, "")
+    done = rdstool_here(command, empty)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Capture\n0 frames") if command == "stats" else not done.stdout
     assert "no RDS message" in done.stderr
 
 

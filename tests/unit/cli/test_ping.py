@@ -126,6 +126,8 @@ def test_ctrl_c_before_the_count_is_an_interruption_and_is_summed_up_too() -> No
         (["127.0.0.1", "--timeout", "0"], "--timeout 0 would wait for no answer"),
         (["127.0.0.1", "-c", "0"], "--count"),
         (["127.0.0.1", "-Q", "256"], "--tos"),
+        (["127.0.0.1:4000", "-c", "1"], "'127.0.0.1:4000': no port belongs here, only an address"),
+        (["[::1]:4000", "-c", "1"], "'[::1]:4000': no port belongs here, only an address"),
         (["no such host", "-c", "1"], "neither an address nor a known name"),
         (["127.0.0.1", "-I", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
     ],

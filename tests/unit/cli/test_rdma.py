@@ -76,6 +76,7 @@ def test_what_the_peer_refuses_is_a_problem(offer: Offer) -> None:
     for done in (offer.rdma("read", "65"), offer.rdma("read", "8", cookie="0x1")):
         status, out, told = done
         assert (status, out) == (1, "")
+        assert "a work request failed (remote access error)" in told
         assert "the peer's memory refused" in told
 
 

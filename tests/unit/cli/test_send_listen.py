@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import rdstool as rdstool_api
+from rdstool.cli.echo import Echo
 from rdstool.cli.endpoints import place
 from rdstool.cli.listen import preview
 from rdstool.cli.payloads import Sizes, made_up, sizes
 from rdstool.errors import UsageError
+from rdstool.protocol.received import Poll
 from tests.kit.loopback import own_addresses
 from tests.unit.cli.background import background
 from tests.unit.cli.running import COMMAND, TIMEOUT_S, rdstool, rdstool_here
@@ -72,6 +77,17 @@ def test_standard_input_may_be_empty(tmp_path: Path) -> None:
                 sent = subprocess.run(arguments, stdin=stdin, capture_output=True, timeout=TIMEOUT_S, check=False)
             assert (sent.returncode, sent.stderr) == (0, b"")
             assert sent.stdout.startswith(b"%s:4000: 0 messages, 0 bytes sent" % large.encode())
+
+
+def test_a_text_may_have_any_bytes() -> None:
+    small, large = own_addresses(2)
+    with background("listen", large, "--count", "1", "--json") as listening:
+        listening.wait_for("listening")
+        command = [*map(os.fsencode, [*COMMAND, "send", large, "--from", small, "-m"]), b"\xff\x80"]
+        sent = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
+        heard = json.loads(listening.end().stdout)
+    assert (sent.returncode, sent.stderr) == (0, b"")
+    assert heard["sha256"] == hashlib.sha256(b"\xff\x80").hexdigest()
 
 
 def test_files_are_sent_whole_and_written_whole(tmp_path: Path) -> None:
@@ -139,6 +155,94 @@ def test_nobody_there_is_told_and_given_up_in_time() -> None:
     assert "0 acknowledged" in done.stdout
 
 
+SEND_BUFFERS = 6_000_000
+"""Bytes that a send buffer has no room for."""
+
+
+def send_until_a_line_is_done(*arguments: str, stdin: bytes = b"") -> tuple[str, subprocess.CompletedProcess[str]]:
+    """Send till the first destination is done, then press Ctrl-C. Gives that one's line, and the rest."""
+    pipe = subprocess.PIPE
+    command = [*COMMAND, "send", *arguments, "--timeout", str(TIMEOUT_S)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as sending:
+        try:
+            assert sending.stdin is not None
+            assert sending.stdout is not None
+            sending.stdin.write(stdin)
+            sending.stdin.close()
+            sending.stdin = None
+            first = sending.stdout.readline().decode()
+            sending.send_signal(signal.SIGINT)
+            out, err = sending.communicate(timeout=TIMEOUT_S)
+        finally:
+            sending.kill()
+    return first, subprocess.CompletedProcess(arguments, sending.returncode, out.decode(), err.decode())
+
+
+def test_a_destination_that_is_not_there_holds_up_no_other() -> None:
+    here, dead, living = own_addresses(3)
+    with background("listen", living, "-q") as listening:
+        listening.wait_for("listening")
+        made = ["--count", "6000", "--size", "1000"]
+        first, rest = send_until_a_line_is_done(dead, living, "--from", here, *made)
+        listening.interrupt()
+        heard = listening.end()
+    assert first.startswith(f"{living}:4000: 6000 messages, {SEND_BUFFERS} bytes sent")
+    assert "; 6000 acknowledged in " in first
+    assert rest.returncode == 130
+    assert rest.stdout.startswith(f"{dead}:4000: ")
+    assert "; 0 acknowledged in " in rest.stdout
+    assert f"{dead} cannot be reached" in rest.stderr
+    assert f"6000 messages, {SEND_BUFFERS} bytes received" in heard.stderr
+
+
+def test_nor_does_it_hold_up_standard_input() -> None:
+    here, dead, living = own_addresses(3)
+    with background("listen", living, "-q") as listening:
+        listening.wait_for("listening")
+        lines = (b"x" * 999 + b"\n") * 6000
+        first, rest = send_until_a_line_is_done(dead, living, "--from", here, stdin=lines)
+    assert first.startswith(f"{living}:4000: 6000 messages, {6000 * 999} bytes sent")
+    assert rest.returncode == 130
+
+
+def test_messages_that_were_not_sent_in_time_are_a_problem() -> None:
+    small, large = own_addresses(2)
+    with background("listen", large, "-q") as listening:
+        listening.wait_for("listening")
+        sent = rdstool("send", large, "--from", small, "-c", "2", "--rate", "0.001", "--timeout", "1")
+    assert "1 message, 64 bytes sent" in sent.stdout
+    assert sent.returncode == 1
+
+
+def test_a_file_that_cannot_be_written_ends_a_listener_with_the_reason(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    there = tmp_path / f"000001-{small}-5000-4000.bin"
+    there.touch()
+    with background("listen", large, "--write", tmp_path) as listening:
+        listening.wait_for("listening")
+        rdstool("send", large, "--from", f"{small}:5000", "-m", "x", "--timeout", "10")
+        ended = listening.end()
+    assert ended.returncode == 2
+    assert ended.stderr == f"rdstool: error: {there} exists already and is not overwritten: name an empty directory\n"
+
+
+def test_a_listener_ends_quietly_when_nobody_reads_what_it_prints() -> None:
+    small, large = own_addresses(2)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*COMMAND, "listen", large], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as listening:
+        try:
+            assert listening.stdout is not None
+            assert listening.stderr is not None
+            assert b"listening" in listening.stderr.readline()
+            listening.stdout.close()
+            listening.stdout = None
+            rdstool("send", large, "--from", small, "-m", "x", "--timeout", "10")
+            _, err = listening.communicate(timeout=TIMEOUT_S)
+        finally:
+            listening.kill()
+    assert (listening.returncode, err) == (0, b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -151,7 +255,13 @@ def test_nobody_there_is_told_and_given_up_in_time() -> None:
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.x=1"], "--set net.rds.x=1: write NAME=VALUE with one of"),
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.ping_enable=no"], "'no' is not a number"),
         (["send", "127.0.0.1", "--from", "127.0.0.1:5", "--sockets", "2"], "only one socket can have port 5"),
+        (
+            ["send", "127.0.0.1", "127.0.0.2", "--from", "127.0.0.3:5"],
+            "of which only one can have port 5; leave the port",
+        ),
         (["send", "127.0.0.1", "-m", "x", "--pcap", "-"], "name a file, or a FIFO"),
+        (["send", "0.0.0.0", "-m", "x"], "0.0.0.0 is not the address of one host"),  # noqa: S104
+        (["send", "::1", "--from", "127.0.0.1"], "cannot send from 127.0.0.1 to ::1: one is IPv4, the other IPv6"),
         (["listen", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
         (["listen", "127.0.0.1:1"], "port 1 belongs to the handshake"),
@@ -163,6 +273,7 @@ def test_wrong_use_is_one_line_that_says_what_to_do(arguments: list[str], said: 
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not done.stdout
 
 
 def test_addresses_are_read_in_all_their_forms() -> None:
@@ -201,3 +312,42 @@ async def test_an_echo_comes_back_to_where_it_was_sent_from() -> None:
             sock = node.socket(5000)
             await sock.sendto(b"who is there", (large, 4000))
             assert await sock.recvfrom() == (b"who is there", (large, 4000))
+
+
+async def test_a_sender_that_does_not_read_its_echoes_holds_up_no_other() -> None:
+    deaf, other, echoing = own_addresses(3)
+    with background("listen", f"{echoing}:4000", "--echo", "-q") as listening:
+        listening.wait_for("listening")
+        # On one path the congestion map is there before the messages that follow it.
+        one_path = rdstool_api.NodeOptions(rdstool_api.Settings(paths=1, rcvbuf=1))
+        async with rdstool_api.Node(deaf, options=one_path) as node, rdstool_api.Node(other) as second:
+            unread = node.socket(5000)
+            await unread.sendto(b"first", (echoing, 4000))
+            while not unread.poll() & Poll.IN:
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await unread.sendto(b"more", (echoing, 4000))
+            await unread.drain()
+            sock = second.socket(5000)
+            await sock.sendto(b"who is there", (echoing, 4000))
+            assert await sock.recvfrom() == (b"who is there", (echoing, 4000))
+            # Read in the order in which they came: those of the deaf one were before.
+            listening.wait_for(f"{deaf} port 5000 does not take what is sent back")
+        listening.interrupt()
+        told = listening.end().stderr
+    assert "12 messages, 57 bytes received in " in told
+    assert told.endswith("; 10 not sent back\n")
+
+
+async def test_a_sender_that_is_gone_takes_no_room_from_the_echoes_of_others() -> None:
+    gone, there, echoing = own_addresses(3)
+    options = rdstool_api.NodeOptions(rdstool_api.Settings(sndbuf=1000))
+    async with rdstool_api.Node(echoing, options=options) as node, rdstool_api.Node(there) as second:
+        echo = Echo(node, node.socket(4000))
+        sock = second.socket(5000)
+        await sock.sendto(b"who is there", (echoing, 4000))
+        await sock.drain()
+        await echo.send(bytes(1000), (gone, 5000))
+        await echo.send(b"who is there", (there, 5000))
+        assert await sock.recv() == b"who is there"
+        assert echo.missed == 1

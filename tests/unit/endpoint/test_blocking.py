@@ -46,6 +46,20 @@ def test_a_datagram_goes_there_and_back(ends: tuple[rdstool.Socket, rdstool.Sock
     assert one.recv() == b"and back"
 
 
+def test_a_stack_has_a_thread_only_while_it_has_an_address() -> None:
+    before, addresses = threading.active_count(), own_addresses(2)
+    with Stack() as stack:
+        for _ in range(3):
+            with rdstool.Socket(stack) as one, rdstool.Socket(stack) as other:
+                assert threading.active_count() == before
+                for sock, address in zip((one, other), addresses, strict=True):
+                    sock.bind((address, 4000))
+                one.sendto(b"hello", other.getsockname())
+                assert other.recv() == b"hello"
+            assert threading.active_count() == before
+    assert threading.active_count() == before
+
+
 def test_a_reader_in_another_thread_is_woken(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
     one, other = ends
     got: list[bytes] = []
@@ -207,6 +221,28 @@ def test_timeouts_are_those_of_the_standard_library(ends: tuple[rdstool.Socket, 
     assert one.gettimeout() == 0.01
     with pytest.raises(TimeoutError):
         one.recv()
+
+
+def test_waiting_is_set_and_read_as_in_the_standard_library(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, _ = ends
+    assert one.getblocking()
+    one.setblocking(False)
+    assert (one.getblocking(), one.gettimeout()) == (False, 0.0)
+    one.settimeout(2)
+    assert (one.getblocking(), one.gettimeout()) == (True, 2)
+    with pytest.raises(ValueError, match="Timeout value out of range"):
+        one.settimeout(-1)
+
+
+def test_a_closed_socket_has_no_descriptor_and_sends_nothing(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    one, other = ends
+    one.connect(other.getsockname())
+    one.send(b"x")
+    one.close()
+    assert one.fileno() == -1
+    with pytest.raises(SocketError) as problem:
+        one.send(b"x")
+    assert problem.value.errno == errno.EBADF
 
 
 def test_drain_waits_until_the_peer_has_everything(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:

@@ -141,6 +141,30 @@ async def test_memory_that_refuses_gives_a_status_and_the_connection_recovers(pa
     assert await got(pair.far) == b"still here"
 
 
+@pytest.mark.parametrize("offset", [3, -8, 1 << 64])
+async def test_an_atomic_at_a_place_where_none_can_be_is_refused_at_once(pair: Pair, offset: int) -> None:
+    cookie, peer = pair.far.offer_memory(bytearray(16)), pair.far.getsockname()
+    for call in (
+        pair.near.fetch_add(cookie, 1, peer, offset=offset),
+        pair.near.compare_swap(cookie, 0, 1, peer, offset=offset),
+    ):
+        with pytest.raises(SocketError) as caught:
+            await asyncio.wait_for(call, LIMIT_S)
+        assert caught.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("offset", [-1, (1 << 64) - 1])
+async def test_rdma_outside_of_what_64_bits_address_is_refused_at_once(pair: Pair, offset: int) -> None:
+    cookie, peer = pair.far.offer_memory(bytearray(16)), pair.far.getsockname()
+    for call in (
+        pair.near.rdma_write(cookie, b"xx", peer, offset=offset),
+        pair.near.rdma_read(cookie, bytearray(2), peer, offset=offset),
+    ):
+        with pytest.raises(SocketError) as caught:
+            await asyncio.wait_for(call, LIMIT_S)
+        assert caught.value.errno == errno.EINVAL
+
+
 async def test_a_server_fills_the_memory_that_a_request_offers(pair: Pair) -> None:
     """The dialogue of §8.1: offer with a message, RDMA before the answer, memory void after it."""
     memory = bytearray(5_000)

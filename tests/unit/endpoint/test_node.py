@@ -224,6 +224,8 @@ async def test_the_kernels_options_are_known_by_number() -> None:
         sock.setsockopt(276, 8, 2)
         sock.bind((address, 0))
         assert sock.getsockopt(276, 8) == 2
+        sock.set_tos(3)
+        assert sock.get_tos() == 0
         with pytest.raises(SocketError) as problem:
             sock.setsockopt(276, 99, 1)
         assert problem.value.errno == errno.ENOPROTOOPT

@@ -166,7 +166,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("rds.sequnce == 2", 0, "did you mean rds.sequence?"),
     ("rds.length > 0 and rds.flags.retransmited", 19, "did you mean rds.flags.retransmitted?"),
     ("sequence == 2", 0, "did you mean rds.sequence?"),
-    ("tcp.port == 1", 0, 'no field is named "tcp.port"'),
+    ("tcp.port == 1", 0, 'no field is named "tcp.port"; `rdstool fields` lists them'),
     ("rds.sport == rds.dprt", 13, "did you mean rds.dport?"),
     ("rds.sequence = 2", 13, "write =="),
     ("rds.sequence ==", 15, "a value is missing"),

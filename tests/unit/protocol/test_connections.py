@@ -9,7 +9,6 @@ from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.link import Link
 from rdstool.protocol.node import Node
 from rdstool.protocol.reasons import DropReason, RefuseReason
-from rdstool.protocol.states import PathState
 from tests.unit.protocol.driving import (
     LARGE,
     SMALL,
@@ -85,8 +84,7 @@ def test_the_knocking_side_takes_a_connection_that_overtakes_its_own() -> None:
     assert [record.new.name for record in large.trace] == ["CONNECTING", "RESETTING", "UP"]
     assert large.counters.tcp_connect_raced == 1
     large.connection_lost(wanted.link, "given up", 0.0)
-    assert link.path is not None
-    assert link.path.state is PathState.UP
+    assert (link.path, large.up(LARGE, SMALL)) == (0, 1)
 
 
 def test_what_was_not_acknowledged_is_sent_again_in_order_and_flagged() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+from array import array
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -11,6 +13,7 @@ from rdstool.protocol import events
 from rdstool.protocol.control import ZerocopyCookie
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.inbox import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC
+from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_6
 from rdstool.protocol.reasons import SendStatus
@@ -298,8 +301,10 @@ def test_the_buffer_of_a_message_that_was_given_up_is_free() -> None:
         (False, MSG_ZEROCOPY, (1,), b"x"),
         (True, 0, (1,), b"x"),
         (True, MSG_ZEROCOPY, (1,), b""),
+        (True, MSG_ZEROCOPY, (1 << 32,), b"x"),
+        (True, MSG_ZEROCOPY, (-1,), b"x"),
     ],
-    ids=["no cookie", "not enabled", "no flag", "no payload"],
+    ids=["no cookie", "not enabled", "no flag", "no payload", "a cookie of 33 bits", "a negative cookie"],
 )
 def test_zerocopy_needs_the_option_the_flag_a_cookie_and_a_payload(
     enabled: bool, flags: int, cookies: tuple[int, ...], data: bytes
@@ -353,6 +358,49 @@ def test_the_type_of_service_is_set_before_use_and_is_always_zero_over_tcp() -> 
     assert socket.tos == 0
     send(socket)
     fails(errno.EINVAL, lambda: socket.set_tos(5))
+
+
+def test_the_type_of_service_is_set_once_and_can_be_read() -> None:
+    socket = Node(SMALL, random=Random(1), transport=Transport.IB).socket()
+    socket.set_transport(0)
+    socket.set_tos(0)
+    socket.set_tos(3)
+    fails(errno.EINVAL, lambda: socket.set_tos(3))
+    assert socket.tos == 3
+
+
+@pytest.mark.parametrize("port", [65536, -1])
+def test_a_port_that_is_none_is_refused_of_a_known_destination_too(port: int) -> None:
+    sender = bound(make_node())
+    send(sender)
+    fails(errno.EINVAL, lambda: sender.sendmsg(b"x", LARGE, port, now=0.0))
+    with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
+        sender.sendmsg(b"x", LARGE, "4000", now=0.0)  # type: ignore[arg-type]
+    assert sender.outstanding == 1
+
+
+def test_the_length_of_a_message_is_that_of_its_bytes() -> None:
+    small, large, wire = pair()
+    sender, receiver = bound(small), bound(large)
+    assert sender.sendmsg(memoryview(array("I", [1, 2, 3])), LARGE, 4000, now=0.0) == 12
+    assert sender.send_bytes == 12
+    wire.run()
+    assert receiver.recvmsg(now=0.0).length == 12
+    assert sender.send_bytes == 0
+    fails(errno.EMSGSIZE, lambda: sender.sendmsg(memoryview(array("Q", bytes(1 << 21))), LARGE, 4000, now=0.0))
+
+
+def test_a_closed_socket_sends_nothing() -> None:
+    node = make_node()
+    socket = bound(node)
+    send(socket)
+    socket.close()
+    fails(errno.EBADF, lambda: send(socket))
+    assert not connection_of(node, LARGE).paths[0].queue
+
+
+def test_nobody_can_ask_for_less_than_nothing() -> None:
+    fails(errno.EINVAL, lambda: bound(make_node()).recvmsg(-1, now=0.0))
 
 
 def test_the_receive_path_is_timed() -> None:

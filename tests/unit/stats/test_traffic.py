@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from rich.console import Console
 
 from dissectors.wire.extensions import Extension, GenNum, NPaths, SportIdx
 from dissectors.wire.rds import Flags
 from rdstool.capture.events import Closing, RdmaKind, RdmaOperation, StreamClosed
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.stats import groups
-from rdstool.stats.model import SECTIONS
+from rdstool.stats.listing import record_lines
+from rdstool.stats.model import SECTIONS, Records, StreamStats
+from rdstool.stats.tables import ROWS, sections
 
 from .scene import A, B, Scene
 
@@ -245,6 +250,37 @@ def test_records_name_their_section_and_have_fixed_keys() -> None:
     assert {record["section"] for record in records} <= set(SECTIONS)
     assert next(iter(records[0])) == "section"
     assert {"src", "dst", "path", "latency", "in_flight", "seen"} <= set(records[3])
+
+
+def test_lines_of_json_are_the_records() -> None:
+    scene = Scene()
+    scene.sends(scene.stream())
+    stats = scene.stats()
+    names = [name for name in SECTIONS if name != "capture"]
+    assert [json.loads(line) for line in record_lines(stats, SECTIONS)] == list(stats.records())
+    assert [next(iter(json.loads(line))) for line in record_lines(stats, names)] == ["section"] * len(
+        list(stats.records(names))
+    )
+
+
+def test_records_are_made_for_the_rows_that_a_table_shows_alone() -> None:
+    scene = Scene()
+    for number in range(3 * ROWS):
+        scene.sends(scene.stream(number + 1))
+    stats = scene.stats()
+    made: list[int] = []
+    whole = stats.streams
+
+    def make(place: int) -> StreamStats:
+        made.append(place)
+        return whole[place]
+
+    stats.streams = Records(len(whole), make)
+    console = Console(width=400)
+    with console.capture() as shown:
+        console.print(sections(stats, ["streams"], all_rows=False))
+    assert made == list(range(ROWS))
+    assert f"{len(whole) - ROWS} more: --section streams" in shown.get()
 
 
 def test_a_capture_without_messages_is_summed_up_too() -> None:

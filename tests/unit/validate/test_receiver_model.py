@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rdstool.protocol.credits import CREDIT_LIMIT, SendCredits
 from rdstool.protocol.receive_rule import Expected, Verdict, is_duplicate
+from rdstool.validate.rules.credit import Account, Spent
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,27 @@ def test_too_many_credits_run_over() -> None:
     assert not account.overflown
     account.grant(1)
     assert account.overflown
+
+
+def spent(frame: int) -> Spent:
+    return Spent(frame, 0, None)
+
+
+def test_a_grant_that_comes_to_light_late_covers_what_was_sent_behind_it() -> None:
+    account = Account(1)
+    for frame in (10, 20, 30, 40):
+        account.spend(spent(frame))
+    account.grant(1, frame=15)
+    account.grant(3, frame=35)
+    assert account.overspent(before=31) == [spent(30)]
+    assert account.overspent(before=100) == []
+    assert account.credits.available == 2
+
+
+def test_a_grant_does_not_cover_what_was_sent_before_it() -> None:
+    account = Account(0)
+    account.spend(spent(10))
+    account.grant(1, frame=11)
+    account.spend(spent(12))
+    assert account.overspent(before=11) == [spent(10)]
+    assert account.credits.available == 0

@@ -14,7 +14,8 @@ import pytest
 from rdstool.capture.columns import MessageBatch
 from rdstool.capture.events import Event
 from rdstool.capture.pipeline import Capture, CaptureOptions, Decoded, open_capture
-from rdstool.validate.formats import Format, JsonFormat, JunitFormat, SarifFormat, TextFormat
+from rdstool.validate.formats import Format, JsonFormat, SarifFormat, TextFormat
+from rdstool.validate.junit import JunitFormat
 from rdstool.validate.reference import page
 from rdstool.validate.registry import RULES
 from rdstool.validate.rule import Finding, Severity

@@ -338,7 +338,7 @@ do
          say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
       elseif foreign then
          say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
-      elseif not message.inferred and not message.odd_size then
+      elseif message.sure and not message.inferred and not message.odd_size then
          local due = max(0, min(message.length - message.total, size))
          if data ~= due then
             message.odd_size = true

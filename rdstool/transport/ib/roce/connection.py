@@ -11,16 +11,15 @@ rest of its life: a new attempt is a new connection.
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.timers import Timer
-from rdstool.transport.ib.provider import Completed, ConnectionOptions, Operation, Status
+from rdstool.transport.ib.provider import Completed, ConnectionOptions, Event, Operation, Status
+from rdstool.transport.ib.roce.counters import Counters
+from rdstool.transport.ib.roce.mads import ManagementMessage
+from rdstool.transport.ib.roce.memory import MemoryTable
 from rdstool.transport.ib.roce.queue_pair import QueuePair
-
-if TYPE_CHECKING:
-    from rdstool.transport.ib.roce.device import Device
-    from rdstool.transport.ib.roce.mads import ManagementMessage
 
 
 class CmState(IntEnum):
@@ -65,10 +64,41 @@ TRANSITIONS: dict[tuple[CmState, CmInput], CmState] = {
 """(state, input) -> next state."""
 
 
-class RoceConnection(QueuePair):
-    """One reliable connection of a :class:`Device`; implements ``provider.Connection``."""
+class Dialogues(Protocol):
+    """Who speaks for a connection with its peer."""
 
-    def __init__(self, device: Device, number: int, receive_psn: int, peer: str, options: ConnectionOptions) -> None:
+    def accept(self, connection: RoceConnection, private_data: bytes, options: ConnectionOptions) -> None:
+        """Send REP."""
+
+    def reject(self, connection: RoceConnection, private_data: bytes) -> None:
+        """Send REJ."""
+
+    def disconnect(self, connection: RoceConnection, private_data: bytes) -> None:
+        """Send DREQ, or REJ where it is not established."""
+
+
+class Owner(Protocol):
+    """What a connection needs of its device."""
+
+    memory: MemoryTable
+    counters: Counters
+    events: list[Event]
+
+    @property
+    def manager(self) -> Dialogues:
+        """Makes and ends connections."""
+
+    def wake(self, pair: QueuePair) -> None:
+        """A queue pair may have something to send."""
+
+    def broke(self, connection: RoceConnection, detail: str) -> None:
+        """A queue pair failed by itself."""
+
+
+class RoceConnection(QueuePair):
+    """One reliable connection of a device; implements ``provider.Connection``."""
+
+    def __init__(self, device: Owner, number: int, receive_psn: int, peer: str, options: ConnectionOptions) -> None:
         super().__init__(number, receive_psn, device.memory, device.counters, self._done, self._failed, device.wake)
         self._device = device
         self.peer = peer

@@ -21,29 +21,24 @@ from dissectors.wire.infiniband import CM_QP, Opcode
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.ib.memory import Access, Region
-from rdstool.protocol.timers import Timers
 from rdstool.transport.ib.checks import reachable
-from rdstool.transport.ib.provider import Broken, ConnectionOptions, Event
+from rdstool.transport.ib.provider import ConnectionOptions, Event
 from rdstool.transport.ib.roce import mads
 from rdstool.transport.ib.roce.bursts import in_bursts
 from rdstool.transport.ib.roce.connection import RoceConnection
-from rdstool.transport.ib.roce.counters import Counters
 from rdstool.transport.ib.roce.flow import Flow, ethernet_frame
 from rdstool.transport.ib.roce.manager import Manager
-from rdstool.transport.ib.roce.memory import MemoryRegion, MemoryTable
+from rdstool.transport.ib.roce.memory import MemoryRegion
 from rdstool.transport.ib.roce.numbers import PSN_MASK
 from rdstool.transport.ib.roce.packets import ACK_REQUEST, BTH_WORDS, KINDS, NUMBER_MASK, PKEY_BASE_MASK, VERSION_MASK
 from rdstool.transport.ib.roce.queue_pair import QueuePair, TakesSend
+from rdstool.transport.ib.roce.queue_pairs import MAX_FLOWS, QueuePairs
 from rdstool.transport.ib.roce.states import QueuePairState
 
-MAX_FLOWS = 1_024
-"""UDP ports of peers whose prepared headers are kept."""
 TURN = 64
 """Packets that one connection sends before the next one has its turn."""
 BATCH = 256
 """Packets that one call of ``transmit`` gives."""
-_FIRST_QUEUE_PAIR = 0x11
-_QUEUE_PAIRS = 1 << 24
 _MANAGEMENT = int(Opcode.UD_SEND_ONLY)
 
 Tap = Callable[[float, bytes], None]
@@ -59,31 +54,21 @@ class Outgoing(NamedTuple):
     datagrams: list[bytes]
 
 
-class Device:
+class Device(QueuePairs):
     """All connections of one local address."""
+
+    manager: Manager
 
     def __init__(
         self, address: str, random: Random, source_ports: Sequence[int] = (4791,), tap: Tap | None = None
     ) -> None:
-        self.address = canonical(address)
-        self.source_ports = tuple(source_ports)
+        super().__init__(canonical(address), random, source_ports)
         self.burst = 1
         """Datagrams of a burst at most: 1 where the system cannot cut one apart, or ``MAX_BURST``."""
         self.tap = tap
-        self.now = 0.0
-        self.timers = Timers()
-        self.counters = Counters()
-        self.memory = MemoryTable(random)
-        self.events: list[Event] = []
-        self._random = random
-        self._queue_pairs: dict[int, RoceConnection] = {}
-        self._next_number = random.randrange(_FIRST_QUEUE_PAIR, _QUEUE_PAIRS)
-        self._ready: dict[QueuePair, None] = {}
-        """Those that may have something to send, in order of their turns."""
-        self._inflows: dict[tuple[str, int], Flow] = {}
-        self._outflows: dict[tuple[int, str], Flow] = {}
-        self._management_psn = 0
         self.manager = Manager(self, random)
+        self._inflows: dict[tuple[str, int], Flow] = {}
+        self._management_psn = 0
 
     # ---- For the owner
 
@@ -197,7 +182,7 @@ class Device:
                 known = -1  # what it knows of queue pairs may have changed
                 continue
             if number != known:
-                pair = self._queue_pairs.get(number)
+                pair = self.numbered.get(number)
                 known = number
                 send = pair.takes_send if pair is not None and pair.peer == source else None
             if send is not None and pair is not None and send(opcode, flags, word, datagram):
@@ -244,10 +229,6 @@ class Device:
 
     # ---- Out
 
-    def wake(self, pair: QueuePair) -> None:
-        """A queue pair may have something to send."""
-        self._ready[pair] = None
-
     def transmit(self, now: float) -> list[Outgoing]:
         """What to send next, ``BATCH`` packets or a few more; an empty list where there is nothing.
 
@@ -258,18 +239,18 @@ class Device:
         count = 0
         while count < BATCH and (entry := self.manager.next_message(now)) is not None:
             peer, message = entry
-            flow = self._outflow(self.source_ports[0], peer)
+            flow = self.outflow(self.source_ports[0], peer)
             self._management_psn = (self._management_psn + 1) & PSN_MASK
             count += self._add(now, batch, flow, [[flow.seal(mads.head(self._management_psn), message, 0)]])
-        while self._ready and count < BATCH:
-            pair = next(iter(self._ready))
-            del self._ready[pair]
+        while self.ready and count < BATCH:
+            pair = next(iter(self.ready))
+            del self.ready[pair]
             if pair.flow is None:
                 continue
             packets: list[bytes] = []
             pair.emit(now, TURN, packets)
             if len(packets) >= TURN:
-                self._ready[pair] = None
+                self.ready[pair] = None
             self._arm(pair)
             count += self._add(now, batch, pair.flow, in_bursts(pair.flow, packets, self.burst))
         return batch
@@ -289,14 +270,6 @@ class Device:
         self.counters.bytes_sent += size
         return count
 
-    def _outflow(self, port: int, peer: str) -> Flow:
-        flow = self._outflows.get((port, peer))
-        if flow is None:
-            if len(self._outflows) >= MAX_FLOWS:
-                self._outflows.clear()
-            flow = self._outflows[port, peer] = Flow(self.address, port, peer)
-        return flow
-
     def inject(self, connection: RoceConnection, packet: bytes, *, good: bool) -> Outgoing:
         """Any packet, its ICRC good or bad, to be sent beside those of a connection, which does not know of it."""
         flow = self.flow_of(connection)
@@ -306,27 +279,3 @@ class Device:
         batch: list[Outgoing] = []
         self._add(self.now, batch, flow, [[sealed]])
         return batch[0]
-
-    # ---- For the parts
-
-    def make(self, peer: str, options: ConnectionOptions) -> RoceConnection:
-        """A connection with a queue pair number that was not used for long."""
-        while self._next_number in self._queue_pairs or self._next_number < _FIRST_QUEUE_PAIR:
-            self._next_number = (self._next_number + 1) % _QUEUE_PAIRS
-        number = self._next_number
-        self._next_number = (number + 1) % _QUEUE_PAIRS
-        psn = self._random.getrandbits(24)
-        connection = self._queue_pairs[number] = RoceConnection(self, number, psn, peer, options)
-        return connection
-
-    def flow_of(self, connection: RoceConnection) -> Flow:
-        """What a connection sends on: queue pairs take turns with the source ports, so that links share the load."""
-        return self._outflow(self.source_ports[connection.number % len(self.source_ports)], connection.peer)
-
-    def forget(self, connection: RoceConnection) -> None:
-        """Its packets are strangers' from now on; what it still has to answer goes out."""
-        self._queue_pairs.pop(connection.number, None)
-
-    def broke(self, connection: RoceConnection, detail: str) -> None:
-        """A queue pair failed by itself."""
-        self.events.append(Broken(connection, detail))

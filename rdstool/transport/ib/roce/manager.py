@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING
 
 from dissectors.wire.cm import Attribute, CmDrep, CmDreq, CmMra, CmRej, CmRep, CmReq, CmRtu, RejectReason
 from rdstool.errors import TransportError
@@ -38,9 +37,7 @@ from rdstool.transport.ib.roce.letters import (
 from rdstool.transport.ib.roce.mads import ManagementMessage, filled, ip_header, is_ip_service, pack, with_ip_header
 from rdstool.transport.ib.roce.numbers import MTU_BYTES, coded_time_s, gid_of
 from rdstool.transport.ib.roce.outbox import WAIT_S, Outbox
-
-if TYPE_CHECKING:
-    from rdstool.transport.ib.roce.device import Device
+from rdstool.transport.ib.roce.queue_pairs import QueuePairs
 
 MAX_REQUESTS = 128
 """Requests that wait for ``accept`` or ``reject``; RDS in the kernel listens with the same backlog."""
@@ -55,7 +52,7 @@ _LEAST_ACK_TIMEOUT, _MOST_ACK_TIMEOUT = 14, 21
 class Manager:
     """Makes and ends the connections of a device."""
 
-    def __init__(self, device: Device, random: Random) -> None:
+    def __init__(self, device: QueuePairs, random: Random) -> None:
         self._device = device
         self._random = random
         self._services: set[int] = set()

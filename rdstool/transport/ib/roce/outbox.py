@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from dissectors.wire.cm import Attribute, CmRej, RejectReason
 from rdstool.transport.ib.roce import letters
@@ -12,9 +11,7 @@ from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.letters import ABOUT_REQ, REJ_ROOM, RESPONSE_TIME, RETRIES
 from rdstool.transport.ib.roce.mads import ManagementMessage, pack
 from rdstool.transport.ib.roce.numbers import coded_time_s
-
-if TYPE_CHECKING:
-    from rdstool.transport.ib.roce.device import Device
+from rdstool.transport.ib.roce.queue_pairs import QueuePairs
 
 MAX_QUEUED = 1_024
 """Messages that wait to be sent."""
@@ -25,7 +22,7 @@ WAIT_S = coded_time_s(RESPONSE_TIME)
 class Outbox:
     """Where a device takes its messages from. ``unheard`` is told of a connection whose answer did not come in time."""
 
-    def __init__(self, device: Device, unheard: Callable[[RoceConnection], None]) -> None:
+    def __init__(self, device: QueuePairs, unheard: Callable[[RoceConnection], None]) -> None:
         self._device = device
         self._unheard = unheard
         self._waiting: deque[tuple[str, bytes, RoceConnection | None]] = deque()

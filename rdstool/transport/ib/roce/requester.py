@@ -12,6 +12,9 @@ skips one, or when nothing is heard for the time of ``ack_timeout``. Numbers are
 Where the last packets of all are lost, no gap shows. So after a while the last one is sent once more: as a duplicate it
 does no harm, and the answer to it tells what is missing, long before the timeout.
 
+An acknowledgement is asked for by one packet in so many, by the last of all, and by one near the end of the window
+where none is on its way. A peer that is asked by each packet spends as much on the answers as on what it is sent.
+
 How many packets may be in flight is found out: the window grows while all goes well and is halved at each loss,
 because what the peer's socket, or ours, cannot hold is lost. A long READ is asked for in pieces for the same reason.
 """
@@ -164,7 +167,7 @@ class Requester:
         """Send the next requests as long as they are SENDs that fit, by far the most; tells how many packets."""
         waiting, started, mtu, queue_pair = self.waiting, self._started, self._mtu, self._queue_pair
         first = psn = self._next
-        full = self._oldest + self._window
+        full, brink, answered = self._edge()
         end = min(psn + budget, full)
         while waiting and psn < end:
             work = waiting[0]
@@ -176,7 +179,8 @@ class Requester:
                 started.append(work)
                 work.first = work.last = psn
                 word = psn & NUMBER_MASK
-                if psn >= full - READ_PIECE or not waiting or psn - self._asked >= ASK_EVERY:
+                asked = self._asked
+                if psn - asked >= ASK_EVERY or not waiting or (psn >= brink and asked <= answered):
                     self._asked = psn + 1
                     word |= ACK_REQUEST
                 pad = -length & 3
@@ -191,7 +195,7 @@ class Requester:
                 del waiting[0]
                 started.append(work)
                 work.first, work.last = psn, last
-                asks = last if last >= full - READ_PIECE or not waiting else -1
+                asks = last if not waiting or (last >= brink and self._asked <= answered) else -1
                 self._asked = self._packets.data(out, work, psn, last + 1, self._asked, asks)
                 psn = last + 1
         self._index = len(started)
@@ -247,10 +251,23 @@ class Requester:
         return count
 
     def _data(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
-        """Packets of a SEND or WRITE. What follows the window, or nothing, asks for an acknowledgement."""
-        last, full = work.last, self._oldest + self._window - 1
-        asks = full if last > full else last if last > full - READ_PIECE or self._is_newest() else -1
+        """Packets of a SEND or WRITE."""
+        last, (full, brink, answered) = work.last, self._edge()
+        asks = -1
+        if last < full and self._is_newest():
+            asks = last
+        elif last >= brink and self._asked <= answered:
+            asks = min(last, full - 1)
         self._asked = self._packets.data(out, work, psn, psn + count, self._asked, asks)
+
+    def _edge(self) -> tuple[int, int, int]:
+        """One behind the window; from where on a packet asks; and up to which ``_asked`` it does.
+
+        A READ waits for room for a whole piece. In a small window that may be less than what no packet has asked for,
+        so all ask that are near the end.
+        """
+        full = self._oldest + self._window
+        return full, full - READ_PIECE, self._oldest if self._window >= 2 * READ_PIECE else full
 
     def _is_newest(self) -> bool:
         """Nothing follows the request that is being sent."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pyverbs.enums as e
 from pyverbs.pyverbs_error import PyverbsError
@@ -28,7 +28,7 @@ from rdstool.transport.ib.provider import (
     Segment,
     Status,
 )
-from rdstool.transport.ib.verbs.memory import Slot
+from rdstool.transport.ib.verbs.memory import Pool, Slot
 from rdstool.transport.ib.verbs.pair import RECEIVE_DEPTH, SEND_DEPTH, Pair, Request
 from rdstool.transport.ib.verbs.rdmacm import (
     ANSWER_ROOM,
@@ -37,9 +37,6 @@ from rdstool.transport.ib.verbs.rdmacm import (
     ConnectionParameters,
     check_room,
 )
-
-if TYPE_CHECKING:
-    from rdstool.transport.ib.verbs.provider import VerbsProvider
 
 MAX_WORK_REQUESTS = 16_384
 """Receives, and other requests, that may be posted at a time."""
@@ -57,11 +54,38 @@ class State(Enum):
     ENDED = "ended"
 
 
+class Owner(Protocol):
+    """What a connection needs of its device."""
+
+    most_reads: int
+    """RDMA READs and atomics that it has under way at a time."""
+    pool: Pool
+    """Memory that it knows."""
+
+    def forget(self, connection: VerbsConnection) -> None:
+        """The connection has ended, or has not come to be."""
+
+    def disconnect(self, connection: VerbsConnection) -> None:
+        """End the connection, or the attempt."""
+
+    def stir(self, connection: VerbsConnection) -> None:
+        """The connection has work for the device."""
+
+    def number(self, connection: VerbsConnection) -> int:
+        """A number for a work request of the connection."""
+
+    def drop_number(self, number: int) -> None:
+        """Nothing is to be heard of it any more."""
+
+    def completed(self, connection: VerbsConnection, request: Request, status: Status) -> None:
+        """A request has ended."""
+
+
 class VerbsConnection:
     """One reliable connection; implements ``provider.Connection``."""
 
     def __init__(
-        self, provider: VerbsProvider, identifier: ConnectionId, pair: Pair, peer: str, options: ConnectionOptions
+        self, provider: Owner, identifier: ConnectionId, pair: Pair, peer: str, options: ConnectionOptions
     ) -> None:
         self.identifier = identifier
         self.pair = pair

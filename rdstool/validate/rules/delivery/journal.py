@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Ints
-from rdstool.capture.gather import distinct
+from rdstool.capture.gather import distinct, joined
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.flows import Numbered
 from rdstool.validate.view import Mask, PerFlow, View
@@ -148,19 +148,21 @@ class Journal:
     def _shrink(self) -> None:
         """Keep heads and tails; where that is not enough, give up the oldest flows."""
         rows, acks = self._sorted()
-        rows, acks = rows[_ends(rows["flow"], HEAD_ROWS, TAIL_ROWS)], acks[_ends(acks["flow"], 0, TAIL_ROWS)]
+        rows, acks = (
+            rows.compress(_ends(rows["flow"], HEAD_ROWS, TAIL_ROWS)),
+            acks.compress(_ends(acks["flow"], 0, TAIL_ROWS)),
+        )
         room = MAX_ROWS // 2
         below = max((int(some["flow"][-room]) for some in (rows, acks) if len(some) > room), default=0)
         self._forgotten_below = max(self._forgotten_below, below)
-        rows, acks = rows[rows["flow"] >= below], acks[acks["flow"] >= below]
+        rows, acks = rows.compress(rows["flow"] >= below), acks.compress(acks["flow"] >= below)
         self._rows, self._acks = [rows], [acks]
         self._row_count, self._ack_count = len(rows), len(acks)
 
     def _sorted(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """All rows and acknowledgements by flow, in the order of the flow."""
-        rows = np.concatenate(self._rows) if self._rows else np.zeros(0, RECORD)
-        acks = np.concatenate(self._acks) if self._acks else np.zeros(0, ACKED)
-        return rows[np.argsort(rows["flow"], kind="stable")], acks[np.argsort(acks["flow"], kind="stable")]
+        rows, acks = joined(self._rows, RECORD), joined(self._acks, ACKED)
+        return rows.take(np.argsort(rows["flow"], kind="stable")), acks.take(np.argsort(acks["flow"], kind="stable"))
 
     def settle(self) -> None:
         """Nothing more will come: put everything in order."""

@@ -12,8 +12,7 @@ from dissectors.wire.infiniband import AETH, BTH, RETH, Aeth, Bth, Opcode, Reth
 from rdstool.errors import UsageError
 from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import Broken, Completed, Segment, Status
-from rdstool.transport.ib.roce import device as device_module
-from rdstool.transport.ib.roce import mads, manager, outbox
+from rdstool.transport.ib.roce import mads, manager, outbox, queue_pairs
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import Flow
@@ -280,8 +279,8 @@ def test_a_flood_of_requests_and_ports_takes_bounded_memory(pair: Pair) -> None:
         body = request(local_comm_id=number + 1, local_qpn=number + 2)
         message = mads.pack(mads.ManagementMessage(Attribute.REQ, number, body))
         device.receive([flow.seal(mads.head(number), message, 0)], ACTIVE, port, 0.0)
-    assert len(device._inflows) <= device_module.MAX_FLOWS
-    assert len(device._queue_pairs) == manager.MAX_REQUESTS
+    assert len(device._inflows) <= queue_pairs.MAX_FLOWS
+    assert len(device.numbered) == manager.MAX_REQUESTS
     assert device.counters.mads_dropped == 3000 - manager.MAX_REQUESTS - outbox.MAX_QUEUED
     answers = 0
     while batch := sent(device, 0.0):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 
 import pytest
 
-from dissectors.wire.infiniband import Bth, Opcode
+from dissectors.wire.infiniband import BTH, Bth, Opcode
 from rdstool.errors import TransportError
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.ib.memory import Access
@@ -94,7 +95,7 @@ def test_a_send_takes_as_many_packets_as_its_bytes_need(pair: Pair, size: int, p
     receives(passive)
     active.post_send(7, TEXT[:size])
     pair.settle()
-    assert opcodes(pair, active._device.address) == packets
+    assert opcodes(pair, pair.active.address) == packets
     (got,) = of_kind(pair.passive.take_events(), Completed)
     assert (got.operation, got.status, got.data) == (Operation.RECEIVE, Status.SUCCESS, TEXT[:size])
     assert statuses(pair.active) == [(7, Status.SUCCESS)]
@@ -107,7 +108,7 @@ def test_every_path_mtu(pair: Pair, mtu: int) -> None:
     active.post_send(1, TEXT)
     pair.settle()
     assert messages(pair.passive) == [TEXT]
-    assert len(opcodes(pair, active._device.address)) == -(-len(TEXT) // mtu)
+    assert len(opcodes(pair, pair.active.address)) == -(-len(TEXT) // mtu)
 
 
 def test_solicited_events_are_told(pair: Pair) -> None:
@@ -127,6 +128,39 @@ def test_one_acknowledgement_stands_for_a_burst(pair: Pair) -> None:
     pair.settle()
     assert opcodes(pair, PASSIVE) == ["ACKNOWLEDGE"]
     assert statuses(pair.active) == [(number, Status.SUCCESS) for number in range(10)]
+
+
+@pytest.mark.parametrize("size", [64, 1024, 2500])
+def test_a_peer_slower_than_the_window_is_asked_for_few_acknowledgements(pair: Pair, size: int) -> None:
+    active, passive = pair.connect()
+    count = 1000
+    receives(passive, count)
+    for number in range(count):
+        active.post_send(number, bytes(size))
+    on_the_way = deque(sent(pair.active, 0.0))
+    asked = 0
+    while on_the_way:
+        one_more = on_the_way.popleft()
+        asked += BTH.unpack_from(one_more.data).ackreq
+        pair.deliver(pair.active, pair.passive, [one_more])
+        pair.deliver(pair.passive, pair.active, sent(pair.passive, 0.0))
+        on_the_way += sent(pair.active, 0.0)
+    assert statuses(pair.active) == [(number, Status.SUCCESS) for number in range(count)]
+    packets = opcodes(pair, pair.active.address)
+    assert asked == opcodes(pair, PASSIVE).count("ACKNOWLEDGE") < len(packets) / 12
+
+
+@pytest.mark.parametrize("behind", [1, 5, 15, 16, 100])
+def test_a_read_behind_sends_goes_out_without_a_timer(pair: Pair, behind: int) -> None:
+    active, passive = pair.connect()
+    receives(passive, 200)
+    memory, into = bytearray(40_000), bytearray(40_000)
+    there, here = pair.passive.register(memory, ALL), pair.active.register(into, ALL)
+    for number in range(behind):
+        active.post_send(number, b"x")
+    active.post_read(1000, Segment(0, len(into), here.lkey), 0, there.rkey)
+    pair.settle()
+    assert statuses(pair.active)[-1] == (1000, Status.SUCCESS)
 
 
 def test_both_sides_send(pair: Pair) -> None:
@@ -205,7 +239,7 @@ def test_a_long_read_is_asked_for_in_pieces(pair: Pair) -> None:
     active.post_read(1, Segment(0, 100_000, local.lkey), 0, remote.rkey)
     pair.settle()
     assert landing == memory
-    assert opcodes(pair, active._device.address).count("READ_REQUEST") == 7
+    assert opcodes(pair, pair.active.address).count("READ_REQUEST") == 7
 
 
 def test_atomics_tell_the_value_before(pair: Pair) -> None:
@@ -396,7 +430,7 @@ def test_an_atomic_whose_answer_was_lost_is_answered_from_memory(pair: Pair) -> 
     assert memory[0] == 1
     (done,) = of_kind(pair.active.take_events(), Completed)
     assert (done.status, done.original) == (Status.SUCCESS, 0)
-    assert opcodes(pair, active._device.address) == ["FETCH_ADD"] * 3
+    assert opcodes(pair, pair.active.address) == ["FETCH_ADD"] * 3
 
 
 def test_a_read_is_continued_where_it_was_cut(pair: Pair) -> None:
@@ -446,7 +480,7 @@ def test_a_peer_that_is_gone_is_given_up_after_the_retries(pair: Pair) -> None:
     pair.wait(0.4)
     assert statuses(pair.active) == []
     pair.wait(0.2)
-    assert opcodes(pair, active._device.address) == ["SEND_ONLY"] * (8 * 2 + 8)  # and a probe each time
+    assert opcodes(pair, pair.active.address) == ["SEND_ONLY"] * (8 * 2 + 8)  # and a probe each time
     assert statuses(pair.active) == [(1, Status.RETRIES_EXCEEDED), (2, Status.FLUSHED), (0, Status.FLUSHED)]
     assert passive.state is QueuePairState.RTS
 
