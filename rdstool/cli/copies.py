@@ -30,18 +30,23 @@ class Copies:
         self._kept_bytes = kept_bytes
         self._waiting: dict[int, deque[bytes]] = {index: deque() for index in range(readers)}
         self._kept = [0] * readers
-        self._reading = asyncio.Lock()
+        self._reading = False
+        """One reader reads for all."""
+        self._news = asyncio.Event()
+        """It has."""
         self._taken = asyncio.Event()
 
     async def of(self, index: int) -> AsyncIterator[bytes]:
         """All messages, for one reader."""
         waiting = self._waiting[index]
         while True:
-            if not waiting:
-                async with self._reading:
-                    # Another may have read while this one waited for its turn.
-                    if not waiting and not await self._read():
-                        return
+            # Readers do not take turns: whoever reads goes on while there is something, and the others find it all.
+            while not waiting:
+                if self._reading:
+                    self._news.clear()
+                    await self._news.wait()
+                elif not await self._read():
+                    return
             data = waiting.popleft()
             self._kept[index] -= len(data) + OVERHEAD_BYTES
             self._taken.set()
@@ -49,6 +54,14 @@ class Copies:
 
     async def _read(self) -> bool:
         """Give one more message to all. False where there is none."""
+        self._reading = True
+        try:
+            return await self._give()
+        finally:
+            self._reading = False
+            self._news.set()
+
+    async def _give(self) -> bool:
         while slow := [index for index in self._waiting if self._kept[index] >= self._kept_bytes]:
             self._taken.clear()
             for index in slow:

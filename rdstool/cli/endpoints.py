@@ -155,10 +155,15 @@ def resolve(host: str) -> str:
 
 
 def source_for(destination: str, transport: str = TRANSPORTS[0]) -> str:
-    """The address from which this machine reaches another one. Nothing is sent. Raises ``UsageError``.
+    """The address from which this machine reaches another one. Nothing is sent.
+
+    Raises ``UsageError`` where there is none, ``SocketError`` where ``destination`` is not the address of one host.
 
     For a loopback address it is one that no other node has: any of 127.0.0.0/8 reaches any other.
     """
+    from rdstool.protocol.names import checked_host  # noqa: PLC0415
+
+    checked_host(destination)
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -54,6 +54,7 @@ class Deframer:
         "_missing",
         "_payload",
         "_room",
+        "_roomy",
         "began",
         "error",
     )
@@ -68,9 +69,11 @@ class Deframer:
         """A header, as in a frame, whose payload is not complete."""
         self._payload = BytesIO()
         """That payload. It grows as bytes come, unless there is ``_room``; and it becomes bytes without a copy."""
+        self._roomy = False
+        """That payload gets room for all of it with its first byte, for the peer has sent one as long before. Not
+        sooner: many connections that wait for theirs would each keep memory, more than the processor's cache has."""
         self._room: memoryview | None = None
-        """What is missing of that payload, where the peer has sent one as long before: a header alone costs no memory.
-        Until it is released, the payload can become bytes only by a copy."""
+        """What is missing of that payload, in its room. Until it is released, it can become bytes only by a copy."""
         self._missing = 0
         self._long = False
         """The last message was a long one, and so may be the next."""
@@ -99,14 +102,16 @@ class Deframer:
     @property
     def worth_waking(self) -> int:
         """How many bytes are to be there before it is worth reading: the rest of a payload that has room, else any."""
-        return self._missing if self._room is not None else 1
+        return self._missing if self._roomy else 1
 
     def room(self) -> tuple[memoryview, bytearray] | None:
         """Where the next bytes can go without a copy: what is missing of a long payload, then a header.
 
         ``placed`` tells how many came, and ends the use of both. None where ``feed`` has to take them.
         """
-        return None if self._room is None else (self._room, self._behind)
+        if not self._roomy:
+            return None
+        return self._room if self._room is not None else self._make_room(), self._behind
 
     def placed(self, count: int, now: float) -> list[Frame]:
         """The messages that ``count`` bytes in ``room`` complete. ``now`` in seconds."""
@@ -181,14 +186,19 @@ class Deframer:
         self._begun = sequence, length, sport, dport, flags, exthdr
         self._missing = length
         self.began = now
-        if LONG_BYTES <= length <= self._longest:
-            self._payload = room_for(length)
-            self._room = self._payload.getbuffer()
+        self._roomy = LONG_BYTES <= length <= self._longest
+
+    def _make_room(self) -> memoryview:
+        self._payload = room_for(self._missing)
+        self._room = self._payload.getbuffer()
+        return self._room
 
     def _keep(self, piece: bytes) -> None:
         """Part of a payload."""
-        if self._room is not None:
-            self._room[: len(piece)] = piece
+        if self._roomy:
+            if piece:
+                room = self._room if self._room is not None else self._make_room()
+                room[: len(piece)] = piece
         else:
             self._payload.write(piece)
         self._advance(len(piece))
@@ -209,6 +219,7 @@ class Deframer:
         if self._room is not None:
             self._room.release()
             self._room = None
+        self._roomy = False
         frames.append((sequence, length, sport, dport, flags, self._payload.getvalue(), exthdr))
         self._payload = BytesIO()
         self._begun = None

@@ -174,8 +174,9 @@ class Socket(Outbox):
         # The length of other buffers is a number of items.
         node, length = self.node, len(data) if type(data) is bytes else memoryview(data).nbytes
         if length > self.sndbuf or length > MAX_MESSAGE_BYTES:
+            what = "the longest of RDS" if self.sndbuf >= MAX_MESSAGE_BYTES else "the socket's send buffer"
             limit = min(self.sndbuf, MAX_MESSAGE_BYTES)
-            raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {limit}")
+            raise SocketError(errno.EMSGSIZE, f"a message of {length} bytes is longer than {what}, {limit} bytes")
         cookie, operations = None, _NO_OPERATIONS
         if control or flags & MSG_ZEROCOPY:
             cookie, operations = self._checked(control, flags, length, connection.transport)

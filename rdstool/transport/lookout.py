@@ -20,10 +20,16 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 STAND_BACK_S = 0.002
 """How long sockets may be left alone by a thread that attended, before the loop does so again."""
 
+TURN_BYTES = 1 << 19
+"""Of long payloads, read in one turn, of one socket or of several, before the application has its own: they are to be
+used while they are in the processor's cache. Sockets that were ready too are first in the next turn. Of short messages
+each socket may bring as much: there a turn costs more than the cache saves."""
+
 Watched = socket.socket | int
 """A socket, or its descriptor."""
-Handler = Callable[[int], None]
-"""Takes what a socket is ready for: READ, WRITE, or both."""
+Handler = Callable[[int], int]
+"""Takes what a socket is ready for: READ, WRITE, or both. Gives how many bytes of long payloads came."""
+Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class Lookout:
@@ -41,6 +47,8 @@ class Lookout:
         """Called when handlers were."""
         self._selector = selectors.DefaultSelector()
         self._wanted: dict[Watched, int] = {}
+        self._left: Ready = []
+        """Ready, and not seen to in the turn before."""
         self._attending = False
         """A thread of the application watches."""
         self._sleeping = False
@@ -77,6 +85,7 @@ class Lookout:
     def forget(self, watched: Watched) -> None:
         """Watch a socket no more that is watched. Do so before it is closed."""
         del self._wanted[watched]
+        self._left = [each for each in self._left if each[0].fileobj != watched]
         self._selector.unregister(watched)
 
     def attend(self, timeout_s: float | None) -> bool:
@@ -88,10 +97,10 @@ class Lookout:
         if self._attending or self._closed:
             return False
         self._attending = self._sleeping = True
-        ready: list[tuple[selectors.SelectorKey, int]] = []
+        ready = self._left
         self._turn.lock.release()
         try:
-            ready = self._selector.select(timeout_s)
+            ready = ready or self._selector.select(timeout_s)
         finally:
             self._turn.begin()
             self._sleeping = False
@@ -133,16 +142,23 @@ class Lookout:
         self._bell.close()
         self._ear.close()
 
-    def _handle(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
-        if ready and not self._closed:
-            for key, events in ready:
-                if key.fileobj in self._wanted:  # still: another thread may have had its turn since
-                    key.data(events)
-            self._handled()
+    def _handle(self, ready: Ready) -> None:
+        if not ready or self._closed:
+            return
+        self._left = []
+        room = TURN_BYTES
+        for number, (key, events) in enumerate(ready):
+            if room <= 0:
+                self._left = [each for each in ready[number:] if each[0].fileobj in self._wanted]
+                break
+            if key.fileobj in self._wanted:  # still: another thread may have had its turn since
+                room -= key.data(events)
+        self._handled()
 
-    def _rung(self, _events: int) -> None:
+    def _rung(self, _events: int) -> int:
         with suppress(BlockingIOError):
             self._ear.recv(64)
+        return 0
 
     # ---- In the loop
 
@@ -156,7 +172,7 @@ class Lookout:
         if self._attending or self._attended != self._seen:
             self._stand_back()
         else:
-            self._handle(self._selector.select(0))
+            self._handle(self._left or self._selector.select(0))
 
     def _stand_back(self) -> None:
         """Leave the sockets to others for a while."""

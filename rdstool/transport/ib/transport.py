@@ -47,8 +47,9 @@ class IbTransport(Glue):
             self._driver.act_again()
         self._alarm.set(self._next_timer())
 
-    def _readable(self, address: str, _events: int) -> None:
+    def _readable(self, address: str, _events: int) -> int:
         self.stirred[address] = None
+        return 0
 
     def _next_timer(self) -> float | None:
         return min((when for each in self.providers.values() if (when := each.next_timer()) is not None), default=None)

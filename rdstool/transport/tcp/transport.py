@@ -14,7 +14,7 @@ from rdstool.protocol.link import BaseLink, Link
 from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
-from rdstool.transport.lookout import READ, WRITE
+from rdstool.transport.lookout import READ, TURN_BYTES, WRITE
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 
@@ -22,8 +22,6 @@ READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""
 READ_LONG_BYTES = 1 << 18
 """At once of a long payload that has no room of its own yet."""
-TURN_BYTES = 1 << 19
-"""Read from one socket before others have their turn, and the application has its own."""
 ACCEPT_ROUNDS = 64
 """Connections taken before others have their turn."""
 ACCEPT_PAUSE_S = 1.0
@@ -267,7 +265,9 @@ class TcpTransport:
 
     # ---- Reading
 
-    def _readable(self, stream: Stream) -> None:
+    def _readable(self, stream: Stream) -> int:
+        """Read, and take news of acknowledgements; gives how many bytes of long payloads came."""
+        count = 0
         if stream.fresh:
             # What a peer sent on path 0 before it fanned out is to be read before anything on the others.
             first = stream.link.owner.first_link()
@@ -276,22 +276,25 @@ class TcpTransport:
                 if before is not None and before.reading:
                     self._read_all(before)
         if not stream.ended:
-            self._read(stream, TURN_BYTES)
+            count = self._read(stream, TURN_BYTES)
         if not stream.ended:
             if stream.asked:
                 stream.notice()
             if stream.waiting:
                 self._update_acked(stream)
+        return count
 
-    def _read(self, stream: Stream, limit: int) -> None:
-        """Read until the system has no more, or until ``limit`` bytes have come."""
+    def _read(self, stream: Stream, limit: int) -> int:
+        """Read until the system has no more, or until ``limit`` bytes have come; gives how many of long payloads."""
         stream.fresh = False
-        self._take_bytes(stream, limit)
+        count = self._take_bytes(stream, limit)
         if not stream.ended:
             stream.wait_for(stream.link.deframer.worth_waking)
+        return count
 
-    def _take_bytes(self, stream: Stream, limit: int) -> None:
+    def _take_bytes(self, stream: Stream, limit: int) -> int:
         engine, now, link = self._engine, self._driver.now, stream.link
+        long = 0
         while limit > 0:
             # A tap wants the bytes themselves.
             room = link.deframer.room() if stream.tap is None else None
@@ -304,22 +307,24 @@ class TcpTransport:
                     data = stream.sock.recv(size)
                     count = len(data)
             except (BlockingIOError, InterruptedError):
-                return
+                return long
             except OSError as problem:
                 self._lose(stream, problem.strerror or str(problem), by_peer=True, reset=True)
-                return
+                return long
             if not count:
                 self._lose(stream, "closed by the peer", by_peer=True)
-                return
+                return long
             if room is not None:
                 engine.bytes_placed(link, count, now())
+                long += count
             else:
                 if stream.tap is not None:
                     stream.tap.received(stream.key, data)
                 engine.bytes_received(link, data, now())
             if count < size or not link.reading:
-                return
+                break
             limit -= count
+        return long
 
     def _read_into(self, room: tuple[memoryview, bytearray], sock: socket.socket) -> int:
         """Read into ``room``; gives how many bytes. Raises ``OSError``.
@@ -374,15 +379,18 @@ class TcpTransport:
             stream.writing = writing
         self._lookout.watch(stream.sock, READ * stream.reading | WRITE * stream.writing, stream.ready)
 
-    def _ready(self, stream: Stream, happened: int) -> None:
-        """A socket is ready for what was waited for, or was so before others were seen to."""
+    def _ready(self, stream: Stream, happened: int) -> int:
+        """A socket is ready for what was waited for, or was so before others were seen to.
+
+        Gives how many bytes of long payloads came.
+        """
         if stream.dialled:
             self._connected(stream, stream.dialled)
-            return
-        if happened & READ and stream.reading:
-            self._readable(stream)
+            return 0
+        count = self._readable(stream) if happened & READ and stream.reading else 0
         if happened & WRITE and stream.writing:
             self._writable(stream)
+        return count
 
     def _remove(self, stream: Stream) -> None:
         stream.ended = True

@@ -70,6 +70,12 @@ def test_a_type_of_service_is_taken(peer: str) -> None:
     assert rdstool("ping", peer, "-I", beside(peer, 1), "-c", "1", "-Q", "4").returncode == 0
 
 
+def test_what_is_not_the_address_of_one_host_is_refused_before_anything_is_sent() -> None:
+    done = rdstool("ping", "255.255.255.255")
+    complaint = "rdstool: error: 255.255.255.255 is not the address of one host (EINVAL)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
+
+
 def test_a_peer_that_refuses_is_named_and_tried_again() -> None:
     small, large = own_addresses(2)
     done = rdstool("ping", large, "-I", small, "-c", "2", "-i", "1ms", "--timeout", "100ms")

@@ -243,6 +243,14 @@ def test_a_listener_ends_quietly_when_nobody_reads_what_it_prints() -> None:
     assert (listening.returncode, err) == (0, b"")
 
 
+def test_a_message_that_the_send_buffer_cannot_hold_is_refused_with_its_name() -> None:
+    small, large = own_addresses(2)
+    done = rdstool("send", large, "--from", small, "-c", "1", "-s", "2K", "--sndbuf", "1000")
+    assert done.returncode == 2
+    complaint = "a message of 2048 bytes is longer than the socket's send buffer, 1000 bytes (EMSGSIZE)\n"
+    assert done.stderr.endswith(complaint)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -261,10 +269,11 @@ def test_a_listener_ends_quietly_when_nobody_reads_what_it_prints() -> None:
         ),
         (["send", "127.0.0.1", "-m", "x", "--pcap", "-"], "name a file, or a FIFO"),
         (["send", "0.0.0.0", "-m", "x"], "0.0.0.0 is not the address of one host"),  # noqa: S104
+        (["send", "255.255.255.255", "-m", "x"], "255.255.255.255 is not the address of one host"),
         (["send", "::1", "--from", "127.0.0.1"], "cannot send from 127.0.0.1 to ::1: one is IPv4, the other IPv6"),
         (["listen", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
-        (["listen", "127.0.0.1:1"], "port 1 belongs to the handshake"),
+        (["listen", "127.213.1.1:1"], "port 1 belongs to the handshake"),
         (["listen", "127.0.0.1", "--raw", "--json"], "--raw writes payloads to standard output"),
     ],
 )

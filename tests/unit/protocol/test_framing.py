@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -125,6 +127,25 @@ def test_a_payload_that_was_read_into_its_room_is_not_copied() -> None:
     room[0][:] = long
     (frame,) = deframer.placed(len(long), 0.0)
     assert address(frame[5]) == where
+
+
+def test_a_long_payload_gets_its_room_with_its_first_byte() -> None:
+    """Headers of many connections, each behind the message before, cost no memory until it is their turn."""
+    long = bytes(60_000)
+    deframers = [Deframer(1 << 20) for _ in range(8)]
+    for deframer in deframers:
+        deframer.feed(header(1, len(long), 4000, 4001) + long[:1], 0.0)
+        deframer.feed(long[1:], 0.0)
+    tracemalloc.start()
+    try:
+        for deframer in deframers:
+            deframer.feed(header(2, len(long), 4000, 4001), 0.0)
+            assert deframer.worth_waking == len(long)
+        assert tracemalloc.get_traced_memory()[0] < len(long)
+        assert deframers[0].room() is not None
+        assert tracemalloc.get_traced_memory()[0] > len(long)
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_that_were_not_read_into_the_room_go_there_too() -> None:

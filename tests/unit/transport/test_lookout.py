@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from rdstool.transport.lookout import READ, Lookout
+from rdstool.transport.lookout import READ, TURN_BYTES, Lookout
 from rdstool.transport.turn import Turn
 
 PATIENCE_S = 30
@@ -33,13 +33,14 @@ class Watch:
     """The threads that saw to it."""
     news: threading.Event = field(default_factory=threading.Event)
 
-    def read(self, events: int) -> None:
+    def read(self, events: int) -> int:
         """Take a little of what there is."""
         assert events == READ
         assert self.turn.lock.locked()
         self.got += self.near.recv(2)
         self.by.append(threading.get_ident())
         self.news.set()
+        return 0
 
     def attend(self, timeout_s: float | None = PATIENCE_S) -> bool:
         """Have this thread attend."""
@@ -130,16 +131,66 @@ def test_what_is_forgotten_before_its_turn_is_not_told_of(watch: Watch) -> None:
     told: list[socket.socket] = []
     pairs = [socket.socketpair() for _ in range(2)]
 
-    def forget_all(sock: socket.socket, _events: int) -> None:
+    def forget_all(sock: socket.socket, _events: int) -> int:
         told.append(sock)
         for near, _ in pairs:
             watch.lookout.forget(near)
+        return 0
 
     with watch.turn.lock:
         for near, far in pairs:
             watch.lookout.watch(near, READ, partial(forget_all, near))
             far.send(b"a")
         assert watch.lookout.attend(PATIENCE_S)
+    assert len(told) == 1
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+def test_sockets_that_bring_much_take_turns_with_the_application(watch: Watch) -> None:
+    """Else what came first is out of the processor's cache before it is used, and the first socket always is first."""
+    told: list[int] = []
+    pairs = [socket.socketpair() for _ in range(3)]
+
+    def read(number: int, _events: int) -> int:
+        told.append(number)
+        return TURN_BYTES
+
+    with watch.turn.lock:
+        for number, (near, far) in enumerate(pairs):
+            watch.lookout.watch(near, READ, partial(read, number))
+            far.send(b"a")
+        for turns in range(1, 7):
+            assert watch.lookout.attend(PATIENCE_S)
+            assert len(told) == turns
+        assert sorted(told[:3]) == [0, 1, 2]
+        assert told[3:] == told[:3]
+        for near, _ in pairs:
+            watch.lookout.forget(near)
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+def test_what_is_forgotten_between_turns_is_not_told_of(watch: Watch) -> None:
+    told: list[socket.socket] = []
+    pairs = [socket.socketpair() for _ in range(2)]
+
+    def read(sock: socket.socket, _events: int) -> int:
+        told.append(sock)
+        return TURN_BYTES
+
+    with watch.turn.lock:
+        for near, far in pairs:
+            watch.lookout.watch(near, READ, partial(read, near))
+            far.send(b"a")
+        assert watch.lookout.attend(PATIENCE_S)
+        for near, _ in pairs:
+            watch.lookout.forget(near)
+        watch.far.send(b"a")
+        while not watch.got:
+            assert watch.lookout.attend(PATIENCE_S)
     assert len(told) == 1
     for near, far in pairs:
         near.close()
