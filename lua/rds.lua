@@ -4065,12 +4065,14 @@ do
       return ByteArray.new(raw, true):tvb("RDS")()
    end
 
-   -- The bytes of a message: where they lie in this frame, or put together.
+   -- The bytes of a message from its header on: where they lie in this frame, or put together.
    local function bytes_of(message, tvb)
       if message.at and tvb and message.at + HEADER_BYTES + message.seen <= tvb:len() then
          return tvb(message.at, HEADER_BYTES + message.seen)
       end
-      return ByteArray.new(message.raw .. (message.payload or ""), true):tvb("RDS message")()
+      local parts = message.parts or { message.payload }
+      parts[0] = message.raw
+      return ByteArray.new(concat(parts, "", 0), true):tvb("RDS message")()
    end
 
    local function add_message_tree(message, root, range)
