@@ -781,6 +781,7 @@ end
 
 -- A message keeps little: its lane, the 48 bytes of its header in `raw`, the `frame` that completed it, `position`,
 -- `number`, and what is not as usual. All else comes from these when it is asked for.
+local IS_NUMBERED = { data = true, ping = true, pong = true, probe = true, ["probe-reply"] = true }
 local usual = { complete = true, fragments = 1 }
 local from_bytes = {}
 local MESSAGE = {
@@ -848,8 +849,14 @@ function from_bytes.kind(message)
    return kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
 end
 
+-- Over InfiniBand all frames of a message have one: what is not good is said.
 function from_bytes.status(message)
-   return checksum_status(message.raw)
+   return message.lane.stream.tcp and checksum_status(message.raw) or "good"
+end
+
+-- Whether its sequence is that of a message of its kind.
+function from_bytes.numbered(message)
+   return IS_NUMBERED[message.kind] and not has(byte(message.raw, 25), CONG_BITMAP) or nil
 end
 
 -- Whether there is nothing to say about a message but its ports, number and length.
@@ -2000,15 +2007,41 @@ do
       return sub(raw, 1, 8) .. sub(raw, 17, 24)
    end
 
-   function close_message(flow, message, now)
-      flow.open = nil
-      message.complete = message.seen == message.length and message.total >= message.length
-      message.key = nil
-      if message.fragments > 1 or message.packets > 1 or message.first.number ~= now.number then
-         message.at = nil
+   -- What is kept of a message once all is known of it: little, where all is as usual.
+   local function kept_of(open, now)
+      local alone = open.fragments <= 1 and open.packets <= 1 and open.first.number == now.number
+      local message = setmetatable({
+         lane = open.lane,
+         raw = open.raw,
+         frame = open.frame,
+         position = open.position,
+         parts = open.parts,
+         at = alone and 0 or nil,
+      }, MESSAGE)
+      if open.first ~= open.frame then
+         message.first = open.first
       end
-      add_message(message, now)
-      if flow.lost and not message.broken then
+      if open.fragments ~= 1 then
+         message.fragments = open.fragments
+      end
+      if open.seen ~= open.length then
+         message.seen, message.complete = open.seen, false
+      elseif open.total < open.length then
+         message.complete = false
+      end
+      if open.status ~= "good" then
+         message.status = open.status
+      end
+      message.inferred = open.inferred or nil
+      message.operations, message.findings = open.operations, open.findings
+      return message
+   end
+
+   -- The message that a flow has begun is complete, or will not become so.
+   function close_message(flow, open, now)
+      flow.open, flow.spare = nil, open
+      add_message(kept_of(open, now), now)
+      if flow.lost and not open.broken then
          flow.lost = false
       end
    end
@@ -2047,30 +2080,18 @@ do
    local function begin_message(flow, unit, now)
       local raw = unit.header
       local length = u32(raw, 17)
-      local message = setmetatable({
-         lane = flow.lane,
-         raw = raw,
-         length = length,
-         key = key_of(raw),
-         first = unit.first,
-         frame = now,
-         position = unit.position,
-         inferred = flow.lost,
-         sure = not flow.lost or unit.length - HEADER_BYTES >= length,
-         operations = operations_for(flow, raw),
-         fragments = 0,
-         packets = 0,
-         total = 0,
-         seen = 0,
-         parts = {},
-         kept = 0,
-         at = 0,
-         status = "good",
-         -- Said here, so that nobody looks for it in the header's bytes.
-         broken = false,
-         odd_size = false,
-         solicited = false,
-      }, MESSAGE)
+      -- A flow has one at a time, but for what comes between two fragments, and one table for all.
+      local message = flow.spare or {}
+      flow.spare = nil
+      message.lane, message.raw, message.length, message.key = flow.lane, raw, length, key_of(raw)
+      message.first, message.frame, message.position = unit.first, now, unit.position
+      message.inferred = flow.lost
+      message.sure = not flow.lost or unit.length - HEADER_BYTES >= length
+      message.operations = operations_for(flow, raw)
+      message.fragments, message.packets, message.total, message.seen = 0, 0, 0, 0
+      message.parts, message.kept = {}, 0
+      message.status, message.broken, message.odd_size, message.solicited = "good", false, false, false
+      message.fragment_bytes, message.last_credit, message.granted_again, message.findings = nil, nil, nil, nil
       local data = unit.length - HEADER_BYTES
       if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
          flow.fragment_bytes = data
@@ -3020,8 +3041,6 @@ do
    local MAX_PINGS = 1024
    MAX_PATHS = 8
 
-   local IS_NUMBERED = { data = true, ping = true, pong = true, probe = true, ["probe-reply"] = true }
-
    -- What a probe or its reply says about the side that sent it; the path that follows from it (protocol.md 5.1).
    local function hear_probe(message)
       local stream = message.stream
@@ -3144,19 +3163,19 @@ do
       if kind == "probe" or kind == "probe-reply" then
          hear_probe(message)
       end
-      message.numbered = IS_NUMBERED[kind] and not has(message.flags, CONG_BITMAP) or nil
+      local numbered = message.numbered
       message.expected = lane.expected
       if kind == "congestion" then
          note_bitmap(message)
       elseif kind ~= "data" then
          note_ping(message, lane, other)
       end
-      if message.numbered and has(message.flags, RETRANSMITTED) then
+      if numbered and has(message.flags, RETRANSMITTED) then
          local original = original_of(message)
          message.original = original and original.frame
       end
       check_message(message, lane)
-      if message.numbered then
+      if numbered then
          lane.expected = message.sequence + 1
       end
    end
@@ -3188,9 +3207,7 @@ do
          if (tcp and message.finish or message.sequence) > position then
             break
          end
-         if tcp or message.numbered ~= false then
-            last, count = message, count + 1
-         end
+         last, count = message, count + 1
          index = index + 1
       end
       lane.unacked = index

@@ -76,6 +76,15 @@ def test_the_second_pass_adds_links_ahead_that_fit_those_back(tshark: Tshark) ->
     assert {"rds.response_in", "rds.acked_in"} == AHEAD
 
 
+@pytest.mark.parametrize("name", ["tcp-basic-73", "ib-basic-73"])
+def test_of_every_numbered_message_behind_the_first_it_is_told_which_number_was_due(name: str, tshark: Tshark) -> None:
+    path = PCAPS[[path.parent.name for path in PCAPS].index(name)]
+    numbered = '!(rds.kind in {"ack", "congestion", "heartbeat"})'
+    shown = rows(tshark, path, ("frame.number", "rds.expected"), "-Y", f"rds.sequence > 1 and {numbered}")
+    assert len(shown) > 50
+    assert [frame for frame, expected in shown if not expected] == []
+
+
 # ---- Rules.
 
 

@@ -79,6 +79,7 @@ end
 
 -- A message keeps little: its lane, the 48 bytes of its header in `raw`, the `frame` that completed it, `position`,
 -- `number`, and what is not as usual. All else comes from these when it is asked for.
+local IS_NUMBERED = { data = true, ping = true, pong = true, probe = true, ["probe-reply"] = true }
 local usual = { complete = true, fragments = 1 }
 local from_bytes = {}
 local MESSAGE = {
@@ -146,8 +147,14 @@ function from_bytes.kind(message)
    return kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
 end
 
+-- Over InfiniBand all frames of a message have one: what is not good is said.
 function from_bytes.status(message)
-   return checksum_status(message.raw)
+   return message.lane.stream.tcp and checksum_status(message.raw) or "good"
+end
+
+-- Whether its sequence is that of a message of its kind.
+function from_bytes.numbered(message)
+   return IS_NUMBERED[message.kind] and not has(byte(message.raw, 25), CONG_BITMAP) or nil
 end
 
 -- Whether there is nothing to say about a message but its ports, number and length.

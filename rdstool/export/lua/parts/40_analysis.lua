@@ -7,8 +7,6 @@ do
    local MAX_PINGS = 1024
    MAX_PATHS = 8
 
-   local IS_NUMBERED = { data = true, ping = true, pong = true, probe = true, ["probe-reply"] = true }
-
    -- What a probe or its reply says about the side that sent it; the path that follows from it (protocol.md 5.1).
    local function hear_probe(message)
       local stream = message.stream
@@ -131,19 +129,19 @@ do
       if kind == "probe" or kind == "probe-reply" then
          hear_probe(message)
       end
-      message.numbered = IS_NUMBERED[kind] and not has(message.flags, CONG_BITMAP) or nil
+      local numbered = message.numbered
       message.expected = lane.expected
       if kind == "congestion" then
          note_bitmap(message)
       elseif kind ~= "data" then
          note_ping(message, lane, other)
       end
-      if message.numbered and has(message.flags, RETRANSMITTED) then
+      if numbered and has(message.flags, RETRANSMITTED) then
          local original = original_of(message)
          message.original = original and original.frame
       end
       check_message(message, lane)
-      if message.numbered then
+      if numbered then
          lane.expected = message.sequence + 1
       end
    end
@@ -175,9 +173,7 @@ do
          if (tcp and message.finish or message.sequence) > position then
             break
          end
-         if tcp or message.numbered ~= false then
-            last, count = message, count + 1
-         end
+         last, count = message, count + 1
          index = index + 1
       end
       lane.unacked = index

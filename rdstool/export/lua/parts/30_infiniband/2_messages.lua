@@ -16,15 +16,41 @@ do
       return sub(raw, 1, 8) .. sub(raw, 17, 24)
    end
 
-   function close_message(flow, message, now)
-      flow.open = nil
-      message.complete = message.seen == message.length and message.total >= message.length
-      message.key = nil
-      if message.fragments > 1 or message.packets > 1 or message.first.number ~= now.number then
-         message.at = nil
+   -- What is kept of a message once all is known of it: little, where all is as usual.
+   local function kept_of(open, now)
+      local alone = open.fragments <= 1 and open.packets <= 1 and open.first.number == now.number
+      local message = setmetatable({
+         lane = open.lane,
+         raw = open.raw,
+         frame = open.frame,
+         position = open.position,
+         parts = open.parts,
+         at = alone and 0 or nil,
+      }, MESSAGE)
+      if open.first ~= open.frame then
+         message.first = open.first
       end
-      add_message(message, now)
-      if flow.lost and not message.broken then
+      if open.fragments ~= 1 then
+         message.fragments = open.fragments
+      end
+      if open.seen ~= open.length then
+         message.seen, message.complete = open.seen, false
+      elseif open.total < open.length then
+         message.complete = false
+      end
+      if open.status ~= "good" then
+         message.status = open.status
+      end
+      message.inferred = open.inferred or nil
+      message.operations, message.findings = open.operations, open.findings
+      return message
+   end
+
+   -- The message that a flow has begun is complete, or will not become so.
+   function close_message(flow, open, now)
+      flow.open, flow.spare = nil, open
+      add_message(kept_of(open, now), now)
+      if flow.lost and not open.broken then
          flow.lost = false
       end
    end
@@ -63,30 +89,18 @@ do
    local function begin_message(flow, unit, now)
       local raw = unit.header
       local length = u32(raw, 17)
-      local message = setmetatable({
-         lane = flow.lane,
-         raw = raw,
-         length = length,
-         key = key_of(raw),
-         first = unit.first,
-         frame = now,
-         position = unit.position,
-         inferred = flow.lost,
-         sure = not flow.lost or unit.length - HEADER_BYTES >= length,
-         operations = operations_for(flow, raw),
-         fragments = 0,
-         packets = 0,
-         total = 0,
-         seen = 0,
-         parts = {},
-         kept = 0,
-         at = 0,
-         status = "good",
-         -- Said here, so that nobody looks for it in the header's bytes.
-         broken = false,
-         odd_size = false,
-         solicited = false,
-      }, MESSAGE)
+      -- A flow has one at a time, but for what comes between two fragments, and one table for all.
+      local message = flow.spare or {}
+      flow.spare = nil
+      message.lane, message.raw, message.length, message.key = flow.lane, raw, length, key_of(raw)
+      message.first, message.frame, message.position = unit.first, now, unit.position
+      message.inferred = flow.lost
+      message.sure = not flow.lost or unit.length - HEADER_BYTES >= length
+      message.operations = operations_for(flow, raw)
+      message.fragments, message.packets, message.total, message.seen = 0, 0, 0, 0
+      message.parts, message.kept = {}, 0
+      message.status, message.broken, message.odd_size, message.solicited = "good", false, false, false
+      message.fragment_bytes, message.last_credit, message.granted_again, message.findings = nil, nil, nil, nil
       local data = unit.length - HEADER_BYTES
       if data > FRAGMENT_BYTES and data <= MAX_FRAGMENT_BYTES and data < length then
          flow.fragment_bytes = data
