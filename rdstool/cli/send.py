@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,9 +63,13 @@ class Tally:
     sent: int = 0
     bytes: int = 0
     acknowledged: int = 0
+    ended: int = 0
+    """Acknowledged or given up."""
     seconds: float = 0.0
     complete: bool = False
     """All messages were sent, and all acknowledged."""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """One more has ended."""
 
     def as_dict(self) -> dict[str, object]:
         """A line of ``--json``."""
@@ -144,7 +149,7 @@ def send(
 
     Without --message, --file or --count each line of standard input is a message. Nobody needs to be there yet: the
     peer is tried again and again, until --timeout. Several destinations get the same messages, each at its own pace:
-    one that is not there holds up no other.
+    one that is not there holds up no other, unless --from names a port: then one socket sends to all.
 
     \b
     Examples:
@@ -158,11 +163,6 @@ def send(
             raise UsageError(f"cannot send from {own.address} to {each.address}: one is IPv4, the other IPv6")
     if own.port and sockets > 1:
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
-    if own.port and len(places) > 1:
-        raise UsageError(
-            f"--from {source}: each destination has a socket of its own, of which only one can have port {own.port}; "
-            "leave the port out"
-        )
     if count is not None and (message or file):
         raise UsageError("--count is for made-up messages; leave it out, or --message and --file")
     wanted = sizes(size, distribution)
@@ -203,7 +203,10 @@ async def _from(given: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 @dataclass(slots=True)
 class _Job:
-    """Messages on their way. Each destination has sockets of its own: none waits for another's acknowledgements."""
+    """Messages on their way. Each destination has sockets of its own: none waits for another's acknowledgements.
+
+    A port that was asked for has one socket, which all share.
+    """
 
     places: list[Place]
     own: Place
@@ -219,7 +222,10 @@ class _Job:
 
     async def run(self, node: Node) -> ExitCode:
         """Send each message to all destinations, and wait for acknowledgements."""
-        sockets = [[node.socket(self.own.port) for _ in range(self.sockets)] for _ in self.places]
+        if self.own.port:
+            sockets = [[node.socket(self.own.port)]] * len(self.places)
+        else:
+            sockets = [[node.socket(0) for _ in range(self.sockets)] for _ in self.places]
         self.tallies = [Tally(each, _source(own)) for each, own in zip(self.places, sockets, strict=True)]
         node.on_event(self._hear)
         tasks: list[asyncio.Task[None]] = []
@@ -232,6 +238,8 @@ class _Job:
             return tasks[index].cancel()
 
         sources = self._sources(let_go)
+        # Answers are nobody's here, but unread they would congest the port.
+        readers = [asyncio.create_task(_read_away(sock)) for sock in dict.fromkeys(chain(*sockets))]
         try:
             async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
                 began = asyncio.get_running_loop().time()
@@ -239,6 +247,9 @@ class _Job:
                     tasks.append(group.create_task(self._serve(number, sockets[number], source, began)))
         except TimeoutError:
             note(f"gave up after {self.timeout:g} s")
+        finally:
+            for reader in readers:
+                reader.cancel()
         return ExitCode.CLEAN if all(each.complete for each in self.tallies) else ExitCode.PROBLEMS
 
     def _sources(self, let_go: Callable[[int], bool]) -> list[AsyncIterator[bytes]]:
@@ -250,8 +261,11 @@ class _Job:
         return [copies.of(index) for index in range(len(self.places))]
 
     def _hear(self, event: events.Event) -> None:
-        if isinstance(event, events.SendFinished) and event.status is SendStatus.ACKNOWLEDGED:
-            self.tallies[event.token].acknowledged += 1
+        if isinstance(event, events.SendFinished):
+            tally = self.tallies[event.token]
+            tally.acknowledged += event.status is SendStatus.ACKNOWLEDGED
+            tally.ended += 1
+            tally.news.set()
 
     async def _serve(
         self, token: int, sockets: list[AsyncSocket], messages: AsyncIterator[bytes], began: float
@@ -259,8 +273,7 @@ class _Job:
         """All that has to do with one destination."""
         loop = asyncio.get_running_loop()
         tally = self.tallies[token]
-        # Answers are nobody's here, but unread they would congest the port.
-        readers = [loop.create_task(_read_away(sock)) for sock in sockets]
+        drains: list[asyncio.Task[None]] = []
         try:
             async for data in messages:
                 if self.rate is not None and (wait := began + tally.sent / self.rate - loop.time()) > 0:
@@ -268,14 +281,15 @@ class _Job:
                 await sockets[tally.sent % len(sockets)].sendmsg(data, tally.destination, token=token)
                 tally.sent += 1
                 tally.bytes += len(data)
-            for sock in sockets:
-                await sock.drain()
+            drains = [loop.create_task(sock.drain()) for sock in sockets]
+            while tally.ended < tally.sent:
+                tally.news.clear()
+                await tally.news.wait()
             tally.complete = tally.acknowledged == tally.sent
         finally:
             tally.seconds = loop.time() - began
-            for reader, sock in zip(readers, sockets, strict=True):
-                reader.cancel()
-                sock.close()
+            for drain in drains:
+                drain.cancel()
             self.ended(tally)
 
 
