@@ -11,6 +11,7 @@ A node owns its addresses: it answers pings, takes connections and acknowledges,
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -21,7 +22,7 @@ from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol import events
 from rdstool.protocol.control import ALL_BITS, SendControl
-from rdstool.protocol.errors import Wait, WouldBlock
+from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
 from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.node import Node as Engine
@@ -318,16 +319,20 @@ class AsyncSocket(SocketBase):
 
     async def _until(self, reason: Wait, deadline: float | None) -> None:
         with self._driver.lock:
-            if self._inner.closed:
-                raise TransportError("the socket was closed")
+            self._check_open()
             if reason is Wait.SEND_ROOM:
                 self._driver.transport.check_acks()
                 self._driver.kick()
             future = self._waiter(reason) if reason in self._waiters else self._node._wait_for_peer()
         async with asyncio.timeout_at(deadline):
             await future
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._inner.closed:
-            raise TransportError("the socket was closed")
+            raise SocketError(errno.EBADF, "the socket was closed")
+        if not self._inner.address:
+            raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come")
 
     def _waiter(self, reason: Wait) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._driver.loop.create_future()

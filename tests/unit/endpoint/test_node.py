@@ -210,8 +210,15 @@ async def test_a_closed_socket_wakes_whoever_reads_from_it() -> None:
         reader = asyncio.create_task(sock.recv())
         await asyncio.sleep(0)
         sock.close()
-        with pytest.raises(TransportError, match="closed"):
+        with pytest.raises(SocketError, match="EBADF"):
             await reader
+
+
+async def test_nothing_can_come_to_a_socket_that_is_not_bound() -> None:
+    (address,) = own_addresses(1)
+    async with rdstool.Node(address) as node:
+        with pytest.raises(SocketError, match="ENOTCONN"):
+            await node.socket().recv()
 
 
 async def test_the_kernels_options_are_known_by_number() -> None:
