@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -17,8 +16,8 @@ from rdstool.cli.echo import Echo
 from rdstool.cli.endpoints import place
 from rdstool.cli.listen import preview
 from rdstool.cli.payloads import Sizes, made_up, sizes
+from rdstool.endpoint.constants import MSG_PEEK
 from rdstool.errors import UsageError
-from rdstool.protocol.received import Poll
 from tests.kit.loopback import own_addresses
 from tests.unit.cli.background import background
 from tests.unit.cli.running import COMMAND, TIMEOUT_S, rdstool, rdstool_here
@@ -341,8 +340,7 @@ async def test_a_sender_that_does_not_read_its_echoes_holds_up_no_other() -> Non
         async with rdstool_api.Node(deaf, options=one_path) as node, rdstool_api.Node(other) as second:
             unread = node.socket(5000)
             await unread.sendto(b"first", (echoing, 4000))
-            while not unread.poll() & Poll.IN:
-                await asyncio.sleep(0)
+            await unread.recvmsg(flags=MSG_PEEK)
             for _ in range(10):
                 await unread.sendto(b"more", (echoing, 4000))
             await unread.drain()
