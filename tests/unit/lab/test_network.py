@@ -84,6 +84,8 @@ def test_a_capture_has_every_frame_of_the_device(network: Network, tmp_path: Pat
         sender.bind((TAP, 0))
         device = network.plug()  # a tap device that nobody holds passes nothing
         with network.capture(tmp_path / "frames.pcap"), open(device, "rb") as _:  # noqa: PTH123
+            while " state UP " not in network.ip("link", "show", TAP):
+                pass  # Linux passes frames a moment after somebody holds the device
             for _ in range(100):
                 sender.send(frame)
     assert (tmp_path / "frames.pcap").read_bytes().count(frame) == 100
