@@ -41,10 +41,6 @@ def _complete_names(incomplete: str) -> list[str]:
     return [name for name in names() if name.startswith(incomplete)]
 
 
-def _complete_formats(incomplete: str) -> list[str]:
-    return [name for name in FORMATS if name.startswith(incomplete)]
-
-
 def craft(
     scenarios: Annotated[
         list[str] | None,
@@ -81,7 +77,7 @@ def craft(
     form: Annotated[
         str,
         typer.Option(
-            "--format", metavar="FORM", help=f"One of {', '.join(FORMATS)}.", autocompletion=_complete_formats
+            "--format", metavar="FORM", help=f"One of {', '.join(FORMATS)}.", autocompletion=lambda: list(FORMATS)
         ),
     ] = "text",
     json: Annotated[

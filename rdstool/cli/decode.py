@@ -31,14 +31,6 @@ def _complete_fields(incomplete: str) -> list[str]:
     return [f"{done}{comma}{name}" for name in registry() if name.startswith(start)]
 
 
-def _complete_engines(incomplete: str) -> list[str]:
-    return [name for name in ENGINES if name.startswith(incomplete)]
-
-
-def _complete_times(incomplete: str) -> list[str]:
-    return [form for form in TIME_FORMS if form.startswith(incomplete)]
-
-
 def decode(
     files: Files,
     verbose: Annotated[bool, typer.Option("--verbose", "-V", help="All fields of each message.")] = False,
@@ -62,7 +54,11 @@ def decode(
     time: Annotated[
         str | None,
         typer.Option(
-            "--time", "-t", metavar="FORM", help=f"Times as {', '.join(TIME_FORMS)}.", autocompletion=_complete_times
+            "--time",
+            "-t",
+            metavar="FORM",
+            help=f"Times as {', '.join(TIME_FORMS)}.",
+            autocompletion=lambda: list(TIME_FORMS),
         ),
     ] = None,
     rdma: Annotated[bool, typer.Option("--rdma", help="Show RDMA operations as lines of their own.")] = False,
@@ -72,7 +68,7 @@ def decode(
             "--engine",
             metavar="native|tshark",
             help="Decode with rdstool, or through tshark and the Wireshark plugin.",
-            autocompletion=_complete_engines,
+            autocompletion=lambda: list(ENGINES),
         ),
     ] = NATIVE,
     follow: Follow = False,

@@ -42,12 +42,9 @@ class Echo:
     def _give_up_who_is_gone(self) -> None:
         """What waits for those is in the way of others."""
         local, _ = self._sock.getsockname()
-        for peer in [each for each in self._answered if not self._reached(local, each[0])]:
+        for peer in [each for each in self._answered if not self._node.reached(each[0], local)]:
             self._answered.discard(peer)
             self.missed += self._sock.cancel_sent_to(peer)
-
-    def _reached(self, local: str, peer: str) -> bool:
-        return peer in self._node.addresses or bool(self._node.engine.up(local, peer))
 
     async def _patiently(self, data: bytes, sender: Address) -> None:
         try:

@@ -232,7 +232,7 @@ class _Job:
 
         def let_go(index: int) -> bool:
             peer = self.places[index].address
-            if peer in node.addresses or node.engine.up(node.addresses[0], peer):
+            if node.reached(peer):
                 return False
             note(f"gave up {self.tallies[index].destination}: it is not reached, and too much of standard input waits")
             return tasks[index].cancel()

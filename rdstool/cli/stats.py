@@ -24,10 +24,6 @@ WIDTH = 400
 """Columns of output into a file or pipe: each table stands in one piece. On a terminal wide ones go on below."""
 
 
-def _complete_views(incomplete: str) -> list[str]:
-    return [view for view in VIEWS if view.startswith(incomplete)]
-
-
 def _complete_sections(incomplete: str) -> list[str]:
     from rdstool.stats.model import SECTIONS  # noqa: PLC0415
 
@@ -42,7 +38,7 @@ def stats(
         typer.Option(
             metavar="VIEW",
             help=f"Break down by {', '.join(VIEWS)} (repeatable; default: {', '.join(DEFAULT_VIEWS)}).",
-            autocompletion=_complete_views,
+            autocompletion=lambda: list(VIEWS),
         ),
     ] = None,
     section: Annotated[

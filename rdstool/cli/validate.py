@@ -32,10 +32,6 @@ def _complete_rules(incomplete: str) -> list[str]:
     return [name for name in (*AREAS, *(rule.id for rule in RULES)) if name.startswith(incomplete.upper())]
 
 
-def _complete_formats(incomplete: str) -> list[str]:
-    return [name for name in FORMATS if name.startswith(incomplete)]
-
-
 def validate(
     files: Annotated[list[Path] | None, FILES] = None,
     form: Annotated[
@@ -44,7 +40,7 @@ def validate(
             "--format",
             metavar="FORM",
             help=f"One of {', '.join(FORMATS)}; the first if not given.",
-            autocompletion=_complete_formats,
+            autocompletion=lambda: list(FORMATS),
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the same as --format json.")] = False,

@@ -26,6 +26,7 @@ _SOCKADDR_IN6 = struct.Struct(">2xH4x16s4x")
 _TIMEVAL = struct.Struct("@ll")
 _INT = struct.Struct("@i")
 _TIMESTAMPS = {c.SO_TIMESTAMP, c.SO_TIMESTAMP_NEW}
+"""Options of either level."""
 
 
 class SocketBase:
@@ -70,7 +71,9 @@ class SocketBase:
         ``SocketError``: EINVAL, ENOPROTOOPT, and what the option itself gives.
         """
         with self._driver.lock:
-            if level == c.SOL_RDS:
+            if option in _TIMESTAMPS and level in {c.SOL_RDS, c.SOL_SOCKET}:
+                self._inner.timestamps = bool(_number(value))
+            elif level == c.SOL_RDS:
                 self._set_rds(option, value)
             elif level == c.SOL_SOCKET:
                 self._set_generic(option, value)
@@ -92,8 +95,6 @@ class SocketBase:
             if not isinstance(value, bytes) or not value or len(value) < 1 + value[0]:
                 raise SocketError(errno.EINVAL, "latency points are a count byte and as many point bytes")
             inner.trace_latency(*value[1 : 1 + value[0]])
-        elif option in _TIMESTAMPS:
-            inner.timestamps = bool(_number(value))
         else:
             raise SocketError(errno.ENOPROTOOPT, f"RDS has no option {option} that can be set here")
 
@@ -112,8 +113,6 @@ class SocketBase:
                 self.send_timeout_s = seconds
             else:
                 self.receive_timeout_s = seconds
-        elif option in _TIMESTAMPS:
-            self._inner.timestamps = bool(_number(value))
         elif option == c.SO_ZEROCOPY:
             on = _number(value)
             if on not in {0, 1}:
@@ -217,6 +216,16 @@ class SocketBase:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._inner!r}>"
+
+
+def was_closed() -> SocketError:
+    """What a call on a closed socket gives."""
+    return SocketError(errno.EBADF, "the socket was closed")
+
+
+def not_bound() -> SocketError:
+    """What waiting on a socket without address and port gives."""
+    return SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come")
 
 
 def _number(value: int | bytes | Address) -> int:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from rdstool.endpoint import rdma
-from rdstool.endpoint.base import Address, SocketBase
+from rdstool.endpoint.base import Address, SocketBase, not_bound, was_closed
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.stack import Residence, Stack, default_stack
 from rdstool.protocol.control import ALL_BITS, SendControl
@@ -265,7 +265,7 @@ class Socket(SocketBase):
         """Wait for something of this socket's. ``happened`` is asked under the lock. Raises ``TimeoutError``."""
         home = self._home
         if home is None:
-            raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come")
+            raise not_bound()
         deadline = None if timeout_s is None else self._driver.now() + timeout_s
         with home.changed:
             while not happened():
@@ -276,11 +276,11 @@ class Socket(SocketBase):
         driver = self._driver
         driver.kick()
         if self._inner.closed:
-            raise SocketError(errno.EBADF, "the socket was closed") from None
+            raise was_closed() from None
         if flags & MSG_DONTWAIT:
             raise reason
         if self._home is None:
-            raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come") from None
+            raise not_bound() from None
         if deadline is None and timeout_s is not None:
             deadline = driver.now() + timeout_s
         self._wait(self._home, deadline, asking=reason.waiting_for is Wait.SEND_ROOM)
@@ -292,7 +292,7 @@ class Socket(SocketBase):
         if deadline is not None and now >= deadline:
             raise TimeoutError("timed out")
         if self._inner.closed:
-            raise SocketError(errno.EBADF, "the socket was closed")
+            raise was_closed()
         wait_s = None if deadline is None else deadline - now
         if asking:
             before = self._inner.outstanding

@@ -11,18 +11,17 @@ A node owns its addresses: it answers pings, takes connections and acknowledges,
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable, Sequence
 from typing import Self
 
 from rdstool.endpoint import rdma
-from rdstool.endpoint.base import Address, SocketBase
+from rdstool.endpoint.base import Address, SocketBase, not_bound, was_closed
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol import events
 from rdstool.protocol.control import ALL_BITS, SendControl
-from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.errors import Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
 from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.node import Node as Engine
@@ -101,6 +100,11 @@ class Node:
     def addresses(self) -> tuple[str, ...]:
         """Own addresses, in canonical form."""
         return self.core.addresses
+
+    def reached(self, peer: str, address: str | None = None) -> bool:
+        """Whether ``peer`` is connected to ``address`` (or the node's first), or is an address of the node itself."""
+        core = self.core
+        return peer in core.addresses or core.engine.up(address or core.addresses[0], peer) > 0
 
     # ---- Use
 
@@ -330,9 +334,9 @@ class AsyncSocket(SocketBase):
 
     def _check_open(self) -> None:
         if self._inner.closed:
-            raise SocketError(errno.EBADF, "the socket was closed")
+            raise was_closed()
         if not self._inner.address:
-            raise SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come")
+            raise not_bound()
 
     def _waiter(self, reason: Wait) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._driver.loop.create_future()
