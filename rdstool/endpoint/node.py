@@ -18,6 +18,7 @@ from rdstool.endpoint import rdma
 from rdstool.endpoint.base import Address, SocketBase, not_bound, was_closed
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import Core, NodeOptions
+from rdstool.endpoint.starting import started
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol import events
 from rdstool.protocol.control import ALL_BITS, SendControl
@@ -55,11 +56,7 @@ class Node:
         """Take the addresses. Raises ``TransportError`` where one cannot be had, ``SocketError`` where it is none."""
         if self._core is not None:
             raise TransportError("the node is running already")
-        self._core = Core(self._addresses, self._options, asyncio.get_running_loop(), self._hear)
-        if self._options.control:
-            from rdstool.endpoint.control import offer  # noqa: PLC0415 - programs that are not seen do without
-
-            offer(self._core)
+        self._core = started(self._addresses, self._options, self._hear)
 
     async def close(self) -> None:
         """Close all sockets and connections. What is not acknowledged is given up: ``drain`` sockets first.

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Self, TypeVar
 
 from rdstool.endpoint.core import Core, NodeOptions
+from rdstool.endpoint.starting import started
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.inbox import Inbox
@@ -142,11 +143,7 @@ class Stack:
                     pass
 
         options = replace(self._options, transport=transport)
-        core = Core((address,), options, asyncio.get_running_loop(), hear, threaded=True)
-        if options.control:
-            from rdstool.endpoint.control import offer  # noqa: PLC0415 - programs that are not seen do without
-
-            offer(core)
+        core = started((address,), options, hear, threaded=True)
         home = Residence(core, transport, threading.Condition(core.driver.lock))
         return home
 
