@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.choices import one_of
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
 from rdstool.cli.endpoints import (
-    PROVIDERS,
-    TRANSPORTS,
+    ROCE,
+    TCP,
     Pcap,
     ProviderName,
     TransportName,
@@ -59,8 +60,8 @@ def craft(
         list[str] | None,
         typer.Option("--port", metavar="NAME=PORT", help="Another number for a named port (repeatable)."),
     ] = None,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     cookie: Annotated[
         str | None, typer.Option(metavar="COOKIE", help="Of memory that the peer offers, for scenarios that use it.")
     ] = None,
@@ -99,9 +100,7 @@ def craft(
     """  # noqa: D301
     from rdstool.craft import library  # noqa: PLC0415
 
-    form = "json" if json else form
-    if form not in FORMATS:
-        raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+    form = "json" if json else one_of("--format", form, FORMATS)
     with Results(at_once=True) as results:
         if listing:
             _list(results, json=form == "json")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from rdstool.cli.choices import one_of
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, error, note, one_line
 from rdstool.errors import TransportError, UsageError, first_of
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 4000
 """RDS port where an address comes without one."""
 PROFILES = ("linux-7", "linux-6", "uek", "single-path")
-TRANSPORTS = ("tcp", "ib")
+DEFAULT_PROFILE = PROFILES[0]
+TCP, IB = TRANSPORTS = ("tcp", "ib")
 AUTO = "auto"
-"""Listeners have both transports then, senders the one by which the peer answers."""
-PROVIDERS = ("roce", "verbs")
+"""For listeners both transports, for senders the one by which the peer answers."""
+ROCE, VERBS = PROVIDERS = ("roce", "verbs")
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -154,7 +156,7 @@ def resolve(host: str) -> str:
     return str(found[0][4][0])
 
 
-def source_for(destination: str, transport: str = TRANSPORTS[0]) -> str:
+def source_for(destination: str, transport: str = TCP) -> str:
     """The address from which this machine reaches another one. Nothing is sent.
 
     Raises ``UsageError`` where there is none, ``SocketError`` where ``destination`` is not the address of one host.
@@ -186,7 +188,7 @@ def _is_free(address: str, transport: str) -> bool:
 
     if transport == AUTO:
         return all(_is_free(address, each) for each in TRANSPORTS)
-    over_tcp = transport == TRANSPORTS[0]
+    over_tcp = transport == TCP
     with socket.socket(type=socket.SOCK_STREAM if over_tcp else socket.SOCK_DGRAM) as probe:
         if over_tcp:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -201,8 +203,8 @@ def carriers(transport: str, provider: str) -> Sequence[str]:
     """What a listener has. Raises ``UsageError`` where that cannot be."""
     if transport != AUTO:
         return (transport,)
-    if provider != PROVIDERS[0]:
-        raise UsageError(f"--transport {AUTO} is for --provider {PROVIDERS[0]}: name the transport")
+    if provider != ROCE:
+        raise UsageError(f"--transport {AUTO} is for --provider {ROCE}: name the transport")
     return TRANSPORTS
 
 
@@ -216,7 +218,7 @@ def transport_to(transport: str, peers: Sequence[str], own: str, provider: str) 
         return transport
     from rdstool.transport.ib.answering import speaks_ib  # noqa: PLC0415
 
-    chosen = "ib" if all(speaks_ib(peer, own) for peer in dict.fromkeys(peers)) else "tcp"
+    chosen = IB if all(speaks_ib(peer, own) for peer in dict.fromkeys(peers)) else TCP
     note(f"auto: {', '.join(dict.fromkeys(peers))} over {chosen}")
     return chosen
 
@@ -255,17 +257,16 @@ def settings(
 def node_options(
     settings_of_node: Settings,
     *,
-    profile: str = PROFILES[0],
+    profile: str = DEFAULT_PROFILE,
     pcap: Path | None = None,
-    transport: str = TRANSPORTS[0],
-    provider: str = PROVIDERS[0],
+    transport: str = TCP,
+    provider: str = ROCE,
 ) -> NodeOptions:
     """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
 
-    if profile not in KNOWN:
-        raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
+    one_of("--profile", profile, KNOWN)
     carrier = carrier_named(transport, provider, pcap)
     return NodeOptions(
         settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
@@ -273,18 +274,19 @@ def node_options(
 
 
 def carrier_named(transport: str, provider: str, pcap: Path | None) -> Transport:
-    """The transport of that name. Raises ``UsageError`` where it, the provider or the two together cannot be."""
+    """The transport of that name, for which ``auto`` has been decided.
+
+    Raises ``UsageError`` for an unknown name, and for options that do not go together.
+    """
     from rdstool.protocol.kinds import Transport  # noqa: PLC0415
 
-    if transport not in TRANSPORTS:
-        raise UsageError(f"there is no transport {transport!r}: they are {', '.join((*TRANSPORTS, AUTO))}")
-    if provider not in PROVIDERS:
-        raise UsageError(f"there is no provider {provider!r}: they are {', '.join(PROVIDERS)}")
-    if provider != PROVIDERS[0] and transport == TRANSPORTS[0]:
+    one_of("--transport", transport, (*TRANSPORTS, AUTO))
+    one_of("--provider", provider, PROVIDERS)
+    if provider != ROCE and transport == TCP:
         raise UsageError(f"--provider {provider} is for InfiniBand: add --transport ib")
-    if provider != PROVIDERS[0] and pcap is not None:
+    if provider != ROCE and pcap is not None:
         raise UsageError(
-            f"--pcap needs --provider {PROVIDERS[0]}: what a device sends no program sees, "
+            f"--pcap needs --provider {ROCE}: what a device sends no program sees, "
             "but rdstool capture on its network interface may"
         )
     return Transport[transport.upper()]

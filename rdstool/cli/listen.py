@@ -16,9 +16,10 @@ import typer
 from rdstool.cli.echo import Echo
 from rdstool.cli.endpoints import (
     AUTO,
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+    DEFAULT_PROFILE,
+    IB,
+    ROCE,
+    TCP,
     Paths,
     Pcap,
     Place,
@@ -122,11 +123,11 @@ def listen(
             metavar="FILE|BYTES", help="Offer memory for RDMA to peers: a file's content, or so many zeros. Needs ib."
         ),
     ] = None,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = 8,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     rcvbuf: ReceiveBuffer = None,
     assignments: Set = None,
     verbose: Verbose = False,
@@ -267,7 +268,7 @@ def offered(text: str, transport: str) -> bytearray:
     """The memory that ``--offer`` means. Raises ``UsageError``."""
     from rdstool.protocol.ib.memory import MAX_REGION_BYTES  # noqa: PLC0415
 
-    if transport not in {"ib", AUTO}:
+    if transport not in {IB, AUTO}:
         raise UsageError("--offer needs --transport ib: TCP has no RDMA")
     path = Path(text)
     memory = bytearray(path.read_bytes()) if path.is_file() else bytearray(byte_count(text, "--offer"))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rdstool.cli.choices import one_of
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, note
 from rdstool.errors import UsageError
@@ -42,8 +43,7 @@ def lua(
       rdstool lua install
       rdstool lua export -o my-plugins
     """  # noqa: D301
-    if action not in ACTIONS:
-        raise UsageError(f'"{action}" is no action; take one of: {", ".join(ACTIONS)}')
+    one_of("lua", action, ACTIONS)
     if output is not None and action != "export":
         raise UsageError("-o is for export; the others take --directory")
     if extcap is not None and action not in {"install", "uninstall"}:

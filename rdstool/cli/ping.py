@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+    DEFAULT_PROFILE,
+    ROCE,
+    TCP,
     Paths,
     Pcap,
     ProfileName,
@@ -65,11 +65,11 @@ def ping(
         str, typer.Option("--timeout", "-W", metavar="TIME", help="How long each answer is waited for.")
     ] = "10s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the summary.")] = False,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = 8,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     assignments: Set = None,
     verbose: Verbose = False,
 ) -> None:

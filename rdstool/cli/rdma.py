@@ -12,7 +12,8 @@ import typer
 
 from rdstool.cli.commands import Commands
 from rdstool.cli.endpoints import (
-    PROVIDERS,
+    IB,
+    ROCE,
     Pcap,
     ProviderName,
     Verbose,
@@ -32,8 +33,6 @@ from rdstool.errors import UsageError
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
 
-TRANSPORT = "ib"
-
 app = Commands(help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.")
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
@@ -51,7 +50,7 @@ def write(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
-    provider: ProviderName = PROVIDERS[0],
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -77,7 +76,7 @@ def read(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
-    provider: ProviderName = PROVIDERS[0],
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -112,7 +111,7 @@ def atomic(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
-    provider: ProviderName = PROVIDERS[0],
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
@@ -165,7 +164,7 @@ def _run(
 ) -> None:
     """Run one operation on a node of its own; leaves with the status where it did not end."""
     to = place(peer)
-    own = resolve(source) if source is not None else source_for(to.address, TRANSPORT)
+    own = resolve(source) if source is not None else source_for(to.address, IB)
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
     from rdstool.protocol.errors import RdmaError  # noqa: PLC0415
@@ -183,7 +182,7 @@ def _run(
             return ExitCode.PROBLEMS
         return ExitCode.CLEAN
 
-    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT, provider=provider)
+    options = node_options(settings(None), pcap=pcap, transport=IB, provider=provider)
     code = run_node(Node(own, options=options), whole)
     if code is not ExitCode.CLEAN:
         raise typer.Exit(code)

@@ -14,9 +14,10 @@ import typer
 from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
 from rdstool.cli.endpoints import (
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+    DEFAULT_PROFILE,
+    IB,
+    ROCE,
+    TCP,
     Notices,
     Paths,
     Pcap,
@@ -140,11 +141,11 @@ def stress(
         float, typer.Option(metavar="SECONDS", min=0.001, help="Fail when nothing has come for so long.")
     ] = PATIENCE_S,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = MAX_PATHS,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     assignments: Set = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what happens to connections.")] = False,
 ) -> None:
@@ -172,7 +173,7 @@ def stress(
         alignment=rdma_alignment,
         key_meter=rdma_key_o_meter,
     )
-    if rdma is not None and transport == TRANSPORTS[0]:
+    if rdma is not None and transport == TCP:
         raise UsageError(f"-D: RDMA needs InfiniBand or RoCE, and this is {transport}: use --transport ib")
 
     parameters = Parameters(
@@ -304,7 +305,7 @@ class _Job:
     async def _node(self, own: str, peer: str, run: Parameters) -> Node:
         """A node on the transport for this peer. Raises ``UsageError`` where the run needs another one."""
         transport = await asyncio.to_thread(transport_to, self.transport, [peer], own, self.provider)
-        if run.rdma is not None and transport != "ib":
+        if run.rdma is not None and transport != IB:
             raise UsageError(f"-D: RDMA needs InfiniBand or RoCE, and this is {transport}: use --transport ib")
         return self.make_node(own, run, transport)
 
