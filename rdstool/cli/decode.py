@@ -38,7 +38,9 @@ def decode(
     dump: Annotated[bool, typer.Option("--hex", "-x", help="Hex dump of each message, fields coloured.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with a heading.")] = False,
-    parquet: Annotated[Path | None, typer.Option(metavar="OUT", help="Write Parquet, no lines; - is stdout.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write Parquet instead of lines; - is standard output.")
+    ] = None,
     digest: Annotated[bool, typer.Option("--hash", help="Add the SHA-256 of each payload.")] = False,
     filter_text: Annotated[
         str | None, typer.Option("--filter", "-Y", metavar="EXPR", help="Show only what passes this display filter.")
@@ -77,7 +79,7 @@ def decode(
     tcp_checksums: TcpChecksums = False,
     jobs: Jobs = 1,
 ) -> None:
-    """Show the RDS messages of captures, one line each, in the order in which they were complete.
+    """Show the RDS messages of captures, one line each, in the order in which they were completed.
 
     Filters are those of Wireshark; `rdstool fields` lists the names.
 

@@ -54,7 +54,7 @@ Pcap = Annotated[
     typer.Option(
         "--pcap",
         metavar="FILE",
-        help="Write all that is exchanged to this pcapng file; no rights needed.",
+        help="Record all traffic in this pcapng file; needs no privileges.",
         callback=_named_file,
     ),
 ]
@@ -73,7 +73,7 @@ TransportName = Annotated[
     typer.Option(
         "--transport",
         metavar="NAME",
-        help="What carries RDS: tcp; ib for InfiniBand; auto for what the peer speaks.",
+        help="What carries RDS: tcp, ib (InfiniBand), or auto (what the peer speaks).",
         autocompletion=lambda: [*TRANSPORTS, AUTO],
     ),
 ]
@@ -82,7 +82,7 @@ ProviderName = Annotated[
     typer.Option(
         "--provider",
         metavar="NAME",
-        help="Whose InfiniBand: roce is RoCE v2 from userspace; verbs a device of this machine, with pyverbs.",
+        help="InfiniBand by roce (RoCE v2 in userspace) or verbs (a device of this machine; needs pyverbs).",
         autocompletion=lambda: list(PROVIDERS),
     ),
 ]

@@ -46,7 +46,7 @@ def ping(
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", "--from", "-I", metavar="ADDR", help="Own address; the one that routes there if not given."
+            "--source", "--from", "-I", metavar="ADDR", help="Own address (default: the one that routes to the peer)."
         ),
     ] = None,
     count: Annotated[

@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 app = Commands(help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.")
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
-Cookie = Annotated[str, typer.Argument(metavar="COOKIE", help="The memory, as the peer tells it, such as 0x1f3a.")]
+Cookie = Annotated[str, typer.Argument(metavar="COOKIE", help="What the peer calls its memory, such as 0x1f3a.")]
 Offset = Annotated[int, typer.Option(metavar="BYTES", min=0, help="Where to begin in the memory.")]
-Source = Annotated[str | None, typer.Option("--from", "-I", metavar="ADDR", help="Own address.")]
+Source = Annotated[
+    str | None,
+    typer.Option("--from", "-I", metavar="ADDR", help="Own address (default: the one that routes to the peer)."),
+]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up after that time.")]
 
 
@@ -56,8 +59,10 @@ def write(
 ) -> None:
     """Write a file into the peer's memory.
 
-    Example: rdstool rdma write 10.0.0.2 0x1f3a notes.txt
-    """
+    \b
+    Example:
+      rdstool rdma write 10.0.0.2 0x1f3a notes.txt
+    """  # noqa: D301
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     number = cookie_number(cookie)
 
@@ -82,8 +87,10 @@ def read(
 ) -> None:
     """Read the peer's memory, and write it to standard output as it is.
 
-    Example: rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
-    """
+    \b
+    Example:
+      rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
+    """  # noqa: D301
     number = cookie_number(cookie)
     into = bytearray(length)
 
@@ -100,11 +107,13 @@ def atomic(
     peer: Peer,
     cookie: Cookie,
     add: Annotated[int | None, typer.Option(metavar="N", help="Add N to the number there, modulo 2^64.")] = None,
-    compare: Annotated[int | None, typer.Option(metavar="N", help="Replace the number only where it is N …")] = None,
-    swap: Annotated[int | None, typer.Option(metavar="N", help="… by this one.")] = None,
+    compare: Annotated[
+        int | None, typer.Option(metavar="N", help="With --swap: replace the number only if it is N.")
+    ] = None,
+    swap: Annotated[int | None, typer.Option(metavar="N", help="With --compare: replace the number by N.")] = None,
     nocarry_mask: Annotated[
         str,
-        typer.Option(metavar="BITS", help="With --add: last bits of fields that are added apart."),
+        typer.Option(metavar="BITS", help="With --add: bits from which nothing is carried."),
     ] = "0",
     compare_mask: Annotated[str, typer.Option(metavar="BITS", help="Compare only these bits.")] = "0xffffffffffffffff",
     swap_mask: Annotated[str, typer.Option(metavar="BITS", help="Replace only these bits.")] = "0xffffffffffffffff",
@@ -117,8 +126,10 @@ def atomic(
 ) -> None:
     """Change a 64-bit number in the peer's memory in one step, and show what it was.
 
-    Example: rdstool rdma atomic 10.0.0.2 0x1f3a --compare 0 --swap 7 --swap-mask 0xff
-    """
+    \b
+    Example:
+      rdstool rdma atomic 10.0.0.2 0x1f3a --compare 0 --swap 7 --swap-mask 0xff
+    """  # noqa: D301
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")

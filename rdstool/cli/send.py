@@ -98,7 +98,7 @@ def send(
     ],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="ADDR[:PORT]", help="Own address; the one that routes there if not given."),
+        typer.Option("--from", metavar="ADDR[:PORT]", help="Own address (default: the one that routes to the peer)."),
     ] = None,
     message: Annotated[
         list[str] | None, typer.Option("--message", "-m", metavar="TEXT", help="Send this text (repeatable).")

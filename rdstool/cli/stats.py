@@ -45,11 +45,13 @@ def stats(
     section: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Only this section, all of it (repeatable).", autocompletion=_complete_sections
+            metavar="NAME",
+            help="Only this section, but all of its rows (repeatable).",
+            autocompletion=_complete_sections,
         ),
     ] = None,
     acks: Annotated[
-        bool, typer.Option("--acks", help="List when each message was acknowledged, as CSV or JSON, and no more.")
+        bool, typer.Option("--acks", help="Only list when each message was acknowledged, as CSV or JSON.")
     ] = False,
     tcp_port: TcpPorts = None,
     tcp_checksums: TcpChecksums = False,
@@ -59,7 +61,7 @@ def stats(
     """Sum up the RDS traffic of captures.
 
     Connections, paths and sockets with messages, bytes, rates, acknowledgement latency and bytes in flight;
-    congestion, pings, reconnects, RDMA; and how much of it all the capture shows.
+    congestion, pings, reconnects, RDMA; and how much of all this the capture holds.
 
     \b
     Examples:

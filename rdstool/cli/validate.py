@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.choices import one_of
+from rdstool.cli.choices import chosen_format
 from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
@@ -40,7 +40,7 @@ def validate(
         typer.Option(
             "--format",
             metavar="FORM",
-            help=f"One of {', '.join(FORMATS)}; the first if not given.",
+            help=f"One of {', '.join(FORMATS)} (default: {FORMATS[0]}).",
             autocompletion=lambda: list(FORMATS),
         ),
     ] = None,
@@ -55,7 +55,11 @@ def validate(
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="RULES", help="Rules to leave out, likewise.", autocompletion=_complete_rules),
+        typer.Option(
+            metavar="RULES",
+            help="Rules to leave out, named in the same way (repeatable).",
+            autocompletion=_complete_rules,
+        ),
     ] = None,
     explain: Annotated[
         str | None, typer.Option(metavar="RULE", help="Explain one rule.", autocompletion=_complete_rules)
@@ -82,11 +86,7 @@ def validate(
     from rdstool.validate.registry import RULES, rule_of  # noqa: PLC0415
     from rdstool.validate.selection import choose  # noqa: PLC0415
 
-    if form is not None:
-        one_of("--format", form, FORMATS)
-    if json and form not in {None, "json"}:
-        raise UsageError(f"--json and --format {form} exclude each other; take one of them")
-    form = "json" if json else form or FORMATS[0]
+    form = chosen_format(form, FORMATS, json=json)
     if explain is not None:
         _write_reference([rule_of(explain)], explained=True)
         return

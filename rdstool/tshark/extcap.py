@@ -2,7 +2,7 @@
 
 It asks with ``--extcap-interfaces`` which there are, and with ``--capture --extcap-interface NAME --fifo FILE`` for the
 frames of one; the dialogue is that of Wireshark's manual page extcap(4). Frames are what the node itself exchanges, so
-no rights are needed.
+no privileges are needed.
 """
 
 from __future__ import annotations

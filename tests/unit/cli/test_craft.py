@@ -128,6 +128,10 @@ def test_scenarios_are_listed_and_shown() -> None:
         (["ib-ping", "--to", "127.0.0.9", "--from", "127.0.0.8"], "ib-ping is for --transport ib"),
         (["ib-icrc-bad", "--to", "127.0.0.9", "--transport", "ib", "--provider", "verbs"], "it is for --provider roce"),
         (["ping", "--to", "127.0.0.9", "--transport", "udp"], "--transport udp is not known"),
+        (
+            ["ping", "--to", "127.0.0.9", "--json", "--format", "junit"],
+            "--json and --format junit exclude each other; take one of them",
+        ),
         (["ping", "--to", "127.0.0.9", "--format", "xml"], "--format xml is not known: take one of text, json, junit"),
         ([], "name a scenario, or see --list"),
         (["ping", "--to", "127.0.0.1", "--from", "127.0.0.9"], "ping needs an own address that is smaller than"),
