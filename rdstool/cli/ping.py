@@ -147,7 +147,7 @@ class Screen:
             self._explained = True
 
     def show(self, outcome: Outcome) -> None:
-        """One line."""
+        """Write the line of one outcome."""
         from rdstool.endpoint import pinger  # noqa: PLC0415
 
         number = outcome.number
@@ -180,7 +180,7 @@ class Screen:
             note(f"hint: {hint}")
 
     def sum_up(self, pinger: Pinger, seconds: float) -> None:
-        """The last lines."""
+        """Write the summary."""
         tally = pinger.tally
         times = {"min": tally.min_s, "avg": tally.mean_s, "max": tally.max_s, "mdev": tally.deviation_s}
         if self._json:

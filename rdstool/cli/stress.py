@@ -263,7 +263,7 @@ def resolve_ipv4(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One run."""
+    """One run of ``rdstool stress``."""
 
     parameters: Parameters
     own: str | None

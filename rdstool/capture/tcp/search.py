@@ -75,7 +75,7 @@ class BoundarySearch:
     since: int
     """Where the boundary was lost."""
     last_sequence: int
-    """Of the last message before, 0 without one."""
+    """Sequence of the last message before, 0 without one."""
 
     def look(self, data: Bytes, origin: int, segments: Segmentation, *, final: bool = False) -> Outcome:
         """Search stream bytes that begin at ``origin``; ``final`` where no more will follow them."""

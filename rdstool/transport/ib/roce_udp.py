@@ -174,7 +174,7 @@ class RoceProvider:
         return self.device.register(memory, access)
 
     def deregister(self, region: Region) -> None:
-        """Take memory away."""
+        """Make the keys of a region void."""
         self.device.deregister(region)
 
     def set_tap(self, tap: Tap | None) -> None:
@@ -182,7 +182,7 @@ class RoceProvider:
         self.device.tap = tap
 
     def filenos(self) -> Sequence[int]:
-        """The receiving socket."""
+        """The receiving socket's number."""
         return (self._receiver.fileno(),)
 
     def next_timer(self) -> float | None:
