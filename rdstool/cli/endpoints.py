@@ -110,7 +110,10 @@ class Place(NamedTuple):
 
 
 def place(text: str, port: int = DEFAULT_PORT) -> Place:
-    """``HOST``, ``HOST:PORT``, ``V6`` or ``[V6]:PORT``; names are looked up. Raises ``UsageError``."""
+    """``HOST``, ``HOST:PORT``, ``V6`` or ``[V6]:PORT``; names are looked up. Raises ``UsageError``.
+
+    What could be an IPv6 address as well as a shorter one and a port is refused: either guess would be a surprise.
+    """
     host, port_text = text, ""
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
@@ -119,11 +122,21 @@ def place(text: str, port: int = DEFAULT_PORT) -> Place:
         port_text = rest[1:]
     elif text.count(":") == 1:
         host, _, port_text = text.partition(":")
+    elif (shorter := text.rpartition(":"))[2].isdigit() and _is_ipv6(shorter[0]):
+        raise UsageError(f"{text} is ambiguous: write [{shorter[0]}]:{shorter[2]} for a port, or [{text}] for none")
     if port_text:
         if not port_text.isascii() or not port_text.isdigit() or int(port_text) > 0xFFFF:
             raise UsageError(f"{port_text!r} in {text!r} is not a port: they are 0 to 65535")
         port = int(port_text)
     return Place(resolve(host), port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except OSError:
+        return False
+    return True
 
 
 def cookie_number(text: str) -> int:

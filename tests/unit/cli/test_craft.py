@@ -119,6 +119,12 @@ def test_scenarios_are_listed_and_shown() -> None:
     assert {each["transport"] for each in told} == {"tcp", "ib"}
 
 
+@pytest.mark.parametrize(("transport", "listed"), [("tcp", {"tcp"}), ("ib", {"ib"}), ("auto", {"tcp", "ib"})])
+def test_scenarios_of_a_named_transport_are_listed(transport: str, listed: set[str]) -> None:
+    told = [json.loads(line) for line in lines("craft", "--list", "--json", "--transport", transport)]
+    assert {each["transport"] for each in told} == listed
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -129,6 +135,7 @@ def test_scenarios_are_listed_and_shown() -> None:
         (["ib-icrc-bad", "--to", "127.0.0.9", "--transport", "ib", "--provider", "verbs"], "it is for --provider roce"),
         (["ping", "--to", "127.0.0.9", "--transport", "udp"], "there is no transport 'udp'"),
         (["ping", "--to", "127.0.0.9", "--format", "xml"], "--format xml: choose one of text, json, junit"),
+        (["--list", "--transport", "udp"], "there is no transport 'udp'"),
         ([], "name a scenario, or see --list"),
         (["ping", "--to", "127.0.0.1", "--from", "127.0.0.9"], "ping needs an own address that is smaller than"),
         (["ping", "--to", "127.0.0.9", "--from", "127.0.0.9"], "cannot be the two ends of a connection"),

@@ -268,6 +268,8 @@ def test_a_message_that_the_send_buffer_cannot_hold_is_refused_with_its_name() -
     [
         (["send", "127.0.0.1:70000", "-m", "x"], "'70000' in '127.0.0.1:70000' is not a port: they are 0 to 65535"),
         (["send", "[::1", "-m", "x"], "'[::1' is not an address: write [ADDRESS]:PORT"),
+        (["send", "::1:4000", "-m", "x"], "::1:4000 is ambiguous: write [::1]:4000 for a port, or [::1:4000] for none"),
+        (["listen", "fd00::1:2"], "fd00::1:2 is ambiguous"),
         (["send", "127.0.0.1", "-c", "1", "-s", "2M"], "--size 2M: write N or MIN-MAX, 1048576 at most"),
         (["send", "127.0.0.1", "-c", "1", "--pattern", "x"], "there is no pattern 'x'"),
         (["send", "127.0.0.1", "-m", "x", "-c", "3"], "--count is for made-up messages"),
@@ -298,6 +300,9 @@ def test_addresses_are_read_in_all_their_forms() -> None:
     assert place("10.0.0.1:0") == ("10.0.0.1", 0)
     assert place("fd00::1") == ("fd00::1", 4000)
     assert place("[fd00::1]:5") == ("fd00::1", 5)
+    assert place("[fd00::1:5]") == ("fd00::1:5", 4000)
+    assert place("fd00::1:face") == ("fd00::1:face", 4000)
+    assert place("fd00:0:0:0:0:0:1:5") == ("fd00::1:5", 4000)
     assert str(place("[fd00::1]:5")) == "[fd00::1]:5"
     with pytest.raises(UsageError, match="neither an address nor a known name"):
         place("no such host")
