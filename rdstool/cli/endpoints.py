@@ -23,6 +23,7 @@ import typer
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, error, note, one_line
 from rdstool.errors import TransportError, UsageError, first_of
+from rdstool.transport.scopes import host_of, socket_address
 
 if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
@@ -164,7 +165,7 @@ def resolve(host: str) -> str:
         why = getattr(problem, "strerror", None) or str(problem)
         raise UsageError(f"{host!r} is neither an address nor a known name ({why})") from None
     found.sort(key=lambda each: each[0] != socket.AF_INET)
-    return str(found[0][4][0])
+    return host_of(found[0][4])
 
 
 def source_for(destination: str, transport: str = TRANSPORTS[0]) -> str:
@@ -180,8 +181,8 @@ def source_for(destination: str, transport: str = TRANSPORTS[0]) -> str:
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((destination, 1))
-            source = str(probe.getsockname()[0])
+            probe.connect(socket_address(destination, 1)[1])
+            source = host_of(probe.getsockname())
     except OSError as problem:
         raise UsageError(
             f"this machine has no way to {destination} ({problem.strerror}): name the address to send from"
