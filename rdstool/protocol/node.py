@@ -20,9 +20,10 @@ What a transport owes the engine:
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from rdstool.protocol import events
-from rdstool.protocol.addresses import canonical, is_host
+from rdstool.protocol.addresses import canonical
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import LocalMap
@@ -34,6 +35,7 @@ from rdstool.protocol.ib.port import IbPort
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.loopback import LoopbackConnection
+from rdstool.protocol.names import checked_host
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.protocol.reasons import RefuseReason
 from rdstool.protocol.sockets import Socket, SocketHost
@@ -52,8 +54,11 @@ class Node(SocketHost):
         profile: Profile = LINUX_7,
         transport: Transport | None = Transport.TCP,
         now: float = 0.0,
+        name: Callable[[str], str] = str,
     ) -> None:
+        """``name`` gives a link-local address the name of its interface, where a program gave it a number."""
         super().__init__(transport, random, settings or Settings(), profile, now)
+        self._name = name
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
         """Connections by local address, peer address and type of service."""
         self.remembered: dict[Ends, Remembered] = {}
@@ -69,15 +74,14 @@ class Node(SocketHost):
 
     def add_address(self, address: str) -> str:
         """Own one more address; gives it in canonical form. Raises ``SocketError``: EINVAL where no host can."""
-        try:
-            own = canonical(address)
-        except ValueError:
-            raise SocketError(errno.EINVAL, f"{address!r} is not an IP address") from None
-        if not is_host(own):
-            raise SocketError(errno.EINVAL, f"{own} is not the address of one host")
+        own = self.host(address)
         self.ports.setdefault(own, {})
         self.maps.setdefault(own, LocalMap())
         return own
+
+    def host(self, text: str) -> str:
+        """The canonical form of an address that a program gives. Raises ``SocketError``: EINVAL where no host can."""
+        return checked_host(self._name(text))
 
     def socket(self) -> Socket:
         """A new socket, not bound."""

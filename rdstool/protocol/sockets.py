@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
-from rdstool.protocol.addresses import same_family
+from rdstool.protocol.addresses import same_family, scope
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import monitor_bit
@@ -23,7 +23,7 @@ from rdstool.protocol.ib.requests import check, make_message
 from rdstool.protocol.inbox import MSG_DONTWAIT
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.loopback import LoopbackConnection
-from rdstool.protocol.names import PORT_BITS, PORTS, checked_address, checked_host, checked_port
+from rdstool.protocol.names import PORT_BITS, PORTS, checked_address, checked_port
 from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.pathhash import jhash_1word
 from rdstool.protocol.profile import Profile
@@ -50,6 +50,10 @@ class SocketHost(Host, ABC):
         self.ports: dict[str, dict[int, Socket]] = {}
         self.monitors: dict[Socket, None] = {}
         """A dictionary, for its order is that of events."""
+
+    @abstractmethod
+    def host(self, text: str) -> str:
+        """The canonical form of an address that a program gives. Raises ``SocketError``: EINVAL where no host can."""
 
     @abstractmethod
     def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
@@ -108,7 +112,7 @@ class Socket(Outbox):
         Raises ``SocketError``: EINVAL, EADDRINUSE, EADDRNOTAVAIL, or ENOPROTOOPT where the transport that was chosen
         before does not own the address.
         """
-        address = checked_host(address)
+        address = self.node.host(address)
         if self.closed or self.address or not 0 <= port < PORTS or port == PROBE_PORT:
             why = "port 1 belongs to the handshake" if port == PROBE_PORT else "the socket is bound or closed already"
             raise SocketError(errno.EINVAL, f"cannot bind to {address}:{port}: {why}")
@@ -137,10 +141,11 @@ class Socket(Outbox):
 
     def connect(self, address: str, port: int) -> None:
         """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EINVAL."""
-        destination = checked_address(address)
-        if destination in {"0.0.0.0", "::"}:  # noqa: S104
+        if checked_address(address) in {"0.0.0.0", "::"}:  # noqa: S104
             raise SocketError(errno.EDESTADDRREQ, "cannot connect to an unspecified address")
-        self.peer = checked_host(destination), checked_port(port)
+        destination = self.node.host(address)
+        self._check_link(destination)
+        self.peer = destination, checked_port(port)
 
     # ---- Sending
 
@@ -219,14 +224,20 @@ class Socket(Outbox):
     def _route(self, address: str) -> BaseConnection | LoopbackConnection:
         if self.closed:
             raise SocketError(errno.EBADF, "the socket was closed")
-        destination = checked_host(address)
+        destination = self.node.host(address)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "sendmsg needs a bound socket")
         if not same_family(self.address, destination):
             raise SocketError(errno.EOPNOTSUPP, f"cannot send from {self.address} to {destination}: another family")
+        self._check_link(destination)
         connection = self.node.connection(self.address, destination, self.tos)
         self._routes[destination] = connection
         return connection
+
+    def _check_link(self, destination: str) -> None:
+        """A link-local address reaches others on its own link only, and any that is not link-local."""
+        if (own := scope(self.address)) and (other := scope(destination)) and own != other:
+            raise SocketError(errno.EINVAL, f"{destination} is on another link than {self.address}")
 
     def forget_route(self, address: str) -> None:
         """The node knows this peer no more: the next message to it finds the way anew."""
@@ -261,7 +272,7 @@ class Socket(Outbox):
 
         What TCP has taken already may still arrive. Raises ``SocketError``: EINVAL, ENOTCONN where unbound.
         """
-        destination = checked_host(address)
+        destination = self.node.host(address)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "cancel needs a bound socket")
         connection = self._routes.get(destination)

@@ -12,6 +12,7 @@ from dissectors.wire.rds import TCP_PORT
 from rdstool.errors import TransportError
 from rdstool.protocol.config import Settings
 from rdstool.protocol.source_ports import source_port
+from rdstool.transport.scopes import socket_address
 
 BACKLOG = 64
 """As the kernel's (``rds_tcp_listen_init``)."""
@@ -27,15 +28,8 @@ LINGER_0 = struct.pack("@ii", 1, 0)
 """Value of SO_LINGER that makes a close a reset."""
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
-SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 MakeSocket = Callable[[int, int], socket.socket]
 """Makes a socket of a family and type: ``socket.socket``, or one that makes it in another network namespace."""
-
-
-def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, SocketAddress]:
-    """Family and address for ``bind`` and ``connect``; a scope (``fe80::1%eth0``) is resolved. Raises ``OSError``."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
-    return socket.AddressFamily(found[0]), found[4]  # type: ignore[return-value]
 
 
 def listener(address: str, port: int, settings: Settings, make_socket: MakeSocket = socket.socket) -> socket.socket:
@@ -43,7 +37,10 @@ def listener(address: str, port: int, settings: Settings, make_socket: MakeSocke
 
     Raises ``TransportError`` where the address is not this machine's, or something else has the port.
     """
-    family, where = socket_address(address, port)
+    try:
+        family, where = socket_address(address, port)
+    except OSError as problem:
+        raise TransportError(_why_not(address, port, problem)) from problem
     sock = make_socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -90,6 +90,43 @@ def test_what_connect_refuses(address: str, number: int) -> None:
     fails(number, lambda: make_node().socket().connect(address, 4000))
 
 
+LOCAL = "fe80::1%eth0"
+
+
+@pytest.mark.parametrize("call", ["bind", "connect", "sendmsg", "cancel"])
+def test_a_link_local_address_needs_its_interface(call: str) -> None:
+    node = make_node(LOCAL)
+    socket = node.socket() if call == "bind" else bound(node)
+    refused: dict[str, Callable[[], object]] = {
+        "bind": lambda: socket.bind("fe80::1", 4000),
+        "connect": lambda: socket.connect("fe80::2", 4000),
+        "sendmsg": lambda: send(socket, address="fe80::2"),
+        "cancel": lambda: socket.cancel_sent_to("fe80::2", 4000),
+    }
+    assert "fe80::1%eth0" in str(fails(errno.EINVAL, refused[call])).replace("::2", "::1")
+
+
+def test_a_link_local_address_reaches_its_own_link_and_what_is_not_link_local() -> None:
+    socket = bound(make_node(LOCAL))
+    fails(errno.EINVAL, lambda: socket.connect("fe80::2%eth1", 4000))
+    fails(errno.EINVAL, lambda: send(socket, address="fe80::2%eth1"))
+    assert send(socket, b"x", "fe80::2%eth0") == 1
+    assert send(socket, b"x", "fd00::2") == 1
+
+
+def test_an_interface_that_a_program_numbers_is_known_by_its_name() -> None:
+    def name(text: str) -> str:
+        return text.replace("%2", "%eth0")
+
+    node = Node("fe80::1%2", random=Random(1), name=name)
+    socket = bound(node)
+    assert socket.address == LOCAL
+    send(socket, address="fe80::2%2")
+    socket.connect("fe80::2%2", 4000)
+    send(socket, address=None)
+    assert list(node.connections) == [(LOCAL, "fe80::2%eth0", 0)]
+
+
 def test_connect_only_sets_the_default_destination() -> None:
     node = make_node()
     socket = bound(node)
