@@ -145,7 +145,10 @@ do
       if not last_number then
          return
       end
-      local now = { number = last_number, time = last_time }
+      local now = shown[last_number]
+      if not now or now.part then
+         now = { number = last_number, time = last_time, parts = now and now.parts }
+      end
       flush_closed(now, true)
       local done = {}
       for _, from in pairs(connections) do
