@@ -744,7 +744,13 @@ end
 
 -- The list `kind` of what a frame shows.
 local function shows(frame, kind)
-   shown[frame.number] = frame
+   local known = shown[frame.number]
+   if known and not known.part then
+      frame = known
+   else
+      frame.parts = frame.parts or known and known.parts
+      shown[frame.number] = frame
+   end
    local list = frame[kind]
    if not list then
       list = {}
@@ -782,12 +788,16 @@ local function add_stream(transport, a, b, from_start)
    return stream
 end
 
+-- Something to be said of a stream, but of no message. The list may be one that many frames share.
+local function show_part_in(frame, part)
+   local parts = { unpack(shows(frame, "parts")) }
+   insert(parts, part)
+   shown[frame.number].parts = parts
+end
+
 -- A stream begins or ends in this frame.
 local function tell(stream, direction, event, now)
-   if now.parts then
-      now.parts = { unpack(now.parts) }
-   end
-   insert(shows(now, "parts"), { stream = stream, direction = direction, event = event })
+   show_part_in(now, { stream = stream, direction = direction, event = event })
 end
 
 -- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.
@@ -908,13 +918,8 @@ local function enter(message, lane, now)
    message.number = message_count
    lane.count = lane.count + 1
    lane.messages[lane.count] = message
-   local list = now.messages
-   if list then
-      list[#list + 1] = message
-   else
-      now.messages = { message }
-      shown[now.number] = now
-   end
+   local list = now.messages or shows(now, "messages")
+   list[#list + 1] = message
 end
 
 -- Enter a message that is complete, or known not to become so. `now` is the frame that tells it.
@@ -1068,6 +1073,8 @@ do
          tail = 0,
          pending = {}, -- what came ahead of a hole, ascending, without overlap
          pending_bytes = 0,
+         -- In a second pass all can be told: segments that stand late in the capture are waited for.
+         patient = rds.prefs.settle,
       }
    end
 
@@ -1432,7 +1439,7 @@ do
          local first = half.pending[1]
          local too_much = half.pending_bytes > MAX_PENDING_BYTES or #half.pending > MAX_PENDING_SEGMENTS
          local old = first.frame.number < now.number - MAX_HOLD_FRAMES
-         if not (half.acked >= first.start or too_much or old or final) then
+         if not (half.acked >= first.start and not half.patient or too_much or old or final) then
             break
          end
          give_up_hole(half)
@@ -1657,10 +1664,7 @@ do
       if not last_number then
          return
       end
-      local now = shown[last_number]
-      if not now or now.part then
-         now = { number = last_number, time = last_time, parts = now and now.parts }
-      end
+      local now = { number = last_number, time = last_time }
       flush_closed(now, true)
       local done = {}
       for _, from in pairs(connections) do
@@ -3726,10 +3730,7 @@ do
    local function say_in_frame(flow, rule, text, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      if now.parts then
-         now.parts = { unpack(now.parts) }
-      end
-      insert(shows(now, "parts"), part)
+      show_part_in(now, part)
    end
 
    -- A header without what may differ between fragments of a message: credit and checksum.

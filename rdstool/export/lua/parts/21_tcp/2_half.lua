@@ -28,6 +28,8 @@ do
          tail = 0,
          pending = {}, -- what came ahead of a hole, ascending, without overlap
          pending_bytes = 0,
+         -- In a second pass all can be told: segments that stand late in the capture are waited for.
+         patient = rds.prefs.settle,
       }
    end
 
@@ -392,7 +394,7 @@ do
          local first = half.pending[1]
          local too_much = half.pending_bytes > MAX_PENDING_BYTES or #half.pending > MAX_PENDING_SEGMENTS
          local old = first.frame.number < now.number - MAX_HOLD_FRAMES
-         if not (half.acked >= first.start or too_much or old or final) then
+         if not (half.acked >= first.start and not half.patient or too_much or old or final) then
             break
          end
          give_up_hole(half)

@@ -145,10 +145,7 @@ do
       if not last_number then
          return
       end
-      local now = shown[last_number]
-      if not now or now.part then
-         now = { number = last_number, time = last_time, parts = now and now.parts }
-      end
+      local now = { number = last_number, time = last_time }
       flush_closed(now, true)
       local done = {}
       for _, from in pairs(connections) do
