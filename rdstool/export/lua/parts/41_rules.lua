@@ -307,10 +307,7 @@ do
    local function say_in_frame(flow, rule, text, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      if now.parts then
-         now.parts = { unpack(now.parts) }
-      end
-      insert(shows(now, "parts"), part)
+      show_part_in(now, part)
    end
 
    -- A header without what may differ between fragments of a message: credit and checksum.
