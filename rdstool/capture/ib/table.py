@@ -18,7 +18,7 @@ from rdstool.protocol.kinds import Transport
 MAX_FLOWS = 131_072
 """Flows that are known; packets of further ones are passed over."""
 MAX_DIRECTIONS = 65_536
-"""Flows that are followed as RDS, two for each stream: each takes some ten times the memory of one that is only known."""
+"""Flows that are followed as RDS, two for each stream: each takes ten times the memory of one that is only known."""
 MAX_KEPT_BYTES = 64 << 20
 """Bytes of packets and payloads that all flows together hold back."""
 MAX_CANDIDATES = 64
