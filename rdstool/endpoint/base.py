@@ -14,6 +14,7 @@ from rdstool.protocol import sockets as engine
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import Memory, RdmaFlags
+from rdstool.protocol.inbox import LATENCY_POINTS
 from rdstool.protocol.received import Poll, ReceivedMessage, Timestamp
 from rdstool.transport.scopes import host_of, scoped
 
@@ -94,8 +95,8 @@ class SocketBase:
         elif option == c.SO_RDS_TRANSPORT:
             inner.set_transport(_number(value))
         elif option == c.SO_RDS_MSG_RXPATH_LATENCY:
-            if not isinstance(value, bytes) or not value or len(value) < 1 + value[0]:
-                raise SocketError(errno.EINVAL, "latency points are a count byte and as many point bytes")
+            if not isinstance(value, bytes) or len(value) != 1 + LATENCY_POINTS:
+                raise SocketError(errno.EFAULT, f"latency points are a count and {LATENCY_POINTS} bytes for points")
             inner.trace_latency(*value[1 : 1 + value[0]])
         else:
             raise SocketError(errno.ENOPROTOOPT, f"RDS has no option {option} that can be set here")
@@ -103,12 +104,12 @@ class SocketBase:
     def _set_generic(self, option: int, value: int | bytes | Address) -> None:
         if option in {c.SO_SNDBUF, c.SO_RCVBUF}:
             size = _number(value)
-            if size <= 0:
+            if size < 0:
                 raise SocketError(errno.EINVAL, f"a buffer of {size} bytes")
             if option == c.SO_SNDBUF:
-                self._inner.sndbuf = size
+                self._inner.sndbuf = max(size, c.LEAST_SNDBUF)
             else:
-                self._inner.rcvbuf = size
+                self._inner.rcvbuf = max(size, c.LEAST_RCVBUF)
         elif option in {c.SO_SNDTIMEO, c.SO_RCVTIMEO}:
             seconds = _seconds(value)
             if option == c.SO_SNDTIMEO:
@@ -132,6 +133,9 @@ class SocketBase:
             (c.SOL_SOCKET, c.SO_SNDBUF): 2 * inner.sndbuf,
             (c.SOL_SOCKET, c.SO_RCVBUF): 2 * inner.rcvbuf,
             (c.SOL_SOCKET, c.SO_ZEROCOPY): int(inner.zerocopy),
+            (c.SOL_SOCKET, c.SO_TYPE): c.SOCK_SEQPACKET,
+            (c.SOL_SOCKET, c.SO_DOMAIN): c.AF_RDS,
+            **{(c.SOL_SOCKET, option): 0 for option in (c.SO_PROTOCOL, c.SO_ERROR, c.SO_ACCEPTCONN)},
             **{(c.SOL_SOCKET, option): int(inner.timestamps) for option in _TIMESTAMPS},
         }
         if (level, option) not in known:

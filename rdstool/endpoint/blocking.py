@@ -19,6 +19,7 @@ from rdstool.endpoint import rdma
 from rdstool.endpoint.base import Address, SocketBase, given, not_bound, was_closed
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.stack import Residence, Stack, default_stack
+from rdstool.errors import AddressError
 from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
@@ -46,12 +47,18 @@ class Socket(SocketBase):
     def bind(self, address: Address) -> None:
         """Take an address of this machine and a port, 0 for any.
 
-        Raises ``TransportError`` where the address cannot be had, ``SocketError``: EINVAL, EADDRINUSE.
+        Raises ``SocketError``: EINVAL, EADDRINUSE; ``AddressError`` where the address cannot be had: EADDRNOTAVAIL, or
+        ENOPROTOOPT where a transport was chosen before; EADDRINUSE where another program speaks RDS at it.
         """
         if self._home is not None or self.closed:
             raise SocketError(errno.EINVAL, "the socket is bound or closed already")
         host, port = given(address)
-        home = self._stack.enter(host, self._inner.transport)
+        try:
+            home = self._stack.enter(host, self._inner.transport)
+        except AddressError as problem:
+            if problem.errno == errno.EADDRNOTAVAIL and self._inner.transport is not None:
+                problem.errno = errno.ENOPROTOOPT
+            raise
         try:
             with home.changed:
                 home.core.engine.adopt(self._inner)

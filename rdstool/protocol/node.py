@@ -35,7 +35,6 @@ from rdstool.protocol.ib.port import IbPort
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.loopback import LoopbackConnection
-from rdstool.protocol.names import checked_host
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.protocol.reasons import RefuseReason
 from rdstool.protocol.sockets import Socket, SocketHost
@@ -56,9 +55,7 @@ class Node(SocketHost):
         now: float = 0.0,
         name: Callable[[str], str] = str,
     ) -> None:
-        """``name`` gives a link-local address the name of its interface, where a program gave it a number."""
-        super().__init__(transport, random, settings or Settings(), profile, now)
-        self._name = name
+        super().__init__(transport, random, settings or Settings(), profile, now, name)
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
         """Connections by local address, peer address and type of service."""
         self.remembered: dict[Ends, Remembered] = {}
@@ -78,10 +75,6 @@ class Node(SocketHost):
         self.ports.setdefault(own, {})
         self.maps.setdefault(own, LocalMap())
         return own
-
-    def host(self, text: str) -> str:
-        """The canonical form of an address that a program gives. Raises ``SocketError``: EINVAL where no host can."""
-        return checked_host(self._name(text))
 
     def socket(self) -> Socket:
         """A new socket, not bound."""

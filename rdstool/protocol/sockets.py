@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
-from rdstool.protocol.addresses import same_family, scope
+from rdstool.protocol.addresses import is_host, same_family, scope
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import monitor_bit
@@ -23,7 +23,7 @@ from rdstool.protocol.ib.requests import check, make_message
 from rdstool.protocol.inbox import MSG_DONTWAIT
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.loopback import LoopbackConnection
-from rdstool.protocol.names import PORT_BITS, PORTS, checked_address, checked_port
+from rdstool.protocol.names import PORT_BITS, PORTS, checked_address, checked_host, checked_port
 from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.pathhash import jhash_1word
 from rdstool.protocol.profile import Profile
@@ -42,18 +42,26 @@ class SocketHost(Host, ABC):
     """What a socket needs of its node: a place at an address, and the way to a peer."""
 
     def __init__(
-        self, transport: Transport | None, random: Random, settings: Settings, profile: Profile, now: float
+        self,
+        transport: Transport | None,
+        random: Random,
+        settings: Settings,
+        profile: Profile,
+        now: float,
+        name: Callable[[str], str],
     ) -> None:
         super().__init__(random, settings, profile, now)
+        self.name = name
+        """Gives a link-local address the name of its interface, where a program gave it a number."""
         self.transport = transport
         """What carries its connections; None for a node that has no addresses, where sockets are until they bind."""
         self.ports: dict[str, dict[int, Socket]] = {}
         self.monitors: dict[Socket, None] = {}
         """A dictionary, for its order is that of events."""
 
-    @abstractmethod
     def host(self, text: str) -> str:
         """The canonical form of an address that a program gives. Raises ``SocketError``: EINVAL where no host can."""
+        return checked_host(self.name(text))
 
     @abstractmethod
     def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
@@ -140,9 +148,12 @@ class Socket(Outbox):
         raise SocketError(errno.EADDRINUSE, "cannot bind: all ports of the address are taken")
 
     def connect(self, address: str, port: int) -> None:
-        """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EINVAL."""
-        if checked_address(address) in {"0.0.0.0", "::"}:  # noqa: S104
+        """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EPROTOTYPE, EINVAL."""
+        destination = checked_address(address)
+        if destination == "0.0.0.0":  # noqa: S104
             raise SocketError(errno.EDESTADDRREQ, "cannot connect to an unspecified address")
+        if ":" in destination and not is_host(destination):
+            raise SocketError(errno.EPROTOTYPE, f"{destination} is not the address of one host")
         destination = self.node.host(address)
         self._check_link(destination)
         self.peer = destination, checked_port(port)
@@ -270,11 +281,11 @@ class Socket(Outbox):
     def cancel_sent_to(self, address: str, port: int) -> int:
         """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; gives how many messages.
 
-        What TCP has taken already may still arrive. Raises ``SocketError``: EINVAL, ENOTCONN where unbound.
+        What TCP has taken already may still arrive. Raises ``SocketError``: ENOTCONN where unbound, EINVAL.
         """
-        destination = self.node.host(address)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "cancel needs a bound socket")
+        destination = checked_address(self.node.name(address))
         connection = self._routes.get(destination)
         return connection.cancel(self, checked_port(port)) if connection is not None else 0
 

@@ -23,7 +23,7 @@ from random import Random, SystemRandom
 
 from dissectors.wire.encapsulation import ROCE_UDP_PORT
 from dissectors.wire.icrc import MAX_PACKET_BYTES
-from rdstool.errors import TransportError
+from rdstool.errors import AddressError, TransportError
 from rdstool.protocol.addresses import canonical, parsed
 from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import ConnectionOptions, Event
@@ -129,9 +129,10 @@ class RoceProvider:
             made.bind(socket_address(self.address, port)[1])
         except OSError as error:
             made.close()
-            raise TransportError(
+            raise AddressError(
+                error.errno,
                 f"UDP port {port} of {self.address} cannot be used ({error.strerror}): "
-                "give an address of this machine that no other RoCE device uses"
+                "give an address of this machine that no other RoCE device uses",
             ) from None
         return made
 

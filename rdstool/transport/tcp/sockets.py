@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.errors import TransportError
+from rdstool.errors import AddressError
 from rdstool.protocol.config import Settings
 from rdstool.protocol.source_ports import source_port
 from rdstool.transport.scopes import socket_address
@@ -35,12 +35,12 @@ MakeSocket = Callable[[int, int], socket.socket]
 def listener(address: str, port: int, settings: Settings, make_socket: MakeSocket = socket.socket) -> socket.socket:
     """A socket that takes connections for one address, and for no other.
 
-    Raises ``TransportError`` where the address is not this machine's, or something else has the port.
+    Raises ``AddressError`` where the address is not this machine's, or something else has the port.
     """
     try:
         family, where = socket_address(address, port)
     except OSError as problem:
-        raise TransportError(_why_not(address, port, problem)) from problem
+        raise AddressError(problem.errno, _why_not(address, port, problem)) from problem
     sock = make_socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -52,7 +52,7 @@ def listener(address: str, port: int, settings: Settings, make_socket: MakeSocke
         sock.listen(BACKLOG)
     except OSError as problem:
         sock.close()
-        raise TransportError(_why_not(address, port, problem)) from problem
+        raise AddressError(problem.errno, _why_not(address, port, problem)) from problem
     return sock
 
 
