@@ -4526,8 +4526,7 @@ local tcp_ports = {}
 -- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
 -- whether the watcher at IP has seen what it carries.
 local current, held, segment, done, taken = nil, {}, nil, false, false
--- Frames on which Wireshark's dissectors gave up: a second pass shows first what is known of them.
-local lost_frames = {}
+local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
@@ -4537,13 +4536,8 @@ local function now_of(pinfo)
    return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
 end
 
-local show_once
-
 -- Let Wireshark's own dissector do its work.
 local function pass_on(original, tvb, pinfo, tree)
-   if lost_frames[current] then
-      show_once(nil, pinfo, tree)
-   end
    return hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
 end
 
@@ -4556,12 +4550,17 @@ local function settle_at_end()
    end
 end
 
-function show_once(tvb, pinfo, root)
+local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
       show_frame(frame, tvb, pinfo, root)
    end
+end
+
+-- Whether a frame is shown before Wireshark dissects it: where that may end in the middle, and nothing may be missing.
+local function shows_first()
+   return at_end or lost_frames[current]
 end
 
 -- Where nobody watches, what is known of the frame was noted before, in the first pass.
@@ -4576,6 +4575,15 @@ end
 local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
+
+   local function show_segment(tvb, head, at, pinfo, tree)
+      local frame = not done and shown[current]
+      if frame then
+         local has_header = #head >= at + TCP_HEADER_BYTES
+         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      end
+   end
 
    -- A TCP segment begins behind `at` bytes of `tvb`, whose first ones `head` has, and ends before `stop` on the wire.
    function watch_segment(head, at, stop, src, dst, tvb, pinfo, tree, original)
@@ -4602,12 +4610,11 @@ do
             end
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
-      local frame = not done and shown[current]
-      if frame then
-         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      if shows_first() then
+         show_segment(tvb, head, at, pinfo, tree)
       end
+      local used = pass_on(original, tvb, pinfo, tree)
+      show_segment(tvb, head, at, pinfo, tree)
       held.tvb, segment, done = nil, nil, saved_done
       return used
    end
@@ -4695,6 +4702,9 @@ do
          settle_at_end()
       elseif packet and not goes_on(packet, current) then
          feed_packet(packet, now_of(pinfo))
+      end
+      if shows_first() then
+         show_once(nil, pinfo, tree)
       end
       local used = pass_on(original, tvb, pinfo, tree)
       if not done then

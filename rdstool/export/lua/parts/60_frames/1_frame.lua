@@ -5,8 +5,7 @@ local tcp_ports = {}
 -- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
 -- whether the watcher at IP has seen what it carries.
 local current, held, segment, done, taken = nil, {}, nil, false, false
--- Frames on which Wireshark's dissectors gave up: a second pass shows first what is known of them.
-local lost_frames = {}
+local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
@@ -16,13 +15,8 @@ local function now_of(pinfo)
    return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
 end
 
-local show_once
-
 -- Let Wireshark's own dissector do its work.
 local function pass_on(original, tvb, pinfo, tree)
-   if lost_frames[current] then
-      show_once(nil, pinfo, tree)
-   end
    return hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
 end
 
@@ -35,12 +29,17 @@ local function settle_at_end()
    end
 end
 
-function show_once(tvb, pinfo, root)
+local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
       show_frame(frame, tvb, pinfo, root)
    end
+end
+
+-- Whether a frame is shown before Wireshark dissects it: where that may end in the middle, and nothing may be missing.
+local function shows_first()
+   return at_end or lost_frames[current]
 end
 
 -- Where nobody watches, what is known of the frame was noted before, in the first pass.
