@@ -3162,7 +3162,6 @@ do
       local body = sub(data, start + 1, start + CM_BYTES)
       if #body < CM_BYTES then
          problem = format("cut short: %d of %d bytes were captured", #data - start, CM_BYTES)
-         body = body .. rep("\0", CM_BYTES - #body)
       end
       local message = {
          attribute = attribute,
@@ -3170,8 +3169,10 @@ do
          transaction = sub(data, DETH_BYTES + 9, DETH_BYTES + 16),
          src = packet.src,
          dst = packet.dst,
-         body = body,
+         body = body .. rep("\0", CM_BYTES - #body),
+         cut = #body < CM_BYTES,
       }
+      body = message.body
       local exchange
       if attribute == REQ then
          exchange = take_request(message, body, packet.src, packet.dst, problem)
@@ -3727,10 +3728,10 @@ do
    end
 
    -- Findings about a SEND that is no message by itself are shown in the frame that completed it.
-   local function say_in_frame(flow, rule, text, now)
+   local function say_in_frame(flow, rule, text, frame, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      show_part_in(now, part)
+      show_part_in(flow.patient and frame or now, part)
    end
 
    -- A header without what may differ between fragments of a message: credit and checksum.
@@ -3739,12 +3740,12 @@ do
    end
 
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.
-   function check_fragment(flow, unit, message, _, now)
+   function check_fragment(flow, unit, message, frame, now)
       if unit.opcode ~= 0x02 and unit.opcode ~= 0x04 then
-         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), now)
+         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), frame, now)
       end
       if not message then
-         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), now)
+         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), frame, now)
          return
       end
       local data, first = unit.length - HEADER_BYTES, message.fragments == 0
@@ -3755,26 +3756,26 @@ do
       local same = unit.header == message.raw
       local foreign = not same and key_of(unit.header) ~= message.key
       if data > size then
-         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
+         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), frame, now)
       elseif foreign then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       elseif message.sure and not message.inferred and not message.odd_size then
          local due = max(0, min(message.length - message.total, size))
          if data ~= due then
             message.odd_size = true
-            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), now)
+            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), frame, now)
          end
       end
       if foreign and data > size then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       end
       if not (same or foreign) and rest_of(unit.header) ~= rest_of(message.raw) then
-         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), frame, now)
       end
       local credit = byte(unit.header, 26)
       if not first and credit ~= 0 and message.last_credit ~= 0 and not message.granted_again then
          message.granted_again = true
-         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), now)
+         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), frame, now)
       end
       message.last_credit = credit
    end
@@ -3808,9 +3809,7 @@ do
 
    local function check_private(message, raw, what)
       if not message.private then
-         if not (message.problem and find(message.problem, "captured", 1, true)) then
-            say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
-         end
+         say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
          return nil
       end
       local private = private_fields(message)
@@ -3922,9 +3921,9 @@ do
    end
 
    function check_cm(message)
-      if message.attribute == REQ then
+      if message.attribute == REQ and not message.cut then
          check_request(message)
-      elseif message.attribute == REP then
+      elseif message.attribute == REP and not message.cut then
          check_reply(message)
       elseif message.attribute == REJ then
          check_reject(message)
@@ -4527,6 +4526,7 @@ local tcp_ports = {}
 -- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
 -- whether the watcher at IP has seen what it carries.
 local current, held, segment, done, taken = nil, {}, nil, false, false
+local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
@@ -4558,6 +4558,11 @@ local function show_once(tvb, pinfo, root)
    end
 end
 
+-- Whether a frame is shown before Wireshark dissects it: where that may end in the middle, and nothing may be missing.
+local function shows_first()
+   return at_end or lost_frames[current]
+end
+
 -- Where nobody watches, what is known of the frame was noted before, in the first pass.
 local function note_frame(pinfo)
    if not watching and current ~= pinfo.number then
@@ -4570,6 +4575,15 @@ end
 local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
+
+   local function show_segment(tvb, head, at, pinfo, tree)
+      local frame = not done and shown[current]
+      if frame then
+         local has_header = #head >= at + TCP_HEADER_BYTES
+         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      end
+   end
 
    -- A TCP segment begins behind `at` bytes of `tvb`, whose first ones `head` has, and ends before `stop` on the wire.
    function watch_segment(head, at, stop, src, dst, tvb, pinfo, tree, original)
@@ -4596,12 +4610,11 @@ do
             end
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
-      local frame = not done and shown[current]
-      if frame then
-         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      if shows_first() then
+         show_segment(tvb, head, at, pinfo, tree)
       end
+      local used = pass_on(original, tvb, pinfo, tree)
+      show_segment(tvb, head, at, pinfo, tree)
       held.tvb, segment, done = nil, nil, saved_done
       return used
    end
@@ -4689,6 +4702,9 @@ do
          settle_at_end()
       elseif packet and not goes_on(packet, current) then
          feed_packet(packet, now_of(pinfo))
+      end
+      if shows_first() then
+         show_once(nil, pinfo, tree)
       end
       local used = pass_on(original, tvb, pinfo, tree)
       if not done then
@@ -4893,10 +4909,11 @@ do
          end
          local number = number_of(pinfo)
          if number ~= current then
-            current, taken = number, false
             if depth > 0 then
+               lost_frames[current] = true
                count_lost_calls()
             end
+            current, taken = number, false
          end
          depth = depth + 1
          local used = watch(tvb, pinfo, tree, original)
@@ -4929,7 +4946,7 @@ function rds.init()
    start_tcp()
    start_infiniband()
    start_cm()
-   odd_ends = {}
+   odd_ends, lost_frames = {}, {}
    if at_ip then
       put_inside("links")
    end

@@ -220,7 +220,6 @@ do
       local body = sub(data, start + 1, start + CM_BYTES)
       if #body < CM_BYTES then
          problem = format("cut short: %d of %d bytes were captured", #data - start, CM_BYTES)
-         body = body .. rep("\0", CM_BYTES - #body)
       end
       local message = {
          attribute = attribute,
@@ -228,8 +227,10 @@ do
          transaction = sub(data, DETH_BYTES + 9, DETH_BYTES + 16),
          src = packet.src,
          dst = packet.dst,
-         body = body,
+         body = body .. rep("\0", CM_BYTES - #body),
+         cut = #body < CM_BYTES,
       }
+      body = message.body
       local exchange
       if attribute == REQ then
          exchange = take_request(message, body, packet.src, packet.dst, problem)
