@@ -13,6 +13,7 @@ import typer
 from rdstool.cli.choices import chosen_format
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
 from rdstool.cli.endpoints import (
+    AUTO,
     ROCE,
     TCP,
     Pcap,
@@ -43,6 +44,7 @@ def _complete_names(incomplete: str) -> list[str]:
 
 
 def craft(
+    context: typer.Context,
     scenarios: Annotated[
         list[str] | None,
         typer.Argument(
@@ -73,7 +75,9 @@ def craft(
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Same seed, same generation number and source ports.")
     ] = None,
-    listing: Annotated[bool, typer.Option("--list", help="List the scenarios that come with rdstool.")] = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the scenarios that come with rdstool; with --transport, its own.")
+    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print scenarios instead of playing them.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show verdicts only.")] = False,
     form: Annotated[
@@ -107,7 +111,9 @@ def craft(
     form = chosen_format(form, FORMATS, json=json)
     with Results(at_once=True) as results:
         if listing:
-            _list(results, json=form == "json")
+            said = context.get_parameter_source("transport")
+            named = said is not None and said.name != "DEFAULT"
+            _list(results, transport if named else AUTO, json=form == "json")
             raise typer.Exit
         if not scenarios:
             raise UsageError("name a scenario, or see --list")
@@ -136,10 +142,14 @@ def craft(
     raise typer.Exit(code)
 
 
-def _list(results: Results, *, json: bool) -> None:
+def _list(results: Results, transport: str, *, json: bool) -> None:
+    """Those for one transport, or all with ``auto``."""
     from rdstool.craft import library  # noqa: PLC0415
 
     known = [library.scenario(name) for name in library.names()]
+    if transport != AUTO:
+        carrier = carrier_named(transport, ROCE, None)
+        known = [each for each in known if each.transport is carrier]
     width = max(len(each.id) for each in known)
     for each in known:
         told = {"id": each.id, "title": each.title, "requirement": each.requirement, "source": each.source}

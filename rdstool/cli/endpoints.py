@@ -24,6 +24,7 @@ from rdstool.cli.choices import one_of
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, error, note, one_line
 from rdstool.errors import TransportError, UsageError, first_of
+from rdstool.transport.scopes import host_of, socket_address
 
 if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
@@ -112,7 +113,10 @@ class Place(NamedTuple):
 
 
 def place(text: str, port: int = DEFAULT_PORT) -> Place:
-    """``HOST``, ``HOST:PORT``, ``V6`` or ``[V6]:PORT``; names are looked up. Raises ``UsageError``."""
+    """``HOST``, ``HOST:PORT``, ``V6`` or ``[V6]:PORT``; names are looked up. Raises ``UsageError``.
+
+    What reads as an IPv6 address as well as a shorter one and a port is the address, and that is told.
+    """
     host, port_text = text, ""
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
@@ -121,11 +125,21 @@ def place(text: str, port: int = DEFAULT_PORT) -> Place:
         port_text = rest[1:]
     elif text.count(":") == 1:
         host, _, port_text = text.partition(":")
+    elif (shorter := text.rpartition(":"))[2].isdigit() and _is_ipv6(shorter[0]):
+        note(f"{text} is taken for an address: for port {shorter[2]}, write [{shorter[0]}]:{shorter[2]}")
     if port_text:
         if not port_text.isascii() or not port_text.isdigit() or int(port_text) > 0xFFFF:
             raise UsageError(f"{port_text!r} in {text!r} is not a port: they are 0 to 65535")
         port = int(port_text)
     return Place(resolve(host), port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except OSError:
+        return False
+    return True
 
 
 def cookie_number(text: str) -> int:
@@ -153,7 +167,7 @@ def resolve(host: str) -> str:
         why = getattr(problem, "strerror", None) or str(problem)
         raise UsageError(f"{host!r} is neither an address nor a known name ({why})") from None
     found.sort(key=lambda each: each[0] != socket.AF_INET)
-    return str(found[0][4][0])
+    return host_of(found[0][4])
 
 
 def source_for(destination: str, transport: str = TCP) -> str:
@@ -169,8 +183,8 @@ def source_for(destination: str, transport: str = TCP) -> str:
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((destination, 1))
-            source = str(probe.getsockname()[0])
+            probe.connect(socket_address(destination, 1)[1])
+            source = host_of(probe.getsockname())
     except OSError as problem:
         raise UsageError(
             f"this machine has no way to {destination} ({problem.strerror}): name the address to send from"

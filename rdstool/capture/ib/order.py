@@ -313,7 +313,7 @@ class PacketOrder:
 def lowest_position(psns: Ints) -> int:
     """The earliest of a few packet sequence numbers that lie near each other."""
     first = int(psns[0])
-    return first + int((((psns - first + PSN_HALF) & PSN_MASK) - PSN_HALF).min())
+    return first + int((((psns - first + PSN_HALF) & PSN_MASK) - PSN_HALF).min()) & PSN_MASK
 
 
 def pieces(items: list[Packets | Hole | Restart]) -> Iterator[Packets]:

@@ -292,7 +292,7 @@ class Framing:
         if self.segments is None:
             extents = self.extents
             ends = {start + size for start, size in zip(extents.start, extents.size, strict=True)}
-            self.segments = Segmentation(set(extents.start), ends, extents.missing)
+            self.segments = Segmentation(set(extents.start) - {search.cut}, ends, extents.missing)
         size = FIRST_WINDOW_BYTES
         while True:
             data, behind, more = self._window(size)
@@ -424,6 +424,7 @@ class Framing:
         keep_from = max(half.boundary, half.next - MAX_SEARCH_BYTES)
         if half.search is not None:
             self._pass_over(keep_from)
+            half.search.note_cut(keep_from, extents.start)
         if keep_from < half.next:
             half.carry = extents.copy(self.chunk, keep_from, half.next)
 

@@ -293,11 +293,25 @@ def test_wrong_use_is_one_line_that_says_what_to_do(arguments: list[str], said: 
     assert not done.stdout
 
 
+def test_what_reads_as_an_ipv6_address_is_one_and_a_port_at_its_end_is_hinted_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert place("fd00::1:4000") == ("fd00::1:4000", 4000)
+    hint = "fd00::1:4000 is taken for an address: for port 4000, write [fd00::1]:4000"
+    assert hint in capsys.readouterr().err
+    assert place("[fd00::1:4000]") == ("fd00::1:4000", 4000)
+    assert place("fd00::1") == ("fd00::1", 4000)
+    assert not capsys.readouterr().err
+
+
 def test_addresses_are_read_in_all_their_forms() -> None:
     assert place("10.0.0.1") == ("10.0.0.1", 4000)
     assert place("10.0.0.1:0") == ("10.0.0.1", 0)
     assert place("fd00::1") == ("fd00::1", 4000)
     assert place("[fd00::1]:5") == ("fd00::1", 5)
+    assert place("[fd00::1:5]") == ("fd00::1:5", 4000)
+    assert place("fd00::1:face") == ("fd00::1:face", 4000)
+    assert place("fd00:0:0:0:0:0:1:5") == ("fd00::1:5", 4000)
     assert str(place("[fd00::1]:5")) == "[fd00::1]:5"
     with pytest.raises(UsageError, match="neither an address nor a known name"):
         place("no such host")

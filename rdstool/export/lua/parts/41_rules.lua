@@ -304,13 +304,10 @@ do
    end
 
    -- Findings about a SEND that is no message by itself are shown in the frame that completed it.
-   local function say_in_frame(flow, rule, text, now)
+   local function say_in_frame(flow, rule, text, frame, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      if now.parts then
-         now.parts = { unpack(now.parts) }
-      end
-      insert(shows(now, "parts"), part)
+      show_part_in(flow.patient and frame or now, part)
    end
 
    -- A header without what may differ between fragments of a message: credit and checksum.
@@ -319,12 +316,12 @@ do
    end
 
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.
-   function check_fragment(flow, unit, message, _, now)
+   function check_fragment(flow, unit, message, frame, now)
       if unit.opcode ~= 0x02 and unit.opcode ~= 0x04 then
-         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), now)
+         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), frame, now)
       end
       if not message then
-         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), now)
+         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), frame, now)
          return
       end
       local data, first = unit.length - HEADER_BYTES, message.fragments == 0
@@ -335,26 +332,26 @@ do
       local same = unit.header == message.raw
       local foreign = not same and key_of(unit.header) ~= message.key
       if data > size then
-         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
+         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), frame, now)
       elseif foreign then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       elseif message.sure and not message.inferred and not message.odd_size then
          local due = max(0, min(message.length - message.total, size))
          if data ~= due then
             message.odd_size = true
-            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), now)
+            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), frame, now)
          end
       end
       if foreign and data > size then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       end
       if not (same or foreign) and rest_of(unit.header) ~= rest_of(message.raw) then
-         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), frame, now)
       end
       local credit = byte(unit.header, 26)
       if not first and credit ~= 0 and message.last_credit ~= 0 and not message.granted_again then
          message.granted_again = true
-         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), now)
+         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), frame, now)
       end
       message.last_credit = credit
    end
@@ -388,9 +385,7 @@ do
 
    local function check_private(message, raw, what)
       if not message.private then
-         if not (message.problem and find(message.problem, "captured", 1, true)) then
-            say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
-         end
+         say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
          return nil
       end
       local private = private_fields(message)
@@ -502,9 +497,9 @@ do
    end
 
    function check_cm(message)
-      if message.attribute == REQ then
+      if message.attribute == REQ and not message.cut then
          check_request(message)
-      elseif message.attribute == REP then
+      elseif message.attribute == REP and not message.cut then
          check_reply(message)
       elseif message.attribute == REJ then
          check_reject(message)

@@ -5,6 +5,7 @@
 local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
+   local SEND_MIDDLE = 0x01
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096

@@ -2,6 +2,8 @@
 
 local start_operations, take_response, settle_operation
 do
+   local ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
+   local READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
    local MAX_PENDING = 1024
    local MAX_EARLY = 64 -- responses kept that came before their request
    local SETTLE_FRAMES = 64 -- after the last response in which missing ones may still come
