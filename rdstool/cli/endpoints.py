@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import signal
 import socket
@@ -40,6 +41,8 @@ TCP, IB = TRANSPORTS = ("tcp", "ib")
 AUTO = "auto"
 """For listeners both transports, for senders the one by which the peer answers."""
 ROCE, VERBS = PROVIDERS = ("roce", "verbs")
+COLLECT_AFTER = 700
+"""Objects between two searches for cycles while a node runs; Python's own value."""
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -380,6 +383,9 @@ def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[E
 
 def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
     """The same for a job that starts its nodes by itself. Of tasks that fail together it raises the first error."""
+    # Peers come and go for as long as a node runs, and what is forgotten of them refers to itself: it is looked for as
+    # often as in any program, not as seldom as in a command that reads a file.
+    gc.set_threshold(COLLECT_AFTER)
 
     async def whole() -> ExitCode:
         task = asyncio.current_task()
