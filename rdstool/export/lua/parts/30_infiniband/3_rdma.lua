@@ -116,8 +116,11 @@ do
       end
    end
 
+   -- What a request asks for; nothing, where that was not captured.
    local function reth_of(raw)
-      raw = raw .. rep("\0", 16 - #raw)
+      if #raw < 16 then
+         return { va = ZERO8, rkey = 0, length = 0, cut = true }
+      end
       return { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = u32(raw, 13) }
    end
 
@@ -137,7 +140,11 @@ do
          operation.stop = position + read_span(flow.order, operation.length) - 1
       else
          local raw = packet.data .. rep("\0", max(0, 28 - #packet.data))
-         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8, stop = position }
+         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8 }
+         if #packet.data < 28 then
+            operation = reth_of("")
+         end
+         operation.stop = position
          if packet.opcode == COMPARE_SWAP then
             operation.kind, operation.operands = "compare-swap", { sub(raw, 21, 28), sub(raw, 13, 20) }
          else
