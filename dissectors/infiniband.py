@@ -78,7 +78,7 @@ class LRH(WireLayer):
         return (s[:length], s[length:]) if 0 < length < len(s) else (s, None)
 
     def guess_payload_class(self, payload: bytes) -> type[Packet]:
-        """By ``lnh``."""
+        """Choose the next layer by ``lnh``."""
         if self.lnh == NextHeader.BTH:
             return BTH
         return GRH if self.lnh == NextHeader.GRH else Raw

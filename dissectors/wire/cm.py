@@ -286,7 +286,7 @@ class RdsPrivateV6:
 @header("rds.cm", size=4, title="RDS reject data", source="net/rds/rdma_transport.c; protocol.md §7.2")
 @dataclass(slots=True)
 class RdsReject:
-    """Native-endian number in the private data of a REJ; read here as big-endian, see :func:`reject_code`."""
+    """A number in the private data of a REJ, in the sender's own byte order; read here as big-endian."""
 
     code: int = u32(
         0, "1 = incompatible version or crossing requests; 0x04010020 = refused by access list (UEK)", kind=Kind.HEX

@@ -99,7 +99,7 @@ class Grh:
 @header("infiniband.bth", size=12, title="Base Transport Header", source=f"{_IBA} §9.2")
 @dataclass(slots=True)
 class Bth:
-    """In front of every packet of the transport."""
+    """The header in front of every packet of the transport."""
 
     opcode: int = u8(0, "Operation", kind=Kind.HEX, values={item.value: item.name for item in Opcode})
     solicited: int = bits(1, 1, "Solicited event")

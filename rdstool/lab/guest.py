@@ -60,7 +60,7 @@ _SHOWN_LINES = 6
 """Lines of the console that go into an error."""
 
 RDS_MODULES = ("rds_rdma", "rds_tcp", "rds")
-"""In the order in which they can be unloaded."""
+"""Modules of RDS in the order in which they can be unloaded."""
 
 
 class Guest:
@@ -107,7 +107,7 @@ class Guest:
 
     @property
     def address6(self) -> str:
-        """Its IPv6 address."""
+        """The guest's IPv6 address."""
         return self.network.guest6 if self.network else "::1"
 
     @property
@@ -190,7 +190,7 @@ class Guest:
                 self.begin()
 
     def stop(self) -> None:
-        """Switch it off."""
+        """Switch the guest off."""
         if self._process is None:
             return
         self._hang_up("the guest was stopped")
@@ -381,7 +381,7 @@ class GuestStream:
         self._guest.call("commands.feed", key=self._key, data=base64.b64encode(data).decode("ascii") if data else None)
 
     def hang_up(self) -> None:
-        """Send it SIGHUP."""
+        """Send the program SIGHUP."""
         self._started.result()
         self._guest.call("commands.hang_up", key=self._key)
 

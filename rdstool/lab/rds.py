@@ -20,7 +20,7 @@ RECEIVE_TIMEOUT_S = 90.0
 
 
 class Call(Protocol):
-    """``Guest.call``."""
+    """Calls the agent, as ``Guest.call`` does."""
 
     def __call__(self, what: str, *, wait_s: float = 0.0, **arguments: Any) -> Any:
         """Ask the agent."""
@@ -31,7 +31,7 @@ class RdsSocket:
     """A socket in the guest."""
 
     number: int
-    """By which the agent knows it."""
+    """Number by which the agent knows it."""
     address: str
     """Empty where it is not bound."""
     port: int
@@ -53,7 +53,7 @@ class Message:
     length: int
     """Bytes received."""
     sha256: str
-    """Of these bytes, in hex."""
+    """SHA-256 of these bytes in hexadecimal."""
     flags: int
     """What ``recvmsg`` gave: MSG_TRUNC …"""
     control: tuple[tuple[int, int, bytes], ...]
@@ -233,7 +233,7 @@ class Rds:
         self._call("sockets.cancel", sock=sock.number, address=address, port=port)
 
     def monitor_congestion(self, sock: RdsSocket, on: bool = True) -> None:
-        """RDS_CONG_MONITOR."""
+        """Set RDS_CONG_MONITOR."""
         self.set_option(sock, SOL_RDS, Option.CONG_MONITOR, int(on))
 
     def set_buffer(self, sock: RdsSocket, *, send: int | None = None, receive: int | None = None) -> None:
@@ -243,7 +243,7 @@ class Rds:
                 self.set_option(sock, socket.SOL_SOCKET, option, value)
 
     def set_option(self, sock: RdsSocket, level: int, option: int, value: int | bytes) -> None:
-        """``setsockopt``."""
+        """Set a socket option, as ``setsockopt`` does."""
         given = _encode(value) if isinstance(value, bytes) else value
         self._call("sockets.set_option", sock=sock.number, level=level, option=int(option), value=given)
 

@@ -38,7 +38,7 @@ class Source(Protocol):
     streams: StreamTable
 
     def batches(self) -> Iterator[Decoded]:
-        """All of it."""
+        """Yield the whole of it as one batch."""
         ...
 
 

@@ -72,9 +72,9 @@ class CmResult:
     exchange: Exchange | None
     event: CmMessage | None
     accepted: bool = False
-    """It is the first REP of the exchange."""
+    """Whether this is the first REP of the exchange."""
     ends: bool = False
-    """It is a DREQ."""
+    """Whether this is a DREQ."""
     from_active: bool = True
 
 

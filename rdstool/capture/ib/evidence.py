@@ -79,7 +79,7 @@ class Evidence:
 
     @property
     def is_rds(self) -> bool:
-        """Enough headers agree."""
+        """Whether enough headers agree."""
         return self.chain >= MIN_CHAIN
 
     @property

@@ -69,7 +69,7 @@ class Restart:
     frame: int
     time: int
     coverage: Coverage
-    """Of the new connection."""
+    """Coverage of the new connection."""
 
 
 @dataclass(slots=True)
@@ -317,5 +317,5 @@ def lowest_position(psns: Ints) -> int:
 
 
 def pieces(items: list[Packets | Hole | Restart]) -> Iterator[Packets]:
-    """Only the packets."""
+    """The packets among the items, without the gaps."""
     return (item for item in items if isinstance(item, Packets))

@@ -137,7 +137,7 @@ class Operations:
             self.acknowledged(response.psn, response.frame, response.time, events)
 
     def acknowledged(self, psn: int, frame: int, time: int, events: list[Event]) -> None:
-        """All requests up to ``psn`` were carried out."""
+        """Take note that all requests up to ``psn`` were carried out."""
         if self._acknowledged is None or psn > self._acknowledged:
             self._acknowledged, self._acknowledged_at = psn, (frame, time)
         self._acknowledge(psn, frame, time, events)

@@ -175,6 +175,8 @@ class IbStreams:
                 if flow is not None:
                     self._table.flows[flow.key] = FOREIGN
             return
+        if not self._table.has_room(2):
+            return
         stream = self.streams.add(
             Transport.IB,
             Endpoint(exchange.active_address, exchange.qpn),

@@ -58,7 +58,7 @@ class RowBuilder:
     done: list[int] = field(default_factory=list)
     """The frame with which the stream was complete up to the span's end."""
     time: list[int] = field(default_factory=list)
-    """Of ``done``, ns."""
+    """Time of the frame in ``done``, ns."""
     runs: list[tuple[int, int, int]] = field(default_factory=list)
     """(stream, direction, index of the first message) where these change."""
     missing: dict[int, int] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class Framing:
         self.stream = stream
         self.out = out
         self.segments: Segmentation | None = None
-        """Of the extents; made when a search needs it."""
+        """Segments of the extents; made when a search needs them."""
         self.base = out.begin(stream, half.direction, extents)
         """Number of the span that the first extent is."""
 

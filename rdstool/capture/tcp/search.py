@@ -75,7 +75,7 @@ class BoundarySearch:
     since: int
     """Where the boundary was lost."""
     last_sequence: int
-    """Of the last message before, 0 without one."""
+    """Sequence of the last message before, 0 without one."""
     cut: int = -1
     """Where bytes begin that were kept for the next look, though their segment began before."""
 

@@ -208,11 +208,11 @@ class Sockets:
         return base64.b64encode(self._sockets[sock].getsockopt(level, option, size)).decode("ascii")
 
     def cancel(self, sock: int, address: str, port: int) -> None:
-        """RDS_CANCEL_SENT_TO."""
+        """Cancel what was sent to a destination (RDS_CANCEL_SENT_TO)."""
         cancel_sent_to(self._sockets[sock], address, port)
 
     def monitor(self, sock: int, on: bool = True) -> None:
-        """RDS_CONG_MONITOR."""
+        """Set RDS_CONG_MONITOR."""
         self._sockets[sock].setsockopt(SOL_RDS, Option.CONG_MONITOR, int(on))
 
 

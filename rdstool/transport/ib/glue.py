@@ -29,7 +29,7 @@ class Glue:
         self._engine = engine
         self._clock = clock
         self.providers: dict[str, verbs.Provider] = {}
-        """By local address."""
+        """Providers by local address."""
         self.links: dict[verbs.Connection, IbLink] = {}
         self.stirred: dict[str, None] = {}
         """Addresses whose provider has something to do."""

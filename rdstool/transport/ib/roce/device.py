@@ -108,7 +108,7 @@ class Device(QueuePairs):
         return self.memory.register(memory, access, address)
 
     def deregister(self, region: Region) -> None:
-        """Take memory away."""
+        """Make the keys of a region void."""
         self.memory.deregister(region)
 
     def take_events(self) -> list[Event]:
