@@ -2114,7 +2114,8 @@ do
          end
       end
       for _, operation in ipairs(announced) do
-         if keys[operation.rkey] or operation.kind == "compare-swap" or operation.kind == "fetch-add" then
+         local atomic = operation.kind == "compare-swap" or operation.kind == "fetch-add"
+         if keys[operation.rkey] or atomic or operation.cut then
             insert(chosen, operation)
          end
       end
@@ -2441,7 +2442,7 @@ do
    local ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
    local READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
    local MAX_PENDING = 1024
-   local MAX_EARLY = 64 -- responses kept that came before their request
+   local MAX_EARLY = 1024 -- responses kept that came before their request was read
    local SETTLE_FRAMES = 64 -- after the last response in which missing ones may still come
    local NAK_NAMES = {
       [0] = "PSN sequence error",
@@ -2498,22 +2499,22 @@ do
 
    -- All requests up to `psn` were carried out, as `frame` tells.
    local function operations_acknowledged(flow, psn, frame, now)
-      local list = flow.pending
-      while list[1] and list[1].stop <= psn do
-         local operation = list[1]
+      local list, index = flow.pending, 1
+      while list[index] and list[index].stop <= psn do
+         local operation = list[index]
+         local write = operation.kind == "rdma-write"
          operation.status = "ok"
-         if operation.kind == "rdma-write" then
-            if frame.number > operation.frame.number then
-               operation.frame = frame
-            end
-         else
-            operation.answered = operation.answered or frame
-            if frame.number - operation.answered.number < SETTLE_FRAMES then
-               return
-            end
+         operation.answered = operation.answered or frame
+         if write and frame.number > operation.frame.number then
+            operation.frame = frame
          end
-         remove(list, 1)
-         settle_operation(flow, operation, now)
+         -- Responses of a READ may still come, where the capture reorders.
+         if write or frame.number - operation.answered.number >= SETTLE_FRAMES then
+            remove(list, index)
+            settle_operation(flow, operation, now)
+         else
+            index = index + 1
+         end
       end
    end
 
@@ -2530,6 +2531,18 @@ do
       end
    end
 
+   -- What came before the request was read: it waited behind a hole, or the capture reorders.
+   local function answer_early(flow, operation, now)
+      local kept = {}
+      for _, response in ipairs(flow.early) do
+         local own = response.psn >= operation.psn and response.psn <= operation.stop
+         if not (own and answer_operation(flow, response, now)) then
+            insert(kept, response)
+         end
+      end
+      flow.early = kept
+   end
+
    local function enter_operation(flow, operation, now)
       operation_count = operation_count + 1
       operation.id = operation_count
@@ -2538,22 +2551,27 @@ do
          insert(flow.announced, operation)
       end
       insert(flow.pending, operation)
-      local early = flow.early
-      for index = #early, 1, -1 do
-         if early[index].psn >= operation.psn and early[index].psn <= operation.stop then
-            answer_operation(flow, remove(early, index), now)
-         end
+      if flow.early[1] then
+         answer_early(flow, operation, now)
       end
-      if flow.answered and flow.answered >= operation.stop then
-         operations_acknowledged(flow, flow.answered, flow.answered_in, now)
+      if operation.numbers and flow.answered and flow.answered >= operation.stop then
+         -- It was read late, behind a hole: that it was carried out was known before.
+         operation.status, operation.answered = "ok", flow.answered_in
+         if operation.kind == "rdma-write" then
+            remove(flow.pending)
+            settle_operation(flow, operation, now)
+         end
       end
       if #flow.pending > MAX_PENDING then
          settle_operation(flow, remove(flow.pending, 1), now)
       end
    end
 
+   -- What a request asks for; nothing, where that was not captured.
    local function reth_of(raw)
-      raw = raw .. rep("\0", 16 - #raw)
+      if #raw < 16 then
+         return { va = ZERO8, rkey = 0, length = 0, cut = true }
+      end
       return { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = u32(raw, 13) }
    end
 
@@ -2573,7 +2591,11 @@ do
          operation.stop = position + read_span(flow.order, operation.length) - 1
       else
          local raw = packet.data .. rep("\0", max(0, 28 - #packet.data))
-         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8, stop = position }
+         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8 }
+         if #packet.data < 28 then
+            operation = reth_of("")
+         end
+         operation.stop = position
          if packet.opcode == COMPARE_SWAP then
             operation.kind, operation.operands = "compare-swap", { sub(raw, 21, 28), sub(raw, 13, 20) }
          else
@@ -3577,22 +3599,41 @@ do
       end
    end
 
+   -- Whether no hole lies between this message and the one before it on its stream.
+   local function follows(message, lane)
+      local before = lane.finish or (message.stream.from_start and 0 or -1)
+      local joined
+      if message.tcp then
+         joined = message.position == before
+         lane.finish = message.finish
+      else
+         joined = not message.inferred and (lane.known or message.stream.from_start)
+      end
+      if not joined then
+         lane.segment = (lane.segment or 0) + 1
+      end
+      lane.known = true
+   end
+
    -- What a message announces, against the RDMA operations that came before it.
-   local function check_operations(message, parsed)
+   local function check_operations(message, parsed, lane)
       local operations = message.operations
       if not operations or not operations[1] then
          return
       end
+      -- Behind a hole, others may have come before these.
+      local known = message.numbered and (lane.numbered_segment or 0) == (lane.segment or 0)
       local total, moves = 0, {}
       for _, operation in ipairs(operations) do
          total = total + operation.length
+         known = known and not operation.cut
          moves[operation.kind == "rdma-write" and 1 or operation.kind == "rdma-read" and 2 or 0] = true
       end
       if total > MAX_MESSAGE_BYTES then
          say(message, "RDS-RDM-005", format("%.0f bytes in %d operations", total, #operations))
       end
       local raw, key = extension_of(parsed, EXT_RDMA_BYTES), extension_of(parsed, EXT_RDMA)
-      if raw and key then
+      if raw and key and known then
          if u32(raw, 1) ~= total then
             say(message, "RDS-RDM-002", format("RDMA_BYTES is %d, the operations moved %.0f bytes", u32(raw, 1), total))
          end
@@ -3604,7 +3645,7 @@ do
       end
    end
 
-   local function check_extensions(message)
+   local function check_extensions(message, lane)
       local field = sub(message.raw, 33, 48)
       if field == NO_EXTENSIONS then
          if has(message.flags, EXTHDR_EXTENSION) and not message.tcp then
@@ -3618,7 +3659,7 @@ do
          check_extensions_over_tcp(message, parsed)
       else
          check_extensions_over_ib(message, parsed)
-         check_operations(message, parsed)
+         check_operations(message, parsed, lane)
       end
    end
 
@@ -3638,25 +3679,8 @@ do
       end
    end
 
-   -- Whether no hole lies between this message and the one before it on its stream.
-   local function follows(message, lane)
-      local before = lane.finish or (message.stream.from_start and 0 or -1)
-      local joined
-      if message.tcp then
-         joined = message.position == before
-         lane.finish = message.finish
-      else
-         joined = not message.inferred and (lane.known or message.stream.from_start)
-      end
-      if not joined then
-         lane.segment = (lane.segment or 0) + 1
-      end
-      lane.known = true
-   end
-
    local function check_sequence(message, lane)
       local sequence, flags = message.sequence, message.flags
-      follows(message, lane)
       if not message.numbered then
          if (message.kind == "ack" or flags == CONG_BITMAP) and sequence ~= 0 then
             say(message, "RDS-SEQ-004", format("%s with sequence %s", message.kind, whole(sequence)))
@@ -3712,8 +3736,9 @@ do
    end
 
    function check_message(message, lane)
+      follows(message, lane)
       check_header(message)
-      check_extensions(message)
+      check_extensions(message, lane)
       if has(message.flags, CONG_BITMAP) then
          check_bitmap(message)
          for _, port in ipairs(message.ports or {}) do
@@ -4817,7 +4842,6 @@ do
    local function watch_inside_ip(tvb, pinfo, tree, original)
       local head = first_bytes(tvb)
       local at, stop, protocol, src, dst = read_ip(head)
-      stop = min(stop, reported_len(tvb))
       taken = false
       if stop > at and protocol == TCP then
          taken = true

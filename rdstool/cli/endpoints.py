@@ -8,6 +8,7 @@ raise typer.Exit(run_node(Node(address, options=options), job))
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -22,6 +23,8 @@ from rdstool.errors import TransportError, first_of
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node
 
+COLLECT_AFTER = 700
+"""Objects between two searches for cycles while a node runs; Python's own value."""
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -106,6 +109,9 @@ def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
 
     Of tasks that fail together it raises the first error.
     """
+    # Peers come and go for as long as a node runs, and what is forgotten of them refers to itself: it is looked for as
+    # often as in any program, not as seldom as in a command that reads a file.
+    gc.set_threshold(COLLECT_AFTER)
 
     async def whole() -> ExitCode:
         task = asyncio.current_task()

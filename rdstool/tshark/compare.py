@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rdstool.capture.columns import MESSAGE
 from rdstool.capture.decoding import Decoded
-from rdstool.capture.events import CmMessage, Event
+from rdstool.capture.events import CmMessage, Event, RdmaOperation
 from rdstool.capture.gather import joined
 from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import StreamTable
@@ -74,7 +74,10 @@ def _shown(value: Any) -> str:
 
 
 def objects(source: Source) -> dict[Key, dict[str, Any]]:
-    """Each message and RDMA-CM message as its JSON object, with all header bytes, by what identifies it."""
+    """Each message, RDMA operation and RDMA-CM message as its JSON object, by what identifies it.
+
+    Messages have all bytes of their header.
+    """
     seen = _Seen()
     for decoded in source.batches():
         seen.enter(decoded, source.streams)
@@ -117,6 +120,10 @@ class _Seen:
             if isinstance(event, CmMessage):
                 item = json.loads(event_line(event, streams))
                 self.items.append((("cm", event.frame, item["message"], item["src"]), item))
+            elif isinstance(event, RdmaOperation):
+                item = json.loads(event_line(event, streams))
+                item["first_frame"] = event.first_frame
+                self.items.append(((event.direction, "rdma", event.psn), item))
         self.rows.append(rows)
         self.events += decoded.events
 
@@ -194,4 +201,6 @@ def _words(item: dict[str, Any]) -> str:
     ends = f"{item['src']} > {item['dst']}"
     if item["kind"] == "cm":
         return f"{ends} RDMA-CM {item['message']}"
+    if "rkey" in item:
+        return f"{ends} {item['kind']} with R_Key {item['rkey']:#x}"
     return f"{ends} {item['kind']} {item['sport']} to {item['dport']}, sequence {item['sequence']}"

@@ -153,22 +153,41 @@ do
       end
    end
 
+   -- Whether no hole lies between this message and the one before it on its stream.
+   local function follows(message, lane)
+      local before = lane.finish or (message.stream.from_start and 0 or -1)
+      local joined
+      if message.tcp then
+         joined = message.position == before
+         lane.finish = message.finish
+      else
+         joined = not message.inferred and (lane.known or message.stream.from_start)
+      end
+      if not joined then
+         lane.segment = (lane.segment or 0) + 1
+      end
+      lane.known = true
+   end
+
    -- What a message announces, against the RDMA operations that came before it.
-   local function check_operations(message, parsed)
+   local function check_operations(message, parsed, lane)
       local operations = message.operations
       if not operations or not operations[1] then
          return
       end
+      -- Behind a hole, others may have come before these.
+      local known = message.numbered and (lane.numbered_segment or 0) == (lane.segment or 0)
       local total, moves = 0, {}
       for _, operation in ipairs(operations) do
          total = total + operation.length
+         known = known and not operation.cut
          moves[operation.kind == "rdma-write" and 1 or operation.kind == "rdma-read" and 2 or 0] = true
       end
       if total > MAX_MESSAGE_BYTES then
          say(message, "RDS-RDM-005", format("%.0f bytes in %d operations", total, #operations))
       end
       local raw, key = extension_of(parsed, EXT_RDMA_BYTES), extension_of(parsed, EXT_RDMA)
-      if raw and key then
+      if raw and key and known then
          if u32(raw, 1) ~= total then
             say(message, "RDS-RDM-002", format("RDMA_BYTES is %d, the operations moved %.0f bytes", u32(raw, 1), total))
          end
@@ -180,7 +199,7 @@ do
       end
    end
 
-   local function check_extensions(message)
+   local function check_extensions(message, lane)
       local field = sub(message.raw, 33, 48)
       if field == NO_EXTENSIONS then
          if has(message.flags, EXTHDR_EXTENSION) and not message.tcp then
@@ -194,7 +213,7 @@ do
          check_extensions_over_tcp(message, parsed)
       else
          check_extensions_over_ib(message, parsed)
-         check_operations(message, parsed)
+         check_operations(message, parsed, lane)
       end
    end
 
@@ -214,25 +233,8 @@ do
       end
    end
 
-   -- Whether no hole lies between this message and the one before it on its stream.
-   local function follows(message, lane)
-      local before = lane.finish or (message.stream.from_start and 0 or -1)
-      local joined
-      if message.tcp then
-         joined = message.position == before
-         lane.finish = message.finish
-      else
-         joined = not message.inferred and (lane.known or message.stream.from_start)
-      end
-      if not joined then
-         lane.segment = (lane.segment or 0) + 1
-      end
-      lane.known = true
-   end
-
    local function check_sequence(message, lane)
       local sequence, flags = message.sequence, message.flags
-      follows(message, lane)
       if not message.numbered then
          if (message.kind == "ack" or flags == CONG_BITMAP) and sequence ~= 0 then
             say(message, "RDS-SEQ-004", format("%s with sequence %s", message.kind, whole(sequence)))
@@ -288,8 +290,9 @@ do
    end
 
    function check_message(message, lane)
+      follows(message, lane)
       check_header(message)
-      check_extensions(message)
+      check_extensions(message, lane)
       if has(message.flags, CONG_BITMAP) then
          check_bitmap(message)
          for _, port in ipairs(message.ports or {}) do

@@ -80,7 +80,8 @@ do
          end
       end
       for _, operation in ipairs(announced) do
-         if keys[operation.rkey] or operation.kind == "compare-swap" or operation.kind == "fetch-add" then
+         local atomic = operation.kind == "compare-swap" or operation.kind == "fetch-add"
+         if keys[operation.rkey] or atomic or operation.cut then
             insert(chosen, operation)
          end
       end
