@@ -228,7 +228,7 @@ class _Job:
             peer = self.places[index].address
             if node.reached(peer):
                 return False
-            note(f"gave up {self.tallies[index].destination}: it is not reached, and too much of standard input waits")
+            note(f"gave up {self.tallies[index].destination}: it cannot be reached, and too much waits for it")
             return tasks[index].cancel()
 
         sources = self._sources(let_go)
