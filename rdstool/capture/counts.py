@@ -40,11 +40,11 @@ class FrameCounts:
     """Headers that contradict themselves, such as an IP header length below 20."""
     arp: int = 0
     other_protocols: Counter[int] = field(default_factory=Counter)
-    """By IP protocol number."""
+    """Frames by IP protocol number."""
     other_ethertypes: Counter[int] = field(default_factory=Counter)
-    """By EtherType; lengths (802.3, below 0x0600) count as 0."""
+    """Frames by EtherType; lengths (802.3, below 0x0600) count as 0."""
     other_links: Counter[int] = field(default_factory=Counter)
-    """By LINKTYPE; what cannot be told apart further."""
+    """Frames by LINKTYPE, for those that cannot be told apart further."""
 
     @property
     def passed_over(self) -> int:

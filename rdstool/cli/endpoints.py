@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import signal
 import socket
@@ -20,9 +21,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from rdstool.cli.choices import one_of
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, STANDARD_OUTPUT, error, note, one_line
 from rdstool.errors import TransportError, UsageError, first_of
+from rdstool.transport.scopes import host_of, socket_address
 
 if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
@@ -33,10 +36,13 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 4000
 """RDS port where an address comes without one."""
 PROFILES = ("linux-7", "linux-6", "uek", "single-path")
-TRANSPORTS = ("tcp", "ib")
+DEFAULT_PROFILE = PROFILES[0]
+TCP, IB = TRANSPORTS = ("tcp", "ib")
 AUTO = "auto"
-"""Listeners have both transports then, senders the one by which the peer answers."""
-PROVIDERS = ("roce", "verbs")
+"""For listeners both transports, for senders the one by which the peer answers."""
+ROCE, VERBS = PROVIDERS = ("roce", "verbs")
+COLLECT_AFTER = 700
+"""Objects between two searches for cycles while a node runs; Python's own value."""
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -52,7 +58,7 @@ Pcap = Annotated[
     typer.Option(
         "--pcap",
         metavar="FILE",
-        help="Write all that is exchanged to this pcapng file; no rights needed.",
+        help="Record all traffic in this pcapng file; needs no privileges.",
         callback=_named_file,
     ),
 ]
@@ -71,7 +77,7 @@ TransportName = Annotated[
     typer.Option(
         "--transport",
         metavar="NAME",
-        help="What carries RDS: tcp; ib for InfiniBand; auto for what the peer speaks.",
+        help="What carries RDS: tcp, ib (InfiniBand), or auto (what the peer speaks).",
         autocompletion=lambda: [*TRANSPORTS, AUTO],
     ),
 ]
@@ -80,7 +86,7 @@ ProviderName = Annotated[
     typer.Option(
         "--provider",
         metavar="NAME",
-        help="Whose InfiniBand: roce is RoCE v2 from userspace; verbs a device of this machine, with pyverbs.",
+        help="InfiniBand by roce (RoCE v2 in userspace) or verbs (a device of this machine; needs pyverbs).",
         autocompletion=lambda: list(PROVIDERS),
     ),
 ]
@@ -110,7 +116,10 @@ class Place(NamedTuple):
 
 
 def place(text: str, port: int = DEFAULT_PORT) -> Place:
-    """``HOST``, ``HOST:PORT``, ``V6`` or ``[V6]:PORT``; names are looked up. Raises ``UsageError``."""
+    """``HOST``, ``HOST:PORT``, ``V6`` or ``[V6]:PORT``; names are looked up. Raises ``UsageError``.
+
+    What reads as an IPv6 address as well as a shorter one and a port is the address, and that is told.
+    """
     host, port_text = text, ""
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
@@ -119,11 +128,21 @@ def place(text: str, port: int = DEFAULT_PORT) -> Place:
         port_text = rest[1:]
     elif text.count(":") == 1:
         host, _, port_text = text.partition(":")
+    elif (shorter := text.rpartition(":"))[2].isdigit() and _is_ipv6(shorter[0]):
+        note(f"{text} is taken for an address: for port {shorter[2]}, write [{shorter[0]}]:{shorter[2]}")
     if port_text:
         if not port_text.isascii() or not port_text.isdigit() or int(port_text) > 0xFFFF:
             raise UsageError(f"{port_text!r} in {text!r} is not a port: they are 0 to 65535")
         port = int(port_text)
     return Place(resolve(host), port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+    except OSError:
+        return False
+    return True
 
 
 def cookie_number(text: str) -> int:
@@ -151,10 +170,10 @@ def resolve(host: str) -> str:
         why = getattr(problem, "strerror", None) or str(problem)
         raise UsageError(f"{host!r} is neither an address nor a known name ({why})") from None
     found.sort(key=lambda each: each[0] != socket.AF_INET)
-    return str(found[0][4][0])
+    return host_of(found[0][4])
 
 
-def source_for(destination: str, transport: str = TRANSPORTS[0]) -> str:
+def source_for(destination: str, transport: str = TCP) -> str:
     """The address from which this machine reaches another one. Nothing is sent.
 
     Raises ``UsageError`` where there is none, ``SocketError`` where ``destination`` is not the address of one host.
@@ -167,8 +186,8 @@ def source_for(destination: str, transport: str = TRANSPORTS[0]) -> str:
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((destination, 1))
-            source = str(probe.getsockname()[0])
+            probe.connect(socket_address(destination, 1)[1])
+            source = host_of(probe.getsockname())
     except OSError as problem:
         raise UsageError(
             f"this machine has no way to {destination} ({problem.strerror}): name the address to send from"
@@ -186,7 +205,7 @@ def _is_free(address: str, transport: str) -> bool:
 
     if transport == AUTO:
         return all(_is_free(address, each) for each in TRANSPORTS)
-    over_tcp = transport == TRANSPORTS[0]
+    over_tcp = transport == TCP
     with socket.socket(type=socket.SOCK_STREAM if over_tcp else socket.SOCK_DGRAM) as probe:
         if over_tcp:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -201,8 +220,8 @@ def carriers(transport: str, provider: str) -> Sequence[str]:
     """What a listener has. Raises ``UsageError`` where that cannot be."""
     if transport != AUTO:
         return (transport,)
-    if provider != PROVIDERS[0]:
-        raise UsageError(f"--transport {AUTO} is for --provider {PROVIDERS[0]}: name the transport")
+    if provider != ROCE:
+        raise UsageError(f"--transport {AUTO} is for --provider {ROCE}: name the transport")
     return TRANSPORTS
 
 
@@ -216,7 +235,7 @@ def transport_to(transport: str, peers: Sequence[str], own: str, provider: str) 
         return transport
     from rdstool.transport.ib.answering import speaks_ib  # noqa: PLC0415
 
-    chosen = "ib" if all(speaks_ib(peer, own) for peer in dict.fromkeys(peers)) else "tcp"
+    chosen = IB if all(speaks_ib(peer, own) for peer in dict.fromkeys(peers)) else TCP
     note(f"auto: {', '.join(dict.fromkeys(peers))} over {chosen}")
     return chosen
 
@@ -255,17 +274,16 @@ def settings(
 def node_options(
     settings_of_node: Settings,
     *,
-    profile: str = PROFILES[0],
+    profile: str = DEFAULT_PROFILE,
     pcap: Path | None = None,
-    transport: str = TRANSPORTS[0],
-    provider: str = PROVIDERS[0],
+    transport: str = TCP,
+    provider: str = ROCE,
 ) -> NodeOptions:
     """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
     from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
 
-    if profile not in KNOWN:
-        raise UsageError(f"there is no profile {profile!r}: they are {', '.join(KNOWN)}")
+    one_of("--profile", profile, KNOWN)
     carrier = carrier_named(transport, provider, pcap)
     return NodeOptions(
         settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
@@ -273,18 +291,19 @@ def node_options(
 
 
 def carrier_named(transport: str, provider: str, pcap: Path | None) -> Transport:
-    """The transport of that name. Raises ``UsageError`` where it, the provider or the two together cannot be."""
+    """The transport of that name, for which ``auto`` has been decided.
+
+    Raises ``UsageError`` for an unknown name, and for options that do not go together.
+    """
     from rdstool.protocol.kinds import Transport  # noqa: PLC0415
 
-    if transport not in TRANSPORTS:
-        raise UsageError(f"there is no transport {transport!r}: they are {', '.join((*TRANSPORTS, AUTO))}")
-    if provider not in PROVIDERS:
-        raise UsageError(f"there is no provider {provider!r}: they are {', '.join(PROVIDERS)}")
-    if provider != PROVIDERS[0] and transport == TRANSPORTS[0]:
+    one_of("--transport", transport, (*TRANSPORTS, AUTO))
+    one_of("--provider", provider, PROVIDERS)
+    if provider != ROCE and transport == TCP:
         raise UsageError(f"--provider {provider} is for InfiniBand: add --transport ib")
-    if provider != PROVIDERS[0] and pcap is not None:
+    if provider != ROCE and pcap is not None:
         raise UsageError(
-            f"--pcap needs --provider {PROVIDERS[0]}: what a device sends no program sees, "
+            f"--pcap needs --provider {ROCE}: what a device sends no program sees, "
             "but rdstool capture on its network interface may"
         )
     return Transport[transport.upper()]
@@ -364,6 +383,9 @@ def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[E
 
 def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
     """The same for a job that starts its nodes by itself. Of tasks that fail together it raises the first error."""
+    # Peers come and go for as long as a node runs, and what is forgotten of them refers to itself: it is looked for as
+    # often as in any program, not as seldom as in a command that reads a file.
+    gc.set_threshold(COLLECT_AFTER)
 
     async def whole() -> ExitCode:
         task = asyncio.current_task()

@@ -101,6 +101,11 @@ class Reading:
         if not messages and self.problem is None and not self.interrupted:
             warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
 
+    def label(self, frame: int) -> tuple[str, int]:
+        """The file that a frame of the whole capture is in, and the frame's number there."""
+        file, number = self.capture.frame_label(frame)
+        return self.capture.paths[file], number
+
     def exit_code(self, *, problems: bool = False) -> ExitCode:
         """The command's exit status; tells on stderr why the reading ended early."""
         if self.interrupted:
@@ -127,6 +132,13 @@ class Reading:
         return False
 
 
+def all_tcp_ports(more: Sequence[int] | None) -> frozenset[int]:
+    """The TCP ports of RDS: its own, and those of ``--tcp-port``."""
+    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
+
+    return frozenset({TCP_PORT, *(more or ())})
+
+
 def open_inputs(
     files: Sequence[Path],
     *,
@@ -146,14 +158,13 @@ def open_inputs(
         raise UsageError(
             f"--jobs and {'--follow' if follow else '--engine tshark'} exclude each other; leave out --jobs"
         )
-    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.files.source import STANDARD_INPUT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
 
     options = CaptureOptions(
         payloads=payloads,
         digests=digests,
-        tcp_ports=frozenset({TCP_PORT, *(tcp_ports or ())}),
+        tcp_ports=all_tcp_ports(tcp_ports),
         tcp_checksums=tcp_checksums,
         follow=follow,
         jobs=jobs,

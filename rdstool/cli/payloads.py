@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
+from rdstool.cli.choices import one_of
 from rdstool.errors import UsageError
 
 DISTRIBUTIONS = ("uniform", "log", "exponential")
@@ -45,8 +46,7 @@ class Sizes:
 
 def sizes(text: str, distribution: str) -> Sizes:
     """``N`` or ``MIN-MAX``; suffixes K and M are binary. Raises ``UsageError``."""
-    if distribution not in DISTRIBUTIONS:
-        raise UsageError(f"there is no distribution {distribution!r}: they are {', '.join(DISTRIBUTIONS)}")
+    one_of("--distribution", distribution, DISTRIBUTIONS)
     low, dash, high = text.partition("-")
     smallest = byte_count(low, f"--size {text}")
     largest = byte_count(high, f"--size {text}") if dash else smallest
@@ -71,8 +71,7 @@ def made_up(count: int, wanted: Sizes, pattern: str, seed: int) -> Iterator[byte
     ``counter``: bytes 0 to 255, again and again, beginning one further in each message; ``number``: the message's
     number from 0 as decimal digits, then spaces.
     """
-    if pattern not in PATTERNS:
-        raise UsageError(f"there is no pattern {pattern!r}: they are {', '.join(PATTERNS)}")
+    one_of("--pattern", pattern, PATTERNS)
     return _made_up(count, wanted, pattern, random.Random(seed))  # noqa: S311
 
 

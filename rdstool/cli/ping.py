@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.endpoints import (
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+    DEFAULT_PROFILE,
+    ROCE,
+    TCP,
     Paths,
     Pcap,
     ProfileName,
@@ -46,7 +46,7 @@ def ping(
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", "--from", "-I", metavar="ADDR", help="Own address; the one that routes there if not given."
+            "--source", "--from", "-I", metavar="ADDR", help="Own address (default: the one that routes to the peer)."
         ),
     ] = None,
     count: Annotated[
@@ -65,11 +65,11 @@ def ping(
         str, typer.Option("--timeout", "-W", metavar="TIME", help="How long each answer is waited for.")
     ] = "10s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the summary.")] = False,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = 8,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     assignments: Set = None,
     verbose: Verbose = False,
 ) -> None:
@@ -147,7 +147,7 @@ class Screen:
             self._explained = True
 
     def show(self, outcome: Outcome) -> None:
-        """One line."""
+        """Write the line of one outcome."""
         from rdstool.endpoint import pinger  # noqa: PLC0415
 
         number = outcome.number
@@ -180,7 +180,7 @@ class Screen:
             note(f"hint: {hint}")
 
     def sum_up(self, pinger: Pinger, seconds: float) -> None:
-        """The last lines."""
+        """Write the summary."""
         tally = pinger.tally
         times = {"min": tally.min_s, "avg": tally.mean_s, "max": tally.max_s, "mdev": tally.deviation_s}
         if self._json:

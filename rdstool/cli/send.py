@@ -16,9 +16,9 @@ import typer
 from rdstool.cli.copies import Copies
 from rdstool.cli.endpoints import (
     DEFAULT_PORT,
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+    DEFAULT_PROFILE,
+    ROCE,
+    TCP,
     Paths,
     Pcap,
     Place,
@@ -98,7 +98,7 @@ def send(
     ],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="ADDR[:PORT]", help="Own address; the one that routes there if not given."),
+        typer.Option("--from", metavar="ADDR[:PORT]", help="Own address (default: the one that routes to the peer)."),
     ] = None,
     message: Annotated[
         list[str] | None, typer.Option("--message", "-m", metavar="TEXT", help="Send this text (repeatable).")
@@ -136,11 +136,11 @@ def send(
         float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up what is not acknowledged by then.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON object a destination.")] = False,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = 8,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     sndbuf: SendBuffer = None,
     assignments: Set = None,
     verbose: Verbose = False,

@@ -54,7 +54,7 @@ PairKey = tuple[bytes, bytes, Transport]
 
 
 def summarise(found: Findings, frames: FrameCounts) -> CaptureStats:
-    """All sections."""
+    """Make all sections."""
     known = len(found.lanes)
     spoke = found.traffic.all.messages[:known] > 0
     seen = np.fromiter((coverage_of(found.streams, lane).seen > 0 for lane in range(known)), np.bool_, known)

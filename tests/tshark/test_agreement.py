@@ -144,6 +144,16 @@ def from_the_middle(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
     return header, frames[len(frames) // 3 :]
 
 
+def captured_twice(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """Each frame, as at both ends of a link."""
+    return header, [copy for frame in frames for copy in (frame, frame)]
+
+
+def cut_off(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """From the middle of a stream, and no further than a few messages: all of them wait for more at the end."""
+    return header, frames[20:62]
+
+
 def _linked(header: bytes, link: int) -> bytes:
     return header[: FILE_HEADER_BYTES - 4] + struct.pack("<I", link)
 
@@ -157,8 +167,9 @@ TCP, TCP6, INFINIBAND = "tcp-basic-73", "tcp-ipv6-73", "ib-rdma-73"
 Change = Callable[[bytes, Frames], tuple[bytes, Frames]]
 CASES: list[tuple[str, Change]] = [
     *((TCP, change) for change in (with_vlan, cooked, raw_ip, out_of_order, thinned, from_the_middle)),
-    *((INFINIBAND, change) for change in (with_vlan, cooked, raw_ip, out_of_order)),
-    *(("ib-basic-73", change) for change in (thinned, in_fragments)),
+    (TCP, cut_off),
+    *((INFINIBAND, change) for change in (with_vlan, cooked, raw_ip, out_of_order, captured_twice)),
+    *(("ib-basic-73", change) for change in (thinned, from_the_middle, in_fragments)),
     *((name, in_fragments) for name in (TCP, TCP6)),
     *((name, in_tunnels) for name in (TCP, TCP6, INFINIBAND)),
     (TCP, in_mpls_over_udp),

@@ -103,7 +103,7 @@ class Direction:
             operations.response(response, events, self.stream.number, self.number)
 
     def finish(self) -> None:
-        """Nothing more will come."""
+        """Take note that nothing more will come."""
         self.requests([*self.order.finish(), *self.order.answered_beyond(*self.answered)])
         self.end()
 
@@ -146,12 +146,12 @@ class Flow:
 
     @property
     def hosts(self) -> Hosts:
-        """Source and destination."""
+        """Addresses of source and destination."""
         return self.key[:4]
 
     @property
     def reverse_hosts(self) -> Hosts:
-        """Of the other direction."""
+        """Addresses of source and destination of the other direction."""
         return self.key[2], self.key[3], self.key[0], self.key[1]
 
     def note(self, packets: Packets) -> None:

@@ -138,7 +138,7 @@ class AddressPair:
 
     open: list[Connection]
     announced: tuple[Announcement | None, Announcement | None] = (None, None)
-    """By the smaller and by the larger address."""
+    """What the smaller and what the larger address announced."""
     released: tuple[int, ...] = ()
     """Paths whose connection ended and was not followed by another yet, the longest free first."""
     several: bool = False

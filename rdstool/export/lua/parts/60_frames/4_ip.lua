@@ -30,7 +30,6 @@ do
    local function watch_inside_ip(tvb, pinfo, tree, original)
       local head = first_bytes(tvb)
       local at, stop, protocol, src, dst = read_ip(head)
-      stop = min(stop, reported_len(tvb))
       taken = false
       if stop > at and protocol == TCP then
          taken = true
