@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class FrameCounts:
-    """Numbers of frames; each frame is in exactly one of them besides ``frames`` and ``tunnelled``.
+    """Numbers of frames; each frame is in exactly one of them besides ``frames``, ``snapped`` and ``tunnelled``.
 
     One that holds a packet in a tunnel is in that of the packet.
     """
@@ -16,6 +16,8 @@ class FrameCounts:
     frames: int = 0
     bytes: int = 0
     """Captured bytes of all frames."""
+    snapped: int = 0
+    """Frames that were not captured to their end."""
     tunnelled: int = 0
     """Frames whose packet was taken out of a tunnel."""
     too_deep: int = 0

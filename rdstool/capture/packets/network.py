@@ -96,6 +96,7 @@ def parse(
     """
     counts.frames += len(frames)
     counts.bytes += int(frames.captured.sum())
+    counts.snapped += int(np.count_nonzero(frames.captured < frames.wire))
     found = _Found(frames, counts, tcp_ports, tcp_checksums)
     named = network_layer(frames, counts)
     for depth in range(MAX_TUNNELS + 1):
