@@ -42,6 +42,8 @@ TEXT = """# Speaking RDS: measurements
 
 Made by `{command}` on {today}. Medians of {runs} runs, which took turns.
 Machine: {processors} processors, Python {python}; load at the start {before:.1f}, at the end {after:.1f}.
+Congestion control of all programs: {congestion}. BBR paces by timers, on loopback too, and by what it takes for the
+bandwidth: with it, rates of one program differ by half between runs.
 
 Two processes on loopback, one connection. The bare program sends the same payloads over one TCP connection, each behind
 a 48-byte header, with blocking sockets and no protocol: nothing is acknowledged, kept or sent again. It joins header
@@ -93,7 +95,7 @@ class Run:
 
 
 def run(kind: str, size: int, count: int, trips: int, paths: int) -> Run:
-    """Let a sender and a receiver run."""
+    """Let a sender and a receiver run, with the congestion control that the environment says."""
     command = [sys.executable, "-m", "benchmarks.endpoint_programs", kind]
     numbers = list(map(str, (size, count, trips, paths)))
     with subprocess.Popen([*command, "receiver", *numbers], stdout=subprocess.PIPE, text=True) as receiver:
@@ -143,7 +145,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(COUNTS), choices=list(COUNTS), help="in bytes")
     parser.add_argument("--runs", type=int, default=3, help="of each program (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages (default: %(default)s)")
+    parser.add_argument("--congestion", default="cubic", help="TCP's congestion control (default: %(default)s)")
     options = parser.parse_args()
+    os.environ["CONGESTION"] = options.congestion
     load = os.getloadavg()[0]
     rows = []
     for size in options.sizes:
@@ -158,6 +162,7 @@ def main() -> None:
             command=" ".join(["python -m benchmarks.endpoint", *sys.argv[1:]]),
             today=date.today(),
             runs=options.runs,
+            congestion=options.congestion,
             processors=processors(),
             python=platform.python_version(),
             before=load,

@@ -7,13 +7,15 @@
 ``node``      ``rdstool.Node``, asyncio
 ``crowd``     a node with COUNT sockets, and PATHS peers (nodes of another process) that talk to all of them
 
-The receiver prints a line when it listens. Both print a JSON object at their end.
+The receiver prints a line when it listens. Both print a JSON object at their end. TCP's congestion control is what the
+environment says in CONGESTION, or the system's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import selectors
 import socket
@@ -72,7 +74,25 @@ def listening() -> None:
     sys.stdout.flush()
 
 
+def make_socket(family: int, kind: int) -> socket.socket:
+    """A socket as every program uses them."""
+    sock = socket.socket(family, kind)
+    name = os.environ.get("CONGESTION")
+    if name:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+    return sock
+
+
 # ---- Without protocol
+
+
+def bare_socket(address: str, port: int) -> socket.socket:
+    """A TCP socket of that address."""
+    sock = make_socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.bind((address, port))
+    return sock
 
 
 class BareReader:
@@ -136,9 +156,9 @@ def bare_send(sock: socket.socket, sequence: int, payload: bytes) -> None:
 def bare_sender(size: int, count: int, trips: int, connections: int) -> None:
     """Send on all connections in turn, wait for the end, then go to and fro on the first."""
     keep_memory()
-    socks = [socket.create_connection((RECEIVER, PORT), source_address=(SENDER, 0)) for _ in range(connections)]
+    socks = [bare_socket(SENDER, 0) for _ in range(connections)]
     for sock in socks:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect((RECEIVER, PORT))
     first = socks[0]
     answers = bare_messages([first])
     payload = bytes(size)
@@ -161,11 +181,10 @@ def bare_sender(size: int, count: int, trips: int, connections: int) -> None:
 def bare_receiver(_size: int, count: int, trips: int, connections: int) -> None:
     """Take everything, say so, then answer."""
     keep_memory()
-    with socket.create_server((RECEIVER, PORT), backlog=connections) as server:
+    with bare_socket(RECEIVER, PORT) as server:
+        server.listen(connections)
         listening()
         socks = [server.accept()[0] for _ in range(connections)]
-    for sock in socks:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     first = socks[0]
     messages = bare_messages(socks)
     bare_send(first, 0, next(messages))
@@ -191,7 +210,8 @@ def ports(paths: int) -> list[int]:
 def options(paths: int) -> rdstool.NodeOptions:
     """The number of paths, and buffers for long messages; there is a socket for each path."""
     sndbuf = max(BUFFER // paths, SMALLEST_SNDBUF)
-    return rdstool.NodeOptions(rdstool.Settings(paths=paths, sndbuf=sndbuf, rcvbuf=BUFFER))
+    settings = rdstool.Settings(paths=paths, sndbuf=sndbuf, rcvbuf=BUFFER)
+    return rdstool.NodeOptions(settings, make_socket=make_socket)
 
 
 def socket_sender(size: int, count: int, trips: int, paths: int) -> None:
