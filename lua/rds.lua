@@ -375,7 +375,7 @@ end
 rds.experts = all_experts
 
 rds.prefs.tcp_ports = Pref.range("TCP ports", "16385", "TCP ports that carry RDS", 65535)
-rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "In a second pass, show also messages behind holes at the end of the file; not for live captures")
+rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "For a second pass: wait for frames that stand late, and show messages behind holes at the end of the file; not for live captures")
 rds.prefs.check_hdr = Pref.bool("Check: Message header", true, "Show what breaks rules RDS-HDR-*")
 rds.prefs.check_ext = Pref.bool("Check: Extension headers", true, "Show what breaks rules RDS-EXT-*")
 rds.prefs.check_seq = Pref.bool("Check: Sequence numbers", true, "Show what breaks rules RDS-SEQ-*")

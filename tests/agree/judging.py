@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from rdstool.tshark.program import Tshark
 from tests.agree.damaging import damaged
+from tests.captures.test_sharing import all_of, is_shared, options
 from tests.thinned.thinning import write
-from tests.tshark.running import PLUGIN, ROOT, differences_in
+from tests.tshark.running import PLUGIN, differences_in
 
 LIMIT_S = 120
 """For one reading of a few hundred frames."""
@@ -18,8 +18,8 @@ SHOWN = (
     *("frame.number", "rds.number", "rds.kind", "rds.sequence", "rds.stream", "rds.complete", "rds.expected"),
     *("rds.request_in", "rds.retransmission_of", "_ws.expert.message"),
 )
-SHARED = (("validate", "--format", "json"), ("decode", "--json", "--rdma"))
-"""Commands of which several processes write what one does."""
+CHUNK_BYTES = 4096
+"""So small that every capture of some frames has chunks for two processes."""
 
 
 def make(seed: int, folder: Path) -> tuple[Path, str]:
@@ -44,21 +44,15 @@ def between_passes(path: Path, tshark: Tshark) -> Iterator[str]:
             yield f"tshark {tshark.version_text}: {one} in one pass, {other} in two"
 
 
-def between_processes(path: Path) -> Iterator[str]:
-    """One process and two."""
-    for command in SHARED:
-        one, two = (
-            subprocess.run(
-                [sys.executable, "-m", "rdstool", *command, "--jobs", jobs, str(path)],
-                capture_output=True,
-                check=False,
-                cwd=ROOT,
-                timeout=LIMIT_S,
-            )
-            for jobs in ("1", "2")
-        )
-        if (one.returncode, one.stdout) != (two.returncode, two.stdout) or one.returncode > 1:
-            yield f"rdstool {' '.join(command)}: status {one.returncode} and {two.returncode}"
+def between_processes(path: Path) -> list[str]:
+    """One process and two, which take turns with small parts of the file."""
+    one, two = (all_of([str(path)], options(jobs, CHUNK_BYTES)) for jobs in (1, 2))
+    return [f"{name} differ between one process and two" for name in one if one[name] != two[name]]
+
+
+def is_for_two(path: Path) -> bool:
+    """Tell whether it is long enough for two processes."""
+    return is_shared(str(path), chunk_bytes=CHUNK_BYTES)
 
 
 def _fields(path: Path, tshark: Tshark, *passes: str) -> list[tuple[str, ...]]:
