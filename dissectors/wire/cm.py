@@ -13,6 +13,8 @@ from dissectors.wire.codec import Codec
 from dissectors.wire.table import Kind, bits, header, octets, u8, u16, u32, u64
 
 _IBA = "InfiniBand Architecture vol. 1"
+MAD_BYTES = 256
+"""Every management datagram has this size (§13.4.2)."""
 CM_CLASS = 0x07
 """Management class of communication management."""
 SERVICE_ID_TCP = 0x0000_0000_0106_0000

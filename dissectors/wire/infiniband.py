@@ -14,6 +14,8 @@ from dissectors.wire.table import Kind, bits, header, octets, u8, u16, u32, u64
 CM_QP = 1
 """Queue pair of the general services interface, which carries RDMA-CM."""
 PSN_MODULUS = 1 << 24
+"""Packet sequence numbers have 24 bits."""
+PSN_MASK = PSN_MODULUS - 1
 _IBA = "InfiniBand Architecture vol. 1"
 
 

@@ -8,11 +8,20 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class FrameCounts:
-    """Numbers of frames; each frame is in exactly one of them besides ``frames``."""
+    """Numbers of frames; each frame is in exactly one of them besides ``frames``, ``snapped`` and ``tunnelled``.
+
+    One that holds a packet in a tunnel is in that of the packet.
+    """
 
     frames: int = 0
     bytes: int = 0
     """Captured bytes of all frames."""
+    snapped: int = 0
+    """Frames that were not captured to their end."""
+    tunnelled: int = 0
+    """Frames whose packet was taken out of a tunnel."""
+    too_deep: int = 0
+    """Frames with tunnels in more tunnels than are looked into."""
     tcp: int = 0
     """TCP segments on the ports that were asked for."""
     tcp_damaged: int = 0

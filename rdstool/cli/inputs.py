@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 NATIVE, TSHARK = ENGINES = ("native", "tshark")
 """What decodes a capture."""
+SNAP_BYTES = 192
+"""Enough for Ethernet, VXLAN and IPv6 in front of RDS over TCP; what tcpdump -s takes."""
 MAX_JOBS = 64
 """Worker processes."""
 
@@ -98,7 +100,15 @@ class Reading:
 
     def warn_of_nothing(self, messages: int) -> None:
         """Tell of a capture that was read to its end and has no messages."""
-        if not messages and self.problem is None and not self.interrupted:
+        if messages or self.problem is not None or self.interrupted:
+            return
+        frames = self.capture.frames
+        if frames.snapped and frames.tcp + frames.ib + frames.cut:
+            short = f"{plural(frames.snapped, 'frame')} cut short by the capture"
+            warn(f"no RDS message was found: {short}; {SNAP_BYTES} bytes of each hold all headers")
+        elif frames.tcp:
+            warn(f"no RDS message was found in {plural(frames.tcp, 'TCP segment')}")
+        else:
             warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
 
     def label(self, frame: int) -> tuple[str, int]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.afrds.numbers import SOL_RDS, Option
-
-MAX_MESSAGE_BYTES = 1 << 20
 
 SEND_TIMEOUT_S = 90.0
 """For sends that block; it is only spent where the peer does not come, or does not read."""
@@ -236,20 +234,10 @@ class Rds:
         """Set RDS_CONG_MONITOR."""
         self.set_option(sock, SOL_RDS, Option.CONG_MONITOR, int(on))
 
-    def set_buffer(self, sock: RdsSocket, *, send: int | None = None, receive: int | None = None) -> None:
-        """SO_SNDBUF and SO_RCVBUF, in bytes."""
-        for option, value in ((socket.SO_SNDBUF, send), (socket.SO_RCVBUF, receive)):
-            if value is not None:
-                self.set_option(sock, socket.SOL_SOCKET, option, value)
-
     def set_option(self, sock: RdsSocket, level: int, option: int, value: int | bytes) -> None:
         """Set a socket option, as ``setsockopt`` does."""
         given = _encode(value) if isinstance(value, bytes) else value
         self._call("sockets.set_option", sock=sock.number, level=level, option=int(option), value=given)
-
-    def get_option(self, sock: RdsSocket, level: int, option: int) -> int:
-        """``getsockopt`` of an int."""
-        return int(self._call("sockets.get_option", sock=sock.number, level=level, option=int(option)))
 
     # ---- What rds-info shows
 

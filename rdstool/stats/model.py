@@ -108,6 +108,8 @@ class CaptureSummary:
     bytes: int
     tcp_frames: int
     ib_frames: int
+    tunnelled_frames: int
+    """Frames whose packet was in a tunnel."""
     passed_over: dict[str, int]
     """Frames without RDS, by what they were."""
     streams: int

@@ -138,6 +138,7 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
         "other link types": frames.other_links.total(),
         "cut in the headers": frames.cut,
         "malformed": frames.malformed,
+        "in too many tunnels": frames.too_deep,
         "wrong TCP checksum": frames.tcp_damaged,
     }
     return CaptureSummary(
@@ -145,6 +146,7 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
         bytes=frames.bytes,
         tcp_frames=frames.tcp,
         ib_frames=frames.ib,
+        tunnelled_frames=frames.tunnelled,
         passed_over={name: count for name, count in passed_over.items() if count},
         streams=len(found.streams),
         messages=count_of(traffic.all, everything)[0],

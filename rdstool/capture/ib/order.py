@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.infiniband import Opcode
+from dissectors.wire.infiniband import PSN_MASK, Opcode
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import GapReason
-from rdstool.capture.ib.packets import PSN_HALF, PSN_MASK, Packets, words_at
+from rdstool.capture.ib.packets import PSN_HALF, Packets, words_at
 from rdstool.capture.streams import Coverage
 
 MAX_WAITING_PACKETS = 1024
