@@ -375,7 +375,7 @@ end
 rds.experts = all_experts
 
 rds.prefs.tcp_ports = Pref.range("TCP ports", "16385", "TCP ports that carry RDS", 65535)
-rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "In a second pass, show also messages behind holes at the end of the file; not for live captures")
+rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "For a second pass: wait for frames that stand late, and show messages behind holes at the end of the file; not for live captures")
 rds.prefs.check_hdr = Pref.bool("Check: Message header", true, "Show what breaks rules RDS-HDR-*")
 rds.prefs.check_ext = Pref.bool("Check: Extension headers", true, "Show what breaks rules RDS-EXT-*")
 rds.prefs.check_seq = Pref.bool("Check: Sequence numbers", true, "Show what breaks rules RDS-SEQ-*")
@@ -1107,6 +1107,9 @@ do
       local open = half.open
       local room = open and open.stop - start or 0
       half.next = start + size
+      if not half.latest or done.number > half.latest.number then
+         half.latest = done
+      end
       if room > 0 then
          local most = min(room, size)
          extend(open, #data > most and sub(data, 1, most) or data, done)
@@ -1430,16 +1433,17 @@ do
       end
       deliver(half, half.next, first.start - half.next, "", first.frame, done, true)
       release(half, done)
-      half.latest = done
    end
 
-   -- Give up holes that can no longer fill, then read the messages.
-   function settle(half, now, final)
+   -- Give up holes that can no longer fill, then read the messages. Without `acked`, what the peer has acknowledged is no
+   -- reason where the capture is read twice.
+   function settle(half, now, final, acked)
+      acked = acked or not half.patient and half.acked or -1
       while half.pending[1] do
          local first = half.pending[1]
          local too_much = half.pending_bytes > MAX_PENDING_BYTES or #half.pending > MAX_PENDING_SEGMENTS
          local old = first.frame.number < now.number - MAX_HOLD_FRAMES
-         if not (half.acked >= first.start and not half.patient or too_much or old or final) then
+         if not (acked >= first.start or too_much or old or final) then
             break
          end
          give_up_hole(half)
@@ -1590,6 +1594,7 @@ do
    local function end_connection(half, now)
       for direction = 0, 1 do
          local other = half.connection.halves[direction]
+         settle(other, now, false, other.acked)
          settle(other, now, true)
          flush(other, other.closing or now, now)
       end
@@ -1606,6 +1611,11 @@ do
             end_connection(half, now)
             half = nil
          end
+      end
+      local halves = half and half.connection.halves
+      if halves and halves[0].base == nil and halves[1].base == nil then
+         -- Only acknowledgements stood before it: it begins here.
+         half.lane.stream.from_start = (half.direction == 1) == segment.ack_flag
       end
       half = half or open_connection(segment, now, segment.ack_flag, true)
       if half and half.base == nil then
@@ -1659,6 +1669,16 @@ do
       end
    end
 
+   -- What the peer had acknowledged in frames up to `number`: an acknowledgement may stand before what it is for.
+   local function acknowledged_before(half, number)
+      local positions, frames = half.lane.ack_positions, half.lane.ack_frames
+      local index = #positions
+      while index > 0 and frames[index] > number do
+         index = index - 1
+      end
+      return positions[index] or -1
+   end
+
    -- The capture has ended: give up all holes and searches, and report what is incomplete.
    function finish_tcp()
       if not last_number then
@@ -1678,6 +1698,7 @@ do
          local connection = done[number]
          for direction = 0, connection and 1 or -1 do
             local half = connection.halves[direction]
+            settle(half, now, false, acknowledged_before(half, now.number - IN_FLIGHT_FRAMES))
             settle(half, now, true)
             flush(half, half.closing or now, now)
          end
