@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import AUTO, ROCE, TCP, carrier_named, transport_to
 from rdstool.cli.choices import chosen_format
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
-from rdstool.cli.endpoints import (
-    AUTO,
-    ROCE,
-    TCP,
-    Pcap,
-    ProviderName,
-    TransportName,
-    carrier_named,
-    cookie_number,
-    resolve,
-    run_job,
-    source_for,
-    transport_to,
-)
+from rdstool.cli.endpoints import run_job
 from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import Pcap, ProviderName, TransportName
+from rdstool.cli.numbers import number_64
 from rdstool.cli.output import Results, error, json_line, note
+from rdstool.cli.places import resolve, source_for
 from rdstool.errors import TransportError, UsageError
 
 if TYPE_CHECKING:
@@ -134,7 +125,7 @@ def craft(
             patience,
             carrier_named(transport_to(transport, [peer], own, provider), provider, pcap),
             provider,
-            None if cookie is None else cookie_number(cookie),
+            None if cookie is None else number_64(cookie, "a cookie"),
         )
         chosen = [_with_ports(each, port or ()) for each in _chosen(scenarios, match)]
         job = _Job(chosen, match, pcap, _teller(form, results, quiet=quiet), strict=strict)

@@ -241,14 +241,15 @@ def say(
       rdstool lab host -- rdstool listen 192.0.2.1:4000 &
       rdstool lab say 192.0.2.1:4000 hello
     """  # noqa: D301
-    from rdstool.cli.endpoints import cookie_number, place  # noqa: PLC0415
+    from rdstool.cli.numbers import number_64  # noqa: PLC0415
+    from rdstool.cli.places import place  # noqa: PLC0415
     from rdstool.lab.standing import find_standing  # noqa: PLC0415
     from rdstool.lab.streams import write_through  # noqa: PLC0415
     from rdstool.lab.tools import own_environment  # noqa: PLC0415
 
     peer = place(to)
     line = [sys.executable, "-m", "rdstool.afrds", "say", *map(str, peer), text]
-    line += [str(cookie_number(rdma_write))] if rdma_write is not None else []
+    line += [str(number_64(rdma_write, "a cookie"))] if rdma_write is not None else []
     paths = {"PYTHONPATH": own_environment()["PYTHONPATH"]}
     stream = find_standing(name).stream(line, write_through, environment=paths, folder="/", stdin=False)
     raise typer.Exit(stream.wait())

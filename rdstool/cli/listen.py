@@ -13,32 +13,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import AUTO, IB, ROCE, TCP, carriers
 from rdstool.cli.echo import Echo
-from rdstool.cli.endpoints import (
-    AUTO,
+from rdstool.cli.endpoints import log_to_stderr, run_nodes
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
     DEFAULT_PROFILE,
-    IB,
-    ROCE,
-    TCP,
     Paths,
     Pcap,
-    Place,
     ProfileName,
     ProviderName,
     ReceiveBuffer,
     Set,
     TransportName,
     Verbose,
-    carriers,
-    log_to_stderr,
     node_options,
-    place,
-    run_nodes,
     settings,
 )
-from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.numbers import byte_count
 from rdstool.cli.output import Results, json_line, note
-from rdstool.cli.payloads import byte_count
+from rdstool.cli.places import Place, place
 from rdstool.errors import TransportError, UsageError
 from rdstool.words import plural
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.cli.choices import one_of
+from rdstool.cli.numbers import byte_count
 from rdstool.errors import UsageError
 
 DISTRIBUTIONS = ("uniform", "log", "exponential")
@@ -53,16 +54,6 @@ def sizes(text: str, distribution: str) -> Sizes:
     if smallest > largest or largest > MAX_MESSAGE_BYTES:
         raise UsageError(f"--size {text}: write N or MIN-MAX, {MAX_MESSAGE_BYTES} at most")
     return Sizes(smallest, largest, distribution)
-
-
-def byte_count(text: str, option: str) -> int:
-    """A number of bytes; suffixes K and M are binary. Raises ``UsageError``, which begins with ``option``."""
-    digits, factor = text, 1
-    if text[-1:].upper() in {"K", "M"}:
-        digits, factor = text[:-1], 1 << 10 if text[-1].upper() == "K" else 1 << 20
-    if not digits.isascii() or not digits.isdigit():
-        raise UsageError(f"{option}: {text!r} is not a number of bytes")
-    return int(digits) * factor
 
 
 def made_up(count: int, wanted: Sizes, pattern: str, seed: int) -> Iterator[bytes]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.endpoints import (
+from rdstool.cli.carriers import ROCE, TCP, transport_to
+from rdstool.cli.endpoints import log_to_stderr, run_node
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
     DEFAULT_PROFILE,
-    ROCE,
-    TCP,
     Paths,
     Pcap,
     ProfileName,
@@ -20,25 +20,18 @@ from rdstool.cli.endpoints import (
     Set,
     TransportName,
     Verbose,
-    log_to_stderr,
     node_options,
-    resolve,
-    run_node,
     settings,
-    source_for,
-    transport_to,
 )
-from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.numbers import duration
 from rdstool.cli.output import Results, json_line, note
+from rdstool.cli.places import resolve, source_for
 from rdstool.errors import UsageError
 from rdstool.protocol import events
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node
     from rdstool.endpoint.pinger import Outcome, Pinger
-
-_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "usec": 1e-6}
-_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)")
 
 
 def ping(
@@ -120,14 +113,6 @@ def ping(
 
         code = run_node(Node(own, options=options), job)
     raise typer.Exit(code)
-
-
-def duration(text: str) -> float:
-    """Seconds of ``1``, ``0.5s``, ``20ms``, ``100usec``. Raises ``UsageError``."""
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None or found[2] not in _UNITS:
-        raise UsageError(f"{text!r} is not a time: write 1, 0.5s, 20ms or 100us")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 class Screen:

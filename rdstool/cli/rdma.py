@@ -10,24 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import IB, ROCE
 from rdstool.cli.commands import Commands
-from rdstool.cli.endpoints import (
-    IB,
-    ROCE,
-    Pcap,
-    ProviderName,
-    Verbose,
-    cookie_number,
-    log_to_stderr,
-    node_options,
-    place,
-    resolve,
-    run_node,
-    settings,
-    source_for,
-)
+from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import Pcap, ProviderName, Verbose, node_options, settings
+from rdstool.cli.numbers import number_64
 from rdstool.cli.output import Results, note
+from rdstool.cli.places import place, resolve, source_for
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +54,7 @@ def write(
       rdstool rdma write 10.0.0.2 0x1f3a notes.txt
     """  # noqa: D301
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    number = cookie_number(cookie)
+    number = number_64(cookie, "a cookie")
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         await sock.rdma_write(number, data, to, offset=offset)
@@ -91,7 +81,7 @@ def read(
     Example:
       rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
     """  # noqa: D301
-    number = cookie_number(cookie)
+    number = number_64(cookie, "a cookie")
     into = bytearray(length)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -133,8 +123,8 @@ def atomic(
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")
-    number = cookie_number(cookie)
-    fields, compared, swapped = map(_mask, (nocarry_mask, compare_mask, swap_mask))
+    number = number_64(cookie, "a cookie")
+    fields, compared, swapped = (number_64(text, "a mask") for text in (nocarry_mask, compare_mask, swap_mask))
     before: list[int] = []
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -150,17 +140,6 @@ def atomic(
     with Results(at_once=True) as results:
         _run(peer, source, timeout, provider, pcap, job, verbose=verbose)
         results.write(f"{before[0]}\n")
-
-
-def _mask(text: str) -> int:
-    """Bits of a 64-bit number. Raises ``UsageError``."""
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 64:
-        raise UsageError(f"{text!r} is not a mask: a number of 64 bits, such as 0xffff0000")
-    return value
 
 
 def _run(

@@ -13,32 +13,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import ROCE, TCP, transport_to
 from rdstool.cli.copies import Copies
-from rdstool.cli.endpoints import (
-    DEFAULT_PORT,
+from rdstool.cli.endpoints import log_to_stderr, run_node
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
     DEFAULT_PROFILE,
-    ROCE,
-    TCP,
     Paths,
     Pcap,
-    Place,
     ProfileName,
     ProviderName,
     SendBuffer,
     Set,
     TransportName,
     Verbose,
-    log_to_stderr,
     node_options,
-    place,
-    run_node,
     settings,
-    source_for,
-    transport_to,
 )
-from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, sizes, stdin_lines
+from rdstool.cli.places import DEFAULT_PORT, Place, place, source_for
 from rdstool.errors import UsageError
 from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family

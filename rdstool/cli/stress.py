@@ -13,29 +13,23 @@ import typer
 
 from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
-from rdstool.cli.endpoints import (
+from rdstool.cli.carriers import IB, ROCE, TCP, transport_to
+from rdstool.cli.endpoints import Notices, log_to_stderr, run_job
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
     DEFAULT_PROFILE,
-    IB,
-    ROCE,
-    TCP,
-    Notices,
     Paths,
     Pcap,
     ProfileName,
     ProviderName,
     Set,
     TransportName,
-    log_to_stderr,
     node_options,
-    resolve,
-    run_job,
     settings,
-    source_for,
-    transport_to,
 )
-from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.numbers import byte_count
 from rdstool.cli.output import Results, error, note
-from rdstool.cli.payloads import byte_count
+from rdstool.cli.places import resolve, source_for
 from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View, described
 from rdstool.errors import UsageError
 

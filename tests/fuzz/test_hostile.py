@@ -9,7 +9,8 @@ import resource
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -128,13 +129,17 @@ def test_more_queue_pairs_than_are_followed_take_no_more_memory(tmp_path: Path) 
     assert peak_bytes(done) < PEAK_BYTES
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, zstandard.compress], ids=["gzip", "xz", "zstd"])
-def test_a_decompression_bomb_is_read_in_pieces(compress: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "compress",
+    [gzip.compress, partial(lzma.compress, preset=0), zstandard.compress],
+    ids=["gzip", "xz", "zstd"],
+)
+def test_a_decompression_bomb_is_read_in_pieces(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
     # The largest legal frames, so that the time goes into bytes and not into frames.
     frame = bytes(262_144)
     content = PCAP_HEADER + record(frame, 1) * 2500  # 650 MB
     path = tmp_path / "bomb.pcap"
-    path.write_bytes(compress(content))  # type: ignore[operator]
+    path.write_bytes(compress(content))
     assert path.stat().st_size < len(content) / 500
     expect(("decode",), path, CLEAN)
 

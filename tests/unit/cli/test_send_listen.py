@@ -13,9 +13,9 @@ import pytest
 
 import rdstool as rdstool_api
 from rdstool.cli.echo import Echo
-from rdstool.cli.endpoints import place
 from rdstool.cli.listen import preview
 from rdstool.cli.payloads import Sizes, made_up, sizes
+from rdstool.cli.places import place
 from rdstool.endpoint.constants import MSG_PEEK
 from rdstool.errors import UsageError
 from tests.kit.loopback import own_addresses
