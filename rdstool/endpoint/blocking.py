@@ -5,8 +5,8 @@
         sock.sendto(b"hello", ("10.0.0.2", 4000))
         data, sender = sock.recvfrom(65536)
 
-It needs no kernel module and no rights: a thread of this process speaks RDS over TCP port 16385 of the address. Sockets
-may be used by several threads.
+It needs no kernel module and no privileges: a thread of this process speaks RDS over TCP port 16385 of the address.
+Sockets may be used by several threads.
 """
 
 from __future__ import annotations

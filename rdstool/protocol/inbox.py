@@ -58,7 +58,7 @@ class Inbox(ABC):
     def __init__(self, settings: Settings, counters: Counters) -> None:
         self.settings = settings
         self.counters = counters
-        """Of the node."""
+        """Counters of the node."""
         self.address = ""
         """Bound address; empty while unbound."""
         self.port = 0

@@ -10,7 +10,7 @@ from rdstool.protocol.errors import SocketError
 
 PORT_BITS = 16
 PORTS = 1 << PORT_BITS
-"""As many ports has an address."""
+"""Ports of an address."""
 
 
 def checked_address(text: str) -> str:

@@ -57,13 +57,13 @@ class Node(SocketHost):
     ) -> None:
         super().__init__(transport, random, settings or Settings(), profile, now, name)
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
-        """By local address, peer address and type of service."""
+        """Connections by local address, peer address and type of service."""
         self.remembered: dict[Ends, Remembered] = {}
         """What is kept of peers that were forgotten; the first that was forgotten first."""
         self.first_tx = 1
         """Where the numbers of a new connection begin: above all that peers were sent which are not even remembered."""
         self.ib = IbPort(self)
-        """For an InfiniBand transport."""
+        """What an InfiniBand transport calls."""
         for address in addresses:
             self.add_address(address)
 
@@ -197,7 +197,7 @@ class Node(SocketHost):
         link.owner.receive(link, data if type(data) is bytes else bytes(data), now)
 
     def bytes_placed(self, link: Link, count: int, now: float) -> None:
-        """As many bytes came, and are where ``link.deframer.room()`` said."""
+        """Take ``count`` bytes that are already where ``link.deframer.room()`` said."""
         if now != self.now:
             self.check_clock(now)
         link.owner.receive(link, count, now)

@@ -386,19 +386,19 @@ class Socket(Outbox):
             self.mark_port(congested=False)
 
     def emit_readable(self) -> None:
-        """As ``SocketReadable``."""
+        """Emit ``SocketReadable``."""
         self.node.emit(events.SocketReadable(self))
 
     def emit_writable(self, *, drained: bool) -> None:
-        """As ``SocketWritable``."""
+        """Emit ``SocketWritable``."""
         self.node.emit(events.SocketWritable(self, drained))
 
     def emit_finished(self, token: int, status: SendStatus) -> None:
-        """As ``SendFinished``."""
+        """Emit ``SendFinished``."""
         self.node.emit(events.SendFinished(self, token, status))
 
     def mark_port(self, *, congested: bool) -> None:
-        """In the congestion map of the address."""
+        """Mark or clear the port in the congestion map of the address."""
         self.node.mark_port(self, congested=congested)
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 
-from dissectors.wire.encapsulation import ROCE_UDP_PORT
+from dissectors.wire.encapsulation import ROCE_FIRST_SOURCE_PORT, ROCE_UDP_PORT
 from dissectors.wire.icrc import MAX_PACKET_BYTES
 from rdstool.errors import AddressError, TransportError
 from rdstool.protocol.addresses import canonical, parsed
@@ -36,8 +36,6 @@ from rdstool.transport.scopes import SocketAddress, host_of, socket_address
 
 SENDERS = 4
 """Sockets that send, each with a source port of its own."""
-FIRST_SOURCE_PORT = 0xC000
-"""RoCE sends from ports above this (Annex A17)."""
 _PORT_ATTEMPTS = 64
 MAX_UDP_BYTES = 0xFFFF
 RECEIVE_BUFFER_BYTES = 8 << 20
@@ -139,8 +137,8 @@ class RoceProvider:
     def _open_sender(self, random: Random) -> socket.socket:
         for _ in range(_PORT_ATTEMPTS):
             with contextlib.suppress(TransportError):
-                return self._open(random.randrange(FIRST_SOURCE_PORT, 0x10000))
-        raise TransportError(f"no UDP port of {self.address} above {FIRST_SOURCE_PORT} is free")
+                return self._open(random.randrange(ROCE_FIRST_SOURCE_PORT, 0x10000))
+        raise TransportError(f"no UDP port of {self.address} above {ROCE_FIRST_SOURCE_PORT} is free")
 
     # ---- For the owner
 
@@ -176,7 +174,7 @@ class RoceProvider:
         return self.device.register(memory, access)
 
     def deregister(self, region: Region) -> None:
-        """Take memory away."""
+        """Make the keys of a region void."""
         self.device.deregister(region)
 
     def set_tap(self, tap: Tap | None) -> None:
@@ -184,7 +182,7 @@ class RoceProvider:
         self.device.tap = tap
 
     def filenos(self) -> Sequence[int]:
-        """The receiving socket."""
+        """The receiving socket's number."""
         return (self._receiver.fileno(),)
 
     def next_timer(self) -> float | None:

@@ -117,7 +117,7 @@ WRONG = [
     (["validate", "--jobs", "2", "--follow", str(TCP)], "--jobs and --follow exclude each other"),
     (["stats", "--jobs", "2", "--follow", str(TCP)], "--jobs and --follow exclude each other"),
     (["decode", "--jobs", "2", "--engine", "tshark", str(TCP)], "--jobs and --engine tshark exclude each other"),
-    (["decode", "--time", "noon", str(TCP)], "no form of time"),
+    (["decode", "--time", "noon", str(TCP)], "--time noon is not known: take one of relative"),
     (["decode", "--time", "utc", "--json", str(TCP)], "--time is for lines and CSV"),
     (["decode", "--count", "0", str(TCP)], "--count"),
     (["decode", "--tcp-port", "70000", str(TCP)], "--tcp-port"),

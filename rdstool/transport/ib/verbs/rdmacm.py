@@ -72,9 +72,9 @@ class CmEvent(NamedTuple):
     """Something has happened to a connection."""
 
     key: int
-    """Of the :class:`ConnectionId`; of a request a new one."""
+    """Key of the :class:`ConnectionId`; for a request, a new one."""
     listener: int
-    """Of a request: the key of who listens."""
+    """For a request: the key of who listens."""
     type: EventType | int
     status: int
     """Negative errno, or the reason of a REJ."""
@@ -141,7 +141,7 @@ class ConnectionId:
         _check(_cm().rdma_bind_addr(self._pointer, _packed(address, port)), f"port {port} of {address}")
 
     def listen(self) -> None:
-        """Take requests."""
+        """Begin to take requests."""
         _check(_cm().rdma_listen(self._pointer, BACKLOG), "listening")
 
     def set_service(self, traffic_class: int, ack_timeout: int) -> None:
@@ -214,7 +214,7 @@ class EventChannel:
         return int(self._pointer.contents.fd)
 
     def make(self) -> ConnectionId:
-        """A new identifier."""
+        """Make a new identifier."""
         made = POINTER(layouts.Id)()
         _check(_cm().rdma_create_id(self._pointer, byref(made), None, _PORT_SPACE_TCP), "a connection identifier")
         return ConnectionId(made)
