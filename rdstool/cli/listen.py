@@ -141,6 +141,8 @@ def listen(
     places = [place(text) for text in addresses]
     if raw and (json or quiet):
         raise UsageError("--raw writes payloads to standard output: leave out --json and --quiet")
+    if json and quiet:
+        raise UsageError("--quiet shows no messages: leave it out, or --json")
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     memory = offered(offer, transport) if offer is not None else None
