@@ -17,6 +17,12 @@ BENCH ?=
 SEEDS ?= 20000
 TESTS ?= tests
 
+# Tests that may run beside each other do, in as many processes as there are processors. Those of real kernels run alone,
+# for guests in emulation take all of the machine.
+BESIDE := -n auto --maxprocesses 4 --dist worksteal --ignore tests/interop
+KERNEL_TESTS = $(filter tests tests/interop%,$(TESTS))
+OTHER_TESTS = $(if $(filter tests/interop%,$(TESTS)),,$(TESTS))
+
 # What booting kernels takes: QEMU, an initramfs, modules, addresses, and the keys that kernel packages are signed with.
 LAB_PACKAGES := qemu-system-x86 busybox-static kmod iproute2 file debian-archive-keyring
 
@@ -60,8 +66,9 @@ system-packages:
 	@tools/need --wanted tshark lua5.2 lua5.4 lua-check
 
 test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
-	@$(if $(filter tests tests/interop%,$(TESTS)),$(BIN)/rdstool lab fetch >/dev/null)
-	@$(BIN)/python -m pytest -q $(TESTS)
+	@$(if $(KERNEL_TESTS),$(BIN)/rdstool lab fetch >/dev/null)
+	@$(if $(OTHER_TESTS),$(BIN)/python -m pytest -q $(BESIDE) $(OTHER_TESTS))
+	@$(if $(KERNEL_TESTS),$(BIN)/python -m pytest -q $(patsubst tests,tests/interop,$(TESTS)))
 
 test-oldest: $(VENV)/.created ## Run all tests with the oldest dependencies that pyproject.toml allows
 	@$(BIN)/python -m venv --clear $(VENV)-oldest

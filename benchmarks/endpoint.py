@@ -25,8 +25,11 @@ COUNTS = {64: 100_000, 1024: 100_000, 8192: 40_000, 65_536: 8_000, 1 << 20: 600}
 """Messages of each size, in bytes."""
 TRIPS = 300
 """Messages to and fro, after those."""
+BARE = "bare TCP", "bare TCP, 8 connections"
+"""What is compared with."""
 PROGRAMS = {
-    "bare TCP": ("bare", 1),
+    BARE[0]: ("bare", 1),
+    BARE[1]: ("bare", 8),
     "Socket, 1 path": ("socket", 1),
     "Socket, 8 paths": ("socket", 8),
     "Node, 1 path": ("node", 1),
@@ -39,19 +42,23 @@ TEXT = """# Speaking RDS: measurements
 
 Made by `{command}` on {today}. Medians of {runs} runs, which took turns.
 Machine: {processors} processors, Python {python}; load at the start {before:.1f}, at the end {after:.1f}.
+Congestion control of all programs: {congestion}. BBR paces by timers, on loopback too, and by what it takes for the
+bandwidth: with it, rates of one program differ by half between runs.
 
 Two processes on loopback, one connection. The bare program sends the same payloads over one TCP connection, each behind
 a 48-byte header, with blocking sockets and no protocol: nothing is acknowledged, kept or sent again. It joins header
-and payload, reads 64 KiB at a time, and gives each payload as bytes of its own. rdstool's send buffers have 8 MiB
-together, and 2 MiB each at least.
+and payload, reads 64 KiB at a time, and gives each payload as bytes of its own. Over eight TCP connections it sends on
+one after the other, and reads those that are ready. rdstool's send buffers have 8 MiB together, and 2 MiB each at
+least; over eight paths it has eight sockets, one for each path, which send one after the other.
 
-| bytes | program | messages/s | MB/s | x bare | CPU us, both sides | x bare, CPU | trip p50 us | p99 us | peak MB |
-|------:|---------|-----------:|-----:|-------:|-------------------:|------------:|------------:|-------:|--------:|
+| bytes | program | messages/s | MB/s | x bare | x bare, 8 | CPU us, both | x bare, CPU | trip us | p99 us | peak MB |
+|------:|---------|-----------:|-----:|-------:|----------:|-------------:|------------:|--------:|-------:|--------:|
 {rows}
 
-CPU us: a message's processor time, of sender and receiver. A trip is a message to and fro. "x bare" compares rates by
-the clock; "x bare, CPU" the processor time of the busier side, which what else the machine does changes less. Where the
-load is above the number of processors, the clock tells of the machine and not of the programs.
+CPU us: a message's processor time, of sender and receiver. A trip is a message to and fro, in the median. "x bare"
+compares rates by the clock with the bare program over one connection, "x bare, 8" with that over eight; "x bare, CPU"
+the processor time of the busier side with that over one, which what else the machine does changes less. Where the load
+is above the number of processors, the clock tells of the machine and not of the programs.
 
 One node with {sockets:,} sockets and {peers} peers, each peer having talked to each socket: {peak:.0f} MB at most
 (limit {limit:.0f} MB).
@@ -88,7 +95,7 @@ class Run:
 
 
 def run(kind: str, size: int, count: int, trips: int, paths: int) -> Run:
-    """Let a sender and a receiver run."""
+    """Let a sender and a receiver run, with the congestion control that the environment says."""
     command = [sys.executable, "-m", "benchmarks.endpoint_programs", kind]
     numbers = list(map(str, (size, count, trips, paths)))
     with subprocess.Popen([*command, "receiver", *numbers], stdout=subprocess.PIPE, text=True) as receiver:
@@ -106,9 +113,8 @@ def compare(size: int, count: int, runs: int) -> list[str]:
     for _ in range(runs):
         for name, (kind, paths) in PROGRAMS.items():
             taken[name].append(run(kind, size, count, TRIPS, paths))
-    bare = taken["bare TCP"]
-    bare_rate = statistics.median(each.rate for each in bare)
-    bare_cpu = statistics.median(each.busier_us for each in bare)
+    one, eight = (statistics.median(each.rate for each in taken[name]) for name in BARE)
+    bare_cpu = statistics.median(each.busier_us for each in taken[BARE[0]])
     rows = []
     for name, several in taken.items():
         rate = statistics.median(each.rate for each in several)
@@ -121,7 +127,8 @@ def compare(size: int, count: int, runs: int) -> list[str]:
             name,
             f"{rate:,.0f}",
             f"{rate * size / 1e6:,.0f}",
-            f"{rate / bare_rate:.2f}",
+            f"{rate / one:.2f}",
+            f"{rate / eight:.2f}",
             f"{sender:.1f} + {receiver:.1f}",
             f"{bare_cpu / busier:.2f}",
             f"{p50:,.0f}",
@@ -138,7 +145,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(COUNTS), choices=list(COUNTS), help="in bytes")
     parser.add_argument("--runs", type=int, default=3, help="of each program (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of messages (default: %(default)s)")
+    parser.add_argument("--congestion", default="cubic", help="TCP's congestion control (default: %(default)s)")
     options = parser.parse_args()
+    os.environ["CONGESTION"] = options.congestion
     load = os.getloadavg()[0]
     rows = []
     for size in options.sizes:
@@ -153,6 +162,7 @@ def main() -> None:
             command=" ".join(["python -m benchmarks.endpoint", *sys.argv[1:]]),
             today=date.today(),
             runs=options.runs,
+            congestion=options.congestion,
             processors=processors(),
             python=platform.python_version(),
             before=load,

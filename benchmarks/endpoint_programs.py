@@ -2,19 +2,22 @@
 
 ``python -m benchmarks.endpoint_programs KIND ROLE SIZE COUNT TRIPS PATHS`` with KIND one of
 
-``bare``      a TCP connection, blocking sockets, a 48-byte header before each payload, no protocol
+``bare``      PATHS TCP connections, blocking sockets, a 48-byte header before each payload, no protocol
 ``socket``    ``rdstool.Socket``
 ``node``      ``rdstool.Node``, asyncio
 ``crowd``     a node with COUNT sockets, and PATHS peers (nodes of another process) that talk to all of them
 
-The receiver prints a line when it listens. Both print a JSON object at their end.
+The receiver prints a line when it listens. Both print a JSON object at their end. TCP's congestion control is what the
+environment says in CONGESTION, or the system's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import selectors
 import socket
 import struct
 import sys
@@ -27,6 +30,7 @@ import rdstool
 from rdstool.endpoint.core import keep_memory
 from rdstool.endpoint.node import AsyncSocket
 from rdstool.endpoint.stack import Stack
+from rdstool.protocol.pathhash import path_of_port
 
 SENDER, RECEIVER = "127.77.0.1", "127.77.0.2"
 PORT = 4000
@@ -70,33 +74,78 @@ def listening() -> None:
     sys.stdout.flush()
 
 
+def make_socket(family: int, kind: int) -> socket.socket:
+    """A socket as every program uses them."""
+    sock = socket.socket(family, kind)
+    name = os.environ.get("CONGESTION")
+    if name:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+    return sock
+
+
 # ---- Without protocol
 
 
-def bare_messages(sock: socket.socket) -> Iterator[bytes]:
-    """The payloads that come on a connection."""
-    kept = b""
-    while data := sock.recv(RECV_BYTES):
-        kept = kept + data if kept else data
-        at, size = 0, len(kept)
-        while size - at >= HEADER.size:
-            length = HEADER.unpack_from(kept, at)[2]
-            end = at + HEADER.size + length
-            if end > size:
-                missing = end - size
-                parts = [kept[at:]]
-                while missing:
-                    part = sock.recv(min(missing, RECV_BYTES))
-                    if not part:
-                        return
-                    parts.append(part)
-                    missing -= len(part)
-                yield b"".join(parts)[HEADER.size :]
-                at = size
-                break
-            yield kept[at + HEADER.size : end]
-            at = end
-        kept = kept[at:]
+def bare_socket(address: str, port: int) -> socket.socket:
+    """A TCP socket of that address."""
+    sock = make_socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.bind((address, port))
+    return sock
+
+
+class BareReader:
+    """Payloads off a connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._kept = b""
+
+    def read(self) -> list[bytes]:
+        """Those that one call of the system brings, and the rest of the last of them; none at the end."""
+        payloads: list[bytes] = []
+        while not payloads and (data := self._sock.recv(RECV_BYTES)):
+            kept = self._kept + data if self._kept else data
+            at, size = 0, len(kept)
+            while size - at >= HEADER.size:
+                end = at + HEADER.size + HEADER.unpack_from(kept, at)[2]
+                if end > size:
+                    payloads.append(self._rest(kept[at:], end - size))
+                    at = size
+                    break
+                payloads.append(kept[at + HEADER.size : end])
+                at = end
+            self._kept = kept[at:]
+        return payloads
+
+    def _rest(self, begun: bytes, missing: int) -> bytes:
+        parts = [begun]
+        while missing:
+            part = self._sock.recv(min(missing, RECV_BYTES))
+            if not part:
+                raise SystemExit("the connection ended within a message")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)[HEADER.size :]
+
+
+def bare_messages(socks: Sequence[socket.socket]) -> Iterator[bytes]:
+    """The payloads that come on connections; of several, on those that are ready, one after the other."""
+    if len(socks) == 1:
+        reader = BareReader(socks[0])
+        while payloads := reader.read():
+            yield from payloads
+        return
+    with selectors.DefaultSelector() as selector:
+        for sock in socks:
+            selector.register(sock, selectors.EVENT_READ, BareReader(sock))
+        while True:
+            for key, _ in selector.select():
+                payloads = key.data.read()
+                if not payloads:
+                    return
+                yield from payloads
 
 
 def bare_send(sock: socket.socket, sequence: int, payload: bytes) -> None:
@@ -104,55 +153,65 @@ def bare_send(sock: socket.socket, sequence: int, payload: bytes) -> None:
     sock.sendall(HEADER.pack(sequence, 0, len(payload), 0, PORT, PORT, 0, 0) + payload)
 
 
-def bare_sender(size: int, count: int, trips: int, _paths: int) -> None:
-    """Send, wait for the end, then go to and fro."""
+def bare_sender(size: int, count: int, trips: int, connections: int) -> None:
+    """Send on all connections in turn, wait for the end, then go to and fro on the first."""
     keep_memory()
-    sock = socket.create_connection((RECEIVER, PORT), source_address=(SENDER, 0))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    answers = bare_messages(sock)
+    socks = [bare_socket(SENDER, 0) for _ in range(connections)]
+    for sock in socks:
+        sock.connect((RECEIVER, PORT))
+    first = socks[0]
+    answers = bare_messages([first])
     payload = bytes(size)
-    bare_send(sock, 0, payload)
+    bare_send(first, 0, payload)
     next(answers)
     meter = Meter()
     for sequence in range(count):
-        bare_send(sock, sequence, payload)
+        bare_send(socks[sequence % connections], sequence, payload)
     assert next(answers) == LAST
     meter.stop()
     times = []
     for sequence in range(trips):
         began = perf_counter()
-        bare_send(sock, sequence, payload)
+        bare_send(first, sequence, payload)
         next(answers)
         times.append(perf_counter() - began)
     meter.report(times)
 
 
-def bare_receiver(_size: int, count: int, trips: int, _paths: int) -> None:
+def bare_receiver(_size: int, count: int, trips: int, connections: int) -> None:
     """Take everything, say so, then answer."""
     keep_memory()
-    with socket.create_server((RECEIVER, PORT)) as server:
+    with bare_socket(RECEIVER, PORT) as server:
+        server.listen(connections)
         listening()
-        sock, _ = server.accept()
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    messages = bare_messages(sock)
-    bare_send(sock, 0, next(messages))
+        socks = [server.accept()[0] for _ in range(connections)]
+    first = socks[0]
+    messages = bare_messages(socks)
+    bare_send(first, 0, next(messages))
     meter = Meter()
     for _ in range(count):
         next(messages)
-    bare_send(sock, 0, LAST)
+    bare_send(first, 0, LAST)
     meter.stop()
     for sequence in range(trips):
-        bare_send(sock, sequence, next(messages))
+        bare_send(first, sequence, next(messages))
     meter.report()
 
 
 # ---- rdstool's sockets
 
 
+def ports(paths: int) -> list[int]:
+    """A port of the sender for each path. Eight that the node chose would hash to five of eight paths, on average."""
+    by_path = {path_of_port(port, paths): port for port in range(PORT, PORT + 100)}
+    return [by_path[path] for path in range(paths)]
+
+
 def options(paths: int) -> rdstool.NodeOptions:
     """The number of paths, and buffers for long messages; there is a socket for each path."""
     sndbuf = max(BUFFER // paths, SMALLEST_SNDBUF)
-    return rdstool.NodeOptions(rdstool.Settings(paths=paths, sndbuf=sndbuf, rcvbuf=BUFFER))
+    settings = rdstool.Settings(paths=paths, sndbuf=sndbuf, rcvbuf=BUFFER)
+    return rdstool.NodeOptions(settings, make_socket=make_socket)
 
 
 def socket_sender(size: int, count: int, trips: int, paths: int) -> None:
@@ -160,8 +219,8 @@ def socket_sender(size: int, count: int, trips: int, paths: int) -> None:
     to = RECEIVER, PORT
     with Stack(options(paths)) as stack:
         sockets = [rdstool.Socket(stack) for _ in range(paths)]
-        for sock in sockets:
-            sock.bind((SENDER, 0))
+        for sock, port in zip(sockets, ports(paths), strict=True):
+            sock.bind((SENDER, port))
         first = sockets[0]
         first.sendto(b"", to)
         first.recv()
@@ -207,7 +266,7 @@ async def node_sender(size: int, count: int, trips: int, paths: int) -> None:
     """The same with ``rdstool.Node``, one socket for each path."""
     to = RECEIVER, PORT
     async with rdstool.Node(SENDER, options=options(paths)) as node:
-        sockets = [node.socket(0) for _ in range(paths)]
+        sockets = [node.socket(port) for port in ports(paths)]
         first = sockets[0]
         await first.sendto(b"", to)
         await first.recv()

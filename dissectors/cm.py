@@ -142,7 +142,7 @@ class CMRej(_CmMessage):
     fields_desc = _cm_fields(CmRej)
 
     def mysummary(self) -> str:
-        """The reason."""
+        """The reason of the rejection."""
         known = {item.value: item.name.lower().replace("_", " ") for item in RejectReason}
         return f"CM ConnectReject: {known.get(self.reason, f'reason {self.reason}')}"
 
@@ -155,7 +155,7 @@ class CMRep(_CmMessage):
     fields_desc = _cm_fields(CmRep)
 
     def mysummary(self) -> str:
-        """Queue pair."""
+        """The queue pair that accepts."""
         return f"CM ConnectReply from queue pair {self.local_qpn:#x}"
 
 
@@ -219,7 +219,7 @@ class IPCM(_Filled):
 
 class _RdsPrivate(_Filled):
     def mysummary(self) -> str:
-        """Version and addresses."""
+        """The version and the addresses."""
         return f"RDS {self.major}.{self.minor} {self.saddr} > {self.daddr}"
 
 

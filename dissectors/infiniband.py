@@ -20,7 +20,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw, bind_layers, bind_top_down, split_layers
 
 from dissectors.layers import AnyField, WireLayer, fields_of, patched
-from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_ETHERTYPE, ROCE_UDP_PORT, NextHeader
+from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_ETHERTYPE, ROCE_FIRST_SOURCE_PORT, ROCE_UDP_PORT, NextHeader
 from dissectors.wire.errors import CodecError
 from dissectors.wire.icrc import icrc
 from dissectors.wire.infiniband import (
@@ -43,8 +43,6 @@ from dissectors.wire.table import table_of
 
 LINKTYPE_INFINIBAND = 247
 """Link type of captures that begin with an LRH (tcpdump.org's list of link types)."""
-FIRST_SOURCE_PORT = 0xC000
-"""UDP source port of packets that are built with none given: RoCE v2 senders use the upper quarter of the ports."""
 GRH_TRANSPORT = 0x1B
 """``nexthdr`` of a GRH in front of a BTH."""
 WORD_BYTES = 4
@@ -78,7 +76,7 @@ class LRH(WireLayer):
         return (s[:length], s[length:]) if 0 < length < len(s) else (s, None)
 
     def guess_payload_class(self, payload: bytes) -> type[Packet]:
-        """By ``lnh``."""
+        """Choose the next layer by ``lnh``."""
         if self.lnh == NextHeader.BTH:
             return BTH
         return GRH if self.lnh == NextHeader.GRH else Raw
@@ -291,7 +289,7 @@ def below(layer: Packet, kind: type[Packet]) -> Any:
 split_layers(UDP, roce.BTH, dport=ROCE_UDP_PORT)
 split_layers(Ether, roce.GRH, type=ROCE_ETHERTYPE)
 bind_layers(UDP, BTH, dport=ROCE_UDP_PORT)
-bind_top_down(UDP, BTH, sport=FIRST_SOURCE_PORT, dport=ROCE_UDP_PORT)
+bind_top_down(UDP, BTH, sport=ROCE_FIRST_SOURCE_PORT, dport=ROCE_UDP_PORT)
 bind_layers(Ether, GRH, type=ROCE_ETHERTYPE)
 bind_top_down(LRH, GRH, lnh=NextHeader.GRH)
 bind_top_down(LRH, BTH, lnh=NextHeader.BTH)

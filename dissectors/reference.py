@@ -85,7 +85,8 @@ def _section(cls: type) -> str:
     table = table_of(cls)
     kind = extensions.TYPE_OF.get(cls)
     title = table.title if kind is None else f"{table.title} (type {int(kind)})"
-    lines = [f"### {title}", "", f"{table.size} bytes. {_sentence(cls)} Source: {table.source}.", ""]
+    size = "1 byte" if table.size == 1 else f"{table.size} bytes"
+    lines = [f"### {title}", "", f"{size}. {_sentence(cls)} Source: {table.source}.", ""]
     lines += ["| Field | Offset | Bits | Type | Meaning |", "|---|---|---|---|---|"]
     lines += [row for field in table.fields for row in _rows(table, field)]
     return "\n".join([*lines, ""])

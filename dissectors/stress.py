@@ -41,7 +41,7 @@ class RDSStressVersion(WireLayer):
     fields_desc = fields_of(StressVersion)
 
     def guess_payload_class(self, payload: bytes) -> type[Packet]:
-        """The options."""
+        """Choose the options as the next layer."""
         return RDSStressOptions if RDSStressOptions.fits(payload) else Raw
 
 

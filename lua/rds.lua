@@ -525,20 +525,48 @@ local function address_text(raw, no_lid)
    return concat(text, "::")
 end
 
--- Addresses of IP as text, by their bytes.
-local HOSTS_LIMIT = 65536
-local host_texts, host_count = {}, 0
-
-local function host_of(raw)
-   local text = host_texts[raw]
-   if not text then
-      if host_count >= HOSTS_LIMIT then
-         host_texts, host_count = {}, 0
-      end
-      text = address_text(raw, true)
-      host_texts[raw], host_count = text, host_count + 1
+-- The bytes of an address that was made text: such strings sort as addresses do.
+local function address_bytes(text)
+   local lid = text:match("^lid:(%d+)$")
+   if lid then
+      return rep("\0", 14) .. string.char(floor(lid / 256), lid % 256)
+   elseif find(text, ".", 1, true) then
+      local prefix = byte(text, 1) == 58 and rep("\0", 12) or MAPPED -- a colon: an old form of IPv6
+      return prefix .. string.char(text:match("(%d+)%.(%d+)%.(%d+)%.(%d+)$"))
    end
-   return text
+   local sides = { "", "" }
+   for index, side in ipairs({ text:match("^(.-)::(.*)$") }) do
+      sides[index] = side
+   end
+   if not find(text, "::", 1, true) then
+      sides[1] = text
+   end
+   for index, side in ipairs(sides) do
+      sides[index] = side:gsub("(%x+):?", function(group)
+         local number = tonumber(group, 16)
+         return string.char(floor(number / 256), number % 256)
+      end)
+   end
+   return sides[1] .. rep("\0", 16 - #sides[1] - #sides[2]) .. sides[2]
+end
+
+-- Addresses of IP as text, by their bytes.
+local host_of
+do
+   local HOSTS_LIMIT = 65536
+   local host_texts, host_count = {}, 0
+
+   function host_of(raw)
+      local text = host_texts[raw]
+      if not text then
+         if host_count >= HOSTS_LIMIT then
+            host_texts, host_count = {}, 0
+         end
+         text = address_text(raw, true)
+         host_texts[raw], host_count = text, host_count + 1
+      end
+      return text
+   end
 end
 
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.
@@ -716,7 +744,13 @@ end
 
 -- The list `kind` of what a frame shows.
 local function shows(frame, kind)
-   shown[frame.number] = frame
+   local known = shown[frame.number]
+   if known and not known.part then
+      frame = known
+   else
+      frame.parts = frame.parts or known and known.parts
+      shown[frame.number] = frame
+   end
    local list = frame[kind]
    if not list then
       list = {}
@@ -754,12 +788,16 @@ local function add_stream(transport, a, b, from_start)
    return stream
 end
 
+-- Something to be said of a stream, but of no message. The list may be one that many frames share.
+local function show_part_in(frame, part)
+   local parts = { unpack(shows(frame, "parts")) }
+   insert(parts, part)
+   shown[frame.number].parts = parts
+end
+
 -- A stream begins or ends in this frame.
 local function tell(stream, direction, event, now)
-   if now.parts then
-      now.parts = { unpack(now.parts) }
-   end
-   insert(shows(now, "parts"), { stream = stream, direction = direction, event = event })
+   show_part_in(now, { stream = stream, direction = direction, event = event })
 end
 
 -- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.
@@ -880,13 +918,8 @@ local function enter(message, lane, now)
    message.number = message_count
    lane.count = lane.count + 1
    lane.messages[lane.count] = message
-   local list = now.messages
-   if list then
-      list[#list + 1] = message
-   else
-      now.messages = { message }
-      shown[now.number] = now
-   end
+   local list = now.messages or shows(now, "messages")
+   list[#list + 1] = message
 end
 
 -- Enter a message that is complete, or known not to become so. `now` is the frame that tells it.
@@ -1030,6 +1063,7 @@ do
          direction = direction,
          base = nil, -- TCP sequence number of stream offset 0
          next = 0, -- everything before was delivered
+         latest = nil, -- the frame with which it was
          acked = 0,
          boundary = 0, -- where the next header begins, or the search goes on
          last_sequence = 0,
@@ -1039,6 +1073,8 @@ do
          tail = 0,
          pending = {}, -- what came ahead of a hole, ascending, without overlap
          pending_bytes = 0,
+         -- In a second pass all can be told: segments that stand late in the capture are waited for.
+         patient = rds.prefs.settle,
       }
    end
 
@@ -1387,8 +1423,14 @@ do
    -- Take the first hole as not captured, and deliver what waited behind it.
    local function give_up_hole(half)
       local first = half.pending[1]
-      deliver(half, half.next, first.start - half.next, "", first.frame, first.frame, true)
-      release(half, first.frame)
+      -- What waited was complete no earlier than what came before the hole.
+      local done = first.frame
+      if half.latest and half.latest.number > done.number then
+         done = half.latest
+      end
+      deliver(half, half.next, first.start - half.next, "", first.frame, done, true)
+      release(half, done)
+      half.latest = done
    end
 
    -- Give up holes that can no longer fill, then read the messages.
@@ -1397,7 +1439,7 @@ do
          local first = half.pending[1]
          local too_much = half.pending_bytes > MAX_PENDING_BYTES or #half.pending > MAX_PENDING_SEGMENTS
          local old = first.frame.number < now.number - MAX_HOLD_FRAMES
-         if not (half.acked >= first.start or too_much or old or final) then
+         if not (half.acked >= first.start and not half.patient or too_much or old or final) then
             break
          end
          give_up_hole(half)
@@ -1453,6 +1495,7 @@ do
          settle(half, frame)
          return
       end
+      half.latest = frame
       local skip, open = half.next - offset, half.open
       if open and skip == 0 and stop < open.stop and #data == size and not half.pending[1] then
          extend(open, data, frame)
@@ -1755,8 +1798,7 @@ do
 -- numbers as its response has packets. What came before is dropped, what is early waits until the hole before it fills:
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
-local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
+local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, OPCODES
 local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
@@ -1771,8 +1813,6 @@ do
 
    -- Opcode -> what a packet of a reliable connection is part of, and the bytes of transport headers behind BTH.
    SEND, WRITE, READ, ATOMIC, RESPONSE = 1, 2, 3, 4, 5
-   ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
-   SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x01, 0x0d, 0x0e
    OPCODES = {}
 
    local function opcode(number, part, header, starts, ends)
@@ -1804,7 +1844,10 @@ do
    opcode(0x17, SEND, 4, true, true) -- only with invalidate
 
    function new_order(expected)
-      return { expected = expected, fresh = expected ~= nil, waiting = {}, count = 0, far = {} }
+      local order = { expected = expected, fresh = expected ~= nil, waiting = {}, count = 0, far = {} }
+      -- In a second pass all can be told: frames that stand late in the capture are waited for.
+      order.patient = rds.prefs.settle
+      return order
    end
 
    -- Packet sequence numbers that a READ of `size` bytes takes.
@@ -1920,7 +1963,7 @@ do
          give_up_packets(flow, now)
       end
       if not order.fresh then
-         restart_flow(flow)
+         restart_flow(flow, now)
       end
       order.expected, order.acked = far[1].psn, nil
       for _, entry in ipairs(far) do
@@ -1982,7 +2025,7 @@ do
          return
       end
       local position = order.expected + ahead(order.expected, psn, PSN_MODULUS)
-      if not order.acked or position > order.acked then
+      if not order.patient and (not order.acked or position > order.acked) then
          order.acked = position
          settle_packets(flow, now)
       end
@@ -1996,6 +2039,7 @@ end
 local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
+   local SEND_MIDDLE = 0x01
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
@@ -2070,7 +2114,8 @@ do
          end
       end
       for _, operation in ipairs(announced) do
-         if keys[operation.rkey] or operation.kind == "compare-swap" or operation.kind == "fetch-add" then
+         local atomic = operation.kind == "compare-swap" or operation.kind == "fetch-add"
+         if keys[operation.rkey] or atomic or operation.cut then
             insert(chosen, operation)
          end
       end
@@ -2293,12 +2338,111 @@ do
    end
 end
 
+-- What a flow of packets tells of itself: whether it is RDS, which numbers it has, and how long its packets can be.
+
+local observe, note_numbers, fits, note_mtu
+do
+   local MAX_STEP = 4096
+   local KNOWN_BITS = 0x40 -- flags below this are known to some kernel
+   local NUMBER_SLACK = 4096
+
+   -- The header, where it carries a good checksum and says nothing that no kernel would.
+   local function plausible_header(raw)
+      if #raw < HEADER_BYTES or checksum_status(raw) ~= "good" then
+         return nil
+      end
+      local flags, length, ports = byte(raw, 25), u32(raw, 17), sub(raw, 21, 24)
+      if flags >= KNOWN_BITS or length > MAX_MESSAGE_BYTES or sub(raw, 27, 30) ~= ZERO4 then
+         return nil
+      end
+      local sequence = u64(raw, 1)
+      if sequence == 0 then
+         if ports ~= ZERO4 or (u64(raw, 9) == 0 and length == 0) then
+            return nil
+         end
+      elseif ports == ZERO4 then
+         return nil
+      end
+      return { sequence = sequence, key = sub(raw, 17, 24) }
+   end
+
+   local function agree(before, after)
+      if before.sequence == 0 or after.sequence == 0 then
+         return true
+      elseif before.sequence == after.sequence then
+         return before.key == after.key
+      end
+      local step = after.sequence - before.sequence
+      return step > 0 and step <= MAX_STEP
+   end
+
+   -- Look at a packet of a flow that is not decided yet.
+   function observe(flow, packet)
+      local what = packet.what
+      if what.part ~= SEND or not what.starts then
+         return
+      elseif #packet.data < what.header + HEADER_BYTES then
+         -- Cut short in the capture, it tells nothing.
+         flow.foreign_frames = flow.foreign_frames + (packet.length < what.header + HEADER_BYTES and 1 or 0)
+         return
+      end
+      local header = plausible_header(sub(packet.data, what.header + 1, what.header + HEADER_BYTES))
+      if header then
+         flow.good = flow.good + 1
+         flow.run = flow.last and agree(flow.last, header) and flow.run + 1 or 1
+         flow.chain = max(flow.chain, flow.run)
+      else
+         flow.foreign_frames = flow.foreign_frames + 1
+         flow.run = 0
+      end
+      flow.last = header
+   end
+
+   -- Which packet numbers were seen, from the first to the latest: of requests, or of answers.
+   function note_numbers(flow, packet)
+      local name = packet.what.part == RESPONSE and "answered_numbers" or "request_numbers"
+      local numbers = flow[name] or { first = packet.psn }
+      numbers.last = packet.psn
+      flow[name] = numbers
+   end
+
+   -- Whether another flow is the opposite direction: above 0 for yes, below for no, 0 for not known. The answers in one carry
+   -- the numbers of the requests in the other.
+   function fits(flow, other)
+      local score = 0
+      for asks, answers in pairs({ [flow] = other, [other] = flow }) do
+         local numbers, replies = asks.request_numbers, answers.answered_numbers
+         if numbers and replies then
+            local width = (numbers.last - numbers.first) % PSN_MODULUS
+            local near = (replies.last - numbers.first + NUMBER_SLACK) % PSN_MODULUS <= width + 2 * NUMBER_SLACK
+            score = score + (near and 1 or -1)
+         end
+      end
+      return score
+   end
+
+   -- Learn the path MTU from a packet that is as long as it.
+   function note_mtu(flow, packet)
+      local code = packet.opcode
+      if code == 0x00 or code == 0x06 or code == 0x0d then
+         local size = packet.length - packet.what.header
+         for _, mtu in ipairs(MTUS) do
+            if size == mtu then
+               flow.mtu = mtu
+            end
+         end
+      end
+   end
+end
+
 -- RDMA READ, WRITE and atomic operations: from request to answer (InfiniBand Architecture vol. 1, 9.4 and 9.7).
 
 local start_operations, take_response, settle_operation
 do
+   local ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
+   local READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
    local MAX_PENDING = 1024
-   local MAX_EARLY = 64 -- responses kept that came before their request
+   local MAX_EARLY = 1024 -- responses kept that came before their request was read
    local SETTLE_FRAMES = 64 -- after the last response in which missing ones may still come
    local NAK_NAMES = {
       [0] = "PSN sequence error",
@@ -2355,22 +2499,22 @@ do
 
    -- All requests up to `psn` were carried out, as `frame` tells.
    local function operations_acknowledged(flow, psn, frame, now)
-      local list = flow.pending
-      while list[1] and list[1].stop <= psn do
-         local operation = list[1]
+      local list, index = flow.pending, 1
+      while list[index] and list[index].stop <= psn do
+         local operation = list[index]
+         local write = operation.kind == "rdma-write"
          operation.status = "ok"
-         if operation.kind == "rdma-write" then
-            if frame.number > operation.frame.number then
-               operation.frame = frame
-            end
-         else
-            operation.answered = operation.answered or frame
-            if frame.number - operation.answered.number < SETTLE_FRAMES then
-               return
-            end
+         operation.answered = operation.answered or frame
+         if write and frame.number > operation.frame.number then
+            operation.frame = frame
          end
-         remove(list, 1)
-         settle_operation(flow, operation, now)
+         -- Responses of a READ may still come, where the capture reorders.
+         if write or frame.number - operation.answered.number >= SETTLE_FRAMES then
+            remove(list, index)
+            settle_operation(flow, operation, now)
+         else
+            index = index + 1
+         end
       end
    end
 
@@ -2387,6 +2531,18 @@ do
       end
    end
 
+   -- What came before the request was read: it waited behind a hole, or the capture reorders.
+   local function answer_early(flow, operation, now)
+      local kept = {}
+      for _, response in ipairs(flow.early) do
+         local own = response.psn >= operation.psn and response.psn <= operation.stop
+         if not (own and answer_operation(flow, response, now)) then
+            insert(kept, response)
+         end
+      end
+      flow.early = kept
+   end
+
    local function enter_operation(flow, operation, now)
       operation_count = operation_count + 1
       operation.id = operation_count
@@ -2395,22 +2551,27 @@ do
          insert(flow.announced, operation)
       end
       insert(flow.pending, operation)
-      local early = flow.early
-      for index = #early, 1, -1 do
-         if early[index].psn >= operation.psn and early[index].psn <= operation.stop then
-            answer_operation(flow, remove(early, index), now)
-         end
+      if flow.early[1] then
+         answer_early(flow, operation, now)
       end
-      if flow.answered and flow.answered >= operation.stop then
-         operations_acknowledged(flow, flow.answered, flow.answered_in, now)
+      if operation.numbers and flow.answered and flow.answered >= operation.stop then
+         -- It was read late, behind a hole: that it was carried out was known before.
+         operation.status, operation.answered = "ok", flow.answered_in
+         if operation.kind == "rdma-write" then
+            remove(flow.pending)
+            settle_operation(flow, operation, now)
+         end
       end
       if #flow.pending > MAX_PENDING then
          settle_operation(flow, remove(flow.pending, 1), now)
       end
    end
 
+   -- What a request asks for; nothing, where that was not captured.
    local function reth_of(raw)
-      raw = raw .. rep("\0", 16 - #raw)
+      if #raw < 16 then
+         return { va = ZERO8, rkey = 0, length = 0, cut = true }
+      end
       return { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = u32(raw, 13) }
    end
 
@@ -2430,7 +2591,11 @@ do
          operation.stop = position + read_span(flow.order, operation.length) - 1
       else
          local raw = packet.data .. rep("\0", max(0, 28 - #packet.data))
-         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8, stop = position }
+         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8 }
+         if #packet.data < 28 then
+            operation = reth_of("")
+         end
+         operation.stop = position
          if packet.opcode == COMPARE_SWAP then
             operation.kind, operation.operands = "compare-swap", { sub(raw, 21, 28), sub(raw, 13, 20) }
          else
@@ -2503,18 +2668,18 @@ end
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local find_flow, new_flow, direct, follow
+local find_flow, new_flow, direct, follow, finish_flow
 local flows, flow_count -- the set of all flows
 local take_datagram -- A packet that may be a message of the connection manager; in 5_cm.lua.
 do
    local MIN_CHAIN = 2 -- headers that must verify and agree
    local MAX_FOREIGN = 8 -- frames without a good header after which a flow is something else
-   local MAX_STEP = 4096
    local MAX_FLOWS = 131072
-   local MAX_KEPT_PACKETS = 128 -- of a flow that is not decided
+   local MAX_KEPT_PACKETS = 256 -- of a flow that is not decided
+   local SETTLED_PACKETS = 16 -- requests that a flow is judged on where the capture is read twice
+   local PAIRING_PACKETS = 128 -- in which the proof is awaited that it is the other direction of a known one
    local CM_QP = 1
    local BTH_BYTES = 12
-   local KNOWN_BITS = 0x40 -- flags below this are known to some kernel
 
    local by_queue_pair -- number of a queue pair -> source -> destination -> the flow to it
 
@@ -2539,8 +2704,9 @@ do
       else
          flow_count = flow_count + 1
       end
-      local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
-      flow.pending, flow.early, flow.announced = {}, {}, {}
+      local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0, chain = 0 }
+      flow.pending, flow.early, flow.announced, flow.answers = {}, {}, {}, {}
+      flow.packets, flow.requests, flow.patient = 0, 0, rds.prefs.settle
       local from = by_queue_pair[qpn] or {}
       local to = from[src] or {}
       by_queue_pair[qpn], from[src], to[dst] = from, to, flow
@@ -2558,133 +2724,91 @@ do
       flow.fragment_bytes = FRAGMENT_BYTES
    end
 
-   -- The header, where it carries a good checksum and says nothing that no kernel would.
-   local function plausible_header(raw)
-      if #raw < HEADER_BYTES or checksum_status(raw) ~= "good" then
-         return nil
-      end
-      local flags, length, ports = byte(raw, 25), u32(raw, 17), sub(raw, 21, 24)
-      if flags >= KNOWN_BITS or length > MAX_MESSAGE_BYTES or sub(raw, 27, 30) ~= ZERO4 then
-         return nil
-      end
-      local sequence = u64(raw, 1)
-      if sequence == 0 then
-         if ports ~= ZERO4 or (u64(raw, 9) == 0 and length == 0) then
-            return nil
-         end
-      elseif ports == ZERO4 then
-         return nil
-      end
-      return { sequence = sequence, key = sub(raw, 17, 24) }
-   end
-
-   local function agree(before, after)
-      if before.sequence == 0 or after.sequence == 0 then
-         return true
-      elseif before.sequence == after.sequence then
-         return before.key == after.key
-      end
-      local step = after.sequence - before.sequence
-      return step > 0 and step <= MAX_STEP
-   end
-
-   -- Look at a packet of a flow that is not decided yet. Returns true for RDS, false for another protocol, nil for neither.
-   local function observe(flow, packet)
-      local what = packet.what
-      if what.part ~= SEND or not what.starts then
-         return nil
-      end
-      local header = plausible_header(sub(packet.data, what.header + 1, what.header + HEADER_BYTES))
-      if header then
-         flow.good = flow.good + 1
-         flow.run = flow.last and agree(flow.last, header) and flow.run + 1 or 1
-      else
-         flow.foreign_frames = flow.foreign_frames + 1
-         flow.run = 0
-      end
-      flow.last = header
-      if flow.run >= MIN_CHAIN then
-         return true
-      elseif flow.foreign_frames >= MAX_FOREIGN and flow.foreign_frames > 2 * flow.good then
-         return false
-      end
-      return nil
-   end
-
-   -- The flow of the other direction, where there is only one that may be it.
-   local function counterpart(flow)
-      local found
+   -- The flow of the other direction, where that is proved, or where `any` will do and only one can be it; and whether there
+   -- are any that can.
+   local function counterpart(flow, any)
+      local proved, best, found, count = nil, 0, nil, 0
       for other in pairs(flows) do
          if other.stream and not other.peer and other.src == flow.dst and other.dst == flow.src then
-            if found then
-               return nil
+            local score = fits(flow, other)
+            if score >= 0 then
+               found, count = other, count + 1
             end
-            found = other
+            if score > best then
+               proved, best = other, score
+            end
          end
       end
-      return found
+      return proved or any and count == 1 and found or nil, count > 0
    end
 
-   local function attach(flow, now)
-      local peer = counterpart(flow)
-      local start = flow.kept[1] and flow.kept[1].psn
+   -- The lowest number of the first requests.
+   local function first_position(flow)
+      local first, least, count = nil, 0, 0
       for _, packet in ipairs(flow.kept) do
-         if packet.what.part ~= RESPONSE then
-            start = packet.psn
-            break
+         if packet.what.part ~= RESPONSE and count < SETTLED_PACKETS then
+            first, count = first or packet.psn, count + 1
+            least = min(least, ahead(first, packet.psn, PSN_MODULUS))
          end
       end
+      return first and (first + least) % PSN_MODULUS
+   end
+
+   -- A flow is RDS: it becomes the other direction of `peer`, or the first of a stream of its own.
+   local function attach(flow, peer, now)
+      local start = first_position(flow)
       if peer then
          flow.peer, peer.peer = peer, flow
-         direct(flow, peer.stream, 1 - peer.direction, start, true)
-         local own = flow.direction == 0 and peer.stream.b or peer.stream.a
-         own.port = flow.qpn
+         flow.lives, flow.life = peer.lives, 1
+         for life, stream in ipairs(peer.lives) do
+            flow.life = stream.first_frame <= flow.first_frame.number and life or flow.life
+            local own = peer.direction == 1 and stream.b or stream.a
+            own.port = flow.qpn
+         end
+         direct(flow, flow.lives[flow.life], 1 - peer.direction, start, true)
       else
          local source, target = { host = flow.src, port = 0 }, { host = flow.dst, port = flow.qpn }
-         if flow.src <= flow.dst then
-            direct(flow, add_stream("ib", source, target, false), 0, start, true)
-         else
-            direct(flow, add_stream("ib", target, source, false), 1, start, true)
-         end
-         tell(flow.stream, flow.direction, "opened", now)
+         local forward = address_bytes(flow.src) <= address_bytes(flow.dst)
+         local a, b = forward and source or target, forward and target or source
+         local stream = add_stream("ib", a, b, false)
+         stream.first_frame = flow.first_frame.number
+         flow.lives, flow.life = { stream }, 1
+         direct(flow, stream, forward and 0 or 1, start, true)
+         tell(stream, flow.direction, "opened", flow.patient and flow.first_frame or now)
+      end
+      local kept = flow.kept
+      flow.kept = {}
+      for _, packet in ipairs(kept) do
+         follow(flow, packet, now)
+      end
+      for _, packet in ipairs(peer and peer.answers or {}) do
+         follow(peer, packet, now)
       end
    end
 
    -- The numbers of a queue pair jumped far away: what follows is another connection.
-   function restart_flow(flow)
-      if flow.open then
-         flow.open = nil
+   function restart_flow(flow, now)
+      finish_flow(flow, now)
+      local lives = flow.lives
+      if flow.life == #lives then
+         local stream = add_stream("ib", flow.stream.a, flow.stream.b, false)
+         stream.first_frame = now.number
+         insert(lives, stream)
+         tell(stream, flow.direction, "opened", now)
       end
-      local peer = flow.peer
-      local stream
-      if peer and peer.renewed and peer.renewed ~= flow.stream then
-         stream = peer.renewed
-      else
-         stream = add_stream("ib", flow.stream.a, flow.stream.b, false)
-      end
-      flow.renewed = stream
-      flow.stream, flow.lost, flow.unit, flow.pending, flow.early, flow.header = stream, true, nil, {}, {}, nil
-      flow.lane = stream.lanes[flow.direction]
+      flow.life = flow.life + 1
+      flow.stream = lives[flow.life]
+      flow.lane = flow.stream.lanes[flow.direction]
+      flow.lost, flow.unit, flow.early, flow.header, flow.answered = true, nil, {}, nil, nil
    end
 
    function follow(flow, packet, now)
       if packet.what.part ~= RESPONSE then
          put_in_order(flow, packet, now)
-      elseif flow.peer and flow.peer.stream then
+      elseif flow.peer then
          take_response(flow.peer, packet, now)
-      end
-   end
-
-   -- Learn the path MTU from a packet that is as long as it.
-   local function note_mtu(flow, packet)
-      local code = packet.opcode
-      if code == 0x00 or code == 0x06 or code == 0x0d then
-         local size = packet.length - packet.what.header
-         for _, mtu in ipairs(MTUS) do
-            if size == mtu then
-               flow.mtu = mtu
-            end
-         end
+      elseif #flow.answers < MAX_KEPT_PACKETS then
+         insert(flow.answers, packet.frame == now and keep_packet(packet) or packet)
       end
    end
 
@@ -2701,6 +2825,24 @@ do
       end
    end
 
+   -- Decide about a flow, or wait until that can be done. Where the capture is read twice, it is judged on more packets:
+   -- reordering at its start is undone within them, and its other direction is known.
+   local function decide(flow, now)
+      if flow.foreign_frames >= MAX_FOREIGN and flow.foreign_frames > 2 * flow.good then
+         flow.foreign, flow.kept = true, {}
+      elseif not flow.patient then
+         if flow.chain >= MIN_CHAIN then
+            attach(flow, counterpart(flow, true), now)
+         end
+      elseif flow.good > 0 and (flow.requests >= SETTLED_PACKETS or flow.packets >= PAIRING_PACKETS) then
+         local enough = flow.packets >= PAIRING_PACKETS
+         local peer, candidates = counterpart(flow, enough)
+         if peer or flow.chain >= MIN_CHAIN and (enough or not candidates) then
+            attach(flow, peer, now)
+         end
+      end
+   end
+
    -- Take a packet of the InfiniBand transport. Returns true where its flow is RDS.
    function feed_packet(packet, now)
       if packet.qpn == CM_QP and packet.opcode == 0x64 then
@@ -2712,6 +2854,9 @@ do
       end
       packet.what, packet.frame = what, now
       local flow = packet.flow or new_flow(packet.src, packet.dst, packet.qpn)
+      if flow then
+         flow.first_frame, flow.last_frame = flow.first_frame or now, now
+      end
       if not (flow and flow.stream) then
          find_orphan(flow, packet)
       end
@@ -2720,6 +2865,9 @@ do
       end
       if not flow.mtu then
          note_mtu(flow, packet)
+      end
+      if not flow.peer then
+         note_numbers(flow, packet)
       end
       if flow.stream then
          local order = flow.order
@@ -2731,49 +2879,64 @@ do
          end
          return true
       end
+      flow.packets = flow.packets + 1
+      flow.requests = flow.requests + (what.part ~= RESPONSE and 1 or 0)
+      if flow.chain < MIN_CHAIN then
+         observe(flow, packet)
+      end
       insert(flow.kept, keep_packet(packet))
       if #flow.kept > MAX_KEPT_PACKETS then
          remove(flow.kept, 1)
       end
-      local verdict = observe(flow, packet)
-      if verdict == false then
-         flow.foreign, flow.kept = true, {}
-      elseif verdict then
-         attach(flow, now)
-         local kept = flow.kept
-         flow.kept = {}
-         for _, early in ipairs(kept) do
-            follow(flow, early, now)
-         end
-         return true
+      decide(flow, now)
+      return flow.stream ~= nil
+   end
+
+   -- Hand on what waits for its order or its end: nothing more will come.
+   function finish_flow(flow, now)
+      while flow.order.count > 0 do
+         give_up_packets(flow, now)
       end
-      return false
+      if flow.open then
+         close_message(flow, flow.open, now)
+      end
+      while flow.pending[1] do
+         settle_operation(flow, remove(flow.pending, 1), now)
+      end
+   end
+
+   -- Decide at the capture's end what was not decided.
+   local function decide_at_last(found)
+      for _, flow in ipairs(found) do
+         if flow.patient and not flow.stream and not flow.foreign and flow.chain >= MIN_CHAIN then
+            attach(flow, counterpart(flow, true), flow.last_frame)
+         end
+      end
+      for _, flow in ipairs(found) do
+         if flow.patient and not flow.stream and not flow.foreign and flow.good > flow.foreign_frames then
+            local peer = counterpart(flow, false)
+            if peer then
+               attach(flow, peer, flow.last_frame)
+            end
+         end
+      end
    end
 
    -- The capture has ended: give up all holes, and report what is incomplete and what was not answered.
    function finish_infiniband()
       local found = {}
       for flow in pairs(flows) do
-         if flow.stream then
+         if flow.first_frame then
             insert(found, flow)
          end
       end
       table.sort(found, function(a, b)
-         if a.stream.number ~= b.stream.number then
-            return a.stream.number < b.stream.number
-         end
-         return a.direction < b.direction
+         return a.first_frame.number < b.first_frame.number
       end)
+      decide_at_last(found)
       for _, flow in ipairs(found) do
-         local now = flow.high
-         while flow.order.count > 0 do
-            give_up_packets(flow, now)
-         end
-         if flow.open then
-            close_message(flow, flow.open, now)
-         end
-         while flow.pending[1] do
-            settle_operation(flow, remove(flow.pending, 1), now)
+         if flow.stream then
+            finish_flow(flow, flow.high or flow.first_frame)
          end
       end
    end
@@ -2802,25 +2965,48 @@ end
 -- RDMA-CM: which queue pairs were connected, for which service, and between which RDS addresses (protocol.md 7.1).
 
 do
+   local is_copy, recent
+   do
+      -- RDMA-CM waits longer before it sends a message again: what comes sooner was captured twice. By frames, where two
+      -- times are of clocks that have nothing in common (protocol.md 13).
+      local REPEATED_SECONDS, REPEATED_FRAMES, OTHER_CLOCK_SECONDS = 1, 64, 86400
+      local MAX_RECENT, MOST_BYTES = 1024, 264
+
+      -- Whether the same message was captured a moment ago: at the other end, in a capture that was merged of both.
+      function is_copy(packet, now)
+         local name = packet.src .. ">" .. packet.dst .. ">" .. sub(packet.data, 1, MOST_BYTES)
+         local before, entry = recent[name], { name = name, number = now.number, time = now.time }
+         recent[name] = entry
+         insert(recent, entry)
+         if #recent > MAX_RECENT then
+            local oldest = remove(recent, 1)
+            recent[oldest.name] = recent[oldest.name] ~= oldest and recent[oldest.name] or nil
+         end
+         local apart = math.abs(now.time - (before or now).time)
+         return before ~= nil
+            and (apart < REPEATED_SECONDS or apart > OTHER_CLOCK_SECONDS and now.number - before.number <= REPEATED_FRAMES)
+      end
+   end
+
    local DETH_BYTES, MAD_BYTES, CM_BYTES, IP_CM_BYTES = 8, 24, 232, 36
    local CM_CLASS = 0x07
-   local MRA, RTU, DREQ, DREP = 0x11, 0x14, 0x15, 0x16
+   local DREQ = 0x15
    REQ, REJ, REP = 0x10, 0x12, 0x13
    local CM_NAMES = {
       [REQ] = "REQ",
-      [MRA] = "MRA",
+      [0x11] = "MRA",
       [REJ] = "REJ",
       [REP] = "REP",
-      [RTU] = "RTU",
+      [0x14] = "RTU",
       [DREQ] = "DREQ",
-      [DREP] = "DREP",
+      [0x16] = "DREP",
    }
    local MAX_EXCHANGES = 16384
-
    -- Exchanges by the address of each side and its communication ID.
    local active, passive, exchange_queue
 
    function start_cm()
+      recent = {} -- source, destination and bytes of a message -> its latest frame; and these frames in their order
       active, passive, exchange_queue = {}, {}, { first = 1, last = 0 }
    end
 
@@ -2930,41 +3116,55 @@ do
       return passive[exchange_key(dst, src, remote_id)], true
    end
 
-   local function renew(src, dst, qpn)
-      local old = find_flow(src, dst, qpn)
-      local kept = old and old.kept or {}
-      if old and old.peer and old.peer.peer == old then
-         old.peer.peer = nil
+   local connect
+   do
+      local function renew(src, dst, qpn, now)
+         local old = find_flow(src, dst, qpn)
+         local kept = old and old.kept or {}
+         if old and old.stream then
+            finish_flow(old, now)
+         end
+         if old and old.peer and old.peer.peer == old then
+            old.peer.peer = nil
+         end
+         return new_flow(src, dst, qpn), kept
       end
-      return new_flow(src, dst, qpn), kept
-   end
 
-   -- Two queue pairs are connected: for RDS, or not.
-   local function connect(exchange, now)
-      local forward, early = renew(exchange.active, exchange.passive, exchange.passive_qpn)
-      local back, early_back = renew(exchange.passive, exchange.active, exchange.qpn)
-      if not (forward and back) then
-         return
-      elseif exchange.version == 0 then
-         forward.foreign, back.foreign = true, true
-         return
-      end
-      local a, b = { host = exchange.a, port = exchange.qpn }, { host = exchange.b, port = exchange.passive_qpn }
-      local stream = add_stream("ib", a, b, true)
-      exchange.stream = stream
-      tell(stream, 0, "opened", now)
-      forward.mtu, back.mtu = exchange.mtu, exchange.mtu
-      direct(forward, stream, 0, exchange.passive_psn, false)
-      direct(back, stream, 1, exchange.psn, false)
-      forward.peer, back.peer = back, forward
-      for _, packet in ipairs(early) do
-         if math.abs(ahead(exchange.passive_psn, packet.psn, PSN_MODULUS)) < MAX_WAITING_PACKETS then
-            follow(forward, packet, now)
+      -- A packet that came before the REP: of this connection where its number is one of the next. Answers come after requests.
+      local function take_early(flow, packet, expected, answers, now)
+         if (packet.what.part == RESPONSE) == answers and (packet.psn - expected) % PSN_MODULUS < MAX_WAITING_PACKETS then
+            follow(flow, packet, now)
          end
       end
-      for _, packet in ipairs(early_back) do
-         if math.abs(ahead(exchange.psn, packet.psn, PSN_MODULUS)) < MAX_WAITING_PACKETS then
-            follow(back, packet, now)
+
+      -- Two queue pairs are connected: for RDS, or not.
+      function connect(exchange, now)
+         local forward, early = renew(exchange.active, exchange.passive, exchange.passive_qpn, now)
+         local back, early_back = renew(exchange.passive, exchange.active, exchange.qpn, now)
+         if not (forward and back) then
+            return
+         elseif exchange.version == 0 then
+            forward.foreign, back.foreign = true, true
+            return
+         end
+         local a, b = { host = exchange.a, port = exchange.qpn }, { host = exchange.b, port = exchange.passive_qpn }
+         local stream = add_stream("ib", a, b, true)
+         exchange.stream = stream
+         tell(stream, 0, "opened", now)
+         forward.mtu, back.mtu = exchange.mtu, exchange.mtu
+         direct(forward, stream, 0, exchange.passive_psn, false)
+         direct(back, stream, 1, exchange.psn, false)
+         forward.peer, back.peer = back, forward
+         stream.first_frame = now.number
+         forward.lives, forward.life = { stream }, 1
+         back.lives, back.life = forward.lives, 1
+         for _, answers in ipairs({ false, true }) do
+            for _, packet in ipairs(early) do
+               take_early(forward, packet, exchange.passive_psn, answers, now)
+            end
+            for _, packet in ipairs(early_back) do
+               take_early(back, packet, exchange.psn, answers, now)
+            end
          end
       end
    end
@@ -2972,7 +3172,7 @@ do
    -- Take a datagram to queue pair 1. Returns true where it is a message of RDMA-CM that belongs to RDS.
    function take_datagram(packet, now)
       local data = packet.data
-      if #data < DETH_BYTES + MAD_BYTES then
+      if is_copy(packet, now) or #data < DETH_BYTES + MAD_BYTES then
          return false
       end
       local attribute = u16(data, DETH_BYTES + 17)
@@ -2984,7 +3184,6 @@ do
       local body = sub(data, start + 1, start + CM_BYTES)
       if #body < CM_BYTES then
          problem = format("cut short: %d of %d bytes were captured", #data - start, CM_BYTES)
-         body = body .. rep("\0", CM_BYTES - #body)
       end
       local message = {
          attribute = attribute,
@@ -2992,8 +3191,10 @@ do
          transaction = sub(data, DETH_BYTES + 9, DETH_BYTES + 16),
          src = packet.src,
          dst = packet.dst,
-         body = body,
+         body = body .. rep("\0", CM_BYTES - #body),
+         cut = #body < CM_BYTES,
       }
+      body = message.body
       local exchange
       if attribute == REQ then
          exchange = take_request(message, body, packet.src, packet.dst, problem)
@@ -3398,22 +3599,41 @@ do
       end
    end
 
+   -- Whether no hole lies between this message and the one before it on its stream.
+   local function follows(message, lane)
+      local before = lane.finish or (message.stream.from_start and 0 or -1)
+      local joined
+      if message.tcp then
+         joined = message.position == before
+         lane.finish = message.finish
+      else
+         joined = not message.inferred and (lane.known or message.stream.from_start)
+      end
+      if not joined then
+         lane.segment = (lane.segment or 0) + 1
+      end
+      lane.known = true
+   end
+
    -- What a message announces, against the RDMA operations that came before it.
-   local function check_operations(message, parsed)
+   local function check_operations(message, parsed, lane)
       local operations = message.operations
       if not operations or not operations[1] then
          return
       end
+      -- Behind a hole, others may have come before these.
+      local known = message.numbered and (lane.numbered_segment or 0) == (lane.segment or 0)
       local total, moves = 0, {}
       for _, operation in ipairs(operations) do
          total = total + operation.length
+         known = known and not operation.cut
          moves[operation.kind == "rdma-write" and 1 or operation.kind == "rdma-read" and 2 or 0] = true
       end
       if total > MAX_MESSAGE_BYTES then
          say(message, "RDS-RDM-005", format("%.0f bytes in %d operations", total, #operations))
       end
       local raw, key = extension_of(parsed, EXT_RDMA_BYTES), extension_of(parsed, EXT_RDMA)
-      if raw and key then
+      if raw and key and known then
          if u32(raw, 1) ~= total then
             say(message, "RDS-RDM-002", format("RDMA_BYTES is %d, the operations moved %.0f bytes", u32(raw, 1), total))
          end
@@ -3425,7 +3645,7 @@ do
       end
    end
 
-   local function check_extensions(message)
+   local function check_extensions(message, lane)
       local field = sub(message.raw, 33, 48)
       if field == NO_EXTENSIONS then
          if has(message.flags, EXTHDR_EXTENSION) and not message.tcp then
@@ -3439,7 +3659,7 @@ do
          check_extensions_over_tcp(message, parsed)
       else
          check_extensions_over_ib(message, parsed)
-         check_operations(message, parsed)
+         check_operations(message, parsed, lane)
       end
    end
 
@@ -3459,25 +3679,8 @@ do
       end
    end
 
-   -- Whether no hole lies between this message and the one before it on its stream.
-   local function follows(message, lane)
-      local before = lane.finish or (message.stream.from_start and 0 or -1)
-      local joined
-      if message.tcp then
-         joined = message.position == before
-         lane.finish = message.finish
-      else
-         joined = not message.inferred and (lane.known or message.stream.from_start)
-      end
-      if not joined then
-         lane.segment = (lane.segment or 0) + 1
-      end
-      lane.known = true
-   end
-
    local function check_sequence(message, lane)
       local sequence, flags = message.sequence, message.flags
-      follows(message, lane)
       if not message.numbered then
          if (message.kind == "ack" or flags == CONG_BITMAP) and sequence ~= 0 then
             say(message, "RDS-SEQ-004", format("%s with sequence %s", message.kind, whole(sequence)))
@@ -3533,8 +3736,9 @@ do
    end
 
    function check_message(message, lane)
+      follows(message, lane)
       check_header(message)
-      check_extensions(message)
+      check_extensions(message, lane)
       if has(message.flags, CONG_BITMAP) then
          check_bitmap(message)
          for _, port in ipairs(message.ports or {}) do
@@ -3549,13 +3753,10 @@ do
    end
 
    -- Findings about a SEND that is no message by itself are shown in the frame that completed it.
-   local function say_in_frame(flow, rule, text, now)
+   local function say_in_frame(flow, rule, text, frame, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      if now.parts then
-         now.parts = { unpack(now.parts) }
-      end
-      insert(shows(now, "parts"), part)
+      show_part_in(flow.patient and frame or now, part)
    end
 
    -- A header without what may differ between fragments of a message: credit and checksum.
@@ -3564,12 +3765,12 @@ do
    end
 
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.
-   function check_fragment(flow, unit, message, _, now)
+   function check_fragment(flow, unit, message, frame, now)
       if unit.opcode ~= 0x02 and unit.opcode ~= 0x04 then
-         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), now)
+         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), frame, now)
       end
       if not message then
-         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), now)
+         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), frame, now)
          return
       end
       local data, first = unit.length - HEADER_BYTES, message.fragments == 0
@@ -3580,26 +3781,26 @@ do
       local same = unit.header == message.raw
       local foreign = not same and key_of(unit.header) ~= message.key
       if data > size then
-         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
+         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), frame, now)
       elseif foreign then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       elseif message.sure and not message.inferred and not message.odd_size then
          local due = max(0, min(message.length - message.total, size))
          if data ~= due then
             message.odd_size = true
-            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), now)
+            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), frame, now)
          end
       end
       if foreign and data > size then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       end
       if not (same or foreign) and rest_of(unit.header) ~= rest_of(message.raw) then
-         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), frame, now)
       end
       local credit = byte(unit.header, 26)
       if not first and credit ~= 0 and message.last_credit ~= 0 and not message.granted_again then
          message.granted_again = true
-         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), now)
+         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), frame, now)
       end
       message.last_credit = credit
    end
@@ -3633,9 +3834,7 @@ do
 
    local function check_private(message, raw, what)
       if not message.private then
-         if not (message.problem and find(message.problem, "captured", 1, true)) then
-            say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
-         end
+         say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
          return nil
       end
       local private = private_fields(message)
@@ -3747,9 +3946,9 @@ do
    end
 
    function check_cm(message)
-      if message.attribute == REQ then
+      if message.attribute == REQ and not message.cut then
          check_request(message)
-      elseif message.attribute == REP then
+      elseif message.attribute == REP and not message.cut then
          check_reply(message)
       elseif message.attribute == REJ then
          check_reject(message)
@@ -4352,6 +4551,7 @@ local tcp_ports = {}
 -- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
 -- whether the watcher at IP has seen what it carries.
 local current, held, segment, done, taken = nil, {}, nil, false, false
+local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
@@ -4383,6 +4583,11 @@ local function show_once(tvb, pinfo, root)
    end
 end
 
+-- Whether a frame is shown before Wireshark dissects it: where that may end in the middle, and nothing may be missing.
+local function shows_first()
+   return at_end or lost_frames[current]
+end
+
 -- Where nobody watches, what is known of the frame was noted before, in the first pass.
 local function note_frame(pinfo)
    if not watching and current ~= pinfo.number then
@@ -4395,6 +4600,15 @@ end
 local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
+
+   local function show_segment(tvb, head, at, pinfo, tree)
+      local frame = not done and shown[current]
+      if frame then
+         local has_header = #head >= at + TCP_HEADER_BYTES
+         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      end
+   end
 
    -- A TCP segment begins behind `at` bytes of `tvb`, whose first ones `head` has, and ends before `stop` on the wire.
    function watch_segment(head, at, stop, src, dst, tvb, pinfo, tree, original)
@@ -4421,12 +4635,11 @@ do
             end
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
-      local frame = not done and shown[current]
-      if frame then
-         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      if shows_first() then
+         show_segment(tvb, head, at, pinfo, tree)
       end
+      local used = pass_on(original, tvb, pinfo, tree)
+      show_segment(tvb, head, at, pinfo, tree)
       held.tvb, segment, done = nil, nil, saved_done
       return used
    end
@@ -4514,6 +4727,9 @@ do
          settle_at_end()
       elseif packet and not goes_on(packet, current) then
          feed_packet(packet, now_of(pinfo))
+      end
+      if shows_first() then
+         show_once(nil, pinfo, tree)
       end
       local used = pass_on(original, tvb, pinfo, tree)
       if not done then
@@ -4607,6 +4823,8 @@ do
    local HOP_BY_HOP, UDP, FRAGMENT = 0, 17, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
+   local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
+
    -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
    local function read_ip(head)
       local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(head, 1, 10)
@@ -4626,7 +4844,6 @@ do
    local function watch_inside_ip(tvb, pinfo, tree, original)
       local head = first_bytes(tvb)
       local at, stop, protocol, src, dst = read_ip(head)
-      stop = min(stop, reported_len(tvb))
       taken = false
       if stop > at and protocol == TCP then
          taken = true
@@ -4639,6 +4856,8 @@ do
             stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
             local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
             return watch_packet(packet, tvb, pinfo, tree, original)
+         elseif p and CARRY_IP[p * 256 + port] and not inside then
+            put_inside("packets")
          end
       elseif protocol and not (CARRY_NO_IP[protocol] or inside) then
          put_inside("packets")
@@ -4718,10 +4937,11 @@ do
          end
          local number = number_of(pinfo)
          if number ~= current then
-            current, taken = number, false
             if depth > 0 then
+               lost_frames[current] = true
                count_lost_calls()
             end
+            current, taken = number, false
          end
          depth = depth + 1
          local used = watch(tvb, pinfo, tree, original)
@@ -4754,7 +4974,7 @@ function rds.init()
    start_tcp()
    start_infiniband()
    start_cm()
-   odd_ends = {}
+   odd_ends, lost_frames = {}, {}
    if at_ip then
       put_inside("links")
    end

@@ -28,6 +28,16 @@ class TransportError(RdsError):
     """A transport that cannot do what is asked of it: an address that is taken, a queue that is full."""
 
 
+class AddressError(TransportError, OSError):
+    """An address that a node cannot have: ``errno`` says why, as after ``bind``."""
+
+    def __init__(self, number: int | None, message: str) -> None:
+        OSError.__init__(self, number, message)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class TsharkError(RdsError):
     """tshark is missing, too old or failed, or its plugin cannot be put where it looks."""
 
@@ -41,6 +51,7 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 __all__ = [
+    "AddressError",
     "CaptureError",
     "CodecError",
     "LabError",

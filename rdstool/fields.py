@@ -64,7 +64,7 @@ class FieldInfo:
     owner: Owner | None = None
     """Class whose table the field belongs to; None for derived ones."""
     mask: int = 0
-    """For one bit of a flags field."""
+    """The bit, for one bit of a flags field."""
     everywhere: bool = False
     """Every RDS message has it, so to test for its presence says nothing."""
 
@@ -211,7 +211,7 @@ def find_field(name: str) -> FieldInfo | None:
 
 
 _ALIKE = 0.5
-"""Of two names behind their protocol, in difflib's measure."""
+"""Least similarity of two names behind their protocol, in difflib's measure."""
 
 
 def nearest_name(name: str) -> str | None:

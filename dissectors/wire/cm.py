@@ -13,6 +13,8 @@ from dissectors.wire.codec import Codec
 from dissectors.wire.table import Kind, bits, header, octets, u8, u16, u32, u64
 
 _IBA = "InfiniBand Architecture vol. 1"
+MAD_BYTES = 256
+"""Every management datagram has this size (§13.4.2)."""
 CM_CLASS = 0x07
 """Management class of communication management."""
 SERVICE_ID_TCP = 0x0000_0000_0106_0000
@@ -286,7 +288,7 @@ class RdsPrivateV6:
 @header("rds.cm", size=4, title="RDS reject data", source="net/rds/rdma_transport.c; protocol.md §7.2")
 @dataclass(slots=True)
 class RdsReject:
-    """Native-endian number in the private data of a REJ; read here as big-endian, see :func:`reject_code`."""
+    """A number in the private data of a REJ, in the sender's own byte order; read here as big-endian."""
 
     code: int = u32(
         0, "1 = incompatible version or crossing requests; 0x04010020 = refused by access list (UEK)", kind=Kind.HEX

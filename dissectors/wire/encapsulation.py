@@ -8,6 +8,8 @@ ROCE_UDP_PORT = 4791
 """UDP destination port of RoCE v2."""
 ROCE_ETHERTYPE = 0x8915
 """EtherType of RoCE v1."""
+ROCE_FIRST_SOURCE_PORT = 0xC000
+"""UDP source ports of RoCE v2 begin here: the upper quarter (InfiniBand Architecture vol. 1 Annex A17)."""
 ICRC_BYTES = 4
 
 

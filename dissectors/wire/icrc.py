@@ -15,7 +15,7 @@ from dissectors.wire.errors import CodecError
 from dissectors.wire.infiniband import BTH, GRH, LRH
 
 MIN_PACKET_BYTES = BTH.size + ICRC_BYTES
-"""Of a packet from its BTH to its ICRC."""
+"""Least length of a packet from its BTH to its ICRC."""
 MAX_PACKET_BYTES = 4096 + 64
 """The largest path MTU, and more than the headers of any packet and its ICRC."""
 

@@ -14,6 +14,8 @@ from dissectors.wire.table import Kind, bits, header, octets, u8, u16, u32, u64
 CM_QP = 1
 """Queue pair of the general services interface, which carries RDMA-CM."""
 PSN_MODULUS = 1 << 24
+"""Packet sequence numbers have 24 bits."""
+PSN_MASK = PSN_MODULUS - 1
 _IBA = "InfiniBand Architecture vol. 1"
 
 
@@ -99,7 +101,7 @@ class Grh:
 @header("infiniband.bth", size=12, title="Base Transport Header", source=f"{_IBA} §9.2")
 @dataclass(slots=True)
 class Bth:
-    """In front of every packet of the transport."""
+    """The header in front of every packet of the transport."""
 
     opcode: int = u8(0, "Operation", kind=Kind.HEX, values={item.value: item.name for item in Opcode})
     solicited: int = bits(1, 1, "Solicited event")

@@ -16,7 +16,7 @@ Decoder = Callable[[bytes, int], Record]
 """Takes a record and the length of its addresses: 4 or 16 bytes."""
 
 LONGEST_BYTES = 92
-"""Of the records known here: ``rds6_info_rdma_connection``."""
+"""Longest of the records known here: ``rds6_info_rdma_connection``."""
 
 
 def whole(decode: Decoder) -> Decoder:
@@ -31,7 +31,7 @@ def counter(raw: bytes) -> tuple[str, int]:
 
 @whole
 def connection(raw: bytes, size: int) -> Record:
-    """``rds_info_connection``, ``rds6_info_connection``."""
+    """The record of a connection: ``rds_info_connection``, ``rds6_info_connection``."""
     next_tx, next_rx = struct.unpack_from("=QQ", raw)
     at = 16 + 2 * size
     return {
@@ -47,7 +47,7 @@ def connection(raw: bytes, size: int) -> Record:
 
 @whole
 def message(raw: bytes, size: int) -> Record:
-    """``rds_info_message``, ``rds6_info_message``."""
+    """The record of a message: ``rds_info_message``, ``rds6_info_message``."""
     sequence, length = struct.unpack_from("=QI", raw)
     at = 12 + 2 * size
     local_port, peer_port = struct.unpack_from(">HH", raw, at)
@@ -65,7 +65,7 @@ def message(raw: bytes, size: int) -> Record:
 
 @whole
 def bound_socket(raw: bytes, size: int) -> Record:
-    """``rds_info_socket``, ``rds6_info_socket``."""
+    """The record of a socket: ``rds_info_socket``, ``rds6_info_socket``."""
     at = 4 + 2 * size
     port, peer_port = struct.unpack_from(">HH", raw, at)
     rcvbuf, inode = struct.unpack_from("=IQ", raw, at + 4)
@@ -82,7 +82,7 @@ def bound_socket(raw: bytes, size: int) -> Record:
 
 @whole
 def tcp_socket(raw: bytes, size: int) -> Record:
-    """``rds_info_tcp_socket``, ``rds6_info_tcp_socket``."""
+    """The record of a TCP connection: ``rds_info_tcp_socket``, ``rds6_info_tcp_socket``."""
     at = 2 * size + 2
     local_port = struct.unpack_from(">H", raw, size)[0]
     peer_port = struct.unpack_from(">H", raw, at)[0]

@@ -53,7 +53,7 @@ MESSAGE = np.dtype(
         ("header", RDS_DTYPE),
     ]
 )
-"""One row a message."""
+"""One row for each message."""
 
 ACK = np.dtype(
     [
@@ -116,7 +116,7 @@ class FrameBatch:
     frame: Ints
     """Number in the capture."""
     offset: Ints
-    """Of the frame's first byte in ``data``."""
+    """Offset of the frame's first byte in ``data``."""
     captured: Ints
     """Bytes in ``data``."""
     wire: Ints
@@ -141,7 +141,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     **dict.fromkeys(("flags", "protocol"), np.uint8),
     "more": np.bool_,
 }
-"""Of the columns of packets that are not int64."""
+"""Types of the columns of packets that are not int64."""
 
 
 @dataclass(slots=True)
@@ -177,7 +177,7 @@ class Packets:
 
 @dataclass(slots=True)
 class Segments(Packets):
-    """TCP segments."""
+    """TCP segments, one in each row."""
 
     sport: NDArray[np.uint16]
     dport: NDArray[np.uint16]
@@ -217,13 +217,13 @@ class Fragments(Packets):
     network: Ints
     """Offset of the IP header in ``data``."""
     ident: NDArray[np.uint32]
-    """The same in all fragments of a datagram."""
+    """Identification: the same in all fragments of a datagram."""
     protocol: NDArray[np.uint8]
     """What the datagram carries."""
     place: Ints
     """Where in the datagram, behind its headers, these bytes belong."""
     more: NDArray[np.bool_]
-    """It is not the datagram's end."""
+    """More fragments follow: this is not the datagram's end."""
     payload: Ints
     """Offset of the bytes in ``data``."""
     captured: Ints

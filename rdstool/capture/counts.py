@@ -8,11 +8,20 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class FrameCounts:
-    """Numbers of frames; each frame is in exactly one of them besides ``frames``."""
+    """Numbers of frames; each frame is in exactly one of them besides ``frames``, ``snapped`` and ``tunnelled``.
+
+    One that holds a packet in a tunnel is in that of the packet.
+    """
 
     frames: int = 0
     bytes: int = 0
     """Captured bytes of all frames."""
+    snapped: int = 0
+    """Frames that were not captured to their end."""
+    tunnelled: int = 0
+    """Frames whose packet was taken out of a tunnel."""
+    too_deep: int = 0
+    """Frames with tunnels in more tunnels than are looked into."""
     tcp: int = 0
     """TCP segments on the ports that were asked for."""
     tcp_damaged: int = 0
@@ -33,11 +42,11 @@ class FrameCounts:
     """Headers that contradict themselves, such as an IP header length below 20."""
     arp: int = 0
     other_protocols: Counter[int] = field(default_factory=Counter)
-    """By IP protocol number."""
+    """Frames by IP protocol number."""
     other_ethertypes: Counter[int] = field(default_factory=Counter)
-    """By EtherType; lengths (802.3, below 0x0600) count as 0."""
+    """Frames by EtherType; lengths (802.3, below 0x0600) count as 0."""
     other_links: Counter[int] = field(default_factory=Counter)
-    """By LINKTYPE; what cannot be told apart further."""
+    """Frames by LINKTYPE, for those that cannot be told apart further."""
 
     @property
     def passed_over(self) -> int:

@@ -122,7 +122,7 @@ class RdmaOperation(Event):
     """One operation on remote memory, when its last packet (or response, or refusal) was seen."""
 
     direction: int
-    """Of the request."""
+    """Direction of the request."""
     kind: RdmaKind
     va: int
     rkey: int
@@ -146,7 +146,7 @@ class Nak(Event):
     """A responder refused a request packet: to be sent again, or for good."""
 
     direction: int
-    """Of the request."""
+    """Direction of the request."""
     psn: int
     """Unwrapped."""
     reason: str

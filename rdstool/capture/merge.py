@@ -52,7 +52,7 @@ def _is_empty(part: Part) -> bool:
 
 
 def _joined(parts: list[Part]) -> Part:
-    """One part of several, row indices shifted."""
+    """One part made of several, with row indices shifted."""
     parts = [part for part in parts if not _is_empty(part)]
     if len(parts) == 1:
         return parts[0]

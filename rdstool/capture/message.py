@@ -146,6 +146,6 @@ def message_at(batch: MessageBatch, index: int, streams: StreamTable) -> Message
 
 
 def messages_of(batch: MessageBatch, streams: StreamTable) -> Iterator[Message]:
-    """All messages of a batch in their order."""
+    """Yield all messages of a batch in their order."""
     for index in range(len(batch)):
         yield message_at(batch, index, streams)

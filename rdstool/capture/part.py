@@ -41,7 +41,7 @@ class Part:
 
     @classmethod
     def empty(cls) -> Part:
-        """Nothing."""
+        """A part that holds nothing."""
         return cls(np.zeros(0, MESSAGE))
 
     def __reduce__(self) -> tuple[Any, ...]:

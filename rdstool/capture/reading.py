@@ -33,7 +33,7 @@ class About:
     consumed: int
     """Bytes of all files up to here, as they lie on disk."""
     counts: FrameCounts
-    """Of this chunk."""
+    """Counts of this chunk."""
 
 
 def read_here(reading: Reading) -> Generator[tuple[Parsed, About]]:

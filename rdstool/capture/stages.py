@@ -82,7 +82,7 @@ class Reach:
 
     @classmethod
     def of(cls, parsed: Parsed) -> Reach:
-        """That of a whole chunk."""
+        """The reach of a whole chunk."""
         tcp, ib = parsed.tcp, parsed.ib
         return cls(
             (int(tcp.frame[-1]), int(tcp.time[-1])) if len(tcp) else None,

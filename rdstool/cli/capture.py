@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rdstool.cli.inputs import Reading, TcpPorts
+from rdstool.cli.inputs import Reading, TcpPorts, all_tcp_ports
 from rdstool.cli.output import STANDARD_OUTPUT, Results, note
 from rdstool.errors import UsageError
 from rdstool.words import plural
@@ -36,7 +36,6 @@ def capture(
     Example:
       rdstool capture -i eth0 -w rds.pcapng
     """  # noqa: D301
-    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
     from rdstool.cli.lines import LineWriter  # noqa: PLC0415
     from rdstool.cli.showing import Show  # noqa: PLC0415
@@ -47,7 +46,7 @@ def capture(
 
     if str(output) == STANDARD_OUTPUT:
         raise UsageError("--write -: standard output is for the messages; name a file")
-    ports = frozenset({TCP_PORT, *(tcp_port or ())})
+    ports = all_tcp_ports(tcp_port)
     show = Show(compile_filter(filter_text) if filter_text is not None else None, None, rdma=False)
     live = LiveCapture(interface, sorted(ports), output=output, packets=packets, seconds=seconds)
     with live, Results(at_once=True) as results:

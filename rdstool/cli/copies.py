@@ -10,7 +10,7 @@ from contextlib import suppress
 KEPT_BYTES = 64 << 20
 """What waits for one reader while others are ahead of it."""
 OVERHEAD_BYTES = 64
-"""That a message takes beside its content, about."""
+"""Bytes that a message takes beside its content, about."""
 LOOK_AGAIN_S = 1.0
 """After which a reader that holds up others is asked for again."""
 
@@ -31,13 +31,13 @@ class Copies:
         self._waiting: dict[int, deque[bytes]] = {index: deque() for index in range(readers)}
         self._kept = [0] * readers
         self._reading = False
-        """One reader reads for all."""
+        """One of the readers is reading from the source, for all of them."""
         self._news = asyncio.Event()
-        """It has."""
+        """Set when that reader is done."""
         self._taken = asyncio.Event()
 
     async def of(self, index: int) -> AsyncIterator[bytes]:
-        """All messages, for one reader."""
+        """Yield all messages, for one reader."""
         waiting = self._waiting[index]
         while True:
             # Readers do not take turns: whoever reads goes on while there is something, and the others find it all.

@@ -10,22 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import AUTO, ROCE, TCP, carrier_named, transport_to
+from rdstool.cli.choices import chosen_format
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
-from rdstool.cli.endpoints import (
-    PROVIDERS,
-    TRANSPORTS,
-    Pcap,
-    ProviderName,
-    TransportName,
-    carrier_named,
-    cookie_number,
-    resolve,
-    run_job,
-    source_for,
-    transport_to,
-)
+from rdstool.cli.endpoints import run_job
 from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import Pcap, ProviderName, TransportName
+from rdstool.cli.numbers import number_64
 from rdstool.cli.output import Results, error, json_line, note
+from rdstool.cli.places import resolve, source_for
 from rdstool.errors import TransportError, UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +35,7 @@ def _complete_names(incomplete: str) -> list[str]:
 
 
 def craft(
+    context: typer.Context,
     scenarios: Annotated[
         list[str] | None,
         typer.Argument(
@@ -53,33 +47,39 @@ def craft(
     ] = None,
     to: Annotated[str | None, typer.Option("--to", metavar="ADDR", help="Whom to play against.")] = None,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="ADDR", help="Own address; the one that routes there if not given.")
+        str | None,
+        typer.Option("--from", metavar="ADDR", help="Own address (default: the one that routes to the peer)."),
     ] = None,
     port: Annotated[
         list[str] | None,
         typer.Option("--port", metavar="NAME=PORT", help="Another number for a named port (repeatable)."),
     ] = None,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     cookie: Annotated[
-        str | None, typer.Option(metavar="COOKIE", help="Of memory that the peer offers, for scenarios that use it.")
+        str | None, typer.Option(metavar="COOKIE", help="The memory that the peer offers, for scenarios that use it.")
     ] = None,
     patience: Annotated[
-        float, typer.Option(metavar="FACTOR", min=0.01, max=1000, help="Give the peer so many times as long.")
+        float, typer.Option(metavar="FACTOR", min=0.01, max=1000, help="Give the peer so many times as long to answer.")
     ] = 1.0,
-    strict: Annotated[bool, typer.Option("--strict", help="Take what a peer should do for what it must do.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat what a peer should do as what it must do.")] = False,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Same seed, same generation number and source ports.")
     ] = None,
-    listing: Annotated[bool, typer.Option("--list", help="List the scenarios that come with rdstool.")] = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the scenarios that come with rdstool; with --transport, its own.")
+    ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print scenarios instead of playing them.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show verdicts only.")] = False,
     form: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--format", metavar="FORM", help=f"One of {', '.join(FORMATS)}.", autocompletion=lambda: list(FORMATS)
+            "--format",
+            metavar="FORM",
+            help=f"One of {', '.join(FORMATS)} (default: {FORMATS[0]}).",
+            autocompletion=lambda: list(FORMATS),
         ),
-    ] = "text",
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object for each thing that happens; the same as --format json.")
     ] = False,
@@ -88,7 +88,7 @@ def craft(
     """Play traffic that misbehaves on purpose, and judge what the peer does.
 
     Each scenario says what is sent, byte by byte where it matters, and what a peer may answer; its form is described in
-    docs/scenarios.md. Exit status 1: a peer does otherwise. Play against nobody who has not agreed to it.
+    docs/scenarios.md. The exit status is 1 if a peer does otherwise. Play only against those who have agreed to it.
 
     \b
     Examples:
@@ -99,12 +99,12 @@ def craft(
     """  # noqa: D301
     from rdstool.craft import library  # noqa: PLC0415
 
-    form = "json" if json else form
-    if form not in FORMATS:
-        raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")
+    form = chosen_format(form, FORMATS, json=json)
     with Results(at_once=True) as results:
         if listing:
-            _list(results, json=form == "json")
+            said = context.get_parameter_source("transport")
+            named = said is not None and said.name != "DEFAULT"
+            _list(results, transport if named else AUTO, json=form == "json")
             raise typer.Exit
         if not scenarios:
             raise UsageError("name a scenario, or see --list")
@@ -125,7 +125,7 @@ def craft(
             patience,
             carrier_named(transport_to(transport, [peer], own, provider), provider, pcap),
             provider,
-            None if cookie is None else cookie_number(cookie),
+            None if cookie is None else number_64(cookie, "a cookie"),
         )
         chosen = [_with_ports(each, port or ()) for each in _chosen(scenarios, match)]
         job = _Job(chosen, match, pcap, _teller(form, results, quiet=quiet), strict=strict)
@@ -133,10 +133,14 @@ def craft(
     raise typer.Exit(code)
 
 
-def _list(results: Results, *, json: bool) -> None:
+def _list(results: Results, transport: str, *, json: bool) -> None:
+    """Those for one transport, or all with ``auto``."""
     from rdstool.craft import library  # noqa: PLC0415
 
     known = [library.scenario(name) for name in library.names()]
+    if transport != AUTO:
+        carrier = carrier_named(transport, ROCE, None)
+        known = [each for each in known if each.transport is carrier]
     width = max(len(each.id) for each in known)
     for each in known:
         told = {"id": each.id, "title": each.title, "requirement": each.requirement, "source": each.source}

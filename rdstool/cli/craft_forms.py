@@ -19,37 +19,37 @@ class Teller(Protocol):
     """Tells what happens, as it happens or at the end."""
 
     def begin(self, scenario: Scenario) -> None:
-        """A scenario begins."""
+        """Tell that a scenario begins."""
 
     def line(self, scenario: Scenario, line: Line) -> None:
-        """Something happened."""
+        """Tell that something happened."""
 
     def end(self, verdict: Verdict, *, passed: bool) -> None:
-        """A scenario has ended."""
+        """Tell how a scenario ended."""
 
     def finish(self) -> None:
-        """All have."""
+        """Tell that all scenarios have ended."""
 
 
 class TextTeller:
-    """For people."""
+    """Tells it as lines of text."""
 
     def __init__(self, results: Results, *, quiet: bool) -> None:
         self._results = results
         self._quiet = quiet
 
     def begin(self, scenario: Scenario) -> None:
-        """The scenario's heading."""
+        """Write the scenario's heading."""
         if not self._quiet:
             self._results.write(f"{scenario.id}: {scenario.title}\n")
 
     def line(self, _scenario: Scenario, line: Line) -> None:
-        """Something happened."""
+        """Write what happened."""
         if not self._quiet:
             self._results.write(_told(line))
 
     def end(self, verdict: Verdict, *, passed: bool) -> None:
-        """How it ended."""
+        """Write how the scenario ended."""
         scenario = verdict.scenario
         if not verdict.difference:
             self._results.write(f"{scenario.id}: passed\n")
@@ -60,27 +60,27 @@ class TextTeller:
         )
 
     def finish(self) -> None:
-        """All is told."""
+        """Write nothing: all has been told."""
 
 
 class JsonTeller:
-    """For programs."""
+    """Tells it as JSON lines."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
 
     def begin(self, scenario: Scenario) -> None:
-        """Nothing: each line names its scenario."""
+        """Write nothing: each line names its scenario."""
 
     def line(self, scenario: Scenario, line: Line) -> None:
-        """Something happened."""
+        """Write what happened."""
         event = {"->": "sent", "<-": "received"}.get(line.arrow, "expected")
         told: dict[str, Any] = {"event": event, "scenario": scenario.id, "time": round(line.time_s, 6)}
         more = {"path": line.path, "line": line.line, "text": line.text, "verdict": line.verdict or None}
         self._results.write(json_line({**told, **more}))
 
     def end(self, verdict: Verdict, *, passed: bool) -> None:
-        """How it ended."""
+        """Write how the scenario ended."""
         scenario = verdict.scenario
         told: dict[str, Any] = {"event": "verdict", "scenario": scenario.id, "strictness": scenario.strictness.value}
         outcome = "passed" if not verdict.difference else "differs" if passed else "failed"
@@ -88,7 +88,7 @@ class JsonTeller:
         self._results.write(json_line({**told, **more}))
 
     def finish(self) -> None:
-        """All is told."""
+        """Write nothing: all has been told."""
 
 
 class JunitTeller:
@@ -100,13 +100,13 @@ class JunitTeller:
         self._failures = 0
 
     def begin(self, scenario: Scenario) -> None:
-        """Nothing: the case is written when it has ended."""
+        """Write nothing: the case is made when the scenario has ended."""
 
     def line(self, scenario: Scenario, line: Line) -> None:
-        """Nothing: the verdict has the lines."""
+        """Write nothing: the verdict has the lines."""
 
     def end(self, verdict: Verdict, *, passed: bool) -> None:
-        """A case."""
+        """Make the scenario's case."""
         scenario = verdict.scenario
         name = _quoted(f"{scenario.id}: {scenario.title}")
         time_s = verdict.lines[-1].time_s if verdict.lines else 0.0
@@ -124,7 +124,7 @@ class JunitTeller:
         self._cases.append(f"{head}{failure}<system-out>{escape(story)}</system-out></testcase>\n")
 
     def finish(self) -> None:
-        """The document."""
+        """Write the document."""
         numbers = f'tests="{len(self._cases)}" failures="{self._failures}"'
         self._results.write(
             '<?xml version="1.0" encoding="UTF-8"?>\n'

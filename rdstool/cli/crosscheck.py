@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.inputs import TcpPorts
+from rdstool.cli.inputs import TcpPorts, all_tcp_ports
 from rdstool.cli.output import Results, json_line, note
 from rdstool.words import plural
 
@@ -31,14 +31,13 @@ def crosscheck(
     Example:
       rdstool crosscheck capture.pcap
     """  # noqa: D301
-    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
     from rdstool.tshark.compare import differences, finding_differences, natively, objects  # noqa: PLC0415
     from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
 
     tshark = find_tshark()
-    options = CaptureOptions(digests=True, tcp_ports=frozenset({TCP_PORT, *(tcp_port or ())}))
+    options = CaptureOptions(digests=True, tcp_ports=all_tcp_ports(tcp_port))
     total = 0
     with Results() as results:
         for path in files:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.choices import one_of
 from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import STANDARD_OUTPUT, Results, note, warn
 from rdstool.errors import UsageError
@@ -37,7 +38,9 @@ def decode(
     dump: Annotated[bool, typer.Option("--hex", "-x", help="Hex dump of each message, fields coloured.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with a heading.")] = False,
-    parquet: Annotated[Path | None, typer.Option(metavar="OUT", help="Write Parquet, no lines; - is stdout.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write Parquet instead of lines; - is standard output.")
+    ] = None,
     digest: Annotated[bool, typer.Option("--hash", help="Add the SHA-256 of each payload.")] = False,
     filter_text: Annotated[
         str | None, typer.Option("--filter", "-Y", metavar="EXPR", help="Show only what passes this display filter.")
@@ -76,7 +79,7 @@ def decode(
     tcp_checksums: TcpChecksums = False,
     jobs: Jobs = 1,
 ) -> None:
-    """Show the RDS messages of captures, one line each, in the order in which they were complete.
+    """Show the RDS messages of captures, one line each, in the order in which they were completed.
 
     Filters are those of Wireshark; `rdstool fields` lists the names.
 
@@ -93,8 +96,7 @@ def decode(
         raise UsageError("--hash is for whole messages; name rds.sha256 among the --fields")
     if rdma and parquet is not None:
         raise UsageError("--rdma and --parquet exclude each other: that file is of messages alone")
-    if engine not in ENGINES:
-        raise UsageError(f'"{engine}" is no engine; take one of: {", ".join(ENGINES)}')
+    one_of("--engine", engine, ENGINES)
     accepted = _accepted(filter_text) if filter_text is not None else None
     chosen = _chosen(fields) if fields is not None else []
     for text in accepted.warnings() if accepted else ():
@@ -116,7 +118,9 @@ def decode(
             _to_parquet(reading, show, parquet, stack)
         else:
             results = stack.enter_context(Results(at_once=follow))
-            view = _view(results, verbose=verbose, dump=dump, json=json, csv=csv, chosen=chosen, label=_label(reading))
+            # With several files, each message names its own.
+            label = reading.label if len(reading.capture.paths) > 1 else None
+            view = _view(results, verbose=verbose, dump=dump, json=json, csv=csv, chosen=chosen, label=label)
             show.to(view, reading, results, Clock(TimeForm(time or ("epoch" if csv else "relative"))))
     _conclude(reading, show, parquet)
     raise typer.Exit(reading.exit_code())
@@ -144,23 +148,10 @@ def _check_forms(
         raise UsageError(f"{wanted[0]} and {wanted[1]} exclude each other; take one of them")
     if fields is not None and (verbose or dump or parquet):
         raise UsageError(f"--fields and {wanted[0]} exclude each other; take one of them")
-    if time is not None and time not in TIME_FORMS:
-        raise UsageError(f'"{time}" is no form of time; take one of: {", ".join(TIME_FORMS)}')
+    if time is not None:
+        one_of("--time", time, TIME_FORMS)
     if time is not None and (json or parquet or fields is not None):
         raise UsageError("--time is for lines and CSV; all else has seconds since 1970")
-
-
-def _label(reading: Reading) -> FrameLabel | None:
-    """With several files: which of them a frame is in."""
-    paths = reading.capture.paths
-    if len(paths) < 2:
-        return None
-
-    def label(frame: int) -> tuple[str, int]:
-        file, number = reading.capture.frame_label(frame)
-        return paths[file], number
-
-    return label
 
 
 def _view(

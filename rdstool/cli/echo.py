@@ -18,7 +18,7 @@ PATIENCE_S = 1.0
 
 
 class Echo:
-    """Of one socket."""
+    """Sends the messages of one socket back."""
 
     def __init__(self, node: Node, sock: AsyncSocket) -> None:
         self._node = node

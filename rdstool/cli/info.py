@@ -31,9 +31,9 @@ class Source:
     """Where tables come from: a node, or the kernel."""
 
     title: str
-    """For people."""
+    """Heading for people."""
     labels: dict[str, object]
-    """For each line of ``--json``."""
+    """Keys that each line of ``--json`` begins with."""
     sections: dict[str, Any] = field(default_factory=dict)
     """Records of each table that there is; of the counters values by name."""
     truncated: tuple[str, ...] = ()

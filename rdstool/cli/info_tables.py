@@ -28,7 +28,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One section."""
+    """One section of the output."""
 
     option: str
     """Letter by which rds-info knows it; sections are shown in the order of these letters."""

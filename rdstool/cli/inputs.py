@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 NATIVE, TSHARK = ENGINES = ("native", "tshark")
 """What decodes a capture."""
+SNAP_BYTES = 192
+"""Enough for Ethernet, VXLAN and IPv6 in front of RDS over TCP; what tcpdump -s takes."""
 MAX_JOBS = 64
 """Worker processes."""
 
@@ -98,8 +100,21 @@ class Reading:
 
     def warn_of_nothing(self, messages: int) -> None:
         """Tell of a capture that was read to its end and has no messages."""
-        if not messages and self.problem is None and not self.interrupted:
+        if messages or self.problem is not None or self.interrupted:
+            return
+        frames = self.capture.frames
+        if frames.snapped and frames.tcp + frames.ib + frames.cut:
+            short = f"{plural(frames.snapped, 'frame')} cut short by the capture"
+            warn(f"no RDS message was found: {short}; {SNAP_BYTES} bytes of each hold all headers")
+        elif frames.tcp:
+            warn(f"no RDS message was found in {plural(frames.tcp, 'TCP segment')}")
+        else:
             warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+
+    def label(self, frame: int) -> tuple[str, int]:
+        """The file that a frame of the whole capture is in, and the frame's number there."""
+        file, number = self.capture.frame_label(frame)
+        return self.capture.paths[file], number
 
     def exit_code(self, *, problems: bool = False) -> ExitCode:
         """The command's exit status; tells on stderr why the reading ended early."""
@@ -127,6 +142,13 @@ class Reading:
         return False
 
 
+def all_tcp_ports(more: Sequence[int] | None) -> frozenset[int]:
+    """The TCP ports of RDS: its own, and those of ``--tcp-port``."""
+    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
+
+    return frozenset({TCP_PORT, *(more or ())})
+
+
 def open_inputs(
     files: Sequence[Path],
     *,
@@ -146,14 +168,13 @@ def open_inputs(
         raise UsageError(
             f"--jobs and {'--follow' if follow else '--engine tshark'} exclude each other; leave out --jobs"
         )
-    from dissectors.wire.rds import TCP_PORT  # noqa: PLC0415
     from rdstool.capture.files.source import STANDARD_INPUT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
 
     options = CaptureOptions(
         payloads=payloads,
         digests=digests,
-        tcp_ports=frozenset({TCP_PORT, *(tcp_ports or ())}),
+        tcp_ports=all_tcp_ports(tcp_ports),
         tcp_checksums=tcp_checksums,
         follow=follow,
         jobs=jobs,

@@ -22,7 +22,7 @@ def lab() -> None:
     """Run real kernels with RDS under QEMU: fetch them, boot them, talk to them over a network of their own.
 
     \b
-    Example:
+    Examples:
       rdstool lab fetch 6.12
       rdstool lab run 6.12 -- uname -r
     """  # noqa: D301
@@ -34,19 +34,27 @@ def fetch(
         list[str] | None,
         typer.Argument(metavar="[KERNEL]...", help="6.1, 6.12, newest, or a suite of Debian. All three by default."),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also where it is there: for a newer version of it.")] = False,
-    mirror: Annotated[str, typer.Option(help="Debian mirror, instead of the one that the machine uses.")] = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Fetch what is there already too, for a newer version.")
+    ] = False,
+    mirror: Annotated[
+        str, typer.Option(metavar="URI", help="Debian mirror, instead of the one that the machine uses.")
+    ] = "",
     image: Annotated[
-        Path | None, typer.Option(help="A kernel image of your own: gives it the name KERNEL, and stays where it is.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of a download: an image of your own, which stays where it is; KERNEL names it.",
+        ),
     ] = None,
     modules: Annotated[
-        Path | None, typer.Option(help="With --image: the folder of its modules, lib/modules/RELEASE.")
+        Path | None, typer.Option(metavar="DIR", help="With --image: the folder of its modules, lib/modules/RELEASE.")
     ] = None,
 ) -> None:
     """Get kernels: Debian's packages are downloaded, checked and unpacked, but not installed.
 
     \b
-    Example:
+    Examples:
       rdstool lab fetch 6.12 newest
       rdstool lab fetch mine --image linux/arch/x86/boot/bzImage --modules staging/lib/modules/7.3.0
     """  # noqa: D301
@@ -96,10 +104,12 @@ def list_kernels(json: Annotated[bool, typer.Option("--json", help="One JSON obj
 
 KernelName = Annotated[str, typer.Argument(metavar="KERNEL", help="Name or release of a kernel that is there.")]
 Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.")]
-Modules = Annotated[list[str] | None, typer.Option("--module", help="Load this module, too; may be repeated.")]
+Modules = Annotated[
+    list[str] | None, typer.Option("--module", metavar="NAME", help="Load this module too (repeatable).")
+]
 Memory = Annotated[int, typer.Option(metavar="MIB", min=192, help="The guest's memory.")]
 Processors = Annotated[
-    int | None, typer.Option(min=1, help="The guest's processors; 2 with KVM and 1 without, by default.")
+    int | None, typer.Option(metavar="N", min=1, help="The guest's processors; 2 with KVM and 1 without, by default.")
 ]
 GuestName = Annotated[str | None, typer.Option("--guest", metavar="NAME", help="Which guest, where several are up.")]
 
@@ -135,7 +145,7 @@ def run(
 
 @app.command()
 def shell(kernel: KernelName, module: Modules = None, memory: Memory = 512, processors: Processors = None) -> None:
-    """Boot a kernel with RDS loaded and give a root shell in it; its end is the guest's end.
+    """Boot a kernel with RDS loaded and give a root shell in it; the guest ends with it.
 
     \b
     Example:
@@ -152,7 +162,9 @@ def shell(kernel: KernelName, module: Modules = None, memory: Memory = 512, proc
 @app.command()
 def up(
     kernel: KernelName,
-    name: Annotated[str | None, typer.Option(help="What to call the guest; the kernel's name by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call the guest; the kernel's name by default.")
+    ] = None,
     module: Modules = None,
     memory: Memory = 512,
     processors: Processors = None,
@@ -163,7 +175,7 @@ def up(
     """Boot a kernel that stays up, on a network of its own, with RDS over TCP, or InfiniBand.
 
     \b
-    Example:
+    Examples:
       rdstool lab up 6.12
       rdstool lab host -- ping -c 1 192.0.2.100
     """  # noqa: D301
@@ -225,18 +237,19 @@ def say(
     """Let the kernel of a guest that is up send a datagram; wait a minute for its acknowledgement.
 
     \b
-    Example:
+    Examples:
       rdstool lab host -- rdstool listen 192.0.2.1:4000 &
       rdstool lab say 192.0.2.1:4000 hello
     """  # noqa: D301
-    from rdstool.cli.endpoints import cookie_number, place  # noqa: PLC0415
+    from rdstool.cli.numbers import number_64  # noqa: PLC0415
+    from rdstool.cli.places import place  # noqa: PLC0415
     from rdstool.lab.standing import find_standing  # noqa: PLC0415
     from rdstool.lab.streams import write_through  # noqa: PLC0415
     from rdstool.lab.tools import own_environment  # noqa: PLC0415
 
     peer = place(to)
     line = [sys.executable, "-m", "rdstool.afrds", "say", *map(str, peer), text]
-    line += [str(cookie_number(rdma_write))] if rdma_write is not None else []
+    line += [str(number_64(rdma_write, "a cookie"))] if rdma_write is not None else []
     paths = {"PYTHONPATH": own_environment()["PYTHONPATH"]}
     stream = find_standing(name).stream(line, write_through, environment=paths, folder="/", stdin=False)
     raise typer.Exit(stream.wait())

@@ -13,31 +13,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import AUTO, IB, ROCE, TCP, carriers
 from rdstool.cli.echo import Echo
-from rdstool.cli.endpoints import (
-    AUTO,
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+from rdstool.cli.endpoints import log_to_stderr, run_nodes
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
+    DEFAULT_PROFILE,
     Paths,
     Pcap,
-    Place,
     ProfileName,
     ProviderName,
     ReceiveBuffer,
     Set,
     TransportName,
     Verbose,
-    carriers,
-    log_to_stderr,
     node_options,
-    place,
-    run_nodes,
     settings,
 )
-from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.numbers import byte_count
 from rdstool.cli.output import Results, json_line, note
-from rdstool.cli.payloads import byte_count
+from rdstool.cli.places import Place, place
 from rdstool.errors import TransportError, UsageError
 from rdstool.words import plural
 
@@ -98,7 +93,7 @@ class Total:
 
 def listen(
     addresses: Annotated[
-        list[str], typer.Argument(metavar="ADDR[:PORT]", help="Own address and port; port 0 takes a free one.")
+        list[str], typer.Argument(metavar="ADDR[:PORT]...", help="Own address and port; port 0 takes a free one.")
     ],
     count: Annotated[
         int | None, typer.Option("--count", "-c", metavar="N", min=1, help="Stop after N messages.")
@@ -113,27 +108,29 @@ def listen(
     echo: Annotated[bool, typer.Option("--echo", "-e", help="Send each message back to where it came from.")] = False,
     rate: Annotated[
         float | None,
-        typer.Option(metavar="N", min=0.001, help="Read N messages a second at most: a slow program, which congests."),
+        typer.Option(
+            metavar="N", min=0.001, help="Read N messages a second at most, as a slow program that gets congested."
+        ),
     ] = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Stop after that time.")] = None,
     offer: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|BYTES", help="Offer memory for RDMA to peers: a file's content, or so many zeros. Needs ib."
+            metavar="FILE|BYTES", help="Offer memory for RDMA to peers: a file's content, or so many zeros; needs ib."
         ),
     ] = None,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = 8,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     rcvbuf: ReceiveBuffer = None,
     assignments: Set = None,
     verbose: Verbose = False,
 ) -> None:
     """Receive datagrams until Ctrl-C, --count or --timeout.
 
-    Nothing listens on an address that is not named. Any address of this machine serves; for a try, any of 127.0.0.0/8.
+    Only the named addresses are listened on. Any address of this machine will do; to try it out, any of 127.0.0.0/8.
 
     \b
     Examples:
@@ -267,7 +264,7 @@ def offered(text: str, transport: str) -> bytearray:
     """The memory that ``--offer`` means. Raises ``UsageError``."""
     from rdstool.protocol.ib.memory import MAX_REGION_BYTES  # noqa: PLC0415
 
-    if transport not in {"ib", AUTO}:
+    if transport not in {IB, AUTO}:
         raise UsageError("--offer needs --transport ib: TCP has no RDMA")
     path = Path(text)
     memory = bytearray(path.read_bytes()) if path.is_file() else bytearray(byte_count(text, "--offer"))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rdstool.cli.choices import one_of
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, note
 from rdstool.errors import UsageError
@@ -16,34 +17,34 @@ ACTIONS = ("export", "install", "uninstall", "status")
 
 def lua(
     action: Annotated[
-        str, typer.Argument(metavar="export|install|uninstall|status", autocompletion=lambda: list(ACTIONS))
+        str, typer.Argument(metavar="|".join(ACTIONS), help="What to do.", autocompletion=lambda: list(ACTIONS))
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="export: write all files into DIR.")
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--directory", metavar="DIR", help="Another plugin directory than your own.")
+        Path | None, typer.Option("--directory", metavar="DIR", help="A plugin directory other than your own.")
     ] = None,
     extcap: Annotated[
         Path | None,
-        typer.Option("--extcap", metavar="DIR", help="Another directory for what offers nodes as interfaces."),
+        typer.Option("--extcap", metavar="DIR", help="Where else to put the program that offers nodes as interfaces."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace or remove what is of another version or origin, or was changed.")
+        bool, typer.Option("--force", help="Replace or remove files of another version or origin, and changed ones.")
     ] = False,
 ) -> None:
     """Write the Wireshark plugin out, or put it where Wireshark and tshark look for it.
 
-    Export writes it to standard output; with -o, colouring rules, filter buttons and the dissector for rds-stress too.
-    Install also lets Wireshark list running nodes of rdstool as interfaces; with --directory only where --extcap says.
+    export writes it to standard output; with -o it also writes colouring rules, filter buttons and the dissector for
+    rds-stress. install also has Wireshark list running nodes of rdstool as interfaces; with --directory, only if
+    --extcap names a directory.
 
     \b
     Examples:
       rdstool lua install
       rdstool lua export -o my-plugins
     """  # noqa: D301
-    if action not in ACTIONS:
-        raise UsageError(f'"{action}" is no action; take one of: {", ".join(ACTIONS)}')
+    one_of("lua", action, ACTIONS)
     if output is not None and action != "export":
         raise UsageError("-o is for export; the others take --directory")
     if extcap is not None and action not in {"install", "uninstall"}:

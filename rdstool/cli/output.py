@@ -48,7 +48,7 @@ def json_line(value: Any) -> str:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
-"""One for all lines: ``json.dumps`` makes another each time."""
+"""One encoder for all lines: ``json.dumps`` makes another each time."""
 
 
 class Results:

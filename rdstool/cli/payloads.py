@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
+from rdstool.cli.choices import one_of
+from rdstool.cli.numbers import byte_count
 from rdstool.errors import UsageError
 
 DISTRIBUTIONS = ("uniform", "log", "exponential")
@@ -45,8 +47,7 @@ class Sizes:
 
 def sizes(text: str, distribution: str) -> Sizes:
     """``N`` or ``MIN-MAX``; suffixes K and M are binary. Raises ``UsageError``."""
-    if distribution not in DISTRIBUTIONS:
-        raise UsageError(f"there is no distribution {distribution!r}: they are {', '.join(DISTRIBUTIONS)}")
+    one_of("--distribution", distribution, DISTRIBUTIONS)
     low, dash, high = text.partition("-")
     smallest = byte_count(low, f"--size {text}")
     largest = byte_count(high, f"--size {text}") if dash else smallest
@@ -55,24 +56,13 @@ def sizes(text: str, distribution: str) -> Sizes:
     return Sizes(smallest, largest, distribution)
 
 
-def byte_count(text: str, option: str) -> int:
-    """A number of bytes; suffixes K and M are binary. Raises ``UsageError``, which begins with ``option``."""
-    digits, factor = text, 1
-    if text[-1:].upper() in {"K", "M"}:
-        digits, factor = text[:-1], 1 << 10 if text[-1].upper() == "K" else 1 << 20
-    if not digits.isascii() or not digits.isdigit():
-        raise UsageError(f"{option}: {text!r} is not a number of bytes")
-    return int(digits) * factor
-
-
 def made_up(count: int, wanted: Sizes, pattern: str, seed: int) -> Iterator[bytes]:
     """``count`` messages, the same ones for the same ``seed``. Raises ``UsageError`` where there is no such pattern.
 
     ``counter``: bytes 0 to 255, again and again, beginning one further in each message; ``number``: the message's
     number from 0 as decimal digits, then spaces.
     """
-    if pattern not in PATTERNS:
-        raise UsageError(f"there is no pattern {pattern!r}: they are {', '.join(PATTERNS)}")
+    one_of("--pattern", pattern, PATTERNS)
     return _made_up(count, wanted, pattern, random.Random(seed))  # noqa: S311
 
 

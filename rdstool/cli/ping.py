@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.endpoints import (
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+from rdstool.cli.carriers import ROCE, TCP, transport_to
+from rdstool.cli.endpoints import log_to_stderr, run_node
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
+    DEFAULT_PROFILE,
     Paths,
     Pcap,
     ProfileName,
@@ -20,16 +20,12 @@ from rdstool.cli.endpoints import (
     Set,
     TransportName,
     Verbose,
-    log_to_stderr,
     node_options,
-    resolve,
-    run_node,
     settings,
-    source_for,
-    transport_to,
 )
-from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.numbers import duration
 from rdstool.cli.output import Results, json_line, note
+from rdstool.cli.places import resolve, source_for
 from rdstool.errors import UsageError
 from rdstool.protocol import events
 
@@ -37,16 +33,13 @@ if TYPE_CHECKING:
     from rdstool.endpoint.node import Node
     from rdstool.endpoint.pinger import Outcome, Pinger
 
-_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "usec": 1e-6}
-_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)")
-
 
 def ping(
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Whom to ping.")],
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", "--from", "-I", metavar="ADDR", help="Own address; the one that routes there if not given."
+            "--source", "--from", "-I", metavar="ADDR", help="Own address (default: the one that routes to the peer)."
         ),
     ] = None,
     count: Annotated[
@@ -65,11 +58,11 @@ def ping(
         str, typer.Option("--timeout", "-W", metavar="TIME", help="How long each answer is waited for.")
     ] = "10s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the summary.")] = False,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = 8,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     assignments: Set = None,
     verbose: Verbose = False,
 ) -> None:
@@ -122,14 +115,6 @@ def ping(
     raise typer.Exit(code)
 
 
-def duration(text: str) -> float:
-    """Seconds of ``1``, ``0.5s``, ``20ms``, ``100usec``. Raises ``UsageError``."""
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None or found[2] not in _UNITS:
-        raise UsageError(f"{text!r} is not a time: write 1, 0.5s, 20ms or 100us")
-    return float(found[1]) * _UNITS[found[2]]
-
-
 class Screen:
     """Shows outcomes as rds-ping does, or as JSON."""
 
@@ -147,7 +132,7 @@ class Screen:
             self._explained = True
 
     def show(self, outcome: Outcome) -> None:
-        """One line."""
+        """Write the line of one outcome."""
         from rdstool.endpoint import pinger  # noqa: PLC0415
 
         number = outcome.number
@@ -180,7 +165,7 @@ class Screen:
             note(f"hint: {hint}")
 
     def sum_up(self, pinger: Pinger, seconds: float) -> None:
-        """The last lines."""
+        """Write the summary."""
         tally = pinger.tally
         times = {"min": tally.min_s, "avg": tally.mean_s, "max": tally.max_s, "mdev": tally.deviation_s}
         if self._json:

@@ -10,36 +10,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import IB, ROCE
 from rdstool.cli.commands import Commands
-from rdstool.cli.endpoints import (
-    PROVIDERS,
-    Pcap,
-    ProviderName,
-    Verbose,
-    cookie_number,
-    log_to_stderr,
-    node_options,
-    place,
-    resolve,
-    run_node,
-    settings,
-    source_for,
-)
+from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import Pcap, ProviderName, Verbose, node_options, settings
+from rdstool.cli.numbers import number_64
 from rdstool.cli.output import Results, note
+from rdstool.cli.places import place, resolve, source_for
 from rdstool.errors import UsageError
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
 
-TRANSPORT = "ib"
-
 app = Commands(help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.")
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
-Cookie = Annotated[str, typer.Argument(metavar="COOKIE", help="The memory, as the peer tells it, such as 0x1f3a.")]
+Cookie = Annotated[str, typer.Argument(metavar="COOKIE", help="What the peer calls its memory, such as 0x1f3a.")]
 Offset = Annotated[int, typer.Option(metavar="BYTES", min=0, help="Where to begin in the memory.")]
-Source = Annotated[str | None, typer.Option("--from", "-I", metavar="ADDR", help="Own address.")]
+Source = Annotated[
+    str | None,
+    typer.Option("--from", "-I", metavar="ADDR", help="Own address (default: the one that routes to the peer)."),
+]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up after that time.")]
 
 
@@ -51,16 +43,18 @@ def write(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
-    provider: ProviderName = PROVIDERS[0],
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
     """Write a file into the peer's memory.
 
-    Example: rdstool rdma write 10.0.0.2 0x1f3a notes.txt
-    """
+    \b
+    Example:
+      rdstool rdma write 10.0.0.2 0x1f3a notes.txt
+    """  # noqa: D301
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    number = cookie_number(cookie)
+    number = number_64(cookie, "a cookie")
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
         await sock.rdma_write(number, data, to, offset=offset)
@@ -77,15 +71,17 @@ def read(
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
-    provider: ProviderName = PROVIDERS[0],
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
     """Read the peer's memory, and write it to standard output as it is.
 
-    Example: rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
-    """
-    number = cookie_number(cookie)
+    \b
+    Example:
+      rdstool rdma read 10.0.0.2 0x1f3a 4096 > memory.bin
+    """  # noqa: D301
+    number = number_64(cookie, "a cookie")
     into = bytearray(length)
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -101,30 +97,34 @@ def atomic(
     peer: Peer,
     cookie: Cookie,
     add: Annotated[int | None, typer.Option(metavar="N", help="Add N to the number there, modulo 2^64.")] = None,
-    compare: Annotated[int | None, typer.Option(metavar="N", help="Replace the number only where it is N …")] = None,
-    swap: Annotated[int | None, typer.Option(metavar="N", help="… by this one.")] = None,
+    compare: Annotated[
+        int | None, typer.Option(metavar="N", help="With --swap: replace the number only if it is N.")
+    ] = None,
+    swap: Annotated[int | None, typer.Option(metavar="N", help="With --compare: replace the number by N.")] = None,
     nocarry_mask: Annotated[
         str,
-        typer.Option(metavar="BITS", help="With --add: last bits of fields that are added apart."),
+        typer.Option(metavar="BITS", help="With --add: bits from which nothing is carried."),
     ] = "0",
     compare_mask: Annotated[str, typer.Option(metavar="BITS", help="Compare only these bits.")] = "0xffffffffffffffff",
     swap_mask: Annotated[str, typer.Option(metavar="BITS", help="Replace only these bits.")] = "0xffffffffffffffff",
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = 10.0,
-    provider: ProviderName = PROVIDERS[0],
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
 ) -> None:
     """Change a 64-bit number in the peer's memory in one step, and show what it was.
 
-    Example: rdstool rdma atomic 10.0.0.2 0x1f3a --compare 0 --swap 7 --swap-mask 0xff
-    """
+    \b
+    Example:
+      rdstool rdma atomic 10.0.0.2 0x1f3a --compare 0 --swap 7 --swap-mask 0xff
+    """  # noqa: D301
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")
-    number = cookie_number(cookie)
-    fields, compared, swapped = map(_mask, (nocarry_mask, compare_mask, swap_mask))
+    number = number_64(cookie, "a cookie")
+    fields, compared, swapped = (number_64(text, "a mask") for text in (nocarry_mask, compare_mask, swap_mask))
     before: list[int] = []
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -142,17 +142,6 @@ def atomic(
         results.write(f"{before[0]}\n")
 
 
-def _mask(text: str) -> int:
-    """Bits of a 64-bit number. Raises ``UsageError``."""
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 64:
-        raise UsageError(f"{text!r} is not a mask: a number of 64 bits, such as 0xffff0000")
-    return value
-
-
 def _run(
     peer: str,
     source: str | None,
@@ -165,7 +154,7 @@ def _run(
 ) -> None:
     """Run one operation on a node of its own; leaves with the status where it did not end."""
     to = place(peer)
-    own = resolve(source) if source is not None else source_for(to.address, TRANSPORT)
+    own = resolve(source) if source is not None else source_for(to.address, IB)
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
     from rdstool.protocol.errors import RdmaError  # noqa: PLC0415
@@ -183,7 +172,7 @@ def _run(
             return ExitCode.PROBLEMS
         return ExitCode.CLEAN
 
-    options = node_options(settings(None), pcap=pcap, transport=TRANSPORT, provider=provider)
+    options = node_options(settings(None), pcap=pcap, transport=IB, provider=provider)
     code = run_node(Node(own, options=options), whole)
     if code is not ExitCode.CLEAN:
         raise typer.Exit(code)

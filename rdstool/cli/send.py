@@ -13,32 +13,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.carriers import ROCE, TCP, transport_to
 from rdstool.cli.copies import Copies
-from rdstool.cli.endpoints import (
-    DEFAULT_PORT,
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
+from rdstool.cli.endpoints import log_to_stderr, run_node
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
+    DEFAULT_PROFILE,
     Paths,
     Pcap,
-    Place,
     ProfileName,
     ProviderName,
     SendBuffer,
     Set,
     TransportName,
     Verbose,
-    log_to_stderr,
     node_options,
-    place,
-    run_node,
     settings,
-    source_for,
-    transport_to,
 )
-from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, sizes, stdin_lines
+from rdstool.cli.places import DEFAULT_PORT, Place, place, source_for
 from rdstool.errors import UsageError
 from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family
@@ -98,7 +92,7 @@ def send(
     ],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="ADDR[:PORT]", help="Own address; the one that routes there if not given."),
+        typer.Option("--from", metavar="ADDR[:PORT]", help="Own address (default: the one that routes to the peer)."),
     ] = None,
     message: Annotated[
         list[str] | None, typer.Option("--message", "-m", metavar="TEXT", help="Send this text (repeatable).")
@@ -136,11 +130,11 @@ def send(
         float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up what is not acknowledged by then.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON object a destination.")] = False,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = 8,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     sndbuf: SendBuffer = None,
     assignments: Set = None,
     verbose: Verbose = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.choices import one_of
 from rdstool.cli.inputs import Files, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import Results
 from rdstool.errors import UsageError
@@ -44,11 +45,13 @@ def stats(
     section: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Only this section, all of it (repeatable).", autocompletion=_complete_sections
+            metavar="NAME",
+            help="Only this section, but all of its rows (repeatable).",
+            autocompletion=_complete_sections,
         ),
     ] = None,
     acks: Annotated[
-        bool, typer.Option("--acks", help="List when each message was acknowledged, as CSV or JSON, and no more.")
+        bool, typer.Option("--acks", help="Only list when each message was acknowledged, as CSV or JSON.")
     ] = False,
     tcp_port: TcpPorts = None,
     tcp_checksums: TcpChecksums = False,
@@ -58,10 +61,10 @@ def stats(
     """Sum up the RDS traffic of captures.
 
     Connections, paths and sockets with messages, bytes, rates, acknowledgement latency and bytes in flight;
-    congestion, pings, reconnects, RDMA; and how much of it all the capture shows.
+    congestion, pings, reconnects, RDMA; and how much of all this the capture holds.
 
     \b
-    Example:
+    Examples:
       rdstool stats capture.pcap
       rdstool stats --section congestion capture.pcap
       rdstool stats --acks capture.pcap > acks.csv
@@ -86,11 +89,9 @@ def _names(by: list[str] | None, section: list[str] | None) -> list[str]:
     from rdstool.stats.model import SECTIONS  # noqa: PLC0415
 
     for view in by or ():
-        if view not in VIEWS:
-            raise UsageError(f"--by {view} is not known: take one of {', '.join(VIEWS)}")
+        one_of("--by", view, VIEWS)
     for name in section or ():
-        if name not in SECTIONS:
-            raise UsageError(f"--section {name} is not known: take one of {', '.join(SECTIONS)}")
+        one_of("--section", name, SECTIONS)
     if section:
         wanted = {*section, *(VIEWS[view] for view in by or ())}
     else:

@@ -13,28 +13,23 @@ import typer
 
 from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
-from rdstool.cli.endpoints import (
-    PROFILES,
-    PROVIDERS,
-    TRANSPORTS,
-    Notices,
+from rdstool.cli.carriers import IB, ROCE, TCP, transport_to
+from rdstool.cli.endpoints import Notices, log_to_stderr, run_job
+from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.node_options import (
+    DEFAULT_PROFILE,
     Paths,
     Pcap,
     ProfileName,
     ProviderName,
     Set,
     TransportName,
-    log_to_stderr,
     node_options,
-    resolve,
-    run_job,
     settings,
-    source_for,
-    transport_to,
 )
-from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.numbers import byte_count
 from rdstool.cli.output import Results, error, note
-from rdstool.cli.payloads import byte_count
+from rdstool.cli.places import resolve, source_for
 from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View, described
 from rdstool.errors import UsageError
 
@@ -83,12 +78,15 @@ def stress(
         int,
         typer.Option("--time", "-T", metavar="SECONDS", min=0, help="How long, from the first message; 0 is for ever."),
     ] = 0,
-    tos: Annotated[int, typer.Option("--tos", "-Q", metavar="TOS", help="Type of service that the peer is told.")] = 0,
+    tos: Annotated[int, typer.Option("--tos", "-Q", metavar="N", help="Type of service that the peer is told.")] = 0,
     verify: Annotated[
         bool, typer.Option("--verify", "-v", help="Fill messages with a pattern, and compare all that comes.")
     ] = False,
     connect_retries: Annotated[
-        int, typer.Option("--connect-retries", metavar="N", min=0, help="Try again, each second, where nobody listens.")
+        int,
+        typer.Option(
+            "--connect-retries", metavar="N", min=0, help="How often to try again, once a second, while nobody listens."
+        ),
     ] = 0,
     report_cpu: Annotated[
         bool, typer.Option("--report-cpu", "-c", help="Show the machine's processor use, not only that of rdstool.")
@@ -100,7 +98,7 @@ def stress(
         bool, typer.Option("--show-histogram", help="Count round trips between powers of two; JSON always has them.")
     ] = False,
     show_outliers: Annotated[
-        int | None, typer.Option(metavar="USEC", min=0, help="Tell of each round trip that takes longer.")
+        int | None, typer.Option(metavar="USEC", min=0, help="Tell of each round trip that takes longer than this.")
     ] = None,
     show_params: Annotated[bool, typer.Option("--show-params", help="Tell what is run, on both sides.")] = False,
     real_time: Annotated[
@@ -108,7 +106,7 @@ def stress(
     ] = False,
     rdma_bytes: Annotated[
         str | None,
-        typer.Option("--rdma-bytes", "-D", metavar="BYTES", help="What each request has moved by RDMA; needs ib."),
+        typer.Option("--rdma-bytes", "-D", metavar="BYTES", help="Bytes to move by RDMA for each request; needs ib."),
     ] = None,
     rdma_mode: Annotated[
         int, typer.Option("-M", metavar="0|1|2", min=0, max=2, help="RDMA reads and writes, only reads, only writes.")
@@ -131,30 +129,30 @@ def stress(
         int, typer.Option(metavar="0|1", min=0, max=1, help="Register memory once and keep it.")
     ] = 0,
     rdma_alignment: Annotated[
-        int, typer.Option(metavar="BYTES", min=0, max=4096, help="Let RDMA memory begin so far behind a page.")
+        int, typer.Option(metavar="BYTES", min=0, max=4096, help="Let RDMA memory begin so far into a page.")
     ] = 0,
     rdma_key_o_meter: Annotated[
-        bool, typer.Option("--rdma-key-o-meter", help="Tell how often keys of memory come again.")
+        bool, typer.Option("--rdma-key-o-meter", help="Tell how often keys of memory are used again.")
     ] = False,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.001, help="Fail when nothing has come for so long.")
     ] = PATIENCE_S,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
-    transport: TransportName = TRANSPORTS[0],
-    provider: ProviderName = PROVIDERS[0],
+    transport: TransportName = TCP,
+    provider: ProviderName = ROCE,
     pcap: Pcap = None,
     paths: Paths = MAX_PATHS,
-    profile: ProfileName = PROFILES[0],
+    profile: ProfileName = DEFAULT_PROFILE,
     assignments: Set = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what happens to connections.")] = False,
 ) -> None:
     """Load an RDS path with requests and acks, and check each message: number, order, ports and, with -v, content.
 
-    The other side is rds-stress of rds-tools or rdstool. Options have the letters that rds-stress gives them; what is
-    not for the active side is told by it to the passive one.
+    The other side is rds-stress of rds-tools or rdstool. Options have the letters that rds-stress gives them. The
+    active side tells the passive one what to run.
 
     \b
-    Example:
+    Examples:
       rdstool stress -r 10.0.0.2                                   on one machine, or: rds-stress -r 10.0.0.2
       rdstool stress -s 10.0.0.2 -T 10 -t 4 -d 8 -q 8K -v          on the other
     """  # noqa: D301
@@ -172,7 +170,7 @@ def stress(
         alignment=rdma_alignment,
         key_meter=rdma_key_o_meter,
     )
-    if rdma is not None and transport == TRANSPORTS[0]:
+    if rdma is not None and transport == TCP:
         raise UsageError(f"-D: RDMA needs InfiniBand or RoCE, and this is {transport}: use --transport ib")
 
     parameters = Parameters(
@@ -259,7 +257,7 @@ def resolve_ipv4(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One run."""
+    """One run of ``rdstool stress``."""
 
     parameters: Parameters
     own: str | None
@@ -304,7 +302,7 @@ class _Job:
     async def _node(self, own: str, peer: str, run: Parameters) -> Node:
         """A node on the transport for this peer. Raises ``UsageError`` where the run needs another one."""
         transport = await asyncio.to_thread(transport_to, self.transport, [peer], own, self.provider)
-        if run.rdma is not None and transport != "ib":
+        if run.rdma is not None and transport != IB:
             raise UsageError(f"-D: RDMA needs InfiniBand or RoCE, and this is {transport}: use --transport ib")
         return self.make_node(own, run, transport)
 

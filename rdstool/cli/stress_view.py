@@ -46,18 +46,18 @@ def histogram(summary: Summary, *, bar: str = "#") -> Iterator[str]:
 
 
 class View(Protocol):
-    """Shows a run."""
+    """Shows a run as it goes on."""
 
     def shown(self, title: str, parameters: Parameters) -> AbstractContextManager[None]:
-        """Around the run."""
+        """A context to hold around the run."""
         ...
 
     def interval(self, interval: Interval) -> None:
-        """Another second."""
+        """Show another second."""
         ...
 
     def summary(self, summary: Summary) -> None:
-        """The whole run."""
+        """Show the whole run."""
         ...
 
 
@@ -68,15 +68,15 @@ class JsonView:
         self._results = results
 
     def shown(self, _title: str, _parameters: Parameters) -> AbstractContextManager[None]:
-        """Nothing."""
+        """Show nothing yet."""
         return nullcontext()
 
     def interval(self, interval: Interval) -> None:
-        """A line."""
+        """Write an object."""
         self._results.write(json_line({"event": "interval", **_plain(interval)}))
 
     def summary(self, summary: Summary) -> None:
-        """The last line."""
+        """Write the last object."""
         more = {
             "round_trip_p50_us": round(summary.p50_us, 1),
             "round_trip_p99_us": round(summary.p99_us, 1),
@@ -95,7 +95,7 @@ class PlainView:
         self._histogram = histogram
 
     def shown(self, _title: str, _parameters: Parameters) -> AbstractContextManager[None]:
-        """The names of the columns."""
+        """Write the names of the columns."""
         names = ("tx/s", "rx/s"), ("tx+rx K/s", "mbi K/s", "mbo K/s"), ("tx us/c", "rtt us", "cpu %")
         (tx, rx), rates, (call, trip, cpu) = names
         wide = " ".join(f"{name:>10}" for name in rates)
@@ -103,12 +103,12 @@ class PlainView:
         return nullcontext()
 
     def interval(self, interval: Interval) -> None:
-        """A line."""
+        """Write a line."""
         self._any = True
         self._results.write(self._line(interval) + "\n")
 
     def summary(self, summary: Summary) -> None:
-        """The last line, below a rule."""
+        """Write the last line, below a rule."""
         if self._any:
             self._results.write("-" * 45 + "\n")
         self._results.write(f"{self._line(summary.interval)}  (average)\n")
@@ -149,7 +149,7 @@ class LiveView:
             yield
 
     def interval(self, interval: Interval) -> None:
-        """Another row."""
+        """Show another row."""
         self._rows.append(interval)
         self._live.update(self._table(None), refresh=True)
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rdstool.cli.choices import chosen_format
 from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import Results, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
 
 if TYPE_CHECKING:
-    from rdstool.validate.formats import Format, FrameLabel
+    from rdstool.validate.formats import Format
     from rdstool.validate.rule import Finding, Rule
     from rdstool.validate.validator import Validator
 
@@ -39,7 +40,7 @@ def validate(
         typer.Option(
             "--format",
             metavar="FORM",
-            help=f"One of {', '.join(FORMATS)}; the first if not given.",
+            help=f"One of {', '.join(FORMATS)} (default: {FORMATS[0]}).",
             autocompletion=lambda: list(FORMATS),
         ),
     ] = None,
@@ -54,7 +55,11 @@ def validate(
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="RULES", help="Rules to leave out, likewise.", autocompletion=_complete_rules),
+        typer.Option(
+            metavar="RULES",
+            help="Rules to leave out, named in the same way (repeatable).",
+            autocompletion=_complete_rules,
+        ),
     ] = None,
     explain: Annotated[
         str | None, typer.Option(metavar="RULE", help="Explain one rule.", autocompletion=_complete_rules)
@@ -81,11 +86,7 @@ def validate(
     from rdstool.validate.registry import RULES, rule_of  # noqa: PLC0415
     from rdstool.validate.selection import choose  # noqa: PLC0415
 
-    if form is not None and form not in FORMATS:
-        raise UsageError(f'"{form}" is no format; take one of: {", ".join(FORMATS)}')
-    if json and form not in {None, "json"}:
-        raise UsageError(f"--json and --format {form} exclude each other; take one of them")
-    form = "json" if json else form or FORMATS[0]
+    form = chosen_format(form, FORMATS, json=json)
     if explain is not None:
         _write_reference([rule_of(explain)], explained=True)
         return
@@ -139,7 +140,7 @@ def _writer(reading: Reading, rules: tuple[Rule, ...], form: str, *, colour: boo
     from rdstool.validate import formats  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
-    label = _label(reading)
+    label = reading.label
     several = label if len(reading.capture.paths) > 1 else None
     match form:
         case "json":
@@ -160,16 +161,6 @@ def _paint(text: str, severity: str) -> str:
 
 def _plain(text: str, _: str) -> str:
     return text
-
-
-def _label(reading: Reading) -> FrameLabel:
-    """Which file a frame is in, and its number there."""
-
-    def label(frame: int) -> tuple[str, int]:
-        file, number = reading.capture.frame_label(frame)
-        return reading.capture.paths[file], number
-
-    return label
 
 
 def _sum_up(reading: Reading, validator: Validator) -> None:

@@ -29,7 +29,7 @@ class View(Protocol):
     """One form of output."""
 
     heading: str
-    """In front of all lines."""
+    """Text in front of all lines."""
     timed: bool
     """Whether it uses the times that it is given."""
 
@@ -55,7 +55,7 @@ class TextView:
         self.label = label
 
     def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
-        """Lines or trees."""
+        """Lines or trees of messages."""
         texts = self._trees(columns, keep, times) if self.tree else self.lines.messages(columns, keep, times)
         if self.dump is not None:
             from rdstool.capture.message import header_bytes_at  # noqa: PLC0415 - not for lines alone
@@ -92,7 +92,7 @@ class JsonView:
         self.label = label
 
     def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
-        """One object a message."""
+        """One object for each message."""
         if self.label is None:
             return jsonl.message_lines(columns, keep)
         labels = [self.label(frame) for frame in columns.batch.rows["frame"][keep].tolist()]
@@ -100,7 +100,7 @@ class JsonView:
         return jsonl.message_lines(columns, keep, more)
 
     def event(self, event: Shown, streams: StreamTable, time: str) -> str:
-        """One object."""
+        """One object for an event."""
         return jsonl.event_line(event, streams)
 
 
@@ -111,11 +111,11 @@ class CsvView:
     timed = True
 
     def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
-        """One row a message."""
+        """One row for each message."""
         return csv.message_lines(columns, keep, times)
 
     def event(self, event: Shown, streams: StreamTable, time: str) -> str:
-        """One row."""
+        """One row for an event."""
         return csv.event_line(event, streams, time)
 
 
@@ -130,11 +130,11 @@ class FieldsView:
         self.heading = ",".join(field.name for field in fields) + "\n" if separator == "," else ""
 
     def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
-        """One line a message."""
+        """One line for each message."""
         return self._lines(columns, keep)
 
     def event(self, event: Shown, streams: StreamTable, time: str) -> str:
-        """One line."""
+        """One line for an event."""
         return self._lines(EventColumns([event], streams), np.zeros(1, dtype=np.int64))[0]
 
     def _lines(self, columns: MessageColumns | EventColumns, keep: Ints) -> list[str]:

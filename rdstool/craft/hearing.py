@@ -42,7 +42,7 @@ class Came:
         return self.header is not None or bool(self.values)
 
     def words(self) -> str:
-        """For people."""
+        """What was heard, in words for people."""
         header = self.header
         if header is None:
             return " ".join([self.what, *(f"{name} {value:#x}" for name, value in self.values.items())])
@@ -63,7 +63,7 @@ class Hearing:
 
     def __init__(self, name: str, news: Hear) -> None:
         self.name = name
-        """Of the scenario's path; empty for none."""
+        """Name of the scenario's path; empty for none."""
         self.inbox: deque[Came] = deque(maxlen=KEPT_MESSAGES)
         """What has come and was not asked for yet."""
         self.ended: str | None = None

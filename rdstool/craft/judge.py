@@ -17,7 +17,7 @@ _UNASKED = frozenset({"congestion", "probe"})
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something that happened."""
+    """Something that happened in a scenario."""
 
     time_s: float
     """Since the beginning."""
@@ -26,7 +26,7 @@ class Line:
     text: str
     path: str = ""
     line: int | None = None
-    """Of the scenario's file."""
+    """Line of the scenario's file."""
     verdict: str = ""
     """``ok`` or ``differs``, behind an expectation."""
 
@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Nothing that has to be otherwise."""
+        """Whether the peer did all that it has to."""
         return not self.difference or self.scenario.strictness is Strictness.SHOULD
 
 
@@ -60,7 +60,7 @@ class Match:
     """Factor for the time that the peer is given to act; silence is as long as the scenario says."""
     transport: Transport = Transport.TCP
     provider: str = "roce"
-    """Of InfiniBand."""
+    """Provider of InfiniBand."""
     cookie: int | None = None
     """Of memory that the peer offers, for scenarios that use it."""
     make_socket: MakeSocket = socket.socket

@@ -16,7 +16,7 @@ from rdstool.protocol.kinds import Transport
 from rdstool.transport.base import Tap
 
 KEPT_LINES = 1000
-"""Of one scenario; floods would be endless."""
+"""Lines that are kept of one scenario; a flood would bring any number."""
 CROSSED_TRIES = 5
 """A larger peer that connects while we do may forget our connection; then the scenario is played again.
 

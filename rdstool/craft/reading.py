@@ -48,13 +48,13 @@ _STEP_HEAD = re.compile(r"\s*\[\[\s*step\s*\]\]")
 
 
 class Reader:
-    """Reads one file."""
+    """Reads the file of one scenario."""
 
     def __init__(self, file: str, text: str) -> None:
         self._file = file
         self._lines = text.splitlines()
         self._line = 1
-        """Of what is being read."""
+        """Line of the file that is being read."""
         self._end = len(self._lines)
         if len(text.encode()) > MAX_FILE_BYTES:
             self._fail(f"longer than {MAX_FILE_BYTES} bytes")

@@ -23,7 +23,7 @@ class Strictness(Enum):
     """What it means that the peer does otherwise."""
 
     MUST = "must"
-    """It is at fault."""
+    """A peer that does otherwise is at fault."""
     SHOULD = "should"
     """It differs from most, which is told and no more."""
 
@@ -77,7 +77,7 @@ class Send:
     """A step of ours."""
 
     line: int
-    """In the file."""
+    """Line of the step in the file."""
     action: Action
     path: str
     """Name of the path."""

@@ -22,7 +22,7 @@ _KEYS = count(1)
 
 
 class Wire(Hearing, asyncio.Protocol):
-    """One connection."""
+    """One TCP connection of a scenario."""
 
     def __init__(self, name: str, news: Hear, tap: Tap | None, *, incoming: bool) -> None:
         super().__init__(name, news)
@@ -40,7 +40,7 @@ class Wire(Hearing, asyncio.Protocol):
     # ---- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Established."""
+        """Take note that the connection is established."""
         self._transport = cast(asyncio.Transport, transport)
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,7 +74,7 @@ class Wire(Hearing, asyncio.Protocol):
         del self._held[:at]
 
     def eof_received(self) -> bool:
-        """FIN."""
+        """Take note of the peer's FIN."""
         self.end_with(CLOSED)
         return True  # we close when the scenario does
 
@@ -90,7 +90,7 @@ class Wire(Hearing, asyncio.Protocol):
         self._room.clear()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """Take note that the connection takes bytes again."""
         self._room.set()
 
     def end_with(self, how: str, values: Mapping[str, int] | None = None) -> None:
@@ -102,7 +102,7 @@ class Wire(Hearing, asyncio.Protocol):
     # ---- The scenario
 
     def describe(self) -> str:
-        """Both ends."""
+        """Both ends, in words."""
         if self._transport is None:
             return "and was reset at once"
         (own, own_port), (peer, peer_port) = self._end("sockname"), self._end("peername")
@@ -110,7 +110,7 @@ class Wire(Hearing, asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """It can be written to."""
+        """Whether it can be written to."""
         return self._transport is not None and not self._transport.is_closing() and self.ended != RESET
 
     def stop_reading(self) -> None:
@@ -136,7 +136,7 @@ class Wire(Hearing, asyncio.Protocol):
         return self.usable
 
     def finish(self) -> None:
-        """FIN."""
+        """Send FIN."""
         if self.usable and self._transport is not None and self._transport.can_write_eof():
             try:
                 self._transport.write_eof()

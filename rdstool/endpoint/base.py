@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Self
@@ -13,16 +14,18 @@ from rdstool.protocol import sockets as engine
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.memory import Memory, RdmaFlags
+from rdstool.protocol.inbox import LATENCY_POINTS
 from rdstool.protocol.received import Poll, ReceivedMessage, Timestamp
+from rdstool.transport.scopes import host_of, scoped
 
 if TYPE_CHECKING:
     from rdstool.transport.driver import Driver
 
 Address = tuple[str, int]
-"""IP address and RDS port. Of longer ones, as IPv6 has them in the standard library, the first two are taken."""
+"""IP address and RDS port. Longer ones, as IPv6 has them in the standard library, are taken too, with their scope."""
 
 _SOCKADDR_IN = struct.Struct(">2xH4s8x")
-_SOCKADDR_IN6 = struct.Struct(">2xH4x16s4x")
+_SOCKADDR_IN6 = struct.Struct(">2xH4x16s4s")
 _TIMEVAL = struct.Struct("@ll")
 _INT = struct.Struct("@i")
 _TIMESTAMPS = {c.SO_TIMESTAMP, c.SO_TIMESTAMP_NEW}
@@ -55,7 +58,7 @@ class SocketBase:
     def connect(self, address: Address) -> None:
         """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EINVAL."""
         with self._driver.lock:
-            self._inner.connect(address[0], address[1])
+            self._inner.connect(*given(address))
 
     # ---- Options
 
@@ -92,8 +95,8 @@ class SocketBase:
         elif option == c.SO_RDS_TRANSPORT:
             inner.set_transport(_number(value))
         elif option == c.SO_RDS_MSG_RXPATH_LATENCY:
-            if not isinstance(value, bytes) or not value or len(value) < 1 + value[0]:
-                raise SocketError(errno.EINVAL, "latency points are a count byte and as many point bytes")
+            if not isinstance(value, bytes) or len(value) != 1 + LATENCY_POINTS:
+                raise SocketError(errno.EFAULT, f"latency points are a count and {LATENCY_POINTS} bytes for points")
             inner.trace_latency(*value[1 : 1 + value[0]])
         else:
             raise SocketError(errno.ENOPROTOOPT, f"RDS has no option {option} that can be set here")
@@ -101,12 +104,12 @@ class SocketBase:
     def _set_generic(self, option: int, value: int | bytes | Address) -> None:
         if option in {c.SO_SNDBUF, c.SO_RCVBUF}:
             size = _number(value)
-            if size <= 0:
+            if size < 0:
                 raise SocketError(errno.EINVAL, f"a buffer of {size} bytes")
             if option == c.SO_SNDBUF:
-                self._inner.sndbuf = size
+                self._inner.sndbuf = max(size, c.LEAST_SNDBUF)
             else:
-                self._inner.rcvbuf = size
+                self._inner.rcvbuf = max(size, c.LEAST_RCVBUF)
         elif option in {c.SO_SNDTIMEO, c.SO_RCVTIMEO}:
             seconds = _seconds(value)
             if option == c.SO_SNDTIMEO:
@@ -130,6 +133,9 @@ class SocketBase:
             (c.SOL_SOCKET, c.SO_SNDBUF): 2 * inner.sndbuf,
             (c.SOL_SOCKET, c.SO_RCVBUF): 2 * inner.rcvbuf,
             (c.SOL_SOCKET, c.SO_ZEROCOPY): int(inner.zerocopy),
+            (c.SOL_SOCKET, c.SO_TYPE): c.SOCK_SEQPACKET,
+            (c.SOL_SOCKET, c.SO_DOMAIN): c.AF_RDS,
+            **{(c.SOL_SOCKET, option): 0 for option in (c.SO_PROTOCOL, c.SO_ERROR, c.SO_ACCEPTCONN)},
             **{(c.SOL_SOCKET, option): int(inner.timestamps) for option in _TIMESTAMPS},
         }
         if (level, option) not in known:
@@ -148,7 +154,7 @@ class SocketBase:
     def cancel_sent_to(self, address: Address) -> int:
         """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; gives how many messages."""
         with self._driver.lock:
-            count = self._inner.cancel_sent_to(address[0], address[1])
+            count = self._inner.cancel_sent_to(*given(address))
             self._driver.kick()
             return count
 
@@ -218,6 +224,11 @@ class SocketBase:
         return f"<{type(self).__name__} {self._inner!r}>"
 
 
+def given(address: Address) -> Address:
+    """An address that a program gave, as the engine takes it."""
+    return host_of(address), address[1]
+
+
 def was_closed() -> SocketError:
     """What a call on a closed socket gives."""
     return SocketError(errno.EBADF, "the socket was closed")
@@ -249,11 +260,11 @@ def _seconds(value: int | bytes | Address) -> float | None:
 def _destination(value: int | bytes | Address) -> Address:
     """An address and port, or the bytes of a sockaddr_in or sockaddr_in6."""
     if isinstance(value, tuple):
-        return value[0], value[1]
+        return given(value)
     if isinstance(value, bytes) and len(value) == _SOCKADDR_IN.size:
         port, packed = _SOCKADDR_IN.unpack(value)
         return str(IPv4Address(packed)), port
     if isinstance(value, bytes) and len(value) == _SOCKADDR_IN6.size:
-        port, packed = _SOCKADDR_IN6.unpack(value)
-        return str(IPv6Address(packed)), port
+        port, packed, scope = _SOCKADDR_IN6.unpack(value)
+        return scoped(str(IPv6Address(packed)), int.from_bytes(scope, sys.byteorder)), port
     raise SocketError(errno.EINVAL, "RDS_CANCEL_SENT_TO takes an address and port")

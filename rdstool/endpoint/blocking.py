@@ -5,8 +5,8 @@
         sock.sendto(b"hello", ("10.0.0.2", 4000))
         data, sender = sock.recvfrom(65536)
 
-It needs no kernel module and no rights: a thread of this process speaks RDS over TCP port 16385 of the address. Sockets
-may be used by several threads.
+It needs no kernel module and no privileges: a thread of this process speaks RDS over TCP port 16385 of the address.
+Sockets may be used by several threads.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import os
 from collections.abc import Callable, Sequence
 
 from rdstool.endpoint import rdma
-from rdstool.endpoint.base import Address, SocketBase, not_bound, was_closed
+from rdstool.endpoint.base import Address, SocketBase, given, not_bound, was_closed
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.stack import Residence, Stack, default_stack
+from rdstool.errors import AddressError
 from rdstool.protocol.control import ALL_BITS, SendControl
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.ib.memory import Memory
@@ -46,15 +47,22 @@ class Socket(SocketBase):
     def bind(self, address: Address) -> None:
         """Take an address of this machine and a port, 0 for any.
 
-        Raises ``TransportError`` where the address cannot be had, ``SocketError``: EINVAL, EADDRINUSE.
+        Raises ``SocketError``: EINVAL, EADDRINUSE; ``AddressError`` where the address cannot be had: EADDRNOTAVAIL, or
+        ENOPROTOOPT where a transport was chosen before; EADDRINUSE where another program speaks RDS at it.
         """
         if self._home is not None or self.closed:
             raise SocketError(errno.EINVAL, "the socket is bound or closed already")
-        home = self._stack.enter(address[0], self._inner.transport)
+        host, port = given(address)
+        try:
+            home = self._stack.enter(host, self._inner.transport)
+        except AddressError as problem:
+            if problem.errno == errno.EADDRNOTAVAIL and self._inner.transport is not None:
+                problem.errno = errno.ENOPROTOOPT
+            raise
         try:
             with home.changed:
                 home.core.engine.adopt(self._inner)
-                self._inner.bind(address[0], address[1])
+                self._inner.bind(host, port)
         except BaseException:
             with home.changed:
                 self._stack.nowhere.engine.adopt(self._inner)
@@ -101,7 +109,7 @@ class Socket(SocketBase):
         Raises ``SocketError`` as sendmsg(2); without waiting ``WouldBlock`` (EAGAIN where the send buffer is full,
         ENOBUFS where the destination is congested); ``TimeoutError`` after the timeout.
         """
-        host, port = (None, 0) if address is None else (address[0], address[1])
+        host, port = (None, 0) if address is None else address if len(address) == 2 else given(address)
         driver, inner = self._driver, self._inner
         if not self._blocking:
             flags |= MSG_DONTWAIT

@@ -22,16 +22,28 @@ RDS_TRANS_NONE = TRANSPORT_NONE
 
 # Level SOL_SOCKET, Linux's numbers on every system.
 SOL_SOCKET = 1
+SO_TYPE = 3
+SO_ERROR = 4
 SO_SNDBUF = 7
 SO_RCVBUF = 8
 SO_RCVTIMEO = 20
 SO_SNDTIMEO = 21
 SO_TIMESTAMP = 29
+SO_ACCEPTCONN = 30
+SO_PROTOCOL = 38
+SO_DOMAIN = 39
 SO_ZEROCOPY = 60
 SO_TIMESTAMP_NEW = 63
 
+SOCK_SEQPACKET = 5
+LEAST_SNDBUF = 2304
+"""Bytes that SO_SNDBUF gives at least, and SO_RCVBUF [seen: 6.1, 6.12, 7.3]."""
+LEAST_RCVBUF = 1152
+
 __all__ = [
     "AF_RDS",
+    "LEAST_RCVBUF",
+    "LEAST_SNDBUF",
     "MSG_DONTWAIT",
     "MSG_OOB",
     "MSG_PEEK",
@@ -44,8 +56,13 @@ __all__ = [
     "RDS_TRANS_IB",
     "RDS_TRANS_NONE",
     "RDS_TRANS_TCP",
+    "SOCK_SEQPACKET",
     "SOL_RDS",
     "SOL_SOCKET",
+    "SO_ACCEPTCONN",
+    "SO_DOMAIN",
+    "SO_ERROR",
+    "SO_PROTOCOL",
     "SO_RCVBUF",
     "SO_RCVTIMEO",
     "SO_RDS_MSG_RXPATH_LATENCY",
@@ -54,6 +71,7 @@ __all__ = [
     "SO_SNDTIMEO",
     "SO_TIMESTAMP",
     "SO_TIMESTAMP_NEW",
+    "SO_TYPE",
     "SO_ZEROCOPY",
     "Poll",
 ]

@@ -22,6 +22,7 @@ from rdstool.transport.driver import Driver
 from rdstool.transport.ib.choice import PROVIDERS, provider_named
 from rdstool.transport.ib.transport import IbTransport, MakeProvider
 from rdstool.transport.loop import LoopNetwork, LoopTransport
+from rdstool.transport.scopes import named
 from rdstool.transport.tcp import unacked
 from rdstool.transport.tcp.sockets import MakeSocket
 from rdstool.transport.tcp.transport import TcpTransport
@@ -83,6 +84,7 @@ class Core:
             profile=options.profile,
             transport=options.transport,
             now=Driver.now(),
+            name=named,
         )
         self.addresses = tuple(self.engine.add_address(each) for each in addresses)
         self.driver = driver = Driver(self.engine, loop, threaded=threaded)

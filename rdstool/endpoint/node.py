@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from rdstool.endpoint import rdma
-from rdstool.endpoint.base import Address, SocketBase, not_bound, was_closed
+from rdstool.endpoint.base import Address, SocketBase, given, not_bound, was_closed
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.endpoint.starting import started
@@ -164,7 +164,7 @@ class AsyncSocket(SocketBase):
     def bind(self, address: Address) -> None:
         """Take an address of the node and a port, 0 for any. Raises ``SocketError``."""
         with self._driver.lock:
-            self._inner.bind(address[0], address[1])
+            self._inner.bind(*given(address))
 
     # ---- Sending
 
@@ -184,7 +184,7 @@ class AsyncSocket(SocketBase):
         Raises ``SocketError`` as sendmsg(2); with MSG_DONTWAIT ``WouldBlock`` instead of waiting (EAGAIN where the
         send buffer is full, ENOBUFS where the destination is congested); ``TimeoutError`` after ``send_timeout_s``.
         """
-        host, port = (None, 0) if address is None else (address[0], address[1])
+        host, port = (None, 0) if address is None else address if len(address) == 2 else given(address)
         driver, inner = self._driver, self._inner
         deadline: float | None = None
         while True:

@@ -23,6 +23,7 @@ from rdstool.protocol.inbox import Inbox
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.transport.driver import Driver
+from rdstool.transport.scopes import named
 
 STACK_GRACE_S = 0.5
 """How long giving up an address waits for its peers."""
@@ -65,7 +66,7 @@ class Stack:
         self._guard = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
-        nowhere = Engine(random=random.SystemRandom(), settings=self._options.settings, transport=None)
+        nowhere = Engine(random=random.SystemRandom(), settings=self._options.settings, transport=None, name=named)
         self.nowhere = Driver(nowhere, self._loop)
         """Where sockets are until they bind."""
 
@@ -105,7 +106,7 @@ class Stack:
         """
         with self._guard:
             with suppress(ValueError):  # the engine says what is wrong with it
-                address = canonical(address)
+                address = canonical(named(address))
             key = address, self._options.transport if transport is None else transport
             home = self._homes.get(key)
             if home is None:

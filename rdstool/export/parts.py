@@ -63,7 +63,7 @@ def seconds_texts(times: Ints) -> list[str]:
 
 
 def seconds_text(time: int) -> str:
-    """The same for one time."""
+    """The text of one time, as ``seconds_texts`` has it."""
     seconds, rest = divmod(abs(time), NS_PER_S)
     text = f"{seconds}.{rest:09d}" if rest % 1000 else f"{seconds}.{rest // 1000:06d}"
     return f"-{text}" if time < 0 else text

@@ -19,7 +19,7 @@ MAX_DEPTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Exists:
-    """The field occurs."""
+    """Passes where the field occurs."""
 
     field: FieldInfo
 

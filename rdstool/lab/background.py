@@ -26,7 +26,7 @@ _BACKLOG = 16
 
 
 class Keeper:
-    """Keeps one guest."""
+    """Keeps one guest running."""
 
     def __init__(self, name: str, guest: Guest, network: Network) -> None:
         self._name = name

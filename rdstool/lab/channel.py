@@ -39,7 +39,10 @@ class Channel:
         self._thread.start()
 
     def start(self, what: str, part: Callable[[Any], None] | None = None, **arguments: Any) -> Future[Any]:
-        """Ask for ``what``; its answer comes to the future, parts of it to ``part`` before."""
+        """Ask for ``what``; its answer comes to the future, parts of it to ``part`` before.
+
+        What ``part`` raises ends the call, and comes to the future.
+        """
         future: Future[Any] = Future()
         number = next(self._numbers)
         line = json.dumps({"id": number, "do": what, "with": arguments}).encode() + b"\n"
@@ -89,7 +92,12 @@ class Channel:
             return
         if "part" in answer:
             if part is not None:
-                part(answer["part"])
+                try:
+                    part(answer["part"])
+                except Exception as problem:  # of that call, whatever it is
+                    with self._lock:
+                        self._waiting.pop(answer["id"], None)
+                    future.set_exception(problem)
         elif "error" in answer:
             told = answer["error"]
             future.set_exception(GuestError(told["message"], told["errno"]))

@@ -11,5 +11,5 @@ def payload(seed: int, size: int) -> bytes:
 
 
 def digest(data: bytes) -> str:
-    """SHA-256 in hex."""
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 from rdstool.errors import LabError
 from rdstool.lab.boot import GUEST_PATH, Accelerator, choose_accelerator, command, environment, kill_group
@@ -26,6 +25,7 @@ from rdstool.lab.completed import Completed, completed
 from rdstool.lab.kernels import Kernel
 from rdstool.lab.monitor import Monitor
 from rdstool.lab.network import IPV4_PREFIX, IPV6_PREFIX, Network
+from rdstool.lab.programs import GuestProcess, GuestStream
 from rdstool.lab.rds import Rds
 from rdstool.lab.wire import Wire
 
@@ -60,7 +60,7 @@ _SHOWN_LINES = 6
 """Lines of the console that go into an error."""
 
 RDS_MODULES = ("rds_rdma", "rds_tcp", "rds")
-"""In the order in which they can be unloaded."""
+"""Modules of RDS in the order in which they can be unloaded."""
 
 
 class Guest:
@@ -107,7 +107,7 @@ class Guest:
 
     @property
     def address6(self) -> str:
-        """Its IPv6 address."""
+        """The guest's IPv6 address."""
         return self.network.guest6 if self.network else "::1"
 
     @property
@@ -190,7 +190,7 @@ class Guest:
                 self.begin()
 
     def stop(self) -> None:
-        """Switch it off."""
+        """Switch the guest off."""
         if self._process is None:
             return
         self._hang_up("the guest was stopped")
@@ -346,80 +346,6 @@ class Guest:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process = None
-
-
-class GuestStream:
-    """A program in the guest that is read and written while it runs."""
-
-    def __init__(
-        self,
-        guest: Guest,
-        arguments: Sequence[str],
-        write: Callable[[int, bytes], None],
-        environment: Mapping[str, str] | None,
-        folder: str | None,
-        stdin: bool,
-    ) -> None:
-        self._guest = guest
-        self._write = write
-        self._key = uuid4().hex
-        self._started: Future[None] = Future()
-        self._future = guest.submit(
-            "commands.stream",
-            self._part,
-            key=self._key,
-            argv=list(arguments),
-            env=dict(environment or {}),
-            cwd=folder,
-            stdin=stdin,
-        )
-        self._future.add_done_callback(self._end)
-
-    def feed(self, data: bytes) -> None:
-        """Give it more to read; nothing at all is the end. Raises ``GuestError`` with EPIPE where it reads no more."""
-        self._started.result()
-        self._guest.call("commands.feed", key=self._key, data=base64.b64encode(data).decode("ascii") if data else None)
-
-    def hang_up(self) -> None:
-        """Send it SIGHUP."""
-        self._started.result()
-        self._guest.call("commands.hang_up", key=self._key)
-
-    def wait(self) -> int:
-        """Wait for its end: its exit status, negative for a signal. Raises ``GuestError`` where it cannot be run."""
-        status: int = self._future.result()
-        return status
-
-    def _end(self, future: Future[Any]) -> None:
-        if not self._started.done():
-            self._started.set_result(None)
-
-    def _part(self, part: list[Any] | None) -> None:
-        if part is None:
-            self._started.set_result(None)
-        else:
-            self._write(part[0], base64.b64decode(part[1]))
-
-
-class GuestProcess:
-    """A program that runs in the guest."""
-
-    def __init__(self, guest: Guest, arguments: list[str], number: int) -> None:
-        self._guest = guest
-        self._arguments = arguments
-        self._number = number
-
-    def wait(self, timeout_s: float = 60.0, *, check: bool = True) -> Completed:
-        """Wait for its end; like ``Guest.run``, but it goes on after a timeout."""
-        return self._finish(timeout_s, None, check=check)
-
-    def kill(self, name: str = "SIGTERM", timeout_s: float = 60.0) -> Completed:
-        """Send it a signal and wait for its end."""
-        return self._finish(timeout_s, name, check=False)
-
-    def _finish(self, timeout_s: float, name: str | None, *, check: bool) -> Completed:
-        told = self._guest.call("commands.finish", wait_s=timeout_s, number=self._number, timeout=timeout_s, kill=name)
-        return completed(self._arguments, told, check=check, timeout_s=timeout_s)
 
 
 def _devices(channel: int, monitor: int, tap: int | None) -> list[str]:

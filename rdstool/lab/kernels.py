@@ -15,7 +15,7 @@ from rdstool.errors import LabError
 from rdstool.lab.places import cache_folder
 
 _RECORD = "kernel.json"
-"""In each kernel's folder: what it is."""
+"""File in each kernel's folder that says what it is."""
 
 
 @dataclass(frozen=True, slots=True)

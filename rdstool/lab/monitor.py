@@ -10,7 +10,7 @@ from typing import Any
 from rdstool.lab.channel import GuestError
 
 _TIMEOUT_S = 60.0
-"""For one answer."""
+"""How long an answer may take."""
 
 
 class Monitor:

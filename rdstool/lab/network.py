@@ -30,7 +30,7 @@ IPV4_PREFIX, IPV6_PREFIX = 24, 64
 _Channel = socket.socket
 
 _START_TIMEOUT_S = 30.0
-"""For the holder of the namespace to answer."""
+"""How long the holder of the namespace may take to answer."""
 
 _NO_USER_NAMESPACE = (
     "user namespaces are not allowed here: run as root, or allow them "
@@ -48,7 +48,7 @@ class Network:
     """Two addresses of the host's side, and that of the guest between them: the smaller address of a pair connects."""
 
     smaller6, guest6, larger6 = "2001:db8::1", "2001:db8::100", "2001:db8::200"
-    """The same for IPv6."""
+    """IPv6 addresses in the same roles."""
 
     nobody = "192.0.2.250"
     """An address of the network that nobody has."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.afrds.numbers import SOL_RDS, Option
-
-MAX_MESSAGE_BYTES = 1 << 20
 
 SEND_TIMEOUT_S = 90.0
 """For sends that block; it is only spent where the peer does not come, or does not read."""
@@ -20,7 +18,7 @@ RECEIVE_TIMEOUT_S = 90.0
 
 
 class Call(Protocol):
-    """``Guest.call``."""
+    """Calls the agent, as ``Guest.call`` does."""
 
     def __call__(self, what: str, *, wait_s: float = 0.0, **arguments: Any) -> Any:
         """Ask the agent."""
@@ -31,7 +29,7 @@ class RdsSocket:
     """A socket in the guest."""
 
     number: int
-    """By which the agent knows it."""
+    """Number by which the agent knows it."""
     address: str
     """Empty where it is not bound."""
     port: int
@@ -53,7 +51,7 @@ class Message:
     length: int
     """Bytes received."""
     sha256: str
-    """Of these bytes, in hex."""
+    """SHA-256 of these bytes in hexadecimal."""
     flags: int
     """What ``recvmsg`` gave: MSG_TRUNC …"""
     control: tuple[tuple[int, int, bytes], ...]
@@ -233,23 +231,13 @@ class Rds:
         self._call("sockets.cancel", sock=sock.number, address=address, port=port)
 
     def monitor_congestion(self, sock: RdsSocket, on: bool = True) -> None:
-        """RDS_CONG_MONITOR."""
+        """Set RDS_CONG_MONITOR."""
         self.set_option(sock, SOL_RDS, Option.CONG_MONITOR, int(on))
 
-    def set_buffer(self, sock: RdsSocket, *, send: int | None = None, receive: int | None = None) -> None:
-        """SO_SNDBUF and SO_RCVBUF, in bytes."""
-        for option, value in ((socket.SO_SNDBUF, send), (socket.SO_RCVBUF, receive)):
-            if value is not None:
-                self.set_option(sock, socket.SOL_SOCKET, option, value)
-
     def set_option(self, sock: RdsSocket, level: int, option: int, value: int | bytes) -> None:
-        """``setsockopt``."""
+        """Set a socket option, as ``setsockopt`` does."""
         given = _encode(value) if isinstance(value, bytes) else value
         self._call("sockets.set_option", sock=sock.number, level=level, option=int(option), value=given)
-
-    def get_option(self, sock: RdsSocket, level: int, option: int) -> int:
-        """``getsockopt`` of an int."""
-        return int(self._call("sockets.get_option", sock=sock.number, level=level, option=int(option)))
 
     # ---- What rds-info shows
 

@@ -32,7 +32,7 @@ class BaseConnection:
     )
 
     transport: ClassVar[str]
-    """As rds-info names it."""
+    """Name of the transport in rds-info."""
 
     def __init__(self, node: Host, local: str, peer: str, tos: int) -> None:
         self.node = node
@@ -47,7 +47,7 @@ class BaseConnection:
         """Sockets that are bound to our address."""
         self.npaths = 1
         self.agreed = False
-        """It is known how many paths there are."""
+        """Whether the number of paths is known."""
         self.links = 0
         """Links that were made so far."""
 
@@ -75,7 +75,7 @@ class BaseConnection:
         raise NotImplementedError
 
     def close(self, now: float) -> None:
-        """Give up everything."""
+        """Close the connection and give up all that waits."""
         raise NotImplementedError
 
     def congested(self, port: int) -> bool:

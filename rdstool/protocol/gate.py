@@ -52,7 +52,7 @@ class Gate:
             self._ping()
 
     def one_left(self) -> None:
-        """One of the messages is acknowledged or given up."""
+        """Take note that one of the messages is acknowledged or given up."""
         self._early -= 1
         if self.closed and not self._early:
             self._ping()

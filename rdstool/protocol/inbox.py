@@ -58,7 +58,7 @@ class Inbox(ABC):
     def __init__(self, settings: Settings, counters: Counters) -> None:
         self.settings = settings
         self.counters = counters
-        """Of the node."""
+        """Counters of the node."""
         self.address = ""
         """Bound address; empty while unbound."""
         self.port = 0
@@ -241,7 +241,7 @@ class Inbox(ABC):
             self.tell_readable()
 
     def trace_latency(self, *points: int) -> None:
-        """SO_RDS_MSG_RXPATH_LATENCY: report these points with each message. Raises ``SocketError``: EINVAL."""
+        """SO_RDS_MSG_RXPATH_LATENCY: report these points with each message. Raises ``SocketError``: EFAULT."""
         if len(points) > LATENCY_POINTS or any(not 0 <= point < LATENCY_POINTS for point in points):
-            raise SocketError(errno.EINVAL, f"there are {LATENCY_POINTS} points of the receive path, from 0")
+            raise SocketError(errno.EFAULT, f"there are {LATENCY_POINTS} points of the receive path, from 0")
         self._latency = points

@@ -23,7 +23,7 @@ SERVICE_LEVELS = 0xF
 
 
 class ConnectionFlag(IntFlag):
-    """``RDS_INFO_CONNECTION_FLAG_*``."""
+    """Values of ``RDS_INFO_CONNECTION_FLAG_*``."""
 
     SENDING = 1
     CONNECTING = 2
@@ -52,7 +52,7 @@ class ConnectionInfo:
 
 @dataclass(frozen=True, slots=True)
 class SocketInfo:
-    """``rds-info -k``."""
+    """What ``rds-info -k`` shows of a socket."""
 
     address: str
     port: int

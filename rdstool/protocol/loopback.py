@@ -66,14 +66,14 @@ class LoopbackConnection:
         return port in self.node.maps[self.peer].ports
 
     def cancel(self, _socket: Outbox, _port: int | None) -> int:
-        """Nothing ever waits."""
+        """Cancel nothing, since nothing ever waits."""
         return 0
 
     def miss_map(self, _now: float) -> None:
         """The map is our own, and never old."""
 
     def hasten(self, _now: float) -> None:
-        """Delivery is acknowledgement."""
+        """Do nothing: delivery is acknowledgement."""
 
     def prepare(self, _now: float) -> None:
         """There is nothing to agree on."""

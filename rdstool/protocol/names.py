@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 from operator import index
 
-from rdstool.protocol.addresses import canonical, is_host
+from rdstool.protocol.addresses import canonical, is_host, lacks_scope
 from rdstool.protocol.errors import SocketError
 
 PORT_BITS = 16
 PORTS = 1 << PORT_BITS
-"""As many ports has an address."""
+"""Ports of an address."""
 
 
 def checked_address(text: str) -> str:
@@ -26,6 +26,8 @@ def checked_host(text: str) -> str:
     address = checked_address(text)
     if not is_host(address):
         raise SocketError(errno.EINVAL, f"{address} is not the address of one host")
+    if lacks_scope(address):
+        raise SocketError(errno.EINVAL, f"{address} is link-local: add its interface, as in {address}%eth0")
     return address
 
 

@@ -20,9 +20,10 @@ What a transport owes the engine:
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from rdstool.protocol import events
-from rdstool.protocol.addresses import canonical, is_host
+from rdstool.protocol.addresses import canonical
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import LocalMap
@@ -52,16 +53,17 @@ class Node(SocketHost):
         profile: Profile = LINUX_7,
         transport: Transport | None = Transport.TCP,
         now: float = 0.0,
+        name: Callable[[str], str] = str,
     ) -> None:
-        super().__init__(transport, random, settings or Settings(), profile, now)
+        super().__init__(transport, random, settings or Settings(), profile, now, name)
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
-        """By local address, peer address and type of service."""
+        """Connections by local address, peer address and type of service."""
         self.remembered: dict[Ends, Remembered] = {}
         """What is kept of peers that were forgotten; the first that was forgotten first."""
         self.first_tx = 1
         """Where the numbers of a new connection begin: above all that peers were sent which are not even remembered."""
         self.ib = IbPort(self)
-        """For an InfiniBand transport."""
+        """What an InfiniBand transport calls."""
         for address in addresses:
             self.add_address(address)
 
@@ -69,12 +71,7 @@ class Node(SocketHost):
 
     def add_address(self, address: str) -> str:
         """Own one more address; gives it in canonical form. Raises ``SocketError``: EINVAL where no host can."""
-        try:
-            own = canonical(address)
-        except ValueError:
-            raise SocketError(errno.EINVAL, f"{address!r} is not an IP address") from None
-        if not is_host(own):
-            raise SocketError(errno.EINVAL, f"{own} is not the address of one host")
+        own = self.host(address)
         self.ports.setdefault(own, {})
         self.maps.setdefault(own, LocalMap())
         return own
@@ -200,7 +197,7 @@ class Node(SocketHost):
         link.owner.receive(link, data if type(data) is bytes else bytes(data), now)
 
     def bytes_placed(self, link: Link, count: int, now: float) -> None:
-        """As many bytes came, and are where ``link.deframer.room()`` said."""
+        """Take ``count`` bytes that are already where ``link.deframer.room()`` said."""
         if now != self.now:
             self.check_clock(now)
         link.owner.receive(link, count, now)

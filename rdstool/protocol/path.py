@@ -29,16 +29,16 @@ class PathOwner(LaneOwner, Protocol):
     gate: Gate
 
     def went_up(self, path: Path, now: float) -> None:
-        """It is connected."""
+        """The path is connected."""
 
     def went_resetting(self, path: Path, now: float) -> None:
         """Our own attempt was overtaken by the peer's."""
 
     def went_error(self, path: Path, now: float) -> None:
-        """It sends no more."""
+        """The path sends no more."""
 
     def went_down(self, path: Path, now: float) -> None:
-        """It has been emptied and may be connected again."""
+        """The path has been emptied and may be connected again."""
 
 
 class Path(Lane):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES, PROBE_PORT
 from rdstool.protocol import events
-from rdstool.protocol.addresses import same_family
+from rdstool.protocol.addresses import is_host, same_family, scope
 from rdstool.protocol.base_connection import BaseConnection
 from rdstool.protocol.config import Settings
 from rdstool.protocol.congestion import monitor_bit
@@ -42,14 +42,26 @@ class SocketHost(Host, ABC):
     """What a socket needs of its node: a place at an address, and the way to a peer."""
 
     def __init__(
-        self, transport: Transport | None, random: Random, settings: Settings, profile: Profile, now: float
+        self,
+        transport: Transport | None,
+        random: Random,
+        settings: Settings,
+        profile: Profile,
+        now: float,
+        name: Callable[[str], str],
     ) -> None:
         super().__init__(random, settings, profile, now)
+        self.name = name
+        """Gives a link-local address the name of its interface, where a program gave it a number."""
         self.transport = transport
         """What carries its connections; None for a node that has no addresses, where sockets are until they bind."""
         self.ports: dict[str, dict[int, Socket]] = {}
         self.monitors: dict[Socket, None] = {}
         """A dictionary, for its order is that of events."""
+
+    def host(self, text: str) -> str:
+        """The canonical form of an address that a program gives. Raises ``SocketError``: EINVAL where no host can."""
+        return checked_host(self.name(text))
 
     @abstractmethod
     def connection(self, local: str, peer: str, tos: int) -> BaseConnection | LoopbackConnection:
@@ -108,7 +120,7 @@ class Socket(Outbox):
         Raises ``SocketError``: EINVAL, EADDRINUSE, EADDRNOTAVAIL, or ENOPROTOOPT where the transport that was chosen
         before does not own the address.
         """
-        address = checked_host(address)
+        address = self.node.host(address)
         if self.closed or self.address or not 0 <= port < PORTS or port == PROBE_PORT:
             why = "port 1 belongs to the handshake" if port == PROBE_PORT else "the socket is bound or closed already"
             raise SocketError(errno.EINVAL, f"cannot bind to {address}:{port}: {why}")
@@ -136,11 +148,15 @@ class Socket(Outbox):
         raise SocketError(errno.EADDRINUSE, "cannot bind: all ports of the address are taken")
 
     def connect(self, address: str, port: int) -> None:
-        """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EINVAL."""
+        """Set the default destination; nothing is sent. Raises ``SocketError``: EDESTADDRREQ, EPROTOTYPE, EINVAL."""
         destination = checked_address(address)
-        if destination in {"0.0.0.0", "::"}:  # noqa: S104
+        if destination == "0.0.0.0":  # noqa: S104
             raise SocketError(errno.EDESTADDRREQ, "cannot connect to an unspecified address")
-        self.peer = checked_host(destination), checked_port(port)
+        if ":" in destination and not is_host(destination):
+            raise SocketError(errno.EPROTOTYPE, f"{destination} is not the address of one host")
+        destination = self.node.host(address)
+        self._check_link(destination)
+        self.peer = destination, checked_port(port)
 
     # ---- Sending
 
@@ -219,14 +235,20 @@ class Socket(Outbox):
     def _route(self, address: str) -> BaseConnection | LoopbackConnection:
         if self.closed:
             raise SocketError(errno.EBADF, "the socket was closed")
-        destination = checked_host(address)
+        destination = self.node.host(address)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "sendmsg needs a bound socket")
         if not same_family(self.address, destination):
             raise SocketError(errno.EOPNOTSUPP, f"cannot send from {self.address} to {destination}: another family")
+        self._check_link(destination)
         connection = self.node.connection(self.address, destination, self.tos)
         self._routes[destination] = connection
         return connection
+
+    def _check_link(self, destination: str) -> None:
+        """A link-local address reaches others on its own link only, and any that is not link-local."""
+        if (own := scope(self.address)) and (other := scope(destination)) and own != other:
+            raise SocketError(errno.EINVAL, f"{destination} is on another link than {self.address}")
 
     def forget_route(self, address: str) -> None:
         """The node knows this peer no more: the next message to it finds the way anew."""
@@ -259,11 +281,11 @@ class Socket(Outbox):
     def cancel_sent_to(self, address: str, port: int) -> int:
         """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; gives how many messages.
 
-        What TCP has taken already may still arrive. Raises ``SocketError``: EINVAL, ENOTCONN where unbound.
+        What TCP has taken already may still arrive. Raises ``SocketError``: ENOTCONN where unbound, EINVAL.
         """
-        destination = checked_host(address)
         if not self.address:
             raise SocketError(errno.ENOTCONN, "cancel needs a bound socket")
+        destination = checked_address(self.node.name(address))
         connection = self._routes.get(destination)
         return connection.cancel(self, checked_port(port)) if connection is not None else 0
 
@@ -364,19 +386,19 @@ class Socket(Outbox):
             self.mark_port(congested=False)
 
     def emit_readable(self) -> None:
-        """As ``SocketReadable``."""
+        """Emit ``SocketReadable``."""
         self.node.emit(events.SocketReadable(self))
 
     def emit_writable(self, *, drained: bool) -> None:
-        """As ``SocketWritable``."""
+        """Emit ``SocketWritable``."""
         self.node.emit(events.SocketWritable(self, drained))
 
     def emit_finished(self, token: int, status: SendStatus) -> None:
-        """As ``SendFinished``."""
+        """Emit ``SendFinished``."""
         self.node.emit(events.SendFinished(self, token, status))
 
     def mark_port(self, *, congested: bool) -> None:
-        """In the congestion map of the address."""
+        """Mark or clear the port in the congestion map of the address."""
         self.node.mark_port(self, congested=congested)
 
     def __repr__(self) -> str:

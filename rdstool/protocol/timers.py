@@ -22,7 +22,7 @@ class Timer:
         """Called with the time; None once cancelled or done."""
 
     def cancel(self) -> None:
-        """Never do it."""
+        """Never call the action."""
         self.action = None
 
 

@@ -83,11 +83,11 @@ class Sent:
         return len(self.number)
 
     def take(self, at: NDArray[Any] | slice) -> Sent:
-        """Some of them."""
+        """Some of the messages."""
         return Sent(*(getattr(self, name)[at] for name in self.__dataclass_fields__))
 
     def followed_by(self, other: Sent) -> Sent:
-        """These, then those."""
+        """These messages, then others."""
         if not len(self):
             return other
         return Sent(

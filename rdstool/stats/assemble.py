@@ -70,17 +70,17 @@ class Span:
 
     @property
     def begin(self) -> float | None:
-        """Seconds since 1970."""
+        """Beginning, in seconds since 1970."""
         return None if self.first is None else at_second(self.first)
 
     @property
     def end(self) -> float | None:
-        """Seconds since 1970."""
+        """End, in seconds since 1970."""
         return None if self.last is None else at_second(self.last)
 
     @property
     def seconds(self) -> float | None:
-        """Length."""
+        """Length in seconds."""
         return None if self.first is None or self.last is None else (self.last - self.first) / NS_PER_S
 
     def rate(self, amount: int) -> float | None:

@@ -15,7 +15,7 @@ from rdstool.stats.groups import OTHERS, Lanes, Sockets
 
 @dataclass(slots=True)
 class Columns:
-    """One entry a message, in capture order."""
+    """Columns of a batch, one entry for each message in capture order."""
 
     number: Ints
     frame: Ints

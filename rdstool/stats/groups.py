@@ -77,24 +77,22 @@ class Sockets:
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._table: NDArray[np.uint16] = np.zeros((1, _PORTS), np.uint16)
+        # Most captures have few ports: what is never written to takes no memory.
+        self._table: NDArray[np.uint16] = np.zeros((_PORTS, ADDRESSES + 1), np.uint16)
         self.known: list[Socket] = []
         """Socket n stands at n - 1."""
 
     def index(self, addresses: NDArray[np.intp], ports: Ints) -> NDArray[np.intp]:
         """Numbers of the sockets at these addresses (numbers of :class:`Lanes`) and ports."""
-        if len(self._table) < len(self._lanes.addresses):
-            more = len(self._lanes.addresses) - len(self._table)
-            self._table = np.concatenate((self._table, np.zeros((more, _PORTS), np.uint16)))
-        found = self._table[addresses, ports]
+        found = self._table[ports, addresses]
         missing = np.flatnonzero((found == OTHERS) & (addresses > 0))
         if len(missing) and len(self.known) < SOCKETS:
             self._enter(addresses[missing], ports[missing])
-            found = self._table[addresses, ports]
+            found = self._table[ports, addresses]
         return found.astype(np.intp)
 
     def _enter(self, addresses: NDArray[np.intp], ports: Ints) -> None:
         for key in np.unique(addresses << 16 | ports)[: SOCKETS - len(self.known)].tolist():
             address, port = key >> 16, key & 0xFFFF
             self.known.append(Socket(self._lanes.addresses[address], port))
-            self._table[address, port] = len(self.known)
+            self._table[port, address] = len(self.known)

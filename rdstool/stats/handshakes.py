@@ -52,7 +52,7 @@ _KERNELS = {
     (True, True): "Linux 7.0 or later (NPATHS, GEN_NUM, SPORT_IDX)",
     (True, False): "no kernel that is known (NPATHS, GEN_NUM)",
 }
-"""By presence of GEN_NUM and SPORT_IDX beside NPATHS."""
+"""Kernel generations by the presence of GEN_NUM and SPORT_IDX beside NPATHS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Restart:
 
 
 class Handshakes:
-    """Collects announcements."""
+    """Collects what peers announce in handshakes."""
 
     def __init__(self, streams: StreamTable) -> None:
         self._streams = streams

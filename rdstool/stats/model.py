@@ -46,7 +46,7 @@ class Records(Sequence[R]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[R]: ...
     def __getitem__(self, index: int | slice) -> R | Sequence[R]:
-        """As a list has it."""
+        """The items, as a list has them."""
         chosen = range(self._count)[index]
         return [self._make(one) for one in chosen] if isinstance(chosen, range) else self._make(chosen)
 
@@ -108,6 +108,8 @@ class CaptureSummary:
     bytes: int
     tcp_frames: int
     ib_frames: int
+    tunnelled_frames: int
+    """Frames whose packet was in a tunnel."""
     passed_over: dict[str, int]
     """Frames without RDS, by what they were."""
     streams: int
@@ -215,7 +217,7 @@ class PathStats:
     path: int | None
     streams: list[int]
     messages: int
-    """All kinds."""
+    """Messages of all kinds."""
     data_messages: int
     data_bytes: int
     kinds: dict[str, int]
@@ -250,7 +252,7 @@ class SocketStats:
     latency: LatencyStats
     in_flight: FlightStats
     coverage: float | None
-    """Of all that its address sent."""
+    """Share that was seen of all that the socket's address sent."""
 
 
 @dataclass(slots=True)
@@ -265,7 +267,7 @@ class PortStats:
     received_bytes: int
     latency: LatencyStats
     max_in_flight: int
-    """Of the socket that had the most."""
+    """Most that one of the sockets had in flight."""
     coverage: float | None
 
 

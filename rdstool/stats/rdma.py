@@ -20,7 +20,7 @@ class Volume:
     kind: RdmaKind
     operations: int = 0
     bytes: int = 0
-    """As requested."""
+    """Bytes that were asked for."""
     seen: int = 0
     """Payload bytes in the capture."""
     unanswered: int = 0
@@ -30,7 +30,7 @@ class Volume:
 
 
 class Rdma:
-    """Collects operations."""
+    """Collects RDMA operations."""
 
     def __init__(self, streams: StreamTable) -> None:
         self._streams = streams
@@ -56,5 +56,5 @@ class Rdma:
 
     @property
     def volumes(self) -> list[Volume]:
-        """In the order of their first operation."""
+        """The volumes in the order of their first operation."""
         return list(self._volumes.values())

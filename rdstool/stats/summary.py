@@ -54,7 +54,7 @@ PairKey = tuple[bytes, bytes, Transport]
 
 
 def summarise(found: Findings, frames: FrameCounts) -> CaptureStats:
-    """All sections."""
+    """Make all sections."""
     known = len(found.lanes)
     spoke = found.traffic.all.messages[:known] > 0
     seen = np.fromiter((coverage_of(found.streams, lane).seen > 0 for lane in range(known)), np.bool_, known)
@@ -81,7 +81,7 @@ def summarise(found: Findings, frames: FrameCounts) -> CaptureStats:
         paths=Records(len(ways.paths), lambda place: _path(found, ways.paths[place])),
         sockets=sockets,
         ports=list(_ports(found, sockets)),
-        pings=list(_pings(found, ways)),
+        pings=_pings(found, ways),
         congestion=list(_congestion(found)),
         reconnects=[
             ReconnectStats(
@@ -138,6 +138,7 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
         "other link types": frames.other_links.total(),
         "cut in the headers": frames.cut,
         "malformed": frames.malformed,
+        "in too many tunnels": frames.too_deep,
         "wrong TCP checksum": frames.tcp_damaged,
     }
     return CaptureSummary(
@@ -145,6 +146,7 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
         bytes=frames.bytes,
         tcp_frames=frames.tcp,
         ib_frames=frames.ib,
+        tunnelled_frames=frames.tunnelled,
         passed_over={name: count for name, count in passed_over.items() if count},
         streams=len(found.streams),
         messages=count_of(traffic.all, everything)[0],
@@ -369,15 +371,13 @@ def _ports(found: Findings, sockets: Sequence[SocketStats]) -> Iterator[PortStat
         )
 
 
-def _pings(found: Findings, ways: Ways) -> Iterator[PingStats]:
+def _pings(found: Findings, ways: Ways) -> Records[PingStats]:
     pings = found.pings
-    senders = pings.sent.keys()
-    for lanes in ways.paths if senders else ():
-        if senders.isdisjoint(lanes):
-            continue
+    asking = [lanes for lanes in ways.paths if not pings.sent.keys().isdisjoint(lanes)]
+
+    def make(place: int) -> PingStats:
+        lanes = asking[place]
         sent = sum(pings.sent.get(lane, 0) for lane in lanes)
-        if not sent:
-            continue
         answered = sum(pings.answered.get(lane, 0) for lane in lanes)
         clock = sum(pings.clock.get(lane, 0) for lane in lanes)
         sound = [lane for lane in lanes if not pings.clock.get(lane) and not found.acks.doubtful[lane >> 1]]
@@ -385,7 +385,7 @@ def _pings(found: Findings, ways: Ways) -> Iterator[PingStats]:
         stream = found.streams[lanes[0] >> 1]
         source, destination = stream.ends(lanes[0] & 1)
         reasons = {"no pong seen": sent - answered, Outcome.CLOCK.words: clock}
-        yield PingStats(
+        return PingStats(
             src=source.host,
             dst=destination.host,
             transport=stream.transport.label,
@@ -396,6 +396,8 @@ def _pings(found: Findings, ways: Ways) -> Iterator[PingStats]:
                 pings.round_trips.distribution(rows), {reason: count for reason, count in reasons.items() if count}
             ),
         )
+
+    return Records(len(asking), make)
 
 
 def _congestion(found: Findings) -> Iterator[CongestionStats]:

@@ -147,7 +147,9 @@ def _capture(stats: CaptureStats, _limit: int | None) -> RenderableType:
     messages, streams = plural(summary.messages, "message"), plural(summary.streams, "stream")
     lines = [
         f"{plural(summary.frames, 'frame')}, {amount(summary.bytes)}: {summary.tcp_frames} RDS over TCP, "
-        f"{summary.ib_frames} InfiniBand" + (f"; passed over: {passed}" if passed else ""),
+        f"{summary.ib_frames} InfiniBand"
+        + (f"; {summary.tunnelled_frames} in tunnels" if summary.tunnelled_frames else "")
+        + (f"; passed over: {passed}" if passed else ""),
         f"{messages} ({kinds or 'none'}), {amount(summary.data_bytes)}, {streams}",
     ]
     if summary.first_time is not None:

@@ -55,21 +55,21 @@ class Traffic:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
         self.data = Tally()
-        """By lane: data messages."""
+        """Data messages by lane."""
         self.all = Tally()
-        """By lane: messages of all kinds."""
+        """Messages of all kinds by lane."""
         self.sent = Tally()
-        """By socket."""
+        """What each socket sent."""
         self.received = Tally()
-        """By socket."""
+        """What each socket received."""
         self.sizes = Histograms()
         """Payload bytes of data messages, by the lanes' histogram rows."""
         self.kinds: NDArray[np.int64] = np.zeros((0, KINDS), np.int64)
-        """By lane and kind."""
+        """Messages by lane and kind."""
         self.flagged: NDArray[np.int64] = np.zeros(0, np.int64)
-        """By lane: messages with RETRANSMITTED."""
+        """Messages with RETRANSMITTED by lane."""
         self.incomplete: NDArray[np.int64] = np.zeros(0, np.int64)
-        """By lane: messages of which bytes are missing."""
+        """Messages of which bytes are missing, by lane."""
 
     def add(self, columns: Columns) -> None:
         """Count one batch."""

@@ -20,7 +20,7 @@ _EARLY_END = "the peer closed the control connection before the run began: its o
 
 
 class Control:
-    """One control connection."""
+    """The control connection of a run."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

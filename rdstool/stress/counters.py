@@ -36,7 +36,7 @@ class Times:
         self._buckets: dict[int, int] = {}
 
     def add(self, us: int) -> None:
-        """Count one."""
+        """Count one time."""
         self.count += 1
         self.total_us += us
         self.longest_us = max(self.longest_us, us)
@@ -101,12 +101,12 @@ class Counters:
     send_us: int = 0
     """Time in calls that sent a request."""
     round_trips: Times = field(default_factory=Times)
-    """From a request to its ack."""
+    """Time from a request to its ack."""
     rdma_bytes_in: int = 0
     """Moved by RDMA to us: by our reads and by the peer's writes."""
     rdma_bytes_out: int = 0
     keys: KeyMeter = field(default_factory=KeyMeter)
-    """Of memory that was offered."""
+    """Keys of memory that was offered."""
     outlier_us: int | None = None
     """Round trips that take longer are told; None for none."""
     tell: Callable[[str], None] = lambda _line: None
@@ -148,7 +148,7 @@ class Summary:
 
     interval: Interval
     p50_us: float
-    """Of round trips."""
+    """Median of the round trips."""
     p99_us: float
     longest_us: float
     round_trips: list[Doubling]

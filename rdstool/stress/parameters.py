@@ -69,7 +69,7 @@ class RdmaParameters:
 
     @property
     def bytes(self) -> int:
-        """All buffers of one RDMA."""
+        """Bytes of all buffers of one RDMA."""
         return self.size * self.vector
 
     @classmethod
@@ -104,7 +104,7 @@ class RdmaParameters:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """One run. Raises ``UsageError`` where it cannot be done."""
+    """What one run does. Raises ``UsageError`` where it cannot be done."""
 
     depth: int = 1
     """Requests that are outstanding between two tasks."""
@@ -113,7 +113,7 @@ class Parameters:
     port: int = CONTROL_PORT
     """TCP port of the control channel. Task ``i`` has the RDS port ``port + 1 + i``."""
     tasks: int = 1
-    """Of each side."""
+    """Tasks of each side."""
     seconds: int = 0
     """How long; 0 without end."""
     verify: bool = False

@@ -42,7 +42,7 @@ class _Slot:
         self.local = bytearray(size)
         """Where bytes of the peer's memory go to and come from."""
         self.cookie = 0
-        """Of ``offered``, where it is registered."""
+        """Cookie of ``offered``, where it is registered."""
         self.offer: RdmaMap | None = None
         """What registers it, under way with a request."""
         self.operation = RdmaOp.NONE

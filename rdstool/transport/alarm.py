@@ -20,7 +20,7 @@ class Alarm:
         self._ring = ring
         self._timer: asyncio.TimerHandle | None = None
         self._when = inf
-        """It rings then, or will have been set to."""
+        """When the loop rings next, or has been told to; ``inf`` for never."""
 
     def set(self, due: float | None) -> None:
         """Ring at ``due`` seconds of the monotonic clock; None for not at all. One that rings before stays."""

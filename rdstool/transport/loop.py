@@ -191,7 +191,7 @@ class LoopTransport:
             self._driver.act()
 
     def settle(self) -> None:
-        """Nothing is ever left."""
+        """Do nothing: nothing is ever left."""
 
     def check_acks(self) -> None:
         """What is handed over is acknowledged."""

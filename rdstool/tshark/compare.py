@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rdstool.capture.columns import MESSAGE
 from rdstool.capture.decoding import Decoded
-from rdstool.capture.events import CmMessage
+from rdstool.capture.events import CmMessage, Event, RdmaOperation
+from rdstool.capture.gather import joined
 from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import StreamTable
+from rdstool.capture.tcp.paths import PathMap
 from rdstool.export.jsonl import event_line, message_lines
 from rdstool.field_columns import MessageColumns
 from rdstool.validate.alone import ALONE
@@ -34,7 +38,7 @@ class Source(Protocol):
     streams: StreamTable
 
     def batches(self) -> Iterator[Decoded]:
-        """All of it."""
+        """Yield the whole of it as one batch."""
         ...
 
 
@@ -70,40 +74,79 @@ def _shown(value: Any) -> str:
 
 
 def objects(source: Source) -> dict[Key, dict[str, Any]]:
-    """Each message and RDMA-CM message as its JSON object, with all header bytes, by what identifies it."""
-    found: dict[Key, dict[str, Any]] = {}
+    """Each message, RDMA operation and RDMA-CM message as its JSON object, by what identifies it.
+
+    Messages have all bytes of their header.
+    """
+    seen = _Seen()
     for decoded in source.batches():
-        _enter_batch(found, decoded, source.streams)
-    return found
+        seen.enter(decoded, source.streams)
+    return seen.settled(source.streams)
 
 
 def natively(capture: Capture) -> tuple[dict[Key, dict[str, Any]], Counter[tuple[int, str]]]:
     """What :func:`objects` gives, and (frame, rule) -> how often a rule that the plugin checks too is broken there."""
     validator = Validator(capture, [rule for rule in RULES if rule.id in ALONE], limit=MAX_FINDINGS)
-    found: dict[Key, dict[str, Any]] = {}
+    seen = _Seen()
     findings: Counter[tuple[int, str]] = Counter()
     for decoded in capture.batches():
-        _enter_batch(found, decoded, capture.streams)
+        seen.enter(decoded, capture.streams)
         findings.update((finding.frame, finding.rule) for finding in validator.feed(decoded))
     findings.update((finding.frame, finding.rule) for finding in validator.finish())
-    return found, findings
+    return seen.settled(capture.streams), findings
 
 
-def _enter_batch(found: dict[Key, dict[str, Any]], decoded: Decoded, streams: StreamTable) -> None:
-    names = _stream_names(streams)
-    rows = decoded.messages.rows
-    columns = MessageColumns(decoded.messages, streams)
-    places = (rows[name].tolist() for name in ("stream", "direction", "position", "frame"))
-    lines = message_lines(columns, np.arange(columns.count))
-    for index, (stream, direction, position, frame, line) in enumerate(zip(*places, lines, strict=True)):
-        item = json.loads(line)
-        item["first_frame"] = int(rows["first_frame"][index])
-        item["header"] = rows["header"][index].tobytes().hex()
-        _enter(found, (*names[stream], direction, position, frame), item)
-    for event in decoded.events:
-        if isinstance(event, CmMessage):
-            item = json.loads(event_line(event, streams))
-            _enter(found, ("cm", event.frame, item["message"], item["src"]), item)
+@dataclass(slots=True)
+class _Seen:
+    """All messages of a capture."""
+
+    items: list[tuple[Key, dict[str, Any]]] = field(default_factory=list)
+    """Each with its direction, place and frame, or with what tells a message of RDMA-CM."""
+    rows: list[NDArray[Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def enter(self, decoded: Decoded, streams: StreamTable) -> None:
+        """Take one batch."""
+        rows = decoded.messages.rows
+        columns = MessageColumns(decoded.messages, streams)
+        places = (rows[name].tolist() for name in ("direction", "position", "frame"))
+        lines = message_lines(columns, np.arange(columns.count))
+        for index, (*place, line) in enumerate(zip(*places, lines, strict=True)):
+            item = json.loads(line)
+            item["first_frame"] = int(rows["first_frame"][index])
+            item["header"] = rows["header"][index].tobytes().hex()
+            self.items.append((tuple(place), item))
+        for event in decoded.events:
+            if isinstance(event, CmMessage):
+                item = json.loads(event_line(event, streams))
+                self.items.append((("cm", event.frame, item["message"], item["src"]), item))
+            elif isinstance(event, RdmaOperation):
+                item = json.loads(event_line(event, streams))
+                item["first_frame"] = event.first_frame
+                self.items.append(((event.direction, "rdma", event.psn), item))
+        self.rows.append(rows)
+        self.events += decoded.events
+
+    def settled(self, streams: StreamTable) -> dict[Key, dict[str, Any]]:
+        """The messages, with their streams as these are known at the end.
+
+        A path is told as far as it was known when its message was, and who reads more at a time knows more: it is
+        inferred anew, of all messages.
+        """
+        rows = joined(self.rows, MESSAGE)
+        rows = rows.take(np.lexsort((rows["position"], rows["frame"])))
+        if len(rows) or self.events:
+            PathMap(streams).observe(rows, sorted(self.events, key=lambda event: event.frame))
+        names = _stream_names(streams)
+        found: dict[Key, dict[str, Any]] = {}
+        for place, item in self.items:
+            stream = item["stream"]
+            if item["kind"] == "cm":
+                _enter(found, place, item)
+            else:
+                item["path"] = streams[stream].path
+                _enter(found, (*names[stream], *place), item)
+        return found
 
 
 def _enter(found: dict[Key, dict[str, Any]], key: Key, item: dict[str, Any]) -> None:
@@ -158,4 +201,6 @@ def _words(item: dict[str, Any]) -> str:
     ends = f"{item['src']} > {item['dst']}"
     if item["kind"] == "cm":
         return f"{ends} RDMA-CM {item['message']}"
+    if "rkey" in item:
+        return f"{ends} {item['kind']} with R_Key {item['rkey']:#x}"
     return f"{ends} {item['kind']} {item['sport']} to {item['dport']}, sequence {item['sequence']}"

@@ -2,7 +2,7 @@
 
 It asks with ``--extcap-interfaces`` which there are, and with ``--capture --extcap-interface NAME --fifo FILE`` for the
 frames of one; the dialogue is that of Wireshark's manual page extcap(4). Frames are what the node itself exchanges, so
-no rights are needed.
+no privileges are needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rdstool.errors import RdsError, TransportError
 from rdstool.version import __version__
 
 PREFIX = "rdstool-"
-"""Of an interface's name; the node's process follows."""
+"""How an interface's name begins; the node's process follows."""
 READ_BYTES = 1 << 16
 ETHERNET = "dlt {number=1}{name=EN10MB}{display=Ethernet}"
 

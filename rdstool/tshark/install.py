@@ -15,7 +15,7 @@ from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_t
 
 _MARK = re.compile(r"^-- Made by `rdstool lua export` of rdstool (\S+) ", re.MULTILINE)
 HEAD_BYTES = 4096
-"""Of a plugin in which its mark stands."""
+"""Bytes at the beginning of a plugin that have its mark."""
 EXTCAP_FILE = "rdstool"
 _IN_THE_WAY = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
 _ANOTHER_EXTCAP = "name another directory with --extcap, or leave it out"

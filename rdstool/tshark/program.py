@@ -37,7 +37,7 @@ class Tshark:
 
     @property
     def version_text(self) -> str:
-        """Such as ``4.0.17``."""
+        """The version as text, such as ``4.0.17``."""
         return ".".join(map(str, self.version))
 
 

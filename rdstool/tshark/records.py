@@ -54,6 +54,17 @@ class _Message:
     announced: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A stream, as the plugin tells of it."""
+
+    transport: Transport
+    a: Endpoint
+    b: Endpoint
+    first_frame: int
+    from_start: bool
+
+
 @dataclass(slots=True)
 class Records:
     """Collects what the plugin shows, frame by frame."""
@@ -67,6 +78,8 @@ class Records:
     """Frames whose time is needed."""
     findings: Counter[tuple[int, str]] = field(default_factory=Counter)
     """(frame, rule) -> how often the plugin tells that it is broken there."""
+    _opened: dict[int, _Opened] = field(default_factory=dict)
+    """By the plugin's number: it tells of a stream in its first frame, and may know of it later than of others."""
     _messages: list[_Message] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
     _operations: dict[int, RdmaOperation] = field(default_factory=dict)
@@ -90,13 +103,21 @@ class Records:
             ) from problem
 
     def part(self) -> Part:
-        """Everything, in capture order where frames tell it."""
+        """Everything, in capture order where frames tell it; the streams are entered into the table.
+
+        Raises ``TsharkError`` where the plugin has told of a message and not of its stream.
+        """
+        numbers = {number: self._stream(self._opened[number]) for number in sorted(self._opened)}
         rows = np.zeros(len(self._messages), MESSAGE)
         payloads: dict[int, bytes] = {}
         digests: dict[int, str] = {}
         rdma: dict[int, tuple[RdmaOperation, ...]] = {}
         for index, message in enumerate(self._messages):
             rows[index] = message.row
+            number = int(message.row["stream"])
+            if number not in numbers:
+                raise TsharkError(f"frame {message.row['frame']}: the plugin told nothing of stream {number}")
+            rows[index]["stream"] = numbers[number]
             bitmap = message.row["kind"] == MessageKind.CONGESTION
             if self.payloads or bitmap:
                 payloads[index] = message.payload
@@ -104,10 +125,10 @@ class Records:
                 digests[index] = hashlib.sha256(message.payload).hexdigest()
             known = [self._operations[number] for number in message.announced if number in self._operations]
             if known:
-                rdma[index] = tuple(self._timed(operation) for operation in known)
+                rdma[index] = tuple(self._timed(operation, numbers) for operation in known)
         if len(rows):
             rows["time"] = [self.times[int(frame)] for frame in rows["frame"]]
-        events = [self._timed(event) for event in (*self._events, *self._operations.values())]
+        events = [self._timed(event, numbers) for event in (*self._events, *self._operations.values())]
         part = Part.empty()
         return replace(part, rows=rows, payloads=payloads, digests=digests, events=events, rdma=rdma)
 
@@ -119,8 +140,21 @@ class Records:
             frame = _number(values, "rds.frame", frame)
             self.findings.update((frame, rule) for rule in rules)
 
-    def _timed(self, event: Any) -> Any:
-        return replace(event, time=self.times[event.frame])
+    def _timed(self, event: Any, numbers: Mapping[int, int]) -> Any:
+        return replace(event, time=self.times[event.frame], stream=numbers.get(event.stream, -1))
+
+    def _stream(self, opened: _Opened) -> int:
+        stream = self.streams.add(
+            opened.transport,
+            opened.a,
+            opened.b,
+            initiator_known=opened.from_start,
+            first_frame=opened.first_frame,
+            from_start=opened.from_start,
+        )
+        if stream is None:
+            raise TsharkError(f"more than {len(self.streams)} streams; read larger captures without --engine tshark")
+        return stream.number
 
     def _message(self, values: Values) -> None:
         if len(self._messages) >= MAX_MESSAGES:
@@ -157,19 +191,9 @@ class Records:
             self._events.append(StreamClosed(frame, 0, number, direction, Closing[event], 0))
             return
         from_start = _truth(values, "rds.stream.from_start")
-        while len(self.streams) <= number:
-            if self.streams.full:
-                raise TsharkError(
-                    f"more than {len(self.streams)} streams; read larger captures without --engine tshark"
-                )
-            self.streams.add(
-                Transport[_text(values, "rds.transport").upper()],
-                _endpoint(_text(values, "rds.stream.a")),
-                _endpoint(_text(values, "rds.stream.b")),
-                initiator_known=from_start,
-                first_frame=frame,
-                from_start=from_start,
-            )
+        transport = Transport[_text(values, "rds.transport").upper()]
+        a, b = (_endpoint(_text(values, f"rds.stream.{end}")) for end in ("a", "b"))
+        self._opened[number] = _Opened(transport, a, b, frame, from_start)
         if from_start:
             self._events.append(StreamOpened(frame, 0, number, direction))
 

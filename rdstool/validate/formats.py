@@ -69,7 +69,7 @@ class JsonFormat:
         return json.dumps(line, ensure_ascii=False) + "\n"
 
     def end(self, withheld: dict[str, int]) -> str:
-        """Nothing: each line stands for itself."""
+        """Write nothing: each line stands for itself."""
         del withheld
         return ""
 
@@ -110,7 +110,7 @@ class SarifFormat:
         return ""
 
     def end(self, withheld: dict[str, int]) -> str:
-        """The document."""
+        """Write the document."""
         rules = [
             {
                 "id": rule.id,

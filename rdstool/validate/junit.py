@@ -24,7 +24,7 @@ class JunitFormat:
         return ""
 
     def end(self, withheld: dict[str, int]) -> str:
-        """The document."""
+        """Write the document."""
         suites = "".join(self._suite(area, withheld) for area in AREAS)
         failures = sum(bool(self._failures(rule)) for rule in self._rules)
         head = f'<testsuites name="rdstool validate" tests="{len(self._rules)}" failures="{failures}">\n'

@@ -42,7 +42,7 @@ class Reporter:
         number: int | None = None,
         severity: Severity | None = None,
     ) -> None:
-        """One finding."""
+        """Report one finding."""
         if rule.id not in self._rules:
             return
         level = severity or rule.severity

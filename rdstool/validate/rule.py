@@ -53,7 +53,7 @@ class Rule:
 
     @property
     def area(self) -> str:
-        """Such as ``RDS-SEQ``."""
+        """The rule's area, such as ``RDS-SEQ``."""
         return self.id.rpartition("-")[0]
 
     @property

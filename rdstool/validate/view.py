@@ -115,7 +115,7 @@ class View:
 
     @cached_property
     def flagged(self) -> Mask:
-        """Rows with RETRANSMITTED."""
+        """Rows that have RETRANSMITTED."""
         return np.asarray((self.flags & Flags.RETRANSMITTED) != 0)
 
     @cached_property

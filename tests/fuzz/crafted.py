@@ -24,6 +24,15 @@ def tcp_frame(client: int, seq: int, flags: int, payload: bytes = b"", port: int
     return bytes(12) + b"\x08\x00" + ip + tcp + payload
 
 
+def roce_frame(pair: int, back: bool, psn: int, payload: bytes) -> bytes:
+    """A SEND between two hosts and queue pairs of their own, one direction or back, without valid ICRC."""
+    hosts = 0x0A000000 + pair, 0x0AFFFFFE
+    bth = struct.pack(">BBHII", 4, 0x40, 0xFFFF, (1 << 22 if back else 1 << 21) + pair, psn)
+    body = bth + payload + bytes(4)
+    ip = struct.pack(">BBHHHBBHII", 0x45, 0, 28 + len(body), 0, 0x4000, 64, 17, 0, *(hosts[::-1] if back else hosts))
+    return bytes(12) + b"\x08\x00" + ip + struct.pack(">HHHH", 49152, 4791, 8 + len(body), 0) + body
+
+
 def record(frame: bytes, number: int) -> bytes:
     """A frame with its header for a pcap file; ``number`` is its time in microseconds."""
     return struct.pack("<IIII", number // 10**6, number % 10**6, len(frame), len(frame)) + frame

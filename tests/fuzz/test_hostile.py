@@ -9,17 +9,21 @@ import resource
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from tests.fuzz.crafted import ACK, PCAP_HEADER, SYN, rds_header, record, tcp_frame, write_pcap
+from dissectors.wire.checksum import with_checksum
+from dissectors.wire.rds import RdsHeader
+from rdstool.capture.ib.table import MAX_DIRECTIONS
+from tests.fuzz.crafted import ACK, PCAP_HEADER, SYN, rds_header, record, roce_frame, tcp_frame, write_pcap
 
 MEMORY_BYTES = 2 << 30
 """Address space that a command may have; what it maps at start is a good part of it."""
-PEAK_BYTES = 400 << 20
+PEAK_BYTES = 400_000_000
 """Memory that a command may take of a capture of any size."""
 TELLING_MEMORY = """\
 import pathlib, sys
@@ -51,6 +55,11 @@ def rdstool(*arguments: str, program: tuple[str, ...] = ("-m", "rdstool")) -> su
         preexec_fn=limit,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
+
+
+def peak_bytes(done: subprocess.CompletedProcess[str]) -> int:
+    """The most memory that a command took which was run with ``TELLING_MEMORY``."""
+    return int(done.stderr.rpartition("VmHWM:")[2].split()[0]) << 10
 
 
 def expect(command: tuple[str, ...], path: Path, *statuses: int) -> str:
@@ -100,16 +109,37 @@ def test_a_hundred_thousand_streams_are_read(command: tuple[str, ...], tmp_path:
     assert done.returncode in (CLEAN, PROBLEMS), done.stderr[-2000:]
     if command[0] == "decode":
         assert done.stdout.count("\n") == 100_000
-    assert int(done.stderr.rpartition("VmHWM:")[2].split()[0]) << 10 < PEAK_BYTES
+    assert peak_bytes(done) < PEAK_BYTES
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, zstandard.compress], ids=["gzip", "xz", "zstd"])
-def test_a_decompression_bomb_is_read_in_pieces(compress: object, tmp_path: Path) -> None:
+def test_more_queue_pairs_than_are_followed_take_no_more_memory(tmp_path: Path) -> None:
+    def frames() -> Iterator[bytes]:
+        for pair in range(MAX_DIRECTIONS // 2 + 1000):
+            for psn in (1, 2):
+                for back in (False, True):
+                    header = RdsHeader(sequence=psn, sport=4000, dport=4001)
+                    yield roce_frame(pair, back, psn, with_checksum(header))
+
+    done = rdstool(
+        "stats", "--json", str(write_pcap(tmp_path / "pairs.pcap", frames())), program=("-c", TELLING_MEMORY)
+    )
+    assert done.returncode == CLEAN, done.stderr[-2000:]
+    assert "only the first 32,768 streams were followed" in done.stderr
+    assert done.stdout.count('"section": "streams"') == MAX_DIRECTIONS // 2
+    assert peak_bytes(done) < PEAK_BYTES
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [gzip.compress, partial(lzma.compress, preset=0), zstandard.compress],
+    ids=["gzip", "xz", "zstd"],
+)
+def test_a_decompression_bomb_is_read_in_pieces(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
     # The largest legal frames, so that the time goes into bytes and not into frames.
     frame = bytes(262_144)
     content = PCAP_HEADER + record(frame, 1) * 2500  # 650 MB
     path = tmp_path / "bomb.pcap"
-    path.write_bytes(compress(content))  # type: ignore[operator]
+    path.write_bytes(compress(content))
     assert path.stat().st_size < len(content) / 500
     expect(("decode",), path, CLEAN)
 

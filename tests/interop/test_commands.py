@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.background import Background, background
-from tests.unit.cli.running import rdstool
+from tests.unit.cli.running import COMMAND, environment, rdstool
 
 HERE = "192.0.2.1:4000"
 LISTEN = ["lab", "host", "--", sys.executable, "-m", "rdstool", "listen", HERE, "--count", "1"]
@@ -49,6 +51,20 @@ def test_a_kernel_sends_a_datagram_to_rdstool(up: Callable[..., str]) -> None:
         said = rdstool("lab", "say", HERE, "hello")
         assert re.fullmatch(r"192.0.2.100:\d+ > 192.0.2.1:4000: 5 bytes, acknowledged\n", said.stdout), said
         assert heard(listening).endswith('> 4000  5 bytes  "hello"\n')
+
+
+def test_a_reader_that_has_enough_ends_a_command_in_a_guest_and_not_the_guest(up: Callable[..., str]) -> None:
+    up("6.12")
+    endless = " ".join(map(shlex.quote, [*COMMAND, "lab", "guest", "--", "yes"]))
+    done = subprocess.run(
+        ["bash", "-c", f"{endless} | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        env=environment(),
+        capture_output=True,
+        timeout=BOOT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"y\n", b"")
+    assert rdstool("lab", "guest", "--", "echo", "here").stdout == "here\n"
 
 
 def test_a_kernel_writes_into_memory_that_rdstool_offers(up: Callable[..., str], tmp_path: Path) -> None:

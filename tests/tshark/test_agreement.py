@@ -17,6 +17,7 @@ from rdstool.tshark.program import Tshark
 from rdstool.validate.alone import ALONE
 from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Frames, split
 from tests.kit.tsharks import newer_tshark
+from tests.kit.tunnels import KNOWN_TO_WIRESHARK, Wrap, in_turn, mpls_in_udp, vxlan_gpe
 from tests.tshark.running import OPTIONS, PCAPS, ROOT, compare
 from tests.unit.validate.test_mutations import CASES as BROKEN
 from tests.unit.validate.test_mutations import CLEAN, Script
@@ -114,6 +115,26 @@ def pieces_of(frame: bytes, number: int) -> Iterator[bytes]:
         yield _sized(head + start + piece)
 
 
+def in_tunnels(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """Each frame in another tunnel: an end of a tunnel would see so what others of its network do."""
+    return _tunnelled(header, frames, KNOWN_TO_WIRESHARK)
+
+
+def in_mpls_over_udp(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """IP in a tunnel that hands it on without asking for its EtherType."""
+    return _tunnelled(header, frames, (mpls_in_udp,))
+
+
+def in_vxlan_gpe(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """The same."""
+    return _tunnelled(header, frames, (vxlan_gpe,))
+
+
+def _tunnelled(header: bytes, frames: Frames, wraps: tuple[Wrap, ...]) -> tuple[bytes, Frames]:
+    at = RECORD_HEADER_BYTES
+    return header, [_sized(frame[:at] + in_turn(number, frame[at:], wraps)) for number, frame in enumerate(frames)]
+
+
 def thinned(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
     """Every 97th frame was not captured."""
     return header, [frame for number, frame in enumerate(frames, 1) if number % 97]
@@ -121,6 +142,16 @@ def thinned(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
 
 def from_the_middle(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
     return header, frames[len(frames) // 3 :]
+
+
+def captured_twice(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """Each frame, as at both ends of a link."""
+    return header, [copy for frame in frames for copy in (frame, frame)]
+
+
+def cut_off(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """From the middle of a stream, and no further than a few messages: all of them wait for more at the end."""
+    return header, frames[20:62]
 
 
 def _linked(header: bytes, link: int) -> bytes:
@@ -136,9 +167,13 @@ TCP, TCP6, INFINIBAND = "tcp-basic-73", "tcp-ipv6-73", "ib-rdma-73"
 Change = Callable[[bytes, Frames], tuple[bytes, Frames]]
 CASES: list[tuple[str, Change]] = [
     *((TCP, change) for change in (with_vlan, cooked, raw_ip, out_of_order, thinned, from_the_middle)),
-    *((INFINIBAND, change) for change in (with_vlan, cooked, raw_ip, out_of_order)),
-    *(("ib-basic-73", change) for change in (thinned, in_fragments)),
+    (TCP, cut_off),
+    *((INFINIBAND, change) for change in (with_vlan, cooked, raw_ip, out_of_order, captured_twice)),
+    *(("ib-basic-73", change) for change in (thinned, from_the_middle, in_fragments)),
     *((name, in_fragments) for name in (TCP, TCP6)),
+    *((name, in_tunnels) for name in (TCP, TCP6, INFINIBAND)),
+    (TCP, in_mpls_over_udp),
+    (INFINIBAND, in_vxlan_gpe),
 ]
 
 

@@ -333,7 +333,8 @@ def test_the_engine_reads_one_whole_file(arguments: tuple[str, ...]) -> None:
 
 
 def test_an_unknown_engine_is_told() -> None:
-    assert "take one of: native, tshark" in one_line_error(rdstool("decode", "--engine", "ethereal", str(CAPTURE)))
+    told = one_line_error(rdstool("decode", "--engine", "ethereal", str(CAPTURE)))
+    assert "--engine ethereal is not known: take one of native, tshark" in told
 
 
 # ---- The second engine.

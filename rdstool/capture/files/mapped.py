@@ -57,7 +57,7 @@ class _File:
     size: int
     form: Format
     start: int
-    """Of the first record."""
+    """Where the first record begins, in bytes of the file."""
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from rdstool.capture.files.records import MAX_FRAMES, MAX_RECORD_BYTES, Records
 SECTION = 0x0A0D0D0A
 INTERFACE = 1
 MAX_INTERFACES = 1 << 16
-"""Of a section."""
+"""Most interfaces of a section."""
 
 _BYTE_ORDER_MAGIC = 0x1A2B3C4D
 _MAJOR_VERSION = 1

@@ -43,7 +43,7 @@ class Format(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the format."""
+        """Name of the format."""
 
     def scan(self, data: Bytes, start: int, end: int, /) -> Records:
         """Return the frames of ``data[start:end]``, or the first of them; ``start`` is where the last scan ended."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MAX_EXCHANGES = 16384
 """Connection set-ups that are remembered; the oldest is forgotten first."""
-MAD_BYTES = 256
 RDS_SERVICES = {SERVICE_ID_TCP | IB_CM_PORT: 4, SERVICE_ID_TCP | TCP_PORT: 6}
 """Service ID -> IP version of the connection that it asks for."""
 Private = RdsPrivateV4 | RdsPrivateV6
@@ -72,9 +71,9 @@ class CmResult:
     exchange: Exchange | None
     event: CmMessage | None
     accepted: bool = False
-    """It is the first REP of the exchange."""
+    """Whether this is the first REP of the exchange."""
     ends: bool = False
-    """It is a DREQ."""
+    """Whether this is a DREQ."""
     from_active: bool = True
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dissectors.wire.checksum import checksum_good
+from dissectors.wire.infiniband import PSN_MASK
 from dissectors.wire.rds import HEADER_BYTES, MAX_MESSAGE_BYTES, RDS_HEADER, Flags, RdsHeader
-from rdstool.capture.ib.packets import HEADER_OF, PART_OF, PSN_MASK, STARTS, Packets, Part
+from rdstool.capture.ib.packets import HEADER_OF, PART_OF, STARTS, Packets, Part
 
 MIN_CHAIN = 2
 """Headers that must verify and agree before a flow is RDS."""
@@ -79,7 +80,7 @@ class Evidence:
 
     @property
     def is_rds(self) -> bool:
-        """Enough headers agree."""
+        """Whether enough headers agree."""
         return self.chain >= MIN_CHAIN
 
     @property

@@ -14,7 +14,7 @@ from rdstool.capture.ib.order import MTUS, Budget, Hole, PacketOrder, Restart, l
 from rdstool.capture.ib.packets import HEADER_OF, LEARNS_MTU, PART_OF, Packets, Part
 from rdstool.capture.ib.rdma import Operations, Response
 from rdstool.capture.ib.requests import RequestReader
-from rdstool.capture.streams import Stream
+from rdstool.capture.streams import Stream, address_bytes
 
 MAX_UNDECIDED_PACKETS = 256
 """Packets that are kept of a flow that may yet turn out to be RDS."""
@@ -24,6 +24,8 @@ PAIRING_PACKETS = 128
 """Packets of a flow in which the proof is awaited that it is the other direction of a known one."""
 
 _ATOMIC_ACKNOWLEDGE = int(Opcode.ATOMIC_ACKNOWLEDGE)
+
+_DECIDED = Evidence()
 
 Key = tuple[int, int, int, int, int]
 """Source and destination address in halves, destination queue pair."""
@@ -101,7 +103,7 @@ class Direction:
             operations.response(response, events, self.stream.number, self.number)
 
     def finish(self) -> None:
-        """Nothing more will come."""
+        """Take note that nothing more will come."""
         self.requests([*self.order.finish(), *self.order.answered_beyond(*self.answered)])
         self.end()
 
@@ -118,9 +120,6 @@ class Flow:
     """Everything known of one flow. ``direction`` is set once it is RDS."""
 
     key: Key
-    src: bytes
-    dst: bytes
-    qpn: int
     first_frame: int
     direction: Direction | None = None
     peer: Flow | None = None
@@ -131,6 +130,7 @@ class Flow:
     foreign: bool = False
     mtu: int | None = None
     evidence: Evidence = field(default_factory=Evidence)
+    """Of no use any more once it is decided."""
     request_numbers: NumberRange = field(default_factory=NumberRange)
     response_numbers: NumberRange = field(default_factory=NumberRange)
     kept: list[Packets] = field(default_factory=list)
@@ -140,13 +140,18 @@ class Flow:
     packets_seen: int = 0
 
     @property
+    def ends(self) -> tuple[bytes, bytes, int]:
+        """Addresses of source and destination, and the queue pair that it goes to."""
+        return address_bytes(self.key[0], self.key[1]), address_bytes(self.key[2], self.key[3]), self.key[4]
+
+    @property
     def hosts(self) -> Hosts:
-        """Source and destination."""
+        """Addresses of source and destination."""
         return self.key[:4]
 
     @property
     def reverse_hosts(self) -> Hosts:
-        """Of the other direction."""
+        """Addresses of source and destination of the other direction."""
         return self.key[2], self.key[3], self.key[0], self.key[1]
 
     def note(self, packets: Packets) -> None:
@@ -189,6 +194,10 @@ class Flow:
     def release(self, budget: Budget) -> list[Packets]:
         """Give back what was kept, oldest first."""
         return [self._forget(budget) for _ in range(len(self.kept))]
+
+    def decide(self) -> None:
+        """It is RDS. There can be very many of these: what led to it is forgotten."""
+        self.evidence = _DECIDED
 
     def first_position(self) -> int | None:
         """The lowest packet sequence number of the first requests."""

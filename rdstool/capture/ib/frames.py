@@ -56,7 +56,7 @@ class Frames:
     length: Ints
     captured: Ints
     header: NDArray[np.uint8]
-    """One row of 48 bytes a frame."""
+    """The headers, 48 bytes for each frame."""
     payload: Callable[[int, int], list[memoryview]]
     """Captured bytes behind the headers of the frames from .. to, in pieces."""
 
@@ -64,7 +64,7 @@ class Frames:
         return len(self.frame)
 
     def part(self, start: int, stop: int) -> Frames:
-        """Some of them."""
+        """Some of the frames."""
         cut, whole = slice(start, stop), self.payload
         return Frames(
             self.frame[cut],
@@ -80,7 +80,7 @@ class Frames:
         )
 
     def one(self, index: int, *, payload: bool) -> Frame:
-        """A single one."""
+        """A single frame."""
         return Frame(
             int(self.frame[index]),
             int(self.time[index]),
@@ -175,7 +175,7 @@ def lay_out(frames: Frames, size: int, unfinished: Unfinished | None) -> Layout 
 
 
 def _any(differ: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """In which rows some bit is set."""
+    """Tell in which rows some bit is set."""
     return np.asarray(np.bitwise_or.reduce(differ, axis=1) != 0)
 
 

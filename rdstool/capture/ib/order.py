@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.infiniband import Opcode
+from dissectors.wire.infiniband import PSN_MASK, Opcode
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import GapReason
-from rdstool.capture.ib.packets import PSN_HALF, PSN_MASK, Packets, words_at
+from rdstool.capture.ib.packets import PSN_HALF, Packets, words_at
 from rdstool.capture.streams import Coverage
 
 MAX_WAITING_PACKETS = 1024
@@ -69,7 +69,7 @@ class Restart:
     frame: int
     time: int
     coverage: Coverage
-    """Of the new connection."""
+    """Coverage of the new connection."""
 
 
 @dataclass(slots=True)
@@ -313,9 +313,9 @@ class PacketOrder:
 def lowest_position(psns: Ints) -> int:
     """The earliest of a few packet sequence numbers that lie near each other."""
     first = int(psns[0])
-    return first + int((((psns - first + PSN_HALF) & PSN_MASK) - PSN_HALF).min())
+    return first + int((((psns - first + PSN_HALF) & PSN_MASK) - PSN_HALF).min()) & PSN_MASK
 
 
 def pieces(items: list[Packets | Hole | Restart]) -> Iterator[Packets]:
-    """Only the packets."""
+    """The packets among the items, without the gaps."""
     return (item for item in items if isinstance(item, Packets))

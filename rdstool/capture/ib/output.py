@@ -43,7 +43,7 @@ class Finished:
     frames: list[NDArray[Any]]
     """Rows of ``FRAGMENT``."""
     singles: list[FragmentTuple]
-    """The same, those that came singly."""
+    """Rows of ``FRAGMENT`` that came singly, as tuples."""
     payload: bytes | None = None
     digest: str | None = None
     operations: tuple[Pending, ...] = ()
@@ -97,7 +97,7 @@ class Output:
         self._ack_rows.append((stream, direction, position, frame, time))
 
     def acks(self, acks: NDArray[Any]) -> None:
-        """Many of them."""
+        """Take many acknowledgements at once."""
         self._acks.append(acks)
 
     def loose(self, fragment: FragmentTuple) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.infiniband import BTH, EXTENDED, PSN_MODULUS, Opcode
+from dissectors.wire.infiniband import BTH, EXTENDED, PSN_MASK, PSN_MODULUS, Opcode
 from rdstool.capture.columns import Bytes, IbPackets, Ints
 from rdstool.capture.gather import gather
 
 _BTH_WORDS = np.dtype(("V", BTH.size))
 _WORD = np.dtype(">u4")
-PSN_MASK = PSN_MODULUS - 1
 PSN_HALF = PSN_MODULUS // 2
 
 

@@ -9,8 +9,8 @@ from rdstool.capture.events import Event, Nak, RdmaKind, RdmaOperation
 
 MAX_PENDING = 1024
 """Operations of one direction that may wait for their answer; no adapter has more in flight."""
-MAX_EARLY = 64
-"""Responses kept that came before their request, in a capture that reorders."""
+MAX_EARLY = 1024
+"""Responses kept that came before their request was read: it waits behind a hole, or the capture reorders."""
 SETTLE_FRAMES = 64
 """Frames after the last response in which missing ones may still come, in a capture that reorders."""
 NAK_NAMES: dict[int, str] = {
@@ -95,13 +95,14 @@ class Response:
 class Operations:
     """The RDMA operations that one direction of a stream asks for."""
 
-    __slots__ = ("_acknowledged", "_acknowledged_at", "_early", "_pending")
+    __slots__ = ("_acknowledged", "_acknowledged_in", "_early", "_pending")
 
     def __init__(self) -> None:
         self._pending: list[Pending] = []
-        self._early: list[Response] = []
+        self._early: dict[int, Response] = {}
+        """By number, in the order in which they came."""
         self._acknowledged: int | None = None
-        self._acknowledged_at = (0, 0)
+        self._acknowledged_in = 0
 
     @property
     def idle(self) -> bool:
@@ -111,12 +112,16 @@ class Operations:
     def request(self, operation: Pending, events: list[Event]) -> None:
         """A request was seen to its last packet."""
         self._pending.append(operation)
-        for response in tuple(self._early):
-            if operation.psn <= response.psn <= operation.end:
-                self._early.remove(response)
-                self._answer(response, events)
-        if self._acknowledged is not None and self._acknowledged >= operation.end:
-            self._acknowledge(self._acknowledged, *self._acknowledged_at, events)
+        for psn in tuple(self._early):
+            if operation.psn <= psn <= operation.end and self._answer(self._early[psn], events):
+                del self._early[psn]
+        if not operation.settled and self._acknowledged is not None and self._acknowledged >= operation.end:
+            # It was read late, behind a hole: that it was carried out was known before.
+            operation.status = "ok"
+            operation.answered = self._acknowledged_in
+            if operation.kind is RdmaKind.WRITE:
+                self._pending.remove(operation)
+                self._settle(operation, events)
         if len(self._pending) > MAX_PENDING:
             self._settle(self._pending.pop(0), events)
 
@@ -131,15 +136,16 @@ class Operations:
                 self._refuse(response, name, events)
             return
         if not self._answer(response, events) and response.opcode != _ACKNOWLEDGE:
-            self._early.append(response)
-            del self._early[:-MAX_EARLY]
+            self._early.setdefault(response.psn, response)
+            if len(self._early) > MAX_EARLY:
+                del self._early[next(iter(self._early))]
         if response.opcode in _ANSWERED:
             self.acknowledged(response.psn, response.frame, response.time, events)
 
     def acknowledged(self, psn: int, frame: int, time: int, events: list[Event]) -> None:
-        """All requests up to ``psn`` were carried out."""
+        """Take note that all requests up to ``psn`` were carried out."""
         if self._acknowledged is None or psn > self._acknowledged:
-            self._acknowledged, self._acknowledged_at = psn, (frame, time)
+            self._acknowledged, self._acknowledged_in = psn, frame
         self._acknowledge(psn, frame, time, events)
 
     def finish(self, events: list[Event]) -> None:
@@ -171,17 +177,18 @@ class Operations:
         return True
 
     def _acknowledge(self, psn: int, frame: int, time: int, events: list[Event]) -> None:
-        while self._pending and self._pending[0].end <= psn:
-            operation = self._pending[0]
+        for operation in tuple(self._pending):
+            if operation.end > psn:
+                return
+            operation.status = "ok"
             if operation.kind is RdmaKind.WRITE:
                 if frame > operation.frame:
                     operation.frame, operation.time = frame, time
-            elif not operation.answered:
-                operation.answered = frame
-            operation.status = "ok"
-            if operation.kind is not RdmaKind.WRITE and frame - operation.answered < SETTLE_FRAMES:
-                return
-            self._pending.pop(0)
+            else:
+                operation.answered = operation.answered or frame
+                if frame - operation.answered < SETTLE_FRAMES:
+                    continue
+            self._pending.remove(operation)
             self._settle(operation, events)
 
     def _refuse(self, response: Response, name: str, events: list[Event]) -> None:

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from dissectors.wire.cm import MAD_BYTES
 from dissectors.wire.infiniband import CM_QP, Opcode
 from rdstool.capture.columns import NS_PER_S, IbPackets, Ints, pair_key
 from rdstool.capture.events import Closing, StreamClosed, StreamOpened
-from rdstool.capture.ib.cm import MAD_BYTES, REP, CmResult, ConnectionManager, Exchange, attribute_of
+from rdstool.capture.ib.cm import REP, CmResult, ConnectionManager, Exchange, attribute_of
 from rdstool.capture.ib.flows import PAIRING_PACKETS, SETTLED_PACKETS, Flow, Key
 from rdstool.capture.ib.order import Hole, PacketOrder, Restart
 from rdstool.capture.ib.output import Output
@@ -174,6 +175,8 @@ class IbStreams:
             for flow in flows:
                 if flow is not None:
                     self._table.flows[flow.key] = FOREIGN
+            return
+        if not self._table.has_room(2):
             return
         stream = self.streams.add(
             Transport.IB,

@@ -12,18 +12,20 @@ from rdstool.capture.ib.packets import Packets
 from rdstool.capture.ib.rdma import Operations
 from rdstool.capture.ib.requests import RequestReader
 from rdstool.capture.part import PayloadOptions
-from rdstool.capture.streams import Endpoint, Stream, StreamTable, address_bytes
+from rdstool.capture.streams import Endpoint, Stream, StreamTable
 from rdstool.protocol.kinds import Transport
 
 MAX_FLOWS = 131_072
-"""Flows that are followed; packets of further ones are passed over."""
+"""Flows that are known; packets of further ones are passed over."""
+MAX_DIRECTIONS = 65_536
+"""Flows that are followed as RDS, two for each stream: each takes ten times the memory of one that is only known."""
 MAX_KEPT_BYTES = 64 << 20
 """Bytes of packets and payloads that all flows together hold back."""
 MAX_CANDIDATES = 64
 """Flows between two hosts that are compared to find the two of one connection."""
 NO_QPN = 0
 """Port of the end whose queue pair's number no packet told."""
-FOREIGN = Flow((0, 0, 0, 0, 0), b"", b"", 0, 0, foreign=True)
+FOREIGN = Flow((0, 0, 0, 0, 0), 0, foreign=True)
 """Stands for every flow that is no RDS."""
 
 
@@ -51,19 +53,27 @@ class FlowTable:
         self._output = output
         self._counts = counts
         self._unpaired: dict[Hosts, list[Flow]] = {}
+        self._directions = 0
 
     def clear(self) -> None:
         """Forget everything."""
         self.flows.clear()
         self.undecided.clear()
         self._unpaired.clear()
+        self._directions = 0
+
+    def has_room(self, directions: int) -> bool:
+        """So many more can be followed; if not, the stream counts as passed over."""
+        room = self._directions + directions <= MAX_DIRECTIONS
+        self._streams.passed_over |= not room
+        return room
 
     def enter(self, key: Key, frame: int) -> Flow | None:
         """A flow that was not met before; None where there are too many."""
         if len(self.flows) >= MAX_FLOWS:
+            self._streams.passed_over = True
             return None
-        flow = Flow(key, address_bytes(key[0], key[1]), address_bytes(key[2], key[3]), key[4], frame)
-        self.flows[key] = flow
+        flow = self.flows[key] = Flow(key, frame)
         return flow
 
     def renew(self, src: bytes, dst: bytes, qpn: int, frame: int) -> tuple[Flow | None, list[Packets]]:
@@ -93,6 +103,9 @@ class FlowTable:
     def attach(self, flow: Flow, peer: Flow | None) -> None:
         """The flow is RDS: it becomes a direction of the peer's stream, or the first of its own."""
         self.undecided.pop(flow.key, None)
+        if not self.has_room(1 if peer is not None else 2):
+            self.reject(flow)
+            return
         start = flow.first_position()
         if peer is not None and peer.direction is not None:
             number = 1 - peer.direction.number
@@ -106,10 +119,11 @@ class FlowTable:
                 flow.mtu = peer.mtu
             # A packet that goes to a queue pair names it: now the sender of the first flow has a number too.
             for life in flow.lives:
-                self._streams.set_port(life, 1 - number, flow.qpn)
+                self._streams.set_port(life, 1 - number, flow.ends[2])
         else:
-            source, target = Endpoint(flow.src, NO_QPN), Endpoint(flow.dst, flow.qpn)
-            number = 0 if flow.src <= flow.dst else 1
+            src, dst, qpn = flow.ends
+            source, target = Endpoint(src, NO_QPN), Endpoint(dst, qpn)
+            number = 0 if src <= dst else 1
             ends = (source, target) if number == 0 else (target, source)
             first = flow.first_frame
             made = self._streams.add(Transport.IB, *ends, initiator_known=False, first_frame=first, from_start=False)
@@ -133,10 +147,12 @@ class FlowTable:
     def direct(self, flow: Flow, stream: Stream, number: int, order: PacketOrder) -> Direction:
         """Make a flow a direction of a stream."""
         order.mtu = flow.mtu
+        self._directions += flow.direction is None
         joiner = Joiner(self._output, self._options, self.budget, stream.number, number)
         operations = Operations()
         reader = RequestReader(joiner, operations, order.span)
         flow.direction = Direction(stream, number, order, joiner, operations, reader)
+        flow.decide()
         return flow.direction
 
     def restart(self, flow: Flow, restart: Restart) -> None:
@@ -168,6 +184,7 @@ class FlowTable:
         """A flow ends because another takes its place."""
         if flow.direction is not None:
             flow.direction.finish()
+            self._directions -= 1
         waiting = self._unpaired.get(flow.hosts)
         if waiting is not None and flow in waiting:
             waiting.remove(flow)

@@ -184,7 +184,7 @@ class Datagrams:
         batch = FrameBatch(np.frombuffer(data, np.uint8), frame, at, captured, wire_bytes, time, link, 0, 0)
         own = FrameCounts()
         parsed = parse(batch, own, self._tcp_ports, tcp_checksums=self._tcp_checksums)
-        own.frames = own.bytes = 0
+        own.frames = own.bytes = own.snapped = 0
         counts.add(own)
         return parsed
 

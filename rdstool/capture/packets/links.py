@@ -21,6 +21,8 @@ ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_ARP = 0x0806
 ETHERTYPE_IPV6 = 0x86DD
 ETHERTYPE_ROCE = ROCE_ETHERTYPE
+ETHERTYPE_BRIDGED = 0x6558
+"""An Ethernet frame, "transparent Ethernet bridging"."""
 NATIVE_INFINIBAND = 0x1_0000
 """Stands for a local route header; not an EtherType."""
 UNKNOWN = 0x1_0001
@@ -80,10 +82,15 @@ def network_layer(frames: FrameBatch, counts: FrameCounts) -> Named:
             counts.other_links[link] += len(part)
         else:
             parts.append(parser(part, counts))
-    return _pass_tags(*_joined(frames.data, parts), counts)
+    return _pass_tags(*joined(frames.data, parts), counts)
 
 
-def _joined(data: Bytes, parts: list[Named]) -> Named:
+def bridged(cursor: Cursor, counts: FrameCounts) -> Named:
+    """Pass the link header of Ethernet frames in tunnels, VLAN tags included."""
+    return _pass_tags(*_ethernet(cursor, counts), counts)
+
+
+def joined(data: Bytes, parts: list[Named]) -> Named:
     """One set of rows out of several, in order."""
     if len(parts) == 1:
         return parts[0]
@@ -181,7 +188,7 @@ def _erf(cursor: Cursor, counts: FrameCounts) -> Named:
         _infiniband(cursor.pick(infiniband), counts),
         _raw_ip(cursor.pick(ip), counts),
     ]
-    return _joined(cursor.data, parts)
+    return joined(cursor.data, parts)
 
 
 _PARSERS: dict[int, Callable[[Cursor, FrameCounts], Named]] = {

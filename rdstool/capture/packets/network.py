@@ -6,10 +6,11 @@ A16 and A17 (RoCE).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
 from rdstool.capture.columns import Bytes, Fragments, FrameBatch, IbPackets, Ints, Segments
@@ -35,9 +36,12 @@ from rdstool.capture.packets.links import (
     MIN_ETHERTYPE,
     NATIVE_INFINIBAND,
     UNKNOWN,
+    Named,
     any_of,
+    joined,
     network_layer,
 )
+from rdstool.capture.packets.tunnels import BY_ETHERTYPE, BY_PORT, BY_PROTOCOL, MAX_TUNNELS, REFUSED, Opener
 
 RDS_TCP_PORT = 16385
 RDS_TCP_PORTS = frozenset({RDS_TCP_PORT})
@@ -92,55 +96,101 @@ def parse(
     """
     counts.frames += len(frames)
     counts.bytes += int(frames.captured.sum())
-    cursor, ethertype = network_layer(frames, counts)
-    segments: list[Segments] = []
-    ib: list[IbPackets] = []
-    fragments: list[Fragments] = []
-    rest = np.ones(len(cursor), np.bool_)
-    for wanted, parser in ((ETHERTYPE_IPV4, ipv4), (ETHERTYPE_IPV6, ipv6)):
-        mask = ethertype == wanted
-        if mask.any():
-            packets, pieces = parser(cursor.pick(mask), frames, counts)
-            fragments += pieces
-            own = _of_protocol(packets, PROTOCOL_TCP)
-            segments.append(_tcp(own, frames, counts, tcp_ports, checked=tcp_checksums))
-            ib.append(_roce(_of_protocol(packets, PROTOCOL_UDP), frames, counts))
-            _count_other_protocols(packets, counts)
-            rest &= ~mask
-    for wanted, through in ((ETHERTYPE_ROCE, _grh), (NATIVE_INFINIBAND, _lrh)):
-        mask = ethertype == wanted
-        if mask.any():
-            ib.extend(_infiniband(packets, frames, counts) for packets in through(cursor.pick(mask), counts))
-            rest &= ~mask
-    if rest.any():
-        _count_other_ethertypes(ethertype[rest], counts)
+    counts.snapped += int(np.count_nonzero(frames.captured < frames.wire))
+    found = _Found(frames, counts, tcp_ports, tcp_checksums)
+    named = network_layer(frames, counts)
+    for depth in range(MAX_TUNNELS + 1):
+        found.inside = []
+        _read(named, found)
+        if not found.inside:
+            break
+        named = joined(frames.data, found.inside)
+        if depth == 0:
+            counts.tunnelled += len(named[0])
+    else:
+        counts.too_deep += len(named[0])
     parsed = Parsed(
-        merged(Segments, segments, frames.data),
-        merged(IbPackets, ib, frames.data),
-        merged(Fragments, fragments, frames.data),
+        merged(Segments, found.segments, frames.data),
+        merged(IbPackets, found.ib, frames.data),
+        merged(Fragments, found.fragments, frames.data),
     )
     counts.tcp += len(parsed.tcp)
     counts.ib += int(np.count_nonzero(np.diff(parsed.ib.frame, prepend=-1)))
     return parsed
 
 
+@dataclass(slots=True)
+class _Found:
+    """What was asked for, and what is found in a batch of frames."""
+
+    frames: FrameBatch
+    counts: FrameCounts
+    tcp_ports: frozenset[int] | None
+    tcp_checksums: bool
+    segments: list[Segments] = field(default_factory=list)
+    ib: list[IbPackets] = field(default_factory=list)
+    fragments: list[Fragments] = field(default_factory=list)
+    inside: list[Named] = field(default_factory=list)
+    """What tunnels carry that is still to be read."""
+
+    def open(self, opener: Opener, cursor: Cursor) -> int:
+        """Go behind the headers of tunnels; returns how many rows are none."""
+        behind, ethertype = opener(cursor, self.counts)
+        known = ethertype != REFUSED
+        if known.any():
+            self.inside.append((behind.pick(known), ethertype[known]))
+        return len(known) - int(known.sum())
+
+
+def _read(named: Named, found: _Found) -> None:
+    """Read what one layer of network headers carries."""
+    cursor, ethertype = named
+    frames, counts = found.frames, found.counts
+    rest = np.ones(len(cursor), np.bool_)
+    for wanted, parser in ((ETHERTYPE_IPV4, ipv4), (ETHERTYPE_IPV6, ipv6)):
+        mask = ethertype == wanted
+        if mask.any():
+            packets, pieces = parser(cursor.pick(mask), frames, counts)
+            found.fragments += pieces
+            own = _of_protocol(packets, PROTOCOL_TCP)
+            found.segments.append(_tcp(own, frames, counts, found.tcp_ports, checked=found.tcp_checksums))
+            _udp(_of_protocol(packets, PROTOCOL_UDP), found)
+            _other_protocols(packets, found)
+            rest &= ~mask
+    for wanted, through in ((ETHERTYPE_ROCE, _grh), (NATIVE_INFINIBAND, _lrh)):
+        mask = ethertype == wanted
+        if mask.any():
+            found.ib.extend(_infiniband(packets, frames, counts) for packets in through(cursor.pick(mask), counts))
+            rest &= ~mask
+    if rest.any():
+        _other_ethertypes(cursor.pick(rest), ethertype[rest], found)
+
+
 def _of_protocol(packets: Carried, protocol: int) -> Carried:
     return packets.pick(packets.protocol == protocol)
 
 
-def _count_other_protocols(packets: Carried, counts: FrameCounts) -> None:
-    other = packets.protocol[~any_of(packets.protocol, (PROTOCOL_TCP, PROTOCOL_UDP))]
-    for protocol, number in zip(*np.unique(other, return_counts=True), strict=True):
-        counts.other_protocols[int(protocol)] += int(number)
+def _other_protocols(packets: Carried, found: _Found) -> None:
+    other = packets.pick(~any_of(packets.protocol, (PROTOCOL_TCP, PROTOCOL_UDP)))
+    for protocol, number in zip(*np.unique(other.protocol, return_counts=True), strict=True):
+        count, opener = int(number), BY_PROTOCOL.get(int(protocol))
+        if opener is not None:
+            count = found.open(opener, _of_protocol(other, protocol).cursor)
+        if count:
+            found.counts.other_protocols[int(protocol)] += count
 
 
-def _count_other_ethertypes(ethertype: Ints, counts: FrameCounts) -> None:
+def _other_ethertypes(cursor: Cursor, ethertype: Ints, found: _Found) -> None:
+    counts = found.counts
     for value, number in zip(*np.unique(ethertype, return_counts=True), strict=True):
+        count, opener = int(number), BY_ETHERTYPE.get(int(value))
+        if opener is not None:
+            count = found.open(opener, cursor.pick(ethertype == value))
         if value == ETHERTYPE_ARP:
-            counts.arp += int(number)
-        else:
+            counts.arp += count
+        elif count:
             known = MIN_ETHERTYPE <= value < UNKNOWN
-            counts.other_ethertypes[int(value) if known else 0] += int(number)
+            counts.other_ethertypes[int(value) if known else 0] += count
 
 
 def _tcp(
@@ -199,21 +249,32 @@ def _undamaged(packets: Carried, data: Bytes) -> Mask:
     return good
 
 
-def _roce(packets: Carried, frames: FrameBatch, counts: FrameCounts) -> IbPackets:
-    """RoCE v2: UDP to port 4791. Whether it is RDS is not known here."""
+def _udp(packets: Carried, found: _Found) -> None:
+    """RoCE v2, which is UDP to port 4791 (whether it is RDS is not known here), and tunnels."""
+    counts = found.counts
     whole = packets.cursor.at + _UDP.itemsize <= packets.cursor.end
     counts.cut += len(packets) - int(whole.sum())
     packets = packets.pick(whole)
-    headers = gather(frames.data, packets.cursor.at, _UDP)
-    wanted = headers["dport"] == ROCE_UDP_PORT
-    counts.udp_other += len(packets) - int(wanted.sum())
-    packets, headers = packets.pick(wanted), headers[wanted]
+    headers = gather(found.frames.data, packets.cursor.at, _UDP)
     cursor = packets.cursor
     size = headers["size"].astype(np.int64)
     told = (size >= _UDP.itemsize) & (cursor.at + size <= cursor.wire_end)
     cursor = cursor.ending(np.where(told, cursor.at + size, cursor.wire_end))
     packets = packets.at(cursor.behind(_UDP.itemsize))
-    return _infiniband(_cut_bursts(packets, headers["checksum"] != 0), frames, counts)
+    wanted = headers["dport"] == ROCE_UDP_PORT
+    if not wanted.all():
+        _other_ports(packets.pick(~wanted), headers["dport"][~wanted], found)
+        packets, headers = packets.pick(wanted), headers[wanted]
+    found.ib.append(_infiniband(_cut_bursts(packets, headers["checksum"] != 0), found.frames, counts))
+
+
+def _other_ports(packets: Carried, ports: NDArray[Any], found: _Found) -> None:
+    found.counts.udp_other += len(packets)
+    for port, opener in BY_PORT.items():
+        mask = ports == port
+        if mask.any():
+            tunnels = packets.cursor.pick(mask)
+            found.counts.udp_other -= len(tunnels) - found.open(opener, tunnels)
 
 
 def _cut_bursts(packets: Carried, checked: Mask) -> Carried:

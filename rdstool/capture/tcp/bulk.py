@@ -33,7 +33,7 @@ class Lanes:
     length: Ints
     bounds: Ints
     offset: Ints
-    """In the stream."""
+    """Stream offset of each segment."""
     jumps: NDArray[np.intp]
     """Halves in which some number is far from the one before."""
 

@@ -32,11 +32,11 @@ class Grouping:
     """Which segment belongs to which connection. Groups are numbered in no order."""
 
     group: Ints
-    """Of each segment."""
+    """Group of each segment."""
     backward: NDArray[np.bool_]
     """Which segments go from the key's larger end to the smaller one."""
     keys: list[Key]
-    """Of each group."""
+    """Key of each group."""
     flags: list[int]
     """All TCP flags that occur in each group."""
     order: Ints

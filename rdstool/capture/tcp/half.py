@@ -97,13 +97,13 @@ class Extents:
     start: list[int] = field(default_factory=list)
     size: list[int] = field(default_factory=list)
     place: list[int] = field(default_factory=list)
-    """In the chunk, or ABSENT."""
+    """Place of the bytes in the chunk, or ABSENT."""
     frame: list[int] = field(default_factory=list)
-    """That holds the bytes."""
+    """Frame that holds the bytes."""
     done: list[int] = field(default_factory=list)
     """Frame with which the stream was complete up to here; never less than the one before."""
     time: list[int] = field(default_factory=list)
-    """Of ``done``, ns."""
+    """Time of the frame in ``done``, ns."""
     absent: list[tuple[int, int]] = field(default_factory=list)
     """[start, end) of what is absent, ascending."""
     holes: set[int] = field(default_factory=set)
@@ -211,7 +211,7 @@ class Half:
     done: int = 0
     """Frame with which it was."""
     done_time: int = 0
-    """Of that frame, ns."""
+    """Time of that frame, ns."""
     acked: int = 0
     """The peer has acknowledged everything before."""
     boundary: int = 0
@@ -230,12 +230,12 @@ class Half:
 
     @property
     def regular(self) -> bool:
-        """Nothing waits, and framing is known."""
+        """Whether nothing waits, and framing is known."""
         return not self.pending and self.search is None
 
     @property
     def idle(self) -> bool:
-        """Nothing waits, and no message has begun."""
+        """Whether nothing waits, and no message has begun."""
         return self.regular and self.open is None and not self.carry
 
     def offsets(self, seq: NDArray[np.uint32]) -> Ints:

@@ -58,7 +58,7 @@ class RowBuilder:
     done: list[int] = field(default_factory=list)
     """The frame with which the stream was complete up to the span's end."""
     time: list[int] = field(default_factory=list)
-    """Of ``done``, ns."""
+    """Time of the frame in ``done``, ns."""
     runs: list[tuple[int, int, int]] = field(default_factory=list)
     """(stream, direction, index of the first message) where these change."""
     missing: dict[int, int] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class Framing:
         self.stream = stream
         self.out = out
         self.segments: Segmentation | None = None
-        """Of the extents; made when a search needs it."""
+        """Segments of the extents; made when a search needs them."""
         self.base = out.begin(stream, half.direction, extents)
         """Number of the span that the first extent is."""
 
@@ -292,7 +292,7 @@ class Framing:
         if self.segments is None:
             extents = self.extents
             ends = {start + size for start, size in zip(extents.start, extents.size, strict=True)}
-            self.segments = Segmentation(set(extents.start), ends, extents.missing)
+            self.segments = Segmentation(set(extents.start) - {search.cut}, ends, extents.missing)
         size = FIRST_WINDOW_BYTES
         while True:
             data, behind, more = self._window(size)
@@ -424,6 +424,7 @@ class Framing:
         keep_from = max(half.boundary, half.next - MAX_SEARCH_BYTES)
         if half.search is not None:
             self._pass_over(keep_from)
+            half.search.note_cut(keep_from, extents.start)
         if keep_from < half.next:
             half.carry = extents.copy(self.chunk, keep_from, half.next)
 

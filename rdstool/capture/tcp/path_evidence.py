@@ -13,6 +13,7 @@ differently; where its messages say so, the basis tells (protocol.md §4.3, 5.4,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from dissectors.wire.extensions import GenNum, NPaths, SportIdx, parse_extensions
@@ -118,11 +119,17 @@ class Connection:
 
     def add_port(self, direction: int, port: int) -> bool:
         """Count an RDS source port; False where it was counted before."""
-        forward, back = self.ports
         if port in self.ports[direction]:
             return False
-        self.ports = (forward, (*back, port)) if direction else ((*forward, port), back)
+        self.ports = _with_port(self.ports, direction, port)
         return True
+
+
+@lru_cache(4096)
+def _with_port(ports: tuple[Ports, Ports], direction: int, port: int) -> tuple[Ports, Ports]:
+    """One object for all connections on which the same ports were seen."""
+    forward, back = ports
+    return (forward, (*back, port)) if direction else ((*forward, port), back)
 
 
 @dataclass(slots=True)
@@ -131,7 +138,7 @@ class AddressPair:
 
     open: list[Connection]
     announced: tuple[Announcement | None, Announcement | None] = (None, None)
-    """By the smaller and by the larger address."""
+    """What the smaller and what the larger address announced."""
     released: tuple[int, ...] = ()
     """Paths whose connection ended and was not followed by another yet, the longest free first."""
     several: bool = False
@@ -152,11 +159,15 @@ class AddressPair:
         return said.sport_idx if said else None
 
 
+# A hundred thousand pairs without a word about paths have this in common.
+_plain = lru_cache(64)(Common)
+
+
 def weigh_in_common(pair: AddressPair) -> Common:
     """What holds for all connections of a pair, from what is known now."""
     npaths = pair.npaths
     if npaths == 1 or pair.sport_idx or (npaths is None and not pair.several):
-        return Common(npaths, pair.several, pair.sport_idx)
+        return _plain(npaths, pair.several, pair.sport_idx)
     count = npaths or MAX_PATHS
     swapped = _byte_swapped(pair.open, True, count), _byte_swapped(pair.open, False, count)
     chance = 0.0 if pair.sport_idx is False else _chance_by_source_port(pair.open, count, swapped[0])
@@ -243,7 +254,7 @@ def judge(connection: Connection, pair: AddressPair) -> Verdict:
         basis = f"TCP source port {connection.dialled} mod {npaths}, SPORT_IDX announced"
         return connection.dialled % npaths, 1.0 if sure else LEAST_CONFIDENCE, basis
     if npaths is None and not common.several:
-        return _only_connection(connection)
+        return _only_connection(connection.ports, connection.stream.from_start)
     return _infer(connection, common)
 
 
@@ -265,11 +276,12 @@ def _infer(connection: Connection, common: Common) -> Verdict:
     return path, min(confidence, MOST_CONFIDENCE), _basis(connection, path, count, common) + note
 
 
-def _only_connection(connection: Connection) -> Verdict:
+@lru_cache(4096)
+def _only_connection(sides: tuple[Ports, Ports], from_start: bool) -> Verdict:
     """No handshake and one connection at a time: a single path, or one of several whose others were not captured."""
-    votes = [sum(counts) for counts in zip(*(tally(side, MAX_PATHS, False) for side in connection.ports), strict=True)]
+    votes = [sum(counts) for counts in zip(*(tally(side, MAX_PATHS, False) for side in sides), strict=True)]
     ports = sum(votes)
-    trust = ONLY_TRUST[connection.stream.from_start]
+    trust = ONLY_TRUST[from_start]
     hit, miss = 1 - STRAY_PORT, STRAY_PORT / (MAX_PATHS - 1)
     single = trust * MAX_PATHS**-ports
     lanes = [(1 - trust) / MAX_PATHS * hit**count * miss ** (ports - count) for count in votes]

@@ -75,7 +75,14 @@ class BoundarySearch:
     since: int
     """Where the boundary was lost."""
     last_sequence: int
-    """Of the last message before, 0 without one."""
+    """Sequence of the last message before, 0 without one."""
+    cut: int = -1
+    """Where bytes begin that were kept for the next look, though their segment began before."""
+
+    def note_cut(self, position: int, starts: Container[int]) -> None:
+        """Bytes are kept from ``position`` on; segments, or what was kept of them before, begin at ``starts``."""
+        if position not in starts:
+            self.cut = position
 
     def look(self, data: Bytes, origin: int, segments: Segmentation, *, final: bool = False) -> Outcome:
         """Search stream bytes that begin at ``origin``; ``final`` where no more will follow them."""

@@ -22,7 +22,7 @@ def find_port(name: str) -> Path:
 
 
 def main() -> None:
-    """Serve the host."""
+    """Serve the host's calls until it hangs up."""
     with find_port(sys.argv[1]).open("r+b", buffering=0) as port:
         server = Server(port)
         for part in (Commands(server), Sockets(), System()):

@@ -48,7 +48,7 @@ class Server:
 
     def _serve(self, request: dict[str, Any]) -> None:
         answer = self._answer(request)
-        with suppress(OSError):  # the host is gone, and with it whoever wanted to know
+        with suppress(OSError, ValueError):  # the host is gone, or the port closed, and with it whoever wanted to know
             self.tell({"id": request["id"], **answer})
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:

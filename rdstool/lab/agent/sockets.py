@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
 
-from rdstool.afrds.numbers import SOL_RDS, Option, Transport
+from rdstool.afrds.numbers import Transport
 from rdstool.afrds.sockets import cancel_sent_to, family_of, open_socket
 from rdstool.lab.content import digest, payload
 
@@ -201,19 +201,9 @@ class Sockets:
         """Set an option to a number, or to base64 bytes."""
         self._sockets[sock].setsockopt(level, option, base64.b64decode(value) if isinstance(value, str) else value)
 
-    def get_option(self, sock: int, level: int, option: int, size: int = 0) -> int | str:
-        """Get an option: a number, or ``size`` bytes as base64."""
-        if not size:
-            return self._sockets[sock].getsockopt(level, option)
-        return base64.b64encode(self._sockets[sock].getsockopt(level, option, size)).decode("ascii")
-
     def cancel(self, sock: int, address: str, port: int) -> None:
-        """RDS_CANCEL_SENT_TO."""
+        """Cancel what was sent to a destination (RDS_CANCEL_SENT_TO)."""
         cancel_sent_to(self._sockets[sock], address, port)
-
-    def monitor(self, sock: int, on: bool = True) -> None:
-        """RDS_CONG_MONITOR."""
-        self._sockets[sock].setsockopt(SOL_RDS, Option.CONG_MONITOR, int(on))
 
 
 def _flags(names: Iterable[str]) -> int:

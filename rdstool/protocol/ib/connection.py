@@ -69,7 +69,7 @@ class IbConnection(BaseConnection):
         """Source of the last ping that asked for an acknowledgement."""
 
     def lanes(self) -> tuple[IbLane]:
-        """The only one."""
+        """The connection's one lane."""
         return (self.lane,)
 
     # ---- Sending

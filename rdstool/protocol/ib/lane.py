@@ -37,7 +37,7 @@ class IbLaneOwner(LaneOwner, Protocol):
     """What the lane needs of its connection besides: to tell that it may be connected again."""
 
     def went_down(self, now: float) -> None:
-        """It has no connection any more."""
+        """The lane has no connection any more."""
 
 
 class IbLane(Lane):

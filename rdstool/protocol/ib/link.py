@@ -104,7 +104,7 @@ class IbLink(BaseLink):
         self.ack_id = 0
         self.next_id = 1
         self.signal_every = settings.ib_max_unsignaled_wr + 1
-        """One in so many frames tells of its end."""
+        """One frame in so many asks for a completion."""
         self.posted: deque[int] = deque()
         """Work requests that are not known to be completed, by number, the ack-only frame not counted."""
         self.receives_due = settings.ib_max_recv_wr

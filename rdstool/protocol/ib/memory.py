@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rdstool.protocol.counters import Counters
 
 MAX_REGION_BYTES = 1 << 20
-"""Of one region: 256 pages (``RDS_MAX_MSG_SIZE``)."""
+"""Longest memory region: 256 pages (``RDS_MAX_MSG_SIZE``)."""
 SMALL_REGION_BYTES = 8 << 10
 """Up to here a region counts as one of 8 KiB, beyond as one of 1 MiB (kernel ``rds_ib_alloc_frmr``)."""
 _KEY_BITS = 32
@@ -53,7 +53,7 @@ class Region(Protocol):
 
     @property
     def length(self) -> int:
-        """Bytes."""
+        """Length of the memory in bytes."""
 
     @property
     def lkey(self) -> int:
@@ -61,7 +61,7 @@ class Region(Protocol):
 
     @property
     def rkey(self) -> int:
-        """Key for peers."""
+        """The key that peers use."""
 
 
 class Registrar(Protocol):
@@ -80,7 +80,7 @@ def make_cookie(rkey: int, offset: int) -> int:
 
 
 def split_cookie(cookie: int) -> tuple[int, int]:
-    """Key and offset."""
+    """The key and the offset that a cookie consists of."""
     return cookie & _KEY_MASK, cookie >> _KEY_BITS
 
 

@@ -21,13 +21,13 @@ class RemoteOperation:
     length = 0
     """Bytes that are moved."""
     direction: RdmaDirection | None = None
-    """For RDMA_BYTES; None for atomics."""
+    """Direction for RDMA_BYTES; None for atomics."""
 
     def __init__(self, socket: Outbox, item: RdmaArgs | Atomic) -> None:
         self._socket = socket
         self.rkey, start = split_cookie(item.cookie)
         self.address = start + item.remote_offset
-        """In the peer's address space."""
+        """Where it begins in the peer's address space."""
         self.fence = bool(item.flags & RdmaFlags.FENCE)
         self.silent = bool(item.flags & RdmaFlags.SILENT)
         self._notify = bool(item.flags & RdmaFlags.NOTIFY_ME)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rdstool.protocol import events
-from rdstool.protocol.addresses import canonical
+from rdstool.protocol.addresses import canonical, same_but_for_scope
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.ib.connection import IbConnection
 from rdstool.protocol.ib.link import IbLink
@@ -55,9 +55,9 @@ class IbPort:
             return RefuseReason.VERSION
         for wrong, reason in (
             (node.closed, RefuseReason.CLOSED),
-            (local not in node.ports or said.destination != local, RefuseReason.NOT_OURS),
+            (local not in node.ports or not same_but_for_scope(said.destination, local), RefuseReason.NOT_OURS),
             (peer in node.ports, RefuseReason.OWN_ADDRESS),
-            (said.source != peer, RefuseReason.FALSE_ADDRESS),
+            (not same_but_for_scope(said.source, peer), RefuseReason.FALSE_ADDRESS),
         ):
             if wrong:
                 return reason

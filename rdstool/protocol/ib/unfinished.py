@@ -46,5 +46,5 @@ class Unfinished:
             oldest.drop(DropReason.UNFINISHED_MESSAGE, "", now, abort=True)
 
     def forget(self, lane: Receiver) -> None:
-        """It holds nothing any more."""
+        """Forget a connection: it holds nothing any more."""
         self.held -= self._held.pop(lane, 0)

@@ -55,7 +55,7 @@ class Send(NamedTuple):
 
 
 class Write(NamedTuple):
-    """RDMA WRITE."""
+    """RDMA WRITE of some bytes."""
 
     id: int
     data: bytes | memoryview

@@ -12,14 +12,13 @@ from rdstool.protocol.ib.link import IbLink
 from rdstool.protocol.ib.port import REJECT_DATA
 from rdstool.protocol.ib.private import service_id
 from rdstool.protocol.ib.work import CompareSwapWork, FetchAddWork, Read, Send, Work, Write
+from rdstool.protocol.info import SERVICE_LEVELS
 from rdstool.protocol.link import BaseLink
 from rdstool.protocol.node import Node
 from rdstool.transport.base import Wanted
 from rdstool.transport.ib import provider as verbs
 
 _RECEIVE, _SUCCESS = verbs.Operation.RECEIVE, verbs.Status.SUCCESS
-SERVICE_LEVELS = 0xF
-"""Bits of the type of service that make the service level (§7.7)."""
 
 
 class Glue:
@@ -29,7 +28,7 @@ class Glue:
         self._engine = engine
         self._clock = clock
         self.providers: dict[str, verbs.Provider] = {}
-        """By local address."""
+        """Providers by local address."""
         self.links: dict[verbs.Connection, IbLink] = {}
         self.stirred: dict[str, None] = {}
         """Addresses whose provider has something to do."""

@@ -216,7 +216,7 @@ class ConnectRequested:
     private_data: bytes
     """As it came, filled up with zeros; without the IP CM header where the service has one."""
     source_port: int
-    """Of the IP CM header; 0 without one."""
+    """Port of the IP CM header; 0 without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ class Disconnected:
     connection: Connection
     by_peer: bool
     private_data: bytes
-    """Of the peer's DREQ."""
+    """Private data of the peer's DREQ."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 
-from dissectors.wire.encapsulation import ROCE_UDP_PORT
+from dissectors.wire.encapsulation import ROCE_FIRST_SOURCE_PORT, ROCE_UDP_PORT
 from dissectors.wire.icrc import MAX_PACKET_BYTES
-from rdstool.errors import TransportError
+from rdstool.errors import AddressError, TransportError
 from rdstool.protocol.addresses import canonical, parsed
 from rdstool.protocol.ib.memory import Access, Region
 from rdstool.transport.ib.provider import ConnectionOptions, Event
@@ -32,11 +32,10 @@ from rdstool.transport.ib.roce.device import Device, Outgoing, Tap
 from rdstool.transport.ib.roce.flow import MAX_BURST
 from rdstool.transport.ib.roce.memory import MemoryRegion
 from rdstool.transport.ib.roce.numbers import MTU_CODES
+from rdstool.transport.scopes import SocketAddress, host_of, socket_address
 
 SENDERS = 4
 """Sockets that send, each with a source port of its own."""
-FIRST_SOURCE_PORT = 0xC000
-"""RoCE sends from ports above this (Annex A17)."""
 _PORT_ATTEMPTS = 64
 MAX_UDP_BYTES = 0xFFFF
 RECEIVE_BUFFER_BYTES = 8 << 20
@@ -125,20 +124,21 @@ class RoceProvider:
             except OSError:
                 made.setsockopt(socket.SOL_SOCKET, usual, size)
         try:
-            made.bind((self.address, port))
+            made.bind(socket_address(self.address, port)[1])
         except OSError as error:
             made.close()
-            raise TransportError(
+            raise AddressError(
+                error.errno,
                 f"UDP port {port} of {self.address} cannot be used ({error.strerror}): "
-                "give an address of this machine that no other RoCE device uses"
+                "give an address of this machine that no other RoCE device uses",
             ) from None
         return made
 
     def _open_sender(self, random: Random) -> socket.socket:
         for _ in range(_PORT_ATTEMPTS):
             with contextlib.suppress(TransportError):
-                return self._open(random.randrange(FIRST_SOURCE_PORT, 0x10000))
-        raise TransportError(f"no UDP port of {self.address} above {FIRST_SOURCE_PORT} is free")
+                return self._open(random.randrange(ROCE_FIRST_SOURCE_PORT, 0x10000))
+        raise TransportError(f"no UDP port of {self.address} above {ROCE_FIRST_SOURCE_PORT} is free")
 
     # ---- For the owner
 
@@ -162,8 +162,8 @@ class RoceProvider:
         level, option = (socket.IPPROTO_IP, _IP_MTU) if version4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
         try:
             with self._make_socket(self._family, socket.SOCK_DGRAM) as probe:
-                probe.bind((self.address, 0))
-                probe.connect((peer, ROCE_UDP_PORT))
+                probe.bind(socket_address(self.address, 0)[1])
+                probe.connect(socket_address(peer, ROCE_UDP_PORT)[1])
                 room = probe.getsockopt(level, option) - _MAX_HEADER_BYTES
         except OSError as error:
             raise TransportError(f"{self.address} has no way to {peer} ({error.strerror})") from None
@@ -174,7 +174,7 @@ class RoceProvider:
         return self.device.register(memory, access)
 
     def deregister(self, region: Region) -> None:
-        """Take memory away."""
+        """Make the keys of a region void."""
         self.device.deregister(region)
 
     def set_tap(self, tap: Tap | None) -> None:
@@ -182,7 +182,7 @@ class RoceProvider:
         self.device.tap = tap
 
     def filenos(self) -> Sequence[int]:
-        """The receiving socket."""
+        """The receiving socket's number."""
         return (self._receiver.fileno(),)
 
     def next_timer(self) -> float | None:
@@ -225,18 +225,18 @@ class RoceProvider:
             while count < RECEIVE_BATCH:
                 datagrams, address = receive()
                 count += len(datagrams)
-                self.device.receive(datagrams, address[0], address[1], now)
+                self.device.receive(datagrams, host_of(address), address[1], now)
         except BlockingIOError:
             pass
         except OSError as error:
             self._note(error)
         return count
 
-    def _receive_one(self) -> tuple[list[bytes], tuple[str, int]]:
+    def _receive_one(self) -> tuple[list[bytes], SocketAddress]:
         data, address = self._receiver.recvfrom(MAX_PACKET_BYTES + 1)
         return [data], address
 
-    def _receive_burst(self) -> tuple[list[bytes], tuple[str, int]]:
+    def _receive_burst(self) -> tuple[list[bytes], SocketAddress]:
         data, ancillary, _, address = self._receiver.recvmsg(MAX_UDP_BYTES, _ANCILLARY_BYTES)
         for level, kind, value in ancillary:
             if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
@@ -263,8 +263,11 @@ class RoceProvider:
         unsent, senders = self._unsent, self._senders
         while unsent:
             port, destination, datagrams = unsent[0]
-            sender, target = senders[port], (destination, ROCE_UDP_PORT)
+            sender = senders[port]
+            target: SocketAddress = (destination, ROCE_UDP_PORT)
             try:
+                if "%" in destination:
+                    target = socket_address(destination, ROCE_UDP_PORT)[1]
                 if len(datagrams) == 1:
                     sender.sendto(datagrams[0], target)
                 else:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.errors import TransportError
+from rdstool.errors import AddressError
 from rdstool.protocol.config import Settings
 from rdstool.protocol.source_ports import source_port
+from rdstool.transport.scopes import socket_address
 
 BACKLOG = 64
 """As the kernel's (``rds_tcp_listen_init``)."""
@@ -27,23 +28,19 @@ LINGER_0 = struct.pack("@ii", 1, 0)
 """Value of SO_LINGER that makes a close a reset."""
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
-SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 MakeSocket = Callable[[int, int], socket.socket]
 """Makes a socket of a family and type: ``socket.socket``, or one that makes it in another network namespace."""
-
-
-def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, SocketAddress]:
-    """Family and address for ``bind`` and ``connect``; a scope (``fe80::1%eth0``) is resolved. Raises ``OSError``."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
-    return socket.AddressFamily(found[0]), found[4]  # type: ignore[return-value]
 
 
 def listener(address: str, port: int, settings: Settings, make_socket: MakeSocket = socket.socket) -> socket.socket:
     """A socket that takes connections for one address, and for no other.
 
-    Raises ``TransportError`` where the address is not this machine's, or something else has the port.
+    Raises ``AddressError`` where the address is not this machine's, or something else has the port.
     """
-    family, where = socket_address(address, port)
+    try:
+        family, where = socket_address(address, port)
+    except OSError as problem:
+        raise AddressError(problem.errno, _why_not(address, port, problem)) from problem
     sock = make_socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -55,7 +52,7 @@ def listener(address: str, port: int, settings: Settings, make_socket: MakeSocke
         sock.listen(BACKLOG)
     except OSError as problem:
         sock.close()
-        raise TransportError(_why_not(address, port, problem)) from problem
+        raise AddressError(problem.errno, _why_not(address, port, problem)) from problem
     return sock
 
 

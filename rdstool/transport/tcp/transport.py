@@ -15,6 +15,7 @@ from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
 from rdstool.transport.lookout import READ, WRITE
+from rdstool.transport.scopes import host_of
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
 
@@ -80,7 +81,7 @@ class TcpTransport:
                     if problem.errno in _OUT_OF_RESOURCES:
                         self._pause(address, sock)
                     break
-                self._take(address, incoming, peer[0], peer[1])
+                self._take(address, incoming, host_of(peer), peer[1])
             self._driver.act()
 
     def _take(self, address: str, sock: socket.socket, peer: str, port: int) -> None:

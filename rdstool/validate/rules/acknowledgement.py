@@ -130,7 +130,7 @@ class AcknowledgementCheck(Check):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._acked = PerFlow(np.int64, -1)
-        """By the flow that carries the acknowledgement."""
+        """Highest position acknowledged, by the flow that carries the acknowledgement."""
         self._acked_frame = PerFlow(np.int64, -1)
         """Frame of its latest row."""
         self._run = PerFlow(np.int64, 0)

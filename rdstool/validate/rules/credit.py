@@ -64,7 +64,7 @@ class Spent(NamedTuple):
     frame: int
     time: int
     number: int | None
-    """Of its message."""
+    """Number of the frame's message."""
 
 
 def _frame(spent: Spent) -> int:
@@ -113,13 +113,13 @@ class CreditCheck(Check):
         self._asked: dict[tuple[int, bytes], int] = {}
         self._agreed: dict[int, bool] = {}
         self._accounts: dict[int, Account] = {}
-        """By the flow that sends."""
+        """Accounts by the flow that sends."""
         self._told: dict[int, int | None] = {}
         """The message of a flow that was last told of."""
         self._overflown: set[int] = set()
 
     def feed(self, batch: Batch) -> None:
-        """Set-ups, then frames."""
+        """Take the set-ups, then the frames, of a batch."""
         view = batch.view
         self._set_up(view)
         if not view.any_ib or not view.count:
@@ -132,7 +132,7 @@ class CreditCheck(Check):
             self._count(view)
 
     def finish(self) -> None:
-        """All grants are known."""
+        """Judge what is left, now that all grants are known."""
         for flow, account in self._accounts.items():
             self._tell(flow, account, NEVER)
 

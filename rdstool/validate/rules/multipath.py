@@ -84,7 +84,7 @@ class MultipathCheck(Check):
         self._known_uses: set[int] = set()
 
     def feed(self, batch: Batch) -> None:
-        """TCP only."""
+        """Take a batch of RDS over TCP."""
         view = batch.view
         if not view.count or not view.tcp.any():
             self._acks(view)

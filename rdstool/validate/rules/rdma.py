@@ -98,7 +98,7 @@ class RdmaCheck(Check):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._offered: dict[int, dict[int, None]] = {}
-        """By the flow of the offer."""
+        """Keys that were offered, by the flow of the offer."""
 
     def feed(self, batch: Batch) -> None:
         """Messages first: a key is offered before it is used."""

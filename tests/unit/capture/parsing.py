@@ -79,6 +79,7 @@ def check_counts(counts: FrameCounts) -> None:
         counts.fragments_lost,
         counts.cut,
         counts.malformed,
+        counts.too_deep,
     )
     rest = sum(single) + counts.arp + sum(counter.total() for counter in others)
     assert counts.passed_over == counts.frames - kept == rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from rdstool import __version__
+from rdstool.__main__ import COLLECT_AFTER
 from rdstool.cli import app, exit_codes, output
+from rdstool.cli.endpoints import run_job
 from rdstool.cli.progress import LONG_INPUT_BYTES, progress
 from tests.thinned.thinning import whole, write
 from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
@@ -39,6 +42,22 @@ def test_version_is_answered_before_anything_is_imported() -> None:
     done = rdstool("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"rdstool {__version__}\n", "")
     assert not {"typer", *HEAVY} & _imported("--version")
+
+
+def test_peers_that_are_forgotten_are_freed_while_a_node_runs() -> None:
+    seen: list[int] = []
+
+    async def job() -> exit_codes.ExitCode:
+        seen.append(gc.get_threshold()[0])
+        return exit_codes.ExitCode.CLEAN
+
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER)  # as the command's entry point does
+    try:
+        run_job(job)
+    finally:
+        gc.set_threshold(*before)
+    assert seen == [before[0]]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["decode", "--help"], ["fields", "-h"]])
@@ -98,7 +117,7 @@ WRONG = [
     (["validate", "--jobs", "2", "--follow", str(TCP)], "--jobs and --follow exclude each other"),
     (["stats", "--jobs", "2", "--follow", str(TCP)], "--jobs and --follow exclude each other"),
     (["decode", "--jobs", "2", "--engine", "tshark", str(TCP)], "--jobs and --engine tshark exclude each other"),
-    (["decode", "--time", "noon", str(TCP)], "no form of time"),
+    (["decode", "--time", "noon", str(TCP)], "--time noon is not known: take one of relative"),
     (["decode", "--time", "utc", "--json", str(TCP)], "--time is for lines and CSV"),
     (["decode", "--count", "0", str(TCP)], "--count"),
     (["decode", "--tcp-port", "70000", str(TCP)], "--tcp-port"),

@@ -119,6 +119,12 @@ def test_scenarios_are_listed_and_shown() -> None:
     assert {each["transport"] for each in told} == {"tcp", "ib"}
 
 
+@pytest.mark.parametrize(("transport", "listed"), [("tcp", {"tcp"}), ("ib", {"ib"}), ("auto", {"tcp", "ib"})])
+def test_scenarios_of_a_named_transport_are_listed(transport: str, listed: set[str]) -> None:
+    told = [json.loads(line) for line in lines("craft", "--list", "--json", "--transport", transport)]
+    assert {each["transport"] for each in told} == listed
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -127,8 +133,13 @@ def test_scenarios_are_listed_and_shown() -> None:
         (["ping"], "--to is missing"),
         (["ib-ping", "--to", "127.0.0.9", "--from", "127.0.0.8"], "ib-ping is for --transport ib"),
         (["ib-icrc-bad", "--to", "127.0.0.9", "--transport", "ib", "--provider", "verbs"], "it is for --provider roce"),
-        (["ping", "--to", "127.0.0.9", "--transport", "udp"], "there is no transport 'udp'"),
-        (["ping", "--to", "127.0.0.9", "--format", "xml"], "--format xml: choose one of text, json, junit"),
+        (["ping", "--to", "127.0.0.9", "--transport", "udp"], "--transport udp is not known"),
+        (
+            ["ping", "--to", "127.0.0.9", "--json", "--format", "junit"],
+            "--json and --format junit exclude each other; take one of them",
+        ),
+        (["ping", "--to", "127.0.0.9", "--format", "xml"], "--format xml is not known: take one of text, json, junit"),
+        (["--list", "--transport", "udp"], "--transport udp is not known"),
         ([], "name a scenario, or see --list"),
         (["ping", "--to", "127.0.0.1", "--from", "127.0.0.9"], "ping needs an own address that is smaller than"),
         (["ping", "--to", "127.0.0.9", "--from", "127.0.0.9"], "cannot be the two ends of a connection"),

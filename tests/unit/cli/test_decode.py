@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.fuzz.damage import split
 from tests.unit.cli.running import COMMAND, CONGESTION, PCAPS, RDMA, ROOT, TCP, lines, rdstool_here
 
 KEYS: dict[str, tuple[type, ...]] = {
@@ -97,6 +98,21 @@ def test_messages_of_rdma_cm_are_lines_of_their_own_with_their_private_data() ->
     assert (request["kind"], request["message"]) == ("cm", "REQ")
     assert (request["private"]["major"], request["private"]["minor"]) == (3, 1)
     assert request["private"]["saddr"] == request["src"]
+
+
+@pytest.mark.parametrize("command", ["decode", "validate", "stats"])
+@pytest.mark.parametrize(("capture", "size"), [(TCP, 96), (RDMA, 96), (TCP, 50)])
+def test_a_capture_whose_frames_are_too_short_for_rds_says_so(
+    command: str, capture: str | Path, size: int, tmp_path: Path
+) -> None:
+    header, frames = split(gzip.decompress(Path(capture).read_bytes()))
+    cut = [frame[:8] + min(size, len(frame) - 16).to_bytes(4, "little") + frame[12 : 16 + size] for frame in frames]
+    path = tmp_path / "short.pcap"
+    path.write_bytes(header + b"".join(cut))
+    done = rdstool_here(command, str(path))
+    assert done.returncode == 0
+    assert "cut short by the capture; 192 bytes of each hold all headers" in done.stderr
+    assert "--tcp-port" not in done.stderr
 
 
 def test_congested_ports_are_named() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.cli.endpoints import source_for
-from rdstool.cli.ping import duration
+from rdstool.cli.numbers import duration
+from rdstool.cli.places import source_for
 from rdstool.endpoint.pinger import Tally
 from rdstool.errors import UsageError
 from tests.kit.loopback import own_addresses

@@ -89,7 +89,7 @@ def test_what_the_peer_refuses_is_a_problem(offer: Offer) -> None:
         (("rdma", "write", "127.0.0.1", "0x1", "no-such-file"), "no-such-file"),
         (("listen", "127.0.0.1:4000", "--offer", "64"), "--offer needs --transport ib"),
         (("listen", "127.0.0.1:4000", "--transport", "ib", "--offer", "2M"), "RDS has room for"),
-        (("listen", "127.0.0.1:4000", "--transport", "smoke"), "there is no transport 'smoke'"),
+        (("listen", "127.0.0.1:4000", "--transport", "smoke"), "--transport smoke is not known"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: tuple[str, ...], complaint: str) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 import rdstool as rdstool_api
 from rdstool.cli.echo import Echo
-from rdstool.cli.endpoints import place
 from rdstool.cli.listen import preview
 from rdstool.cli.payloads import Sizes, made_up, sizes
+from rdstool.cli.places import place
 from rdstool.endpoint.constants import MSG_PEEK
 from rdstool.errors import UsageError
 from tests.kit.loopback import own_addresses
@@ -269,9 +269,9 @@ def test_a_message_that_the_send_buffer_cannot_hold_is_refused_with_its_name() -
         (["send", "127.0.0.1:70000", "-m", "x"], "'70000' in '127.0.0.1:70000' is not a port: they are 0 to 65535"),
         (["send", "[::1", "-m", "x"], "'[::1' is not an address: write [ADDRESS]:PORT"),
         (["send", "127.0.0.1", "-c", "1", "-s", "2M"], "--size 2M: write N or MIN-MAX, 1048576 at most"),
-        (["send", "127.0.0.1", "-c", "1", "--pattern", "x"], "there is no pattern 'x'"),
+        (["send", "127.0.0.1", "-c", "1", "--pattern", "x"], "--pattern x is not known"),
         (["send", "127.0.0.1", "-m", "x", "-c", "3"], "--count is for made-up messages"),
-        (["send", "127.0.0.1", "-m", "x", "--profile", "x"], "there is no profile 'x'"),
+        (["send", "127.0.0.1", "-m", "x", "--profile", "x"], "--profile x is not known"),
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.x=1"], "--set net.rds.x=1: write NAME=VALUE with one of"),
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.ping_enable=no"], "'no' is not a number"),
         (["send", "127.0.0.1", "--from", "127.0.0.1:5", "--sockets", "2"], "only one socket can have port 5"),
@@ -293,11 +293,25 @@ def test_wrong_use_is_one_line_that_says_what_to_do(arguments: list[str], said: 
     assert not done.stdout
 
 
+def test_what_reads_as_an_ipv6_address_is_one_and_a_port_at_its_end_is_hinted_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert place("fd00::1:4000") == ("fd00::1:4000", 4000)
+    hint = "fd00::1:4000 is taken for an address: for port 4000, write [fd00::1]:4000"
+    assert hint in capsys.readouterr().err
+    assert place("[fd00::1:4000]") == ("fd00::1:4000", 4000)
+    assert place("fd00::1") == ("fd00::1", 4000)
+    assert not capsys.readouterr().err
+
+
 def test_addresses_are_read_in_all_their_forms() -> None:
     assert place("10.0.0.1") == ("10.0.0.1", 4000)
     assert place("10.0.0.1:0") == ("10.0.0.1", 0)
     assert place("fd00::1") == ("fd00::1", 4000)
     assert place("[fd00::1]:5") == ("fd00::1", 5)
+    assert place("[fd00::1:5]") == ("fd00::1:5", 4000)
+    assert place("fd00::1:face") == ("fd00::1:face", 4000)
+    assert place("fd00:0:0:0:0:0:1:5") == ("fd00::1:5", 4000)
     assert str(place("[fd00::1]:5")) == "[fd00::1]:5"
     with pytest.raises(UsageError, match="neither an address nor a known name"):
         place("no such host")

@@ -16,7 +16,7 @@ import pytest
 import rdstool
 from rdstool.endpoint import constants as c
 from rdstool.endpoint.stack import Stack
-from rdstool.errors import TransportError
+from rdstool.errors import AddressError
 from rdstool.protocol.control import ZerocopyCookie
 from rdstool.protocol.errors import SocketError
 from rdstool.protocol.received import Timestamp, ZerocopyCompletion
@@ -306,11 +306,22 @@ def test_sockets_of_one_address_share_a_node_and_the_last_one_gives_it_up() -> N
         first.sendto(b"neighbour", (address, 4001))
         assert second.recv() == b"neighbour"
         first.close()
-        with pytest.raises(TransportError, match="speaks RDS already"):
+        with pytest.raises(AddressError, match="speaks RDS already") as problem:
             third.bind((address, 4000))
+        assert problem.value.errno == errno.EADDRINUSE
         second.close()
         third.bind((address, 4000))
         third.close()
+
+
+@pytest.mark.parametrize(("chosen", "number"), [(False, errno.EADDRNOTAVAIL), (True, errno.ENOPROTOOPT)])
+def test_an_address_of_another_machine_gives_the_kernels_errno(chosen: bool, number: int) -> None:
+    with Stack() as stack, rdstool.Socket(stack) as sock:
+        if chosen:
+            sock.setsockopt(c.SOL_RDS, c.SO_RDS_TRANSPORT, c.RDS_TRANS_TCP)
+        with pytest.raises(OSError, match="is not an address of this machine") as problem:
+            sock.bind(("192.0.2.1", 4000))
+        assert problem.value.errno == number
 
 
 def test_an_unbound_socket_can_neither_send_nor_wait() -> None:

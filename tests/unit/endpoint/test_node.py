@@ -227,6 +227,10 @@ async def test_the_kernels_options_are_known_by_number() -> None:
         sock = node.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 10_000
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2304
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_SEQPACKET
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
         assert sock.getsockopt(276, 8) == -1
         sock.setsockopt(276, 8, 2)
         sock.bind((address, 0))

@@ -108,6 +108,18 @@ def test_output_comes_while_the_program_runs(channel: Channel) -> None:
     assert parts == [None, [1, "aGVsbG8="]]
 
 
+def test_who_cannot_take_output_ends_its_own_call_and_no_other(channel: Channel) -> None:
+    def take(part: Any) -> None:
+        if part is not None:
+            raise BrokenPipeError("nobody reads")
+
+    future = channel.start("commands.stream", take, key="k", argv=["sh", "-c", "echo; exec cat"], stdin=True)
+    with pytest.raises(BrokenPipeError):
+        result(future)
+    assert result(channel.start("parts.double", value=21)) == 42
+    result(channel.start("commands.hang_up", key="k"))
+
+
 def test_a_program_that_outlasts_its_time_is_killed(channel: Channel) -> None:
     assert result(channel.start("commands.run", argv=["sleep", "100"], timeout=0.1))["status"] is None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rdstool.protocol.addresses import canonical, is_host, rank, same_family
+from rdstool.protocol.addresses import canonical, is_host, lacks_scope, rank, same_but_for_scope, same_family, scope
 from rdstool.protocol.config import SYSCTLS, Settings
 from rdstool.protocol.congestion import LocalMap, PeerMap, crossing, monitor_bit
 from rdstool.protocol.counters import Counters
@@ -25,6 +25,19 @@ def test_addresses_have_one_form() -> None:
     assert canonical("FD00:0:0::1") == "fd00::1"
     assert same_family("10.0.0.1", "::ffff:10.0.0.2")
     assert not same_family("10.0.0.1", "::1")
+
+
+def test_link_local_addresses_alone_have_a_scope() -> None:
+    assert canonical("FE80::0:1%eth0") == "fe80::1%eth0"
+    assert (scope("fe80::1%eth0"), scope("fe80::1"), scope("10.0.0.1")) == ("eth0", "", "")
+    assert canonical("fd00::1%eth0") == "fd00::1"
+    assert canonical("::1%lo") == "::1"
+    assert same_but_for_scope("fe80::1%eth0", "fe80::1")
+    assert not same_but_for_scope("fe80::1%eth0", "fe80::2%eth0")
+    assert lacks_scope("fe80::1")
+    assert not lacks_scope("fe80::1%eth0")
+    assert not lacks_scope("169.254.0.1")
+    assert not lacks_scope("fd00::1")
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.2", "::1", "fe80::1"])

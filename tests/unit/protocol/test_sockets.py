@@ -84,10 +84,52 @@ def test_all_ports_taken() -> None:
 
 @pytest.mark.parametrize(
     ("address", "number"),
-    [("0.0.0.0", errno.EDESTADDRREQ), ("::", errno.EDESTADDRREQ), ("224.0.0.1", errno.EINVAL), ("x", errno.EINVAL)],  # noqa: S104
+    [
+        ("0.0.0.0", errno.EDESTADDRREQ),  # noqa: S104
+        ("::", errno.EPROTOTYPE),
+        ("ff02::1", errno.EPROTOTYPE),
+        ("224.0.0.1", errno.EINVAL),
+        ("x", errno.EINVAL),
+    ],
 )
 def test_what_connect_refuses(address: str, number: int) -> None:
     fails(number, lambda: make_node().socket().connect(address, 4000))
+
+
+LOCAL = "fe80::1%eth0"
+
+
+@pytest.mark.parametrize("call", ["bind", "connect", "sendmsg"])
+def test_a_link_local_address_needs_its_interface(call: str) -> None:
+    node = make_node(LOCAL)
+    socket = node.socket() if call == "bind" else bound(node)
+    refused: dict[str, Callable[[], object]] = {
+        "bind": lambda: socket.bind("fe80::1", 4000),
+        "connect": lambda: socket.connect("fe80::2", 4000),
+        "sendmsg": lambda: send(socket, address="fe80::2"),
+    }
+    assert "fe80::1%eth0" in str(fails(errno.EINVAL, refused[call])).replace("::2", "::1")
+
+
+def test_a_link_local_address_reaches_its_own_link_and_what_is_not_link_local() -> None:
+    socket = bound(make_node(LOCAL))
+    fails(errno.EINVAL, lambda: socket.connect("fe80::2%eth1", 4000))
+    fails(errno.EINVAL, lambda: send(socket, address="fe80::2%eth1"))
+    assert send(socket, b"x", "fe80::2%eth0") == 1
+    assert send(socket, b"x", "fd00::2") == 1
+
+
+def test_an_interface_that_a_program_numbers_is_known_by_its_name() -> None:
+    def name(text: str) -> str:
+        return text.replace("%2", "%eth0")
+
+    node = Node("fe80::1%2", random=Random(1), name=name)
+    socket = bound(node)
+    assert socket.address == LOCAL
+    send(socket, address="fe80::2%2")
+    socket.connect("fe80::2%2", 4000)
+    send(socket, address=None)
+    assert list(node.connections) == [(LOCAL, "fe80::2%eth0", 0)]
 
 
 def test_connect_only_sets_the_default_destination() -> None:
@@ -406,8 +448,8 @@ def test_nobody_can_ask_for_less_than_nothing() -> None:
 def test_the_receive_path_is_timed() -> None:
     node = make_node(LARGE)
     socket = bound(node)
-    fails(errno.EINVAL, lambda: socket.trace_latency(0, 1, 2, 0))
-    fails(errno.EINVAL, lambda: socket.trace_latency(3))
+    fails(errno.EFAULT, lambda: socket.trace_latency(0, 1, 2, 0))
+    fails(errno.EFAULT, lambda: socket.trace_latency(3))
     socket.trace_latency(1, 2)
     link = greeted(node, LARGE, SMALL, 32776, 0.0)
     node.bytes_received(link, header(1, 4, 4000, 4000) + b"da", 1.0)

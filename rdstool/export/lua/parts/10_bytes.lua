@@ -136,20 +136,48 @@ local function address_text(raw, no_lid)
    return concat(text, "::")
 end
 
--- Addresses of IP as text, by their bytes.
-local HOSTS_LIMIT = 65536
-local host_texts, host_count = {}, 0
-
-local function host_of(raw)
-   local text = host_texts[raw]
-   if not text then
-      if host_count >= HOSTS_LIMIT then
-         host_texts, host_count = {}, 0
-      end
-      text = address_text(raw, true)
-      host_texts[raw], host_count = text, host_count + 1
+-- The bytes of an address that was made text: such strings sort as addresses do.
+local function address_bytes(text)
+   local lid = text:match("^lid:(%d+)$")
+   if lid then
+      return rep("\0", 14) .. string.char(floor(lid / 256), lid % 256)
+   elseif find(text, ".", 1, true) then
+      local prefix = byte(text, 1) == 58 and rep("\0", 12) or MAPPED -- a colon: an old form of IPv6
+      return prefix .. string.char(text:match("(%d+)%.(%d+)%.(%d+)%.(%d+)$"))
    end
-   return text
+   local sides = { "", "" }
+   for index, side in ipairs({ text:match("^(.-)::(.*)$") }) do
+      sides[index] = side
+   end
+   if not find(text, "::", 1, true) then
+      sides[1] = text
+   end
+   for index, side in ipairs(sides) do
+      sides[index] = side:gsub("(%x+):?", function(group)
+         local number = tonumber(group, 16)
+         return string.char(floor(number / 256), number % 256)
+      end)
+   end
+   return sides[1] .. rep("\0", 16 - #sides[1] - #sides[2]) .. sides[2]
+end
+
+-- Addresses of IP as text, by their bytes.
+local host_of
+do
+   local HOSTS_LIMIT = 65536
+   local host_texts, host_count = {}, 0
+
+   function host_of(raw)
+      local text = host_texts[raw]
+      if not text then
+         if host_count >= HOSTS_LIMIT then
+            host_texts, host_count = {}, 0
+         end
+         text = address_text(raw, true)
+         host_texts[raw], host_count = text, host_count + 1
+      end
+      return text
+   end
 end
 
 -- What a filter calls an address that Wireshark shows; IPv4-mapped ones in dotted form.

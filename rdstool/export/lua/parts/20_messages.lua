@@ -14,7 +14,13 @@ end
 
 -- The list `kind` of what a frame shows.
 local function shows(frame, kind)
-   shown[frame.number] = frame
+   local known = shown[frame.number]
+   if known and not known.part then
+      frame = known
+   else
+      frame.parts = frame.parts or known and known.parts
+      shown[frame.number] = frame
+   end
    local list = frame[kind]
    if not list then
       list = {}
@@ -52,12 +58,16 @@ local function add_stream(transport, a, b, from_start)
    return stream
 end
 
+-- Something to be said of a stream, but of no message. The list may be one that many frames share.
+local function show_part_in(frame, part)
+   local parts = { unpack(shows(frame, "parts")) }
+   insert(parts, part)
+   shown[frame.number].parts = parts
+end
+
 -- A stream begins or ends in this frame.
 local function tell(stream, direction, event, now)
-   if now.parts then
-      now.parts = { unpack(now.parts) }
-   end
-   insert(shows(now, "parts"), { stream = stream, direction = direction, event = event })
+   show_part_in(now, { stream = stream, direction = direction, event = event })
 end
 
 -- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.
@@ -178,13 +188,8 @@ local function enter(message, lane, now)
    message.number = message_count
    lane.count = lane.count + 1
    lane.messages[lane.count] = message
-   local list = now.messages
-   if list then
-      list[#list + 1] = message
-   else
-      now.messages = { message }
-      shown[now.number] = now
-   end
+   local list = now.messages or shows(now, "messages")
+   list[#list + 1] = message
 end
 
 -- Enter a message that is complete, or known not to become so. `now` is the frame that tells it.

@@ -153,22 +153,41 @@ do
       end
    end
 
+   -- Whether no hole lies between this message and the one before it on its stream.
+   local function follows(message, lane)
+      local before = lane.finish or (message.stream.from_start and 0 or -1)
+      local joined
+      if message.tcp then
+         joined = message.position == before
+         lane.finish = message.finish
+      else
+         joined = not message.inferred and (lane.known or message.stream.from_start)
+      end
+      if not joined then
+         lane.segment = (lane.segment or 0) + 1
+      end
+      lane.known = true
+   end
+
    -- What a message announces, against the RDMA operations that came before it.
-   local function check_operations(message, parsed)
+   local function check_operations(message, parsed, lane)
       local operations = message.operations
       if not operations or not operations[1] then
          return
       end
+      -- Behind a hole, others may have come before these.
+      local known = message.numbered and (lane.numbered_segment or 0) == (lane.segment or 0)
       local total, moves = 0, {}
       for _, operation in ipairs(operations) do
          total = total + operation.length
+         known = known and not operation.cut
          moves[operation.kind == "rdma-write" and 1 or operation.kind == "rdma-read" and 2 or 0] = true
       end
       if total > MAX_MESSAGE_BYTES then
          say(message, "RDS-RDM-005", format("%.0f bytes in %d operations", total, #operations))
       end
       local raw, key = extension_of(parsed, EXT_RDMA_BYTES), extension_of(parsed, EXT_RDMA)
-      if raw and key then
+      if raw and key and known then
          if u32(raw, 1) ~= total then
             say(message, "RDS-RDM-002", format("RDMA_BYTES is %d, the operations moved %.0f bytes", u32(raw, 1), total))
          end
@@ -180,7 +199,7 @@ do
       end
    end
 
-   local function check_extensions(message)
+   local function check_extensions(message, lane)
       local field = sub(message.raw, 33, 48)
       if field == NO_EXTENSIONS then
          if has(message.flags, EXTHDR_EXTENSION) and not message.tcp then
@@ -194,7 +213,7 @@ do
          check_extensions_over_tcp(message, parsed)
       else
          check_extensions_over_ib(message, parsed)
-         check_operations(message, parsed)
+         check_operations(message, parsed, lane)
       end
    end
 
@@ -214,25 +233,8 @@ do
       end
    end
 
-   -- Whether no hole lies between this message and the one before it on its stream.
-   local function follows(message, lane)
-      local before = lane.finish or (message.stream.from_start and 0 or -1)
-      local joined
-      if message.tcp then
-         joined = message.position == before
-         lane.finish = message.finish
-      else
-         joined = not message.inferred and (lane.known or message.stream.from_start)
-      end
-      if not joined then
-         lane.segment = (lane.segment or 0) + 1
-      end
-      lane.known = true
-   end
-
    local function check_sequence(message, lane)
       local sequence, flags = message.sequence, message.flags
-      follows(message, lane)
       if not message.numbered then
          if (message.kind == "ack" or flags == CONG_BITMAP) and sequence ~= 0 then
             say(message, "RDS-SEQ-004", format("%s with sequence %s", message.kind, whole(sequence)))
@@ -288,8 +290,9 @@ do
    end
 
    function check_message(message, lane)
+      follows(message, lane)
       check_header(message)
-      check_extensions(message)
+      check_extensions(message, lane)
       if has(message.flags, CONG_BITMAP) then
          check_bitmap(message)
          for _, port in ipairs(message.ports or {}) do
@@ -304,13 +307,10 @@ do
    end
 
    -- Findings about a SEND that is no message by itself are shown in the frame that completed it.
-   local function say_in_frame(flow, rule, text, now)
+   local function say_in_frame(flow, rule, text, frame, now)
       local part = { stream = flow.stream, direction = flow.direction }
       say(part, rule, text)
-      if now.parts then
-         now.parts = { unpack(now.parts) }
-      end
-      insert(shows(now, "parts"), part)
+      show_part_in(flow.patient and frame or now, part)
    end
 
    -- A header without what may differ between fragments of a message: credit and checksum.
@@ -319,12 +319,12 @@ do
    end
 
    -- `unit` is a SEND, and the next fragment of `message`; nil where it is too short for a header.
-   function check_fragment(flow, unit, message, _, now)
+   function check_fragment(flow, unit, message, frame, now)
       if unit.opcode ~= 0x02 and unit.opcode ~= 0x04 then
-         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), now)
+         say_in_frame(flow, "RDS-FRG-001", format("opcode 0x%02x", unit.opcode), frame, now)
       end
       if not message then
-         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), now)
+         say_in_frame(flow, "RDS-HDR-001", format("a SEND of %d bytes", unit.length), frame, now)
          return
       end
       local data, first = unit.length - HEADER_BYTES, message.fragments == 0
@@ -335,26 +335,26 @@ do
       local same = unit.header == message.raw
       local foreign = not same and key_of(unit.header) ~= message.key
       if data > size then
-         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), now)
+         say_in_frame(flow, "RDS-FRG-002", format("%d bytes of data in a fragment", data), frame, now)
       elseif foreign then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       elseif message.sure and not message.inferred and not message.odd_size then
          local due = max(0, min(message.length - message.total, size))
          if data ~= due then
             message.odd_size = true
-            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), now)
+            say_in_frame(flow, "RDS-FRG-003", format("fragment %d has %d bytes", number, data), frame, now)
          end
       end
       if foreign and data > size then
-         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-004", format("fragment %d", number), frame, now)
       end
       if not (same or foreign) and rest_of(unit.header) ~= rest_of(message.raw) then
-         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), now)
+         say_in_frame(flow, "RDS-FRG-005", format("fragment %d", number), frame, now)
       end
       local credit = byte(unit.header, 26)
       if not first and credit ~= 0 and message.last_credit ~= 0 and not message.granted_again then
          message.granted_again = true
-         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), now)
+         say_in_frame(flow, "RDS-CRD-003", format("fragment %d grants again", number), frame, now)
       end
       message.last_credit = credit
    end
@@ -388,9 +388,7 @@ do
 
    local function check_private(message, raw, what)
       if not message.private then
-         if not (message.problem and find(message.problem, "captured", 1, true)) then
-            say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
-         end
+         say(message, "RDS-CMR-003", format("%s: %s", what, message.problem or "no private data of RDS"))
          return nil
       end
       local private = private_fields(message)
@@ -502,9 +500,9 @@ do
    end
 
    function check_cm(message)
-      if message.attribute == REQ then
+      if message.attribute == REQ and not message.cut then
          check_request(message)
-      elseif message.attribute == REP then
+      elseif message.attribute == REP and not message.cut then
          check_reply(message)
       elseif message.attribute == REJ then
          check_reject(message)

@@ -50,5 +50,5 @@ class Counters:
     """Connection requests answered with REJ by the device itself."""
 
     def as_dict(self) -> dict[str, int]:
-        """Name -> count."""
+        """All counts by name."""
         return asdict(self)

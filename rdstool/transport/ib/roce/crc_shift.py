@@ -90,4 +90,4 @@ def _inverse_of_byte() -> int:
 
 
 _INVERSE_OF_BYTE = _inverse_of_byte()
-"""One over x^8."""
+"""The inverse of x^8."""

@@ -17,7 +17,7 @@ from random import Random
 from typing import NamedTuple
 
 from dissectors.wire.icrc import MAX_PACKET_BYTES, MIN_PACKET_BYTES
-from dissectors.wire.infiniband import CM_QP, Opcode
+from dissectors.wire.infiniband import CM_QP, PSN_MASK, Opcode
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.protocol.ib.memory import Access, Region
@@ -29,7 +29,6 @@ from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.flow import Flow, ethernet_frame
 from rdstool.transport.ib.roce.manager import Manager
 from rdstool.transport.ib.roce.memory import MemoryRegion
-from rdstool.transport.ib.roce.numbers import PSN_MASK
 from rdstool.transport.ib.roce.packets import ACK_REQUEST, BTH_WORDS, KINDS, NUMBER_MASK, PKEY_BASE_MASK, VERSION_MASK
 from rdstool.transport.ib.roce.queue_pair import QueuePair, TakesSend
 from rdstool.transport.ib.roce.queue_pairs import MAX_FLOWS, QueuePairs
@@ -108,7 +107,7 @@ class Device(QueuePairs):
         return self.memory.register(memory, access, address)
 
     def deregister(self, region: Region) -> None:
-        """Take memory away."""
+        """Make the keys of a region void."""
         self.memory.deregister(region)
 
     def take_events(self) -> list[Event]:

@@ -69,7 +69,7 @@ class Directory:
         return until is not None and now < until
 
     def remove(self, connection: RoceConnection, now: float) -> None:
-        """It has ended."""
+        """Forget a queue pair that has ended."""
         self._by_local.pop(connection.local_id, None)
         remote = (connection.peer, connection.remote_id)
         if self._by_remote.get(remote) is connection:

@@ -26,7 +26,7 @@ UDP_PROTOCOL = 17
 _HOPS = 64
 """Time to live of made-up headers."""
 DONT_FRAGMENT = 0x40
-"""In the first byte behind the identification."""
+"""The don't-fragment bit, in the first byte behind the identification."""
 MAX_BURST = 64
 """Datagrams that Linux cuts from one burst at most (``UDP_MAX_SEGMENTS``, before 6.9), so identifications they have."""
 _ID_DISTANCE = IPV4_BYTES + UDP_BYTES - 4
@@ -40,7 +40,7 @@ _MARKS_AT = 4
 """Where the BTH has congestion marks and reserved bits. All are 0 in what we send, the ICRC takes them as ones."""
 PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
 _LENGTHS = MAX_PACKET_BYTES // 4
-"""As many lengths a datagram can have."""
+"""Number of different lengths that a datagram can have."""
 _RESIDUE = 0x2144_DF1C
 """CRC of anything with its own CRC behind it."""
 

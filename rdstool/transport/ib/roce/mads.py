@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dissectors.wire.cm import CM_CLASS, CM_MESSAGES, IP_CM, MAD, QKEY_GSI, Attribute, IpCm, Mad
+from dissectors.wire.cm import CM_CLASS, CM_MESSAGES, IP_CM, MAD, MAD_BYTES, QKEY_GSI, Attribute, IpCm, Mad
 from dissectors.wire.encapsulation import ICRC_BYTES
 from dissectors.wire.infiniband import BTH, CM_QP, DETH, Bth, Deth, Opcode
 from rdstool.errors import TransportError
 from rdstool.protocol.addresses import parsed
 
-MAD_BYTES = 256
 HEADER_BYTES = BTH.size + DETH.size
 DATAGRAM_BYTES = HEADER_BYTES + MAD_BYTES + ICRC_BYTES
 """Bytes of UDP payload of every management datagram."""

@@ -61,7 +61,7 @@ class Manager:
         """Requests that wait for the owner."""
         self._outbox = Outbox(device, self._unheard)
         self.next_message = self._outbox.next_message
-        """For the device."""
+        """Called by the device."""
 
     # ---- What the owner does
 
@@ -358,7 +358,7 @@ class Manager:
         connection.receive_from(self._device.flow_of(connection), number, psn, mtu, depth, connection.options)
 
     def _end(self, connection: RoceConnection) -> None:
-        """Nothing is to be heard of it any more."""
+        """Forget a connection, of which nothing is to be heard any more."""
         if connection.cm_state is CmState.REQ_RCVD:
             self._unanswered -= 1
         self._outbox.answered(connection)

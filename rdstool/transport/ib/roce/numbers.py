@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
-from dissectors.wire.infiniband import PSN_MODULUS
+from dissectors.wire.infiniband import PSN_MASK, PSN_MODULUS
 from rdstool.protocol.addresses import parsed
 
-PSN_MASK = PSN_MODULUS - 1
 PSN_WINDOW = PSN_MODULUS // 2
 """Packets behind this many before the expected one are duplicates; those ahead are ahead (§9.7.1)."""
 
@@ -48,9 +47,3 @@ def gid_of(address: str) -> bytes:
     """The GID of an IP address: itself, or ``::ffff:a.b.c.d`` (Annex A17)."""
     value = parsed(address)
     return bytes(10) + b"\xff\xff" + value.packed if isinstance(value, IPv4Address) else value.packed
-
-
-def address_of(gid: bytes) -> str:
-    """The IP address that a GID stands for."""
-    value = IPv6Address(gid)
-    return str(value.ipv4_mapped or value)

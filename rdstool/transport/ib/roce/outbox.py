@@ -16,7 +16,7 @@ from rdstool.transport.ib.roce.queue_pairs import QueuePairs
 MAX_QUEUED = 1_024
 """Messages that wait to be sent."""
 WAIT_S = coded_time_s(RESPONSE_TIME)
-"""For an answer, before a message is sent again."""
+"""How long an answer is waited for before a message is sent again."""
 
 
 class Outbox:
@@ -83,7 +83,7 @@ class Outbox:
 
     @staticmethod
     def answered(connection: RoceConnection) -> None:
-        """Wait no more."""
+        """Stop waiting for an answer."""
         if connection.answer_timer is not None:
             connection.answer_timer.cancel()
             connection.answer_timer = None

@@ -55,11 +55,11 @@ class QueuePair:
         """Number of the first packet that it wants to receive."""
         self.state = step(QueuePairState.RESET, QueuePairInput.POST)
         self.flow: Flow | None = None
-        """To the peer, once that is known."""
+        """The flow to the peer, once that is known."""
         self.requester = Requester(report, counters)
         self.responder = Responder(report, counters, memory)
         self.timer: Timer | None = None
-        """For the device's use."""
+        """Kept here for the device."""
         self._memory = memory
         self._counters = counters
         self._report = report
@@ -106,7 +106,7 @@ class QueuePair:
     def post_send(
         self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True
     ) -> None:
-        """SEND."""
+        """Post a SEND."""
         content, length = (data, len(data)) if type(data) is bytes else _viewed(data)
         work = WorkRequest(wr_id, _SEND, content, length, 0, 0, 0, 0, solicited, fence, -1, -1, signaled)
         waiting = self.requester.waiting
@@ -116,7 +116,7 @@ class QueuePair:
             self._post(work)
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
-        """RDMA WRITE."""
+        """Post an RDMA WRITE."""
         check_remote(address, rkey)
         self._post(WorkRequest(wr_id, Operation.WRITE, *_viewed(data), address, rkey, fence=fence))
 
@@ -234,7 +234,7 @@ class QueuePair:
         return self.requester.due if self.state is QueuePairState.RTS else None
 
     def timer_expired(self, now: float) -> None:
-        """``due`` is reached."""
+        """Take note that ``due`` is reached."""
         self.requester.timer_expired(now)
         if self.requester.failed is not None:
             self._break(f"a request failed: {self.requester.failed.name}")

@@ -108,7 +108,7 @@ class Requester:
 
     @property
     def reached(self) -> int:
-        """One behind the last packet that was ever sent."""
+        """The PSN behind the last packet that was ever sent."""
         return self._reached
 
     @property
@@ -270,7 +270,7 @@ class Requester:
         return full, full - READ_PIECE, self._oldest if self._window >= 2 * READ_PIECE else full
 
     def _is_newest(self) -> bool:
-        """Nothing follows the request that is being sent."""
+        """Whether nothing follows the request that is being sent."""
         return not self.waiting and self._index + 1 == len(self._started)
 
     def _response_request(self, out: list[bytes], work: WorkRequest, psn: int, count: int) -> None:
@@ -378,7 +378,7 @@ class Requester:
             self._report(work.wr_id, work.operation, Status.SUCCESS, b"", original)
 
     def _progress(self, packets: int, now: float) -> None:
-        """``_oldest`` has moved."""
+        """Go on after ``_oldest`` has moved."""
         if self._next < self._oldest:
             self._next, self._index = self._oldest, 0
         self._retries, self._rnr_retries = self._retry_count, self._rnr_retry

@@ -102,7 +102,7 @@ class Responder:
         self._told = False
         """The peer knows of a gap, or that no receive was posted: what is ahead is dropped without a word."""
         self._part: Part | None = None
-        """Of the message that has begun and not ended."""
+        """Part of the message that has begun and not ended."""
         self._pieces: list[bytes] = []
         self._received = 0
         """Bytes of the SEND that has begun."""

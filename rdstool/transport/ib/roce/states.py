@@ -15,7 +15,7 @@ from rdstool.protocol.errors import LocalProtocolError
 
 
 class QueuePairState(IntEnum):
-    """With the numbers of ``ibv_qp_state``."""
+    """States of a queue pair, with the numbers of ``ibv_qp_state``."""
 
     RESET = 0
     INIT = 1

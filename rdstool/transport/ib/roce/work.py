@@ -61,4 +61,4 @@ class Report(Protocol):
         solicited: bool = False,
         /,
     ) -> None:
-        """Tell."""
+        """Tell how the request ended."""

@@ -44,7 +44,7 @@ _U64 = 1 << 64
 
 
 class State(Enum):
-    """Of a connection."""
+    """States of a connection."""
 
     RESOLVING = "looking for the peer"
     ASKING = "REQ is sent"
@@ -75,7 +75,7 @@ class Owner(Protocol):
         """A number for a work request of the connection."""
 
     def drop_number(self, number: int) -> None:
-        """Nothing is to be heard of it any more."""
+        """Forget the number of a work request, of which nothing is to be heard any more."""
 
     def completed(self, connection: VerbsConnection, request: Request, status: Status) -> None:
         """A request has ended."""
@@ -109,7 +109,7 @@ class VerbsConnection:
     # ---- The dialogue
 
     def parameters(self, private_data: bytes, options: ConnectionOptions) -> ConnectionParameters:
-        """For REQ and REP."""
+        """The parameters of REQ and REP."""
         most = self._provider.most_reads
         return ConnectionParameters(
             private_data,
@@ -158,17 +158,17 @@ class VerbsConnection:
     def post_send(
         self, wr_id: int, data: Buffer, *, solicited: bool = False, fence: bool = False, signaled: bool = True
     ) -> None:
-        """SEND."""
+        """Post a SEND."""
         flags = e.IBV_SEND_SOLICITED if solicited else 0
         self._post(Request(wr_id, Operation.SEND, data, _size(data), flags=flags, signaled=signaled), fence)
 
     def post_write(self, wr_id: int, data: Buffer, address: int, rkey: int, *, fence: bool = False) -> None:
-        """RDMA WRITE."""
+        """Post an RDMA WRITE."""
         check_remote(address, rkey)
         self._post(Request(wr_id, Operation.WRITE, data, _size(data), None, address, rkey), fence)
 
     def post_read(self, wr_id: int, into: Segment, address: int, rkey: int, *, fence: bool = False) -> None:
-        """RDMA READ."""
+        """Post an RDMA READ."""
         check_remote(address, rkey)
         self._post(Request(wr_id, Operation.READ, None, 0, into, address, rkey), fence)
 

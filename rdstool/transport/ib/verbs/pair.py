@@ -22,7 +22,7 @@ from rdstool.transport.ib.verbs.rdmacm import ConnectionId
 SEND_DEPTH = 256
 """Work requests that a queue pair is given at a time, as RDS has it; further ones wait here (protocol.md §7.4)."""
 RECEIVE_DEPTH = 1_024
-"""The same of receives."""
+"""Receives that a queue pair is given at a time; further ones wait here."""
 
 EVERYTHING = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 """What a queue pair lets peers do: it is the regions that decide."""
@@ -128,7 +128,7 @@ class Pair:
         self._post(self._pair.post_recv, made)
 
     def post_requests(self, requests: Sequence[tuple[int, Request]]) -> None:
-        """All but receives: number and request. Raises ``PyverbsError``."""
+        """Post requests other than receives: number and request. Raises ``PyverbsError``."""
         made: list[Any] = []
         for number, request in reversed(requests):
             into, slot = request.into, request.slot

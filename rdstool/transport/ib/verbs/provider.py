@@ -70,11 +70,11 @@ class VerbsProvider:
         self._numbers: dict[int, VerbsConnection] = {}
         self._last_number = 0
         self._connections: dict[int, VerbsConnection] = {}
-        """By the key of their identifier."""
+        """Connections by the key of their identifier."""
         self._leaving: dict[int, ConnectionId] = {}
         """Identifiers whose connection has ended, and whose peer has not said so yet."""
         self._listeners: dict[int, ConnectionId] = {}
-        """By service ID."""
+        """Listeners by service ID."""
         self._closing: dict[VerbsConnection, tuple[float, bytes]] = {}
         """Connections that the peer has ended: until when requests may still be done, and its private data."""
         self._now = 0.0
@@ -341,7 +341,7 @@ class VerbsProvider:
     # ---- Work
 
     def stir(self, connection: VerbsConnection) -> None:
-        """It has something for the device."""
+        """Take note that a connection has something for the device."""
         self._stirred[connection] = None
 
     def number(self, connection: VerbsConnection) -> int:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from rdstool.errors import TransportError
 from rdstool.protocol.addresses import canonical
 from rdstool.transport.ib.verbs import layouts
+from rdstool.transport.scopes import scoped, socket_address
 
 BACKLOG = 128
 """Requests that may wait for an answer, as RDS has it."""
@@ -71,9 +72,9 @@ class CmEvent(NamedTuple):
     """Something has happened to a connection."""
 
     key: int
-    """Of the :class:`ConnectionId`; of a request a new one."""
+    """Key of the :class:`ConnectionId`; for a request, a new one."""
     listener: int
-    """Of a request: the key of who listens."""
+    """For a request: the key of who listens."""
     type: EventType | int
     status: int
     """Negative errno, or the reason of a REJ."""
@@ -140,7 +141,7 @@ class ConnectionId:
         _check(_cm().rdma_bind_addr(self._pointer, _packed(address, port)), f"port {port} of {address}")
 
     def listen(self) -> None:
-        """Take requests."""
+        """Begin to take requests."""
         _check(_cm().rdma_listen(self._pointer, BACKLOG), "listening")
 
     def set_service(self, traffic_class: int, ack_timeout: int) -> None:
@@ -213,7 +214,7 @@ class EventChannel:
         return int(self._pointer.contents.fd)
 
     def make(self) -> ConnectionId:
-        """A new identifier."""
+        """Make a new identifier."""
         made = POINTER(layouts.Id)()
         _check(_cm().rdma_create_id(self._pointer, byref(made), None, _PORT_SPACE_TCP), "a connection identifier")
         return ConnectionId(made)
@@ -297,8 +298,15 @@ def _address_of(pointer: Any) -> int:
 def _packed(address: str, port: int) -> bytes:
     """``struct sockaddr_in`` or ``sockaddr_in6``."""
     if ":" in address:
-        raw = socket.inet_pton(socket.AF_INET6, address)
-        return struct.pack("=H", socket.AF_INET6) + struct.pack(">HI16sI", port, 0, raw, 0)
+        _, place = socket_address(address, port)
+        raw = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+        return b"".join(
+            (
+                struct.pack("=H", socket.AF_INET6),
+                struct.pack(">HI16s", port, 0, raw),
+                struct.pack("=I", place[-1]),
+            )
+        )
     raw = socket.inet_pton(socket.AF_INET, address)
     return struct.pack("=H", socket.AF_INET) + struct.pack(">H4s8x", port, raw)
 
@@ -307,5 +315,6 @@ def _unpacked(raw: bytes) -> tuple[str, int]:
     (family,) = struct.unpack_from("=H", raw)
     (port,) = struct.unpack_from(">H", raw, 2)
     if family == socket.AF_INET6:
-        return canonical(socket.inet_ntop(family, raw[8:24])), port
+        (number,) = struct.unpack_from("=I", raw, 24)
+        return canonical(scoped(socket.inet_ntop(family, raw[8:24]), number)), port
     return canonical(socket.inet_ntop(socket.AF_INET, raw[4:8])), port

@@ -63,7 +63,7 @@ class DeliveryCheck(Check):
         self._compare: list[tuple[Sent, Sent]] = []
 
     def feed(self, batch: Batch) -> None:
-        """Only keep."""
+        """Keep the batch; all is judged at the end."""
         self.journal.add(batch.view, batch.numbered)
         generations = self._generations
         for said in batch.shakes:

@@ -82,13 +82,13 @@ class RoundTrip:
     samples: int = 0
 
     def joined(self, other: RoundTrip) -> RoundTrip:
-        """Of two flows to the same end."""
+        """The round trip of two flows to the same end."""
         known = [trip.shortest for trip in (self, other) if trip.samples]
         return RoundTrip(min(known, default=0), self.samples + other.samples)
 
     @property
     def known(self) -> bool:
-        """Enough was seen."""
+        """Whether enough was seen."""
         return self.samples >= FEWEST_SAMPLES
 
 
@@ -102,7 +102,7 @@ class Kept:
     last_ack: int
     """Highest position acknowledged; 0 without one."""
     trip: RoundTrip
-    """To the receiver and back, by its acknowledgements."""
+    """Way to the receiver and back, as its acknowledgements show it."""
 
 
 class Journal:
@@ -165,7 +165,7 @@ class Journal:
         return rows.take(np.argsort(rows["flow"], kind="stable")), acks.take(np.argsort(acks["flow"], kind="stable"))
 
     def settle(self) -> None:
-        """Nothing more will come: put everything in order."""
+        """Put everything in order: nothing more will come."""
         rows, acks = self._sorted()
         self._rows, self._acks = [rows], [acks]
 

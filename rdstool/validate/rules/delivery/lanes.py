@@ -57,7 +57,7 @@ class Lane:
         return any(self.begins.get(stream, 0) > sent.sequence for stream in later)
 
     def take(self, sent: Sent) -> None:
-        """Another sending."""
+        """Take another sending of the message."""
         self.begins.setdefault(sent.flow >> 1, sent.sequence)
         self.copies.setdefault(sent.sequence, []).append(sent)
         self.highest = max(self.highest, sent.sequence)

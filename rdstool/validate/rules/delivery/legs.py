@@ -20,7 +20,7 @@ class Legs:
         self._connections = context.connections
         self._pair = pair
         self.numbers = numbers
-        """Of the connections, oldest first."""
+        """Numbers of the connections, oldest first."""
         self.kept = {flow: journal.flow(flow) for number in numbers for flow in (2 * number, 2 * number + 1)}
         """What each direction carried; None: nothing."""
         self.forgotten = any(journal.forgot(flow) for flow in self.kept)

@@ -44,7 +44,7 @@ class Copy:
 
     @property
     def unread(self) -> bool:
-        """It reached no RDS, surely or very likely."""
+        """Whether it reached no RDS, surely or very likely."""
         return self.missed or self.refusal is not Refusal.NONE
 
 
@@ -62,7 +62,7 @@ class Leg:
     kept: Kept
     refusal: Refusal
     ended: StreamClosed | None
-    """By the receiver."""
+    """How the receiver ended the connection, if it did."""
     heard: bool
     """The receiver sent messages on it."""
 

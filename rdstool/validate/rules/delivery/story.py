@@ -70,7 +70,7 @@ class Story:
         self._generations = generations
         self._legs = legs
         self._expected: dict[Lane, Expected] = {}
-        """By the receiving end's lane."""
+        """Numbers that are expected, by the receiving end's lane."""
         self._partner: dict[Lane, Lane] = {}
         """The other end's lane on the latest connection."""
         self._unplaced: list[Leg] = []

@@ -43,7 +43,7 @@ class Words:
 
 
 def acknowledged(sent: Sent) -> str:
-    """By which frame, if any."""
+    """Which frame acknowledged it, if any."""
     return f"acknowledged in frame {sent.acked}" if sent.acked else "not acknowledged"
 
 

@@ -84,7 +84,7 @@ FROM = {"send": ["--from", NOBODY], "ping": ["-I", NOBODY]}
     ("arguments", "told"),
     [
         (["--provider", "verbs"], "--provider verbs is for InfiniBand: add --transport ib"),
-        (["--provider", "iwarp", "--transport", "ib"], "there is no provider 'iwarp': they are roce, verbs"),
+        (["--provider", "iwarp", "--transport", "ib"], "--provider iwarp is not known: take one of roce, verbs"),
         (["--provider", "verbs", "--transport", "ib", "--pcap", "x.pcapng"], "--pcap needs --provider roce"),
     ],
 )

@@ -18,6 +18,7 @@ do
          direction = direction,
          base = nil, -- TCP sequence number of stream offset 0
          next = 0, -- everything before was delivered
+         latest = nil, -- the frame with which it was
          acked = 0,
          boundary = 0, -- where the next header begins, or the search goes on
          last_sequence = 0,
@@ -27,6 +28,8 @@ do
          tail = 0,
          pending = {}, -- what came ahead of a hole, ascending, without overlap
          pending_bytes = 0,
+         -- In a second pass all can be told: segments that stand late in the capture are waited for.
+         patient = rds.prefs.settle,
       }
    end
 
@@ -375,8 +378,14 @@ do
    -- Take the first hole as not captured, and deliver what waited behind it.
    local function give_up_hole(half)
       local first = half.pending[1]
-      deliver(half, half.next, first.start - half.next, "", first.frame, first.frame, true)
-      release(half, first.frame)
+      -- What waited was complete no earlier than what came before the hole.
+      local done = first.frame
+      if half.latest and half.latest.number > done.number then
+         done = half.latest
+      end
+      deliver(half, half.next, first.start - half.next, "", first.frame, done, true)
+      release(half, done)
+      half.latest = done
    end
 
    -- Give up holes that can no longer fill, then read the messages.
@@ -385,7 +394,7 @@ do
          local first = half.pending[1]
          local too_much = half.pending_bytes > MAX_PENDING_BYTES or #half.pending > MAX_PENDING_SEGMENTS
          local old = first.frame.number < now.number - MAX_HOLD_FRAMES
-         if not (half.acked >= first.start or too_much or old or final) then
+         if not (half.acked >= first.start and not half.patient or too_much or old or final) then
             break
          end
          give_up_hole(half)
@@ -441,6 +450,7 @@ do
          settle(half, frame)
          return
       end
+      half.latest = frame
       local skip, open = half.next - offset, half.open
       if open and skip == 0 and stop < open.stop and #data == size and not half.pending[1] then
          extend(open, data, frame)

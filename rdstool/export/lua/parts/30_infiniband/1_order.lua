@@ -2,8 +2,7 @@
 -- numbers as its response has packets. What came before is dropped, what is early waits until the hole before it fills:
 -- or until the peer acknowledges what lies behind the hole, so that the capture, not the wire, has lost it.
 
-local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE,
-   COMPARE_SWAP, SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE, OPCODES
+local PSN_MODULUS, MAX_WAITING_PACKETS, MTUS, SEND, WRITE, READ, ATOMIC, RESPONSE, OPCODES
 local new_order, read_span, put_in_order, keep_packet, packets_acknowledged, give_up_packets
 local accept_packet, lose_packets, restart_flow -- What follows in order, in 2_messages.lua and 4_flows.lua.
 do
@@ -18,8 +17,6 @@ do
 
    -- Opcode -> what a packet of a reliable connection is part of, and the bytes of transport headers behind BTH.
    SEND, WRITE, READ, ATOMIC, RESPONSE = 1, 2, 3, 4, 5
-   ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
-   SEND_MIDDLE, READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x01, 0x0d, 0x0e
    OPCODES = {}
 
    local function opcode(number, part, header, starts, ends)
@@ -51,7 +48,10 @@ do
    opcode(0x17, SEND, 4, true, true) -- only with invalidate
 
    function new_order(expected)
-      return { expected = expected, fresh = expected ~= nil, waiting = {}, count = 0, far = {} }
+      local order = { expected = expected, fresh = expected ~= nil, waiting = {}, count = 0, far = {} }
+      -- In a second pass all can be told: frames that stand late in the capture are waited for.
+      order.patient = rds.prefs.settle
+      return order
    end
 
    -- Packet sequence numbers that a READ of `size` bytes takes.
@@ -167,7 +167,7 @@ do
          give_up_packets(flow, now)
       end
       if not order.fresh then
-         restart_flow(flow)
+         restart_flow(flow, now)
       end
       order.expected, order.acked = far[1].psn, nil
       for _, entry in ipairs(far) do
@@ -229,7 +229,7 @@ do
          return
       end
       local position = order.expected + ahead(order.expected, psn, PSN_MODULUS)
-      if not order.acked or position > order.acked then
+      if not order.patient and (not order.acked or position > order.acked) then
          order.acked = position
          settle_packets(flow, now)
       end

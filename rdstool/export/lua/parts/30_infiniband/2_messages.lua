@@ -5,6 +5,7 @@
 local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
+   local SEND_MIDDLE = 0x01
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
@@ -79,7 +80,8 @@ do
          end
       end
       for _, operation in ipairs(announced) do
-         if keys[operation.rkey] or operation.kind == "compare-swap" or operation.kind == "fetch-add" then
+         local atomic = operation.kind == "compare-swap" or operation.kind == "fetch-add"
+         if keys[operation.rkey] or atomic or operation.cut then
             insert(chosen, operation)
          end
       end

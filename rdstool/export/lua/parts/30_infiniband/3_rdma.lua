@@ -2,8 +2,10 @@
 
 local start_operations, take_response, settle_operation
 do
+   local ACKNOWLEDGE, ATOMIC_ACKNOWLEDGE, COMPARE_SWAP = 0x11, 0x12, 0x13
+   local READ_RESPONSE_FIRST, READ_RESPONSE_MIDDLE = 0x0d, 0x0e
    local MAX_PENDING = 1024
-   local MAX_EARLY = 64 -- responses kept that came before their request
+   local MAX_EARLY = 1024 -- responses kept that came before their request was read
    local SETTLE_FRAMES = 64 -- after the last response in which missing ones may still come
    local NAK_NAMES = {
       [0] = "PSN sequence error",
@@ -60,22 +62,22 @@ do
 
    -- All requests up to `psn` were carried out, as `frame` tells.
    local function operations_acknowledged(flow, psn, frame, now)
-      local list = flow.pending
-      while list[1] and list[1].stop <= psn do
-         local operation = list[1]
+      local list, index = flow.pending, 1
+      while list[index] and list[index].stop <= psn do
+         local operation = list[index]
+         local write = operation.kind == "rdma-write"
          operation.status = "ok"
-         if operation.kind == "rdma-write" then
-            if frame.number > operation.frame.number then
-               operation.frame = frame
-            end
-         else
-            operation.answered = operation.answered or frame
-            if frame.number - operation.answered.number < SETTLE_FRAMES then
-               return
-            end
+         operation.answered = operation.answered or frame
+         if write and frame.number > operation.frame.number then
+            operation.frame = frame
          end
-         remove(list, 1)
-         settle_operation(flow, operation, now)
+         -- Responses of a READ may still come, where the capture reorders.
+         if write or frame.number - operation.answered.number >= SETTLE_FRAMES then
+            remove(list, index)
+            settle_operation(flow, operation, now)
+         else
+            index = index + 1
+         end
       end
    end
 
@@ -92,6 +94,18 @@ do
       end
    end
 
+   -- What came before the request was read: it waited behind a hole, or the capture reorders.
+   local function answer_early(flow, operation, now)
+      local kept = {}
+      for _, response in ipairs(flow.early) do
+         local own = response.psn >= operation.psn and response.psn <= operation.stop
+         if not (own and answer_operation(flow, response, now)) then
+            insert(kept, response)
+         end
+      end
+      flow.early = kept
+   end
+
    local function enter_operation(flow, operation, now)
       operation_count = operation_count + 1
       operation.id = operation_count
@@ -100,22 +114,27 @@ do
          insert(flow.announced, operation)
       end
       insert(flow.pending, operation)
-      local early = flow.early
-      for index = #early, 1, -1 do
-         if early[index].psn >= operation.psn and early[index].psn <= operation.stop then
-            answer_operation(flow, remove(early, index), now)
-         end
+      if flow.early[1] then
+         answer_early(flow, operation, now)
       end
-      if flow.answered and flow.answered >= operation.stop then
-         operations_acknowledged(flow, flow.answered, flow.answered_in, now)
+      if operation.numbers and flow.answered and flow.answered >= operation.stop then
+         -- It was read late, behind a hole: that it was carried out was known before.
+         operation.status, operation.answered = "ok", flow.answered_in
+         if operation.kind == "rdma-write" then
+            remove(flow.pending)
+            settle_operation(flow, operation, now)
+         end
       end
       if #flow.pending > MAX_PENDING then
          settle_operation(flow, remove(flow.pending, 1), now)
       end
    end
 
+   -- What a request asks for; nothing, where that was not captured.
    local function reth_of(raw)
-      raw = raw .. rep("\0", 16 - #raw)
+      if #raw < 16 then
+         return { va = ZERO8, rkey = 0, length = 0, cut = true }
+      end
       return { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = u32(raw, 13) }
    end
 
@@ -135,7 +154,11 @@ do
          operation.stop = position + read_span(flow.order, operation.length) - 1
       else
          local raw = packet.data .. rep("\0", max(0, 28 - #packet.data))
-         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8, stop = position }
+         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8 }
+         if #packet.data < 28 then
+            operation = reth_of("")
+         end
+         operation.stop = position
          if packet.opcode == COMPARE_SWAP then
             operation.kind, operation.operands = "compare-swap", { sub(raw, 21, 28), sub(raw, 13, 20) }
          else

@@ -2,18 +2,18 @@
 -- RDMA-CM tells which flows are RDS. Without it, headers do whose checksums verify and which fit to each other: twice in
 -- a row is no chance, so that iSER, SMC, NVMe over Fabrics and NFS over RDMA are left alone.
 
-local find_flow, new_flow, direct, follow
+local find_flow, new_flow, direct, follow, finish_flow
 local flows, flow_count -- the set of all flows
 local take_datagram -- A packet that may be a message of the connection manager; in 5_cm.lua.
 do
    local MIN_CHAIN = 2 -- headers that must verify and agree
    local MAX_FOREIGN = 8 -- frames without a good header after which a flow is something else
-   local MAX_STEP = 4096
    local MAX_FLOWS = 131072
-   local MAX_KEPT_PACKETS = 128 -- of a flow that is not decided
+   local MAX_KEPT_PACKETS = 256 -- of a flow that is not decided
+   local SETTLED_PACKETS = 16 -- requests that a flow is judged on where the capture is read twice
+   local PAIRING_PACKETS = 128 -- in which the proof is awaited that it is the other direction of a known one
    local CM_QP = 1
    local BTH_BYTES = 12
-   local KNOWN_BITS = 0x40 -- flags below this are known to some kernel
 
    local by_queue_pair -- number of a queue pair -> source -> destination -> the flow to it
 
@@ -38,8 +38,9 @@ do
       else
          flow_count = flow_count + 1
       end
-      local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0 }
-      flow.pending, flow.early, flow.announced = {}, {}, {}
+      local flow = { src = src, dst = dst, qpn = qpn, kept = {}, good = 0, foreign_frames = 0, run = 0, chain = 0 }
+      flow.pending, flow.early, flow.announced, flow.answers = {}, {}, {}, {}
+      flow.packets, flow.requests, flow.patient = 0, 0, rds.prefs.settle
       local from = by_queue_pair[qpn] or {}
       local to = from[src] or {}
       by_queue_pair[qpn], from[src], to[dst] = from, to, flow
@@ -57,133 +58,91 @@ do
       flow.fragment_bytes = FRAGMENT_BYTES
    end
 
-   -- The header, where it carries a good checksum and says nothing that no kernel would.
-   local function plausible_header(raw)
-      if #raw < HEADER_BYTES or checksum_status(raw) ~= "good" then
-         return nil
-      end
-      local flags, length, ports = byte(raw, 25), u32(raw, 17), sub(raw, 21, 24)
-      if flags >= KNOWN_BITS or length > MAX_MESSAGE_BYTES or sub(raw, 27, 30) ~= ZERO4 then
-         return nil
-      end
-      local sequence = u64(raw, 1)
-      if sequence == 0 then
-         if ports ~= ZERO4 or (u64(raw, 9) == 0 and length == 0) then
-            return nil
-         end
-      elseif ports == ZERO4 then
-         return nil
-      end
-      return { sequence = sequence, key = sub(raw, 17, 24) }
-   end
-
-   local function agree(before, after)
-      if before.sequence == 0 or after.sequence == 0 then
-         return true
-      elseif before.sequence == after.sequence then
-         return before.key == after.key
-      end
-      local step = after.sequence - before.sequence
-      return step > 0 and step <= MAX_STEP
-   end
-
-   -- Look at a packet of a flow that is not decided yet. Returns true for RDS, false for another protocol, nil for neither.
-   local function observe(flow, packet)
-      local what = packet.what
-      if what.part ~= SEND or not what.starts then
-         return nil
-      end
-      local header = plausible_header(sub(packet.data, what.header + 1, what.header + HEADER_BYTES))
-      if header then
-         flow.good = flow.good + 1
-         flow.run = flow.last and agree(flow.last, header) and flow.run + 1 or 1
-      else
-         flow.foreign_frames = flow.foreign_frames + 1
-         flow.run = 0
-      end
-      flow.last = header
-      if flow.run >= MIN_CHAIN then
-         return true
-      elseif flow.foreign_frames >= MAX_FOREIGN and flow.foreign_frames > 2 * flow.good then
-         return false
-      end
-      return nil
-   end
-
-   -- The flow of the other direction, where there is only one that may be it.
-   local function counterpart(flow)
-      local found
+   -- The flow of the other direction, where that is proved, or where `any` will do and only one can be it; and whether there
+   -- are any that can.
+   local function counterpart(flow, any)
+      local proved, best, found, count = nil, 0, nil, 0
       for other in pairs(flows) do
          if other.stream and not other.peer and other.src == flow.dst and other.dst == flow.src then
-            if found then
-               return nil
+            local score = fits(flow, other)
+            if score >= 0 then
+               found, count = other, count + 1
             end
-            found = other
+            if score > best then
+               proved, best = other, score
+            end
          end
       end
-      return found
+      return proved or any and count == 1 and found or nil, count > 0
    end
 
-   local function attach(flow, now)
-      local peer = counterpart(flow)
-      local start = flow.kept[1] and flow.kept[1].psn
+   -- The lowest number of the first requests.
+   local function first_position(flow)
+      local first, least, count = nil, 0, 0
       for _, packet in ipairs(flow.kept) do
-         if packet.what.part ~= RESPONSE then
-            start = packet.psn
-            break
+         if packet.what.part ~= RESPONSE and count < SETTLED_PACKETS then
+            first, count = first or packet.psn, count + 1
+            least = min(least, ahead(first, packet.psn, PSN_MODULUS))
          end
       end
+      return first and (first + least) % PSN_MODULUS
+   end
+
+   -- A flow is RDS: it becomes the other direction of `peer`, or the first of a stream of its own.
+   local function attach(flow, peer, now)
+      local start = first_position(flow)
       if peer then
          flow.peer, peer.peer = peer, flow
-         direct(flow, peer.stream, 1 - peer.direction, start, true)
-         local own = flow.direction == 0 and peer.stream.b or peer.stream.a
-         own.port = flow.qpn
+         flow.lives, flow.life = peer.lives, 1
+         for life, stream in ipairs(peer.lives) do
+            flow.life = stream.first_frame <= flow.first_frame.number and life or flow.life
+            local own = peer.direction == 1 and stream.b or stream.a
+            own.port = flow.qpn
+         end
+         direct(flow, flow.lives[flow.life], 1 - peer.direction, start, true)
       else
          local source, target = { host = flow.src, port = 0 }, { host = flow.dst, port = flow.qpn }
-         if flow.src <= flow.dst then
-            direct(flow, add_stream("ib", source, target, false), 0, start, true)
-         else
-            direct(flow, add_stream("ib", target, source, false), 1, start, true)
-         end
-         tell(flow.stream, flow.direction, "opened", now)
+         local forward = address_bytes(flow.src) <= address_bytes(flow.dst)
+         local a, b = forward and source or target, forward and target or source
+         local stream = add_stream("ib", a, b, false)
+         stream.first_frame = flow.first_frame.number
+         flow.lives, flow.life = { stream }, 1
+         direct(flow, stream, forward and 0 or 1, start, true)
+         tell(stream, flow.direction, "opened", flow.patient and flow.first_frame or now)
+      end
+      local kept = flow.kept
+      flow.kept = {}
+      for _, packet in ipairs(kept) do
+         follow(flow, packet, now)
+      end
+      for _, packet in ipairs(peer and peer.answers or {}) do
+         follow(peer, packet, now)
       end
    end
 
    -- The numbers of a queue pair jumped far away: what follows is another connection.
-   function restart_flow(flow)
-      if flow.open then
-         flow.open = nil
+   function restart_flow(flow, now)
+      finish_flow(flow, now)
+      local lives = flow.lives
+      if flow.life == #lives then
+         local stream = add_stream("ib", flow.stream.a, flow.stream.b, false)
+         stream.first_frame = now.number
+         insert(lives, stream)
+         tell(stream, flow.direction, "opened", now)
       end
-      local peer = flow.peer
-      local stream
-      if peer and peer.renewed and peer.renewed ~= flow.stream then
-         stream = peer.renewed
-      else
-         stream = add_stream("ib", flow.stream.a, flow.stream.b, false)
-      end
-      flow.renewed = stream
-      flow.stream, flow.lost, flow.unit, flow.pending, flow.early, flow.header = stream, true, nil, {}, {}, nil
-      flow.lane = stream.lanes[flow.direction]
+      flow.life = flow.life + 1
+      flow.stream = lives[flow.life]
+      flow.lane = flow.stream.lanes[flow.direction]
+      flow.lost, flow.unit, flow.early, flow.header, flow.answered = true, nil, {}, nil, nil
    end
 
    function follow(flow, packet, now)
       if packet.what.part ~= RESPONSE then
          put_in_order(flow, packet, now)
-      elseif flow.peer and flow.peer.stream then
+      elseif flow.peer then
          take_response(flow.peer, packet, now)
-      end
-   end
-
-   -- Learn the path MTU from a packet that is as long as it.
-   local function note_mtu(flow, packet)
-      local code = packet.opcode
-      if code == 0x00 or code == 0x06 or code == 0x0d then
-         local size = packet.length - packet.what.header
-         for _, mtu in ipairs(MTUS) do
-            if size == mtu then
-               flow.mtu = mtu
-            end
-         end
+      elseif #flow.answers < MAX_KEPT_PACKETS then
+         insert(flow.answers, packet.frame == now and keep_packet(packet) or packet)
       end
    end
 
@@ -200,6 +159,24 @@ do
       end
    end
 
+   -- Decide about a flow, or wait until that can be done. Where the capture is read twice, it is judged on more packets:
+   -- reordering at its start is undone within them, and its other direction is known.
+   local function decide(flow, now)
+      if flow.foreign_frames >= MAX_FOREIGN and flow.foreign_frames > 2 * flow.good then
+         flow.foreign, flow.kept = true, {}
+      elseif not flow.patient then
+         if flow.chain >= MIN_CHAIN then
+            attach(flow, counterpart(flow, true), now)
+         end
+      elseif flow.good > 0 and (flow.requests >= SETTLED_PACKETS or flow.packets >= PAIRING_PACKETS) then
+         local enough = flow.packets >= PAIRING_PACKETS
+         local peer, candidates = counterpart(flow, enough)
+         if peer or flow.chain >= MIN_CHAIN and (enough or not candidates) then
+            attach(flow, peer, now)
+         end
+      end
+   end
+
    -- Take a packet of the InfiniBand transport. Returns true where its flow is RDS.
    function feed_packet(packet, now)
       if packet.qpn == CM_QP and packet.opcode == 0x64 then
@@ -211,6 +188,9 @@ do
       end
       packet.what, packet.frame = what, now
       local flow = packet.flow or new_flow(packet.src, packet.dst, packet.qpn)
+      if flow then
+         flow.first_frame, flow.last_frame = flow.first_frame or now, now
+      end
       if not (flow and flow.stream) then
          find_orphan(flow, packet)
       end
@@ -219,6 +199,9 @@ do
       end
       if not flow.mtu then
          note_mtu(flow, packet)
+      end
+      if not flow.peer then
+         note_numbers(flow, packet)
       end
       if flow.stream then
          local order = flow.order
@@ -230,49 +213,64 @@ do
          end
          return true
       end
+      flow.packets = flow.packets + 1
+      flow.requests = flow.requests + (what.part ~= RESPONSE and 1 or 0)
+      if flow.chain < MIN_CHAIN then
+         observe(flow, packet)
+      end
       insert(flow.kept, keep_packet(packet))
       if #flow.kept > MAX_KEPT_PACKETS then
          remove(flow.kept, 1)
       end
-      local verdict = observe(flow, packet)
-      if verdict == false then
-         flow.foreign, flow.kept = true, {}
-      elseif verdict then
-         attach(flow, now)
-         local kept = flow.kept
-         flow.kept = {}
-         for _, early in ipairs(kept) do
-            follow(flow, early, now)
-         end
-         return true
+      decide(flow, now)
+      return flow.stream ~= nil
+   end
+
+   -- Hand on what waits for its order or its end: nothing more will come.
+   function finish_flow(flow, now)
+      while flow.order.count > 0 do
+         give_up_packets(flow, now)
       end
-      return false
+      if flow.open then
+         close_message(flow, flow.open, now)
+      end
+      while flow.pending[1] do
+         settle_operation(flow, remove(flow.pending, 1), now)
+      end
+   end
+
+   -- Decide at the capture's end what was not decided.
+   local function decide_at_last(found)
+      for _, flow in ipairs(found) do
+         if flow.patient and not flow.stream and not flow.foreign and flow.chain >= MIN_CHAIN then
+            attach(flow, counterpart(flow, true), flow.last_frame)
+         end
+      end
+      for _, flow in ipairs(found) do
+         if flow.patient and not flow.stream and not flow.foreign and flow.good > flow.foreign_frames then
+            local peer = counterpart(flow, false)
+            if peer then
+               attach(flow, peer, flow.last_frame)
+            end
+         end
+      end
    end
 
    -- The capture has ended: give up all holes, and report what is incomplete and what was not answered.
    function finish_infiniband()
       local found = {}
       for flow in pairs(flows) do
-         if flow.stream then
+         if flow.first_frame then
             insert(found, flow)
          end
       end
       table.sort(found, function(a, b)
-         if a.stream.number ~= b.stream.number then
-            return a.stream.number < b.stream.number
-         end
-         return a.direction < b.direction
+         return a.first_frame.number < b.first_frame.number
       end)
+      decide_at_last(found)
       for _, flow in ipairs(found) do
-         local now = flow.high
-         while flow.order.count > 0 do
-            give_up_packets(flow, now)
-         end
-         if flow.open then
-            close_message(flow, flow.open, now)
-         end
-         while flow.pending[1] do
-            settle_operation(flow, remove(flow.pending, 1), now)
+         if flow.stream then
+            finish_flow(flow, flow.high or flow.first_frame)
          end
       end
    end

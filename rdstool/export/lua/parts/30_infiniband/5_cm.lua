@@ -1,25 +1,48 @@
 -- RDMA-CM: which queue pairs were connected, for which service, and between which RDS addresses (protocol.md 7.1).
 
 do
+   local is_copy, recent
+   do
+      -- RDMA-CM waits longer before it sends a message again: what comes sooner was captured twice. By frames, where two
+      -- times are of clocks that have nothing in common (protocol.md 13).
+      local REPEATED_SECONDS, REPEATED_FRAMES, OTHER_CLOCK_SECONDS = 1, 64, 86400
+      local MAX_RECENT, MOST_BYTES = 1024, 264
+
+      -- Whether the same message was captured a moment ago: at the other end, in a capture that was merged of both.
+      function is_copy(packet, now)
+         local name = packet.src .. ">" .. packet.dst .. ">" .. sub(packet.data, 1, MOST_BYTES)
+         local before, entry = recent[name], { name = name, number = now.number, time = now.time }
+         recent[name] = entry
+         insert(recent, entry)
+         if #recent > MAX_RECENT then
+            local oldest = remove(recent, 1)
+            recent[oldest.name] = recent[oldest.name] ~= oldest and recent[oldest.name] or nil
+         end
+         local apart = math.abs(now.time - (before or now).time)
+         return before ~= nil
+            and (apart < REPEATED_SECONDS or apart > OTHER_CLOCK_SECONDS and now.number - before.number <= REPEATED_FRAMES)
+      end
+   end
+
    local DETH_BYTES, MAD_BYTES, CM_BYTES, IP_CM_BYTES = 8, 24, 232, 36
    local CM_CLASS = 0x07
-   local MRA, RTU, DREQ, DREP = 0x11, 0x14, 0x15, 0x16
+   local DREQ = 0x15
    REQ, REJ, REP = 0x10, 0x12, 0x13
    local CM_NAMES = {
       [REQ] = "REQ",
-      [MRA] = "MRA",
+      [0x11] = "MRA",
       [REJ] = "REJ",
       [REP] = "REP",
-      [RTU] = "RTU",
+      [0x14] = "RTU",
       [DREQ] = "DREQ",
-      [DREP] = "DREP",
+      [0x16] = "DREP",
    }
    local MAX_EXCHANGES = 16384
-
    -- Exchanges by the address of each side and its communication ID.
    local active, passive, exchange_queue
 
    function start_cm()
+      recent = {} -- source, destination and bytes of a message -> its latest frame; and these frames in their order
       active, passive, exchange_queue = {}, {}, { first = 1, last = 0 }
    end
 
@@ -129,41 +152,55 @@ do
       return passive[exchange_key(dst, src, remote_id)], true
    end
 
-   local function renew(src, dst, qpn)
-      local old = find_flow(src, dst, qpn)
-      local kept = old and old.kept or {}
-      if old and old.peer and old.peer.peer == old then
-         old.peer.peer = nil
+   local connect
+   do
+      local function renew(src, dst, qpn, now)
+         local old = find_flow(src, dst, qpn)
+         local kept = old and old.kept or {}
+         if old and old.stream then
+            finish_flow(old, now)
+         end
+         if old and old.peer and old.peer.peer == old then
+            old.peer.peer = nil
+         end
+         return new_flow(src, dst, qpn), kept
       end
-      return new_flow(src, dst, qpn), kept
-   end
 
-   -- Two queue pairs are connected: for RDS, or not.
-   local function connect(exchange, now)
-      local forward, early = renew(exchange.active, exchange.passive, exchange.passive_qpn)
-      local back, early_back = renew(exchange.passive, exchange.active, exchange.qpn)
-      if not (forward and back) then
-         return
-      elseif exchange.version == 0 then
-         forward.foreign, back.foreign = true, true
-         return
-      end
-      local a, b = { host = exchange.a, port = exchange.qpn }, { host = exchange.b, port = exchange.passive_qpn }
-      local stream = add_stream("ib", a, b, true)
-      exchange.stream = stream
-      tell(stream, 0, "opened", now)
-      forward.mtu, back.mtu = exchange.mtu, exchange.mtu
-      direct(forward, stream, 0, exchange.passive_psn, false)
-      direct(back, stream, 1, exchange.psn, false)
-      forward.peer, back.peer = back, forward
-      for _, packet in ipairs(early) do
-         if math.abs(ahead(exchange.passive_psn, packet.psn, PSN_MODULUS)) < MAX_WAITING_PACKETS then
-            follow(forward, packet, now)
+      -- A packet that came before the REP: of this connection where its number is one of the next. Answers come after requests.
+      local function take_early(flow, packet, expected, answers, now)
+         if (packet.what.part == RESPONSE) == answers and (packet.psn - expected) % PSN_MODULUS < MAX_WAITING_PACKETS then
+            follow(flow, packet, now)
          end
       end
-      for _, packet in ipairs(early_back) do
-         if math.abs(ahead(exchange.psn, packet.psn, PSN_MODULUS)) < MAX_WAITING_PACKETS then
-            follow(back, packet, now)
+
+      -- Two queue pairs are connected: for RDS, or not.
+      function connect(exchange, now)
+         local forward, early = renew(exchange.active, exchange.passive, exchange.passive_qpn, now)
+         local back, early_back = renew(exchange.passive, exchange.active, exchange.qpn, now)
+         if not (forward and back) then
+            return
+         elseif exchange.version == 0 then
+            forward.foreign, back.foreign = true, true
+            return
+         end
+         local a, b = { host = exchange.a, port = exchange.qpn }, { host = exchange.b, port = exchange.passive_qpn }
+         local stream = add_stream("ib", a, b, true)
+         exchange.stream = stream
+         tell(stream, 0, "opened", now)
+         forward.mtu, back.mtu = exchange.mtu, exchange.mtu
+         direct(forward, stream, 0, exchange.passive_psn, false)
+         direct(back, stream, 1, exchange.psn, false)
+         forward.peer, back.peer = back, forward
+         stream.first_frame = now.number
+         forward.lives, forward.life = { stream }, 1
+         back.lives, back.life = forward.lives, 1
+         for _, answers in ipairs({ false, true }) do
+            for _, packet in ipairs(early) do
+               take_early(forward, packet, exchange.passive_psn, answers, now)
+            end
+            for _, packet in ipairs(early_back) do
+               take_early(back, packet, exchange.psn, answers, now)
+            end
          end
       end
    end
@@ -171,7 +208,7 @@ do
    -- Take a datagram to queue pair 1. Returns true where it is a message of RDMA-CM that belongs to RDS.
    function take_datagram(packet, now)
       local data = packet.data
-      if #data < DETH_BYTES + MAD_BYTES then
+      if is_copy(packet, now) or #data < DETH_BYTES + MAD_BYTES then
          return false
       end
       local attribute = u16(data, DETH_BYTES + 17)
@@ -183,7 +220,6 @@ do
       local body = sub(data, start + 1, start + CM_BYTES)
       if #body < CM_BYTES then
          problem = format("cut short: %d of %d bytes were captured", #data - start, CM_BYTES)
-         body = body .. rep("\0", CM_BYTES - #body)
       end
       local message = {
          attribute = attribute,
@@ -191,8 +227,10 @@ do
          transaction = sub(data, DETH_BYTES + 9, DETH_BYTES + 16),
          src = packet.src,
          dst = packet.dst,
-         body = body,
+         body = body .. rep("\0", CM_BYTES - #body),
+         cut = #body < CM_BYTES,
       }
+      body = message.body
       local exchange
       if attribute == REQ then
          exchange = take_request(message, body, packet.src, packet.dst, problem)

@@ -5,6 +5,7 @@ local tcp_ports = {}
 -- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
 -- whether the watcher at IP has seen what it carries.
 local current, held, segment, done, taken = nil, {}, nil, false, false
+local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
@@ -34,6 +35,11 @@ local function show_once(tvb, pinfo, root)
       done = true
       show_frame(frame, tvb, pinfo, root)
    end
+end
+
+-- Whether a frame is shown before Wireshark dissects it: where that may end in the middle, and nothing may be missing.
+local function shows_first()
+   return at_end or lost_frames[current]
 end
 
 -- Where nobody watches, what is known of the frame was noted before, in the first pass.

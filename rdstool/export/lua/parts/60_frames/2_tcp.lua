@@ -4,6 +4,15 @@ local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
 
+   local function show_segment(tvb, head, at, pinfo, tree)
+      local frame = not done and shown[current]
+      if frame then
+         local has_header = #head >= at + TCP_HEADER_BYTES
+         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
+         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      end
+   end
+
    -- A TCP segment begins behind `at` bytes of `tvb`, whose first ones `head` has, and ends before `stop` on the wire.
    function watch_segment(head, at, stop, src, dst, tvb, pinfo, tree, original)
       local saved_done = done
@@ -29,12 +38,11 @@ do
             end
          end
       end
-      local used = pass_on(original, tvb, pinfo, tree)
-      local frame = not done and shown[current]
-      if frame then
-         local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+      if shows_first() then
+         show_segment(tvb, head, at, pinfo, tree)
       end
+      local used = pass_on(original, tvb, pinfo, tree)
+      show_segment(tvb, head, at, pinfo, tree)
       held.tvb, segment, done = nil, nil, saved_done
       return used
    end

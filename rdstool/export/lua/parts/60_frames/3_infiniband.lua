@@ -11,6 +11,9 @@ do
       elseif packet and not goes_on(packet, current) then
          feed_packet(packet, now_of(pinfo))
       end
+      if shows_first() then
+         show_once(nil, pinfo, tree)
+      end
       local used = pass_on(original, tvb, pinfo, tree)
       if not done then
          show_once(nil, pinfo, tree)

@@ -9,6 +9,8 @@ do
    local HOP_BY_HOP, UDP, FRAGMENT = 0, 17, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
+   local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
+
    -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
    local function read_ip(head)
       local first, _, l1, l0, p1, p0, f1, f0, _, protocol = byte(head, 1, 10)
@@ -28,7 +30,6 @@ do
    local function watch_inside_ip(tvb, pinfo, tree, original)
       local head = first_bytes(tvb)
       local at, stop, protocol, src, dst = read_ip(head)
-      stop = min(stop, reported_len(tvb))
       taken = false
       if stop > at and protocol == TCP then
          taken = true
@@ -41,6 +42,8 @@ do
             stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
             local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
             return watch_packet(packet, tvb, pinfo, tree, original)
+         elseif p and CARRY_IP[p * 256 + port] and not inside then
+            put_inside("packets")
          end
       elseif protocol and not (CARRY_NO_IP[protocol] or inside) then
          put_inside("packets")

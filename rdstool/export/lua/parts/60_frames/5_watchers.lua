@@ -58,10 +58,11 @@ do
          end
          local number = number_of(pinfo)
          if number ~= current then
-            current, taken = number, false
             if depth > 0 then
+               lost_frames[current] = true
                count_lost_calls()
             end
+            current, taken = number, false
          end
          depth = depth + 1
          local used = watch(tvb, pinfo, tree, original)

@@ -5,7 +5,7 @@ function rds.init()
    start_tcp()
    start_infiniband()
    start_cm()
-   odd_ends = {}
+   odd_ends, lost_frames = {}, {}
    if at_ip then
       put_inside("links")
    end

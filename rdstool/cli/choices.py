@@ -1,0 +1,24 @@
+"""Words of which an option takes one: all commands refuse other words in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rdstool.errors import UsageError
+
+
+def one_of(option: str, value: str, known: Iterable[str]) -> str:
+    """``value``, as it was given for ``option``. Raises ``UsageError`` where it is not one of ``known``."""
+    words = tuple(known)
+    if value not in words:
+        raise UsageError(f"{option} {value} is not known: take one of {', '.join(words)}")
+    return value
+
+
+def chosen_format(form: str | None, known: Sequence[str], *, json: bool) -> str:
+    """The form of the results: that of ``--format``, the first if there is none, or JSON by ``--json``."""
+    if form is not None:
+        one_of("--format", form, known)
+    if json and form not in {None, "json"}:
+        raise UsageError(f"--json and --format {form} exclude each other; take one of them")
+    return "json" if json else form or known[0]
