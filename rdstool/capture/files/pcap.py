@@ -49,6 +49,10 @@ class PcapFormat:
             wanted = position - cut
             if wanted - form.size > MAX_RECORD_BYTES:
                 problem = f"a frame of {wanted - form.size} bytes is not possible"
+                # The header of a file, read as that of a frame, is one of no bytes.
+                if len(offsets) and struct.unpack_from(f"{self.order}I", data.data, int(offsets[-1]))[0] in _MAGICS:
+                    cut, offsets = int(offsets[-1]), offsets[:-1]
+                    problem = "another pcap file begins here: give files one by one, or join them with mergecap"
             position = cut
         headers = gather(data, offsets, form.dtype)
         captured = headers["captured"].astype(np.int64)
