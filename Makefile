@@ -20,7 +20,7 @@ TESTS ?= tests
 
 # Tests that may run beside each other do, in as many processes as there are processors. Those of real kernels run alone,
 # for guests in emulation take all of the machine.
-BESIDE := -n auto --maxprocesses 4 --dist worksteal --ignore tests/interop
+BESIDE := -p xdist -n auto --maxprocesses 4 --dist worksteal --ignore tests/interop
 KERNEL_TESTS = $(filter tests tests/interop%,$(TESTS))
 OTHER_TESTS = $(if $(filter tests/interop%,$(TESTS)),,$(TESTS))
 
