@@ -15,6 +15,7 @@ DEMO ?= pcaps/tcp-basic-73/a.pcap.gz
 SECONDS ?= 60
 BENCH ?=
 SEEDS ?= 20000
+CASES ?= 200
 TESTS ?= tests
 
 # Tests that may run beside each other do, in as many processes as there are processors. Those of real kernels run alone,
@@ -46,7 +47,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) install --editable '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test test-oldest system-packages lint format imports bench bench-endpoint bench-guest bench-host-guest bench-roce sim fuzz clean
+.PHONY: help install demo test test-oldest system-packages lint format imports bench bench-endpoint bench-guest bench-host-guest bench-roce sim fuzz agree clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -110,6 +111,10 @@ bench-roce: $(VENV)/.installed-dev ## Measure userspace RoCE and RDS over it bes
 
 fuzz: $(VENV)/.installed-dev ## Feed damaged captures to rdstool, for SECONDS=60
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+agree: $(VENV)/.installed-dev ## Read CASES=200 damaged captures natively and through tshark, and compare
+	@tools/need tshark
+	@$(BIN)/python -m tests.agree --seeds $(CASES) --newer --passes --jobs
 
 clean: ## Remove the environment and everything that was made
 	@rm -rf $(VENV) $(VENV)-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage benchmarks/data

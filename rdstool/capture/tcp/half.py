@@ -227,6 +227,8 @@ class Half:
     """What came ahead of a hole, ascending, without overlap."""
     pending_bytes: int = 0
     ended: bool = False
+    closing: tuple[int, int] | None = None
+    """Frame and time of what ended it, where a hole was open then."""
 
     @property
     def regular(self) -> bool:

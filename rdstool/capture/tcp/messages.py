@@ -296,12 +296,14 @@ class Framing:
         size = FIRST_WINDOW_BYTES
         while True:
             data, behind, more = self._window(size)
-            outcome = search.look(data, half.boundary, self.segments, final=not more and (final or behind is not None))
+            over = not more and (final or behind is not None)
+            wider = more and size < WINDOW_BYTES
+            outcome = search.look(data, half.boundary, self.segments, final=over, more=wider)
             if outcome.found is not None:
                 self._resume(search, outcome.found.position, outcome.found.chain)
                 return True
             undecided = outcome.keep_from + HEADER_BYTES <= half.boundary + len(data)
-            if more and undecided and size < WINDOW_BYTES:
+            if wider and undecided:
                 size *= 4
                 continue
             self._pass_over(behind if behind is not None and not more else outcome.keep_from)

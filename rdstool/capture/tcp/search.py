@@ -84,8 +84,13 @@ class BoundarySearch:
         if position not in starts:
             self.cut = position
 
-    def look(self, data: Bytes, origin: int, segments: Segmentation, *, final: bool = False) -> Outcome:
-        """Search stream bytes that begin at ``origin``; ``final`` where no more will follow them."""
+    def look(
+        self, data: Bytes, origin: int, segments: Segmentation, *, final: bool = False, more: bool = False
+    ) -> Outcome:
+        """Search stream bytes that begin at ``origin``.
+
+        ``final``: no more will follow them; ``more``: more are at hand, and can be asked for.
+        """
         limit = origin + len(data)
         candidates = _candidates(data, origin)
         by_position = {item.position: item for item in candidates}
@@ -101,7 +106,7 @@ class BoundarySearch:
         for item in candidates:
             aligned = (item.position in segments.starts) + (item.last_end in segments.ends)
             points = item.chain + aligned + self._continues(item)
-            all_there_is = item.cut or (item.open and (final or item.chain > 1))
+            all_there_is = item.cut or (item.open and not more and (final or item.chain > 1))
             if item.chain >= EVIDENCE or (all_there_is and points >= EVIDENCE):
                 return Outcome(Found(item.position, item.chain), item.position)
         alive = [item.position for item in candidates if item.open and not final]

@@ -434,8 +434,11 @@ class TcpStreams:
         behind = (int(segments.seq[row]) + int(segments.length[row]) - (half.base or 0) - half.next) % _SEQUENCE_SPACE
         for other in touched:
             # What lies before a FIN and was not seen may still come.
-            if not other.pending and (reset or behind == 0):
-                Framing(other, Extents(), chunk, number, out.rows).flush(frame, time)
+            if reset or behind == 0:
+                if other.pending:
+                    other.closing = other.closing or (frame, time)
+                else:
+                    Framing(other, Extents(), chunk, number, out.rows).flush(frame, time)
 
     def _end(self, connection: Connection, chunk: Chunk, out: _Output, frame: int, time: int) -> None:
         """Report what is left of a connection that ``frame`` shows to be over."""
@@ -443,7 +446,8 @@ class TcpStreams:
             if not half.idle:
                 extents = half.take(_no_segments(), chunk)
                 self._settle(connection, half, extents, chunk, out, acked=half.acked, final=True)
-                Framing(half, Extents(), chunk, connection.stream.number, out.rows).flush(frame, time)
+                ended = half.closing or (frame, time)
+                Framing(half, Extents(), chunk, connection.stream.number, out.rows).flush(*ended)
             self._unsettled.pop(id(half), None)
             # FIN takes one number of the sequence space, so an acknowledgement may reach one beyond the data.
             behind = half.acked - half.next - (1 if half.ended else 0)

@@ -44,8 +44,8 @@ def rules_text() -> str:
             "",
             'rds.prefs.tcp_ports = Pref.range("TCP ports", "16385", "TCP ports that carry RDS", 65535)',
             (
-                'rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "In a second pass, show also '
-                'messages behind holes at the end of the file; not for live captures")'
+                'rds.prefs.settle = Pref.bool("Settle at the end of the file", false, "For a second pass: wait for '
+                'frames that stand late, and show messages behind holes at the end of the file; not for live captures")'
             ),
             *(
                 f"rds.prefs.{_group(area)} = Pref.bool({quoted('Check: ' + AREAS[area])}, true, "

@@ -149,7 +149,7 @@ def test_nobody_there_is_told_and_given_up_in_time() -> None:
     small, large = own_addresses(2)
     done = rdstool("send", large, "--from", small, "-m", "x", "--timeout", "0.3")
     assert done.returncode == 1
-    assert f"{large} cannot be reached (Connection refused), attempt 1; trying on" in done.stderr
+    assert f"{large} cannot be reached (Connection refused), attempt 1; still trying" in done.stderr
     assert "gave up after 0.3 s" in done.stderr
     assert "0 acknowledged" in done.stdout
 

@@ -62,6 +62,9 @@ do
       local open = half.open
       local room = open and open.stop - start or 0
       half.next = start + size
+      if not half.latest or done.number > half.latest.number then
+         half.latest = done
+      end
       if room > 0 then
          local most = min(room, size)
          extend(open, #data > most and sub(data, 1, most) or data, done)
@@ -385,16 +388,17 @@ do
       end
       deliver(half, half.next, first.start - half.next, "", first.frame, done, true)
       release(half, done)
-      half.latest = done
    end
 
-   -- Give up holes that can no longer fill, then read the messages.
-   function settle(half, now, final)
+   -- Give up holes that can no longer fill, then read the messages. Without `acked`, what the peer has acknowledged is no
+   -- reason where the capture is read twice.
+   function settle(half, now, final, acked)
+      acked = acked or not half.patient and half.acked or -1
       while half.pending[1] do
          local first = half.pending[1]
          local too_much = half.pending_bytes > MAX_PENDING_BYTES or #half.pending > MAX_PENDING_SEGMENTS
          local old = first.frame.number < now.number - MAX_HOLD_FRAMES
-         if not (half.acked >= first.start and not half.patient or too_much or old or final) then
+         if not (acked >= first.start or too_much or old or final) then
             break
          end
          give_up_hole(half)

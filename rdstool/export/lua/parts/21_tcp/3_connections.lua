@@ -71,6 +71,7 @@ do
    local function end_connection(half, now)
       for direction = 0, 1 do
          local other = half.connection.halves[direction]
+         settle(other, now, false, other.acked)
          settle(other, now, true)
          flush(other, other.closing or now, now)
       end
@@ -87,6 +88,11 @@ do
             end_connection(half, now)
             half = nil
          end
+      end
+      local halves = half and half.connection.halves
+      if halves and halves[0].base == nil and halves[1].base == nil then
+         -- Only acknowledgements stood before it: it begins here.
+         half.lane.stream.from_start = (half.direction == 1) == segment.ack_flag
       end
       half = half or open_connection(segment, now, segment.ack_flag, true)
       if half and half.base == nil then
@@ -140,6 +146,16 @@ do
       end
    end
 
+   -- What the peer had acknowledged in frames up to `number`: an acknowledgement may stand before what it is for.
+   local function acknowledged_before(half, number)
+      local positions, frames = half.lane.ack_positions, half.lane.ack_frames
+      local index = #positions
+      while index > 0 and frames[index] > number do
+         index = index - 1
+      end
+      return positions[index] or -1
+   end
+
    -- The capture has ended: give up all holes and searches, and report what is incomplete.
    function finish_tcp()
       if not last_number then
@@ -159,6 +175,7 @@ do
          local connection = done[number]
          for direction = 0, connection and 1 or -1 do
             local half = connection.halves[direction]
+            settle(half, now, false, acknowledged_before(half, now.number - IN_FLIGHT_FRAMES))
             settle(half, now, true)
             flush(half, half.closing or now, now)
          end

@@ -1,0 +1,1 @@
+"""Damaged captures, which the native decoder and tshark with the plugin read alike."""

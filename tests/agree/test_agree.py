@@ -1,0 +1,39 @@
+"""On damaged captures, native decoder and plugin see the same; one pass and two, one process and two tell the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.agree.damaging import DAMAGE, damaged
+from tests.agree.judging import between_decoders, between_passes, between_processes, is_for_two, make
+from tests.kit.tsharks import newer_tshark, system_tshark
+
+SEEDS = range(len(DAMAGE))
+"""Each way of damage once; ``python -m tests.agree --seeds 1000`` tries more."""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_native_decoder_and_plugin_agree(seed: int, tmp_path: Path) -> None:
+    path, how = make(seed, tmp_path)
+    tshark = newer_tshark() if seed % 2 else system_tshark()
+    assert (how, between_decoders(path, tshark)) == (how, [])
+
+
+@pytest.mark.parametrize("seed", SEEDS[::6])
+def test_one_pass_and_two_tell_the_same(seed: int, tmp_path: Path) -> None:
+    path, how = make(seed, tmp_path)
+    tshark = system_tshark() if seed % 4 else newer_tshark()
+    assert (how, list(between_passes(path, tshark))) == (how, [])
+
+
+@pytest.mark.parametrize("seed", SEEDS[::3])
+def test_one_process_and_two_tell_the_same(seed: int, tmp_path: Path) -> None:
+    path, how = make(seed, tmp_path)
+    assert is_for_two(path)
+    assert (how, between_processes(path)) == (how, [])
+
+
+def test_a_seed_always_gives_the_same_capture() -> None:
+    assert [damaged(seed) for seed in SEEDS] == [damaged(seed) for seed in SEEDS]
