@@ -262,6 +262,22 @@ class Socket(SocketBase):
         """The next message."""
         return self.recvfrom(size)[0]
 
+    def recvfrom_into(self, buffer: bytearray | memoryview, size: int = 0) -> tuple[int, Address]:
+        """Put the next message into ``buffer``, ``size`` bytes at most or (0) what it has room for; the rest is lost.
+
+        Gives how many bytes, and the sender. Raises ``ValueError`` where the buffer is shorter than ``size``.
+        """
+        with memoryview(buffer) as view, view.cast("B") as room:
+            if size > len(room):
+                raise ValueError(f"{size} bytes are more than the buffer has")
+            data, sender = self.recvfrom(size or len(room))
+            room[: len(data)] = data
+            return len(data), sender
+
+    def recv_into(self, buffer: bytearray | memoryview, size: int = 0) -> int:
+        """The same without the sender."""
+        return self.recvfrom_into(buffer, size)[0]
+
     # ---- Waiting
 
     def wake_waiters(self) -> None:

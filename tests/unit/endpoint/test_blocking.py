@@ -215,6 +215,21 @@ def test_select_tells_when_there_is_a_message(ends: tuple[rdstool.Socket, rdstoo
     assert select.select([other], [], [], 0)[0] == []
 
 
+def test_messages_are_received_into_buffers(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    small, large = ends
+    for text in (b"whole", b"cut short", b"", b"plain"):
+        small.sendto(text, large.getsockname())
+    room = bytearray(b"." * 8)
+    assert large.recvfrom_into(room) == (5, small.getsockname())
+    assert room == b"whole..."
+    assert large.recv_into(memoryview(room)[1:], 3) == 3
+    assert room == b"wcute..."
+    assert large.recv_into(room) == 0
+    with pytest.raises(ValueError, match="9 bytes are more than the buffer has"):
+        large.recv_into(room, 9)
+    assert large.recv() == b"plain"
+
+
 def test_timeouts_are_those_of_the_standard_library(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
     one, _ = ends
     one.settimeout(0.01)
