@@ -42,8 +42,8 @@ TEXT = """# Speaking RDS: measurements
 
 Made by `{command}` on {today}. Medians of {runs} runs, which took turns.
 Machine: {processors} processors, Python {python}; load at the start {before:.1f}, at the end {after:.1f}.
-Congestion control of all programs: {congestion}. BBR paces by timers, on loopback too, and by what it takes for the
-bandwidth: with it, rates of one program differ by half between runs.
+Congestion control of all programs: {congestion}. BBR, which some systems use, paces by timers on loopback too: up to
+six interrupts for each MiB were counted.
 
 Two processes on loopback, one connection. The bare program sends the same payloads over one TCP connection, each behind
 a 48-byte header, with blocking sockets and no protocol: nothing is acknowledged, kept or sent again. It joins header

@@ -587,16 +587,20 @@ local function is_wireshark(wanted_major, wanted_minor)
    return major > wanted_major or major == wanted_major and minor >= wanted_minor
 end
 
--- Let another dissector do its work; nil where it gave up. On what, it has shown already: that is no error of this script.
+-- Another dissector gave up. On what, it has shown already: that is no error of this script. Others are.
 -- (The text behind the name is garbage in 4.4 where a dissector has a bug.)
-local function hand_over(call, ...)
-   local fine, used = pcall(call, ...)
-   if fine then
-      return used
-   elseif not find(tostring(used), "Dissector%w*_%w+: ") then
-      error(used, 0)
+local function gave_up(problem)
+   if not find(tostring(problem), "Dissector%w*_%w+: ") then
+      error(problem, 0)
    end
-   return nil
+end
+
+-- Let another dissector do its work, or give up.
+local function hand_over(call, ...)
+   local fine, problem = pcall(call, ...)
+   if not fine then
+      gave_up(problem)
+   end
 end
 
 -- The message header (protocol.md 1) and its extension headers (2).
@@ -606,7 +610,6 @@ local MAX_MESSAGE_BYTES = 1048576
 local BITMAP_BYTES = 8192
 local PROBE_PORT = 1
 local CONG_BITMAP, ACK_REQUIRED, RETRANSMITTED, EXTHDR_EXTENSION = 0x01, 0x02, 0x04, 0x20
-local TYPE_LIMIT = 16
 
 -- Flags that a kernel sends over TCP, and bits that any kernel knows.
 local TCP_FLAGS = { [0] = true, [CONG_BITMAP] = true, [RETRANSMITTED] = true }
@@ -633,51 +636,55 @@ local function kind_of(tcp, length, sport, dport, flags)
 end
 
 -- Extension headers in their order, each {type, offset in the field, name, size}; and what is wrong, in words.
-local parsed_extensions = {}
-local parsed_count = 0
-local PARSED_LIMIT = 1024
-local NONE = { items = {}, used = 1 }
+local parse_extensions
+do
+   local TYPE_LIMIT = 16
+   local parsed_extensions = {}
+   local parsed_count = 0
+   local PARSED_LIMIT = 1024
+   local NONE = { items = {}, used = 1 }
 
-local function parse_extensions(data)
-   if data == NO_EXTENSIONS then
-      return NONE
-   end
-   local known = parsed_extensions[data]
-   if known then
-      return known
-   end
-   local result = { items = {}, used = 16 }
-   local at = 0
-   while at < 16 do
-      local kind = byte(data, at + 1)
-      if kind == 0 then
-         result.used = at + 1
-         break
-      elseif kind >= TYPE_LIMIT then
-         result.used = at
-         result.problem = format("type %d at byte %d is out of range", kind, at)
-         break
+   function parse_extensions(data)
+      if data == NO_EXTENSIONS then
+         return NONE
       end
-      local extension = EXTENSIONS[kind]
-      if not extension then
-         insert(result.items, { type = kind, at = at })
-         at = at + 1
-      elseif at + 1 + extension.size > 16 then
-         result.used = at
-         result.problem = format("%s at byte %d does not fit", extension.name, at)
-         break
-      else
-         local raw = sub(data, at + 2, at + 1 + extension.size)
-         insert(result.items, { type = kind, at = at, extension = extension, raw = raw })
-         at = at + 1 + extension.size
+      local known = parsed_extensions[data]
+      if known then
+         return known
       end
+      local result = { items = {}, used = 16 }
+      local at = 0
+      while at < 16 do
+         local kind = byte(data, at + 1)
+         if kind == 0 then
+            result.used = at + 1
+            break
+         elseif kind >= TYPE_LIMIT then
+            result.used = at
+            result.problem = format("type %d at byte %d is out of range", kind, at)
+            break
+         end
+         local extension = EXTENSIONS[kind]
+         if not extension then
+            insert(result.items, { type = kind, at = at })
+            at = at + 1
+         elseif at + 1 + extension.size > 16 then
+            result.used = at
+            result.problem = format("%s at byte %d does not fit", extension.name, at)
+            break
+         else
+            local raw = sub(data, at + 2, at + 1 + extension.size)
+            insert(result.items, { type = kind, at = at, extension = extension, raw = raw })
+            at = at + 1 + extension.size
+         end
+      end
+      if parsed_count >= PARSED_LIMIT then
+         parsed_extensions, parsed_count = {}, 0
+      end
+      parsed_extensions[data] = result
+      parsed_count = parsed_count + 1
+      return result
    end
-   if parsed_count >= PARSED_LIMIT then
-      parsed_extensions, parsed_count = {}, 0
-   end
-   parsed_extensions[data] = result
-   parsed_count = parsed_count + 1
-   return result
 end
 
 -- The first extension header of a type, nil where there is none.
@@ -729,6 +736,10 @@ local function congested_ports(bitmap)
 end
 
 -- What is known of the capture, filled while frames come by for the first time (`pinfo.visited` is false).
+
+-- Most of it is kept. So Lua's collector, which looks through all of it each time, is to wait until memory has grown fourfold
+-- since it last did, instead of twofold.
+pcall(collectgarbage, "setpause", 400)
 
 -- Frame number -> the frame: `number`, `time`, and lists of what is shown in it: `messages`, `parts`, `acks`, `cm`,
 -- `operations`.
@@ -1809,9 +1820,9 @@ end
 
 -- RDS over InfiniBand and RoCE. What it gives to the rest, and what it takes from 41_rules.lua.
 
-local start_infiniband, finish_infiniband, feed_packet, read_packet, goes_on, start_cm
+local start_infiniband, finish_infiniband, feed_packet, read_packet, whole_packet, take_middle, start_cm
 local orphans -- number of a frame -> it ends a SEND whose begin was not captured, and is not known to be RDS
-local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
+local SEND_MIDDLE, MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
 local check_fragment, check_cm
 
 do
@@ -2007,10 +2018,14 @@ do
    function put_in_order(flow, packet, now)
       local order = flow.order
       local expected = order.expected or packet.psn
-      order.expected = expected
+      order.expected, flow.next_middle = expected, nil
       local distance = (packet.psn - expected) % PSN_MODULUS
       if distance == 0 and packet.what.part == SEND then
          accept(flow, packet, now)
+         local unit = flow.unit
+         if unit and unit.part == SEND and order.count == 0 then
+            flow.next_middle = order.expected % PSN_MODULUS
+         end
          return
       end
       distance = ahead(expected, packet.psn, PSN_MODULUS)
@@ -2060,7 +2075,7 @@ end
 local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
-   local SEND_MIDDLE = 0x01
+   SEND_MIDDLE = 0x01
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
@@ -2172,18 +2187,18 @@ do
       message.fragments = message.fragments + 1
       message.packets = message.packets + unit.packets
       message.total = message.total + data
-      message.seen = message.seen + min(max(0, unit.captured - HEADER_BYTES), room)
+      local size = max(0, unit.length - unit.missing - HEADER_BYTES)
+      message.seen = message.seen + min(size, room)
       message.solicited = unit.solicited
       if RANK[status] < RANK[message.status] then
          message.status = status
       end
       message.frame = frame
-      local size = max(0, unit.captured - HEADER_BYTES)
       if message.kept + size <= MAX_KEPT_BYTES then
          message.kept = message.kept + size
          local parts, from = message.parts, unit.parts
          local count = #parts
-         for index = 1, unit.count do
+         for index = 1, unit.packets do
             local part = from[index]
             if #part > room then
                part = sub(part, 1, room)
@@ -2275,37 +2290,25 @@ do
       local unit = flow.last_unit or { parts = {} }
       flow.unit, flow.last_unit = unit, unit
       unit.part, unit.first, unit.position, unit.header = packet.what.part, packet.frame, position, ""
-      unit.count, unit.packets, unit.length, unit.captured = 0, 0, 0, 0
+      unit.packets, unit.length, unit.missing = 0, 0, 0
       return unit
    end
 
-   -- What a SEND has of its next packet: `data` was captured of `length` bytes.
+   -- What a SEND has of its next packet: `data` is what was captured of its `length` bytes, but for a header of RDS.
    local function extend_unit(unit, length, data)
-      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-         local count = unit.count + 1
-         unit.count, unit.parts[count] = count, data
-      end
-      unit.packets = unit.packets + 1
+      local packets = unit.packets + 1
+      unit.packets = packets
+      unit.parts[packets] = unit.length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
       unit.length = unit.length + length
-      unit.captured = unit.captured + #data
    end
 
-   -- The usual packet of frame `number`: the middle of a SEND, in order, with nothing waiting. Returns whether it is one.
-   function goes_on(packet, number)
-      local flow = packet.flow
-      local unit = flow and flow.unit
-      if packet.opcode ~= SEND_MIDDLE or not unit or unit.part ~= SEND then
-         return false
-      end
+   -- Most packets: the middle of a SEND, whole, in order and with nothing waiting. Its number is the flow's `next_middle`.
+   function take_middle(flow, data, number)
       local order = flow.order
-      local expected = order.expected
-      if packet.psn ~= expected % PSN_MODULUS or order.count > 0 or order.far[1] then
-         return false
-      end
-      order.expected = expected + 1
-      extend_unit(unit, packet.length, packet.data)
+      local expected = order.expected + 1
+      order.expected, flow.next_middle = expected, expected % PSN_MODULUS
+      extend_unit(flow.unit, #data, data)
       shown[number] = shown[number] or flow.lane.part_frame
-      return true
    end
 
    -- Take a request packet that is next in order: SENDs grow to frames of RDS, other requests to RDMA operations.
@@ -2330,13 +2333,13 @@ do
       if what.header > 0 then
          data = sub(data, what.header + 1)
       end
+      local length = max(0, packet.length - what.header)
+      unit.missing = unit.missing + length - #data
       if what.part == SEND then
          if what.starts then
-            unit.header = sub(data, 1, HEADER_BYTES)
-            unit.captured = #unit.header
-            data = sub(data, HEADER_BYTES + 1)
+            unit.header, data = sub(data, 1, HEADER_BYTES), sub(data, HEADER_BYTES + 1)
          end
-         extend_unit(unit, max(0, packet.length - what.header), data)
+         extend_unit(unit, length, data)
          if what.ends then
             flow.unit = nil
             unit.opcode, unit.solicited = packet.opcode, packet.solicited
@@ -2349,8 +2352,7 @@ do
          unit.reth = sub(packet.data, 1, 16)
       end
       unit.packets = unit.packets + 1
-      unit.length = unit.length + max(0, packet.length - what.header)
-      unit.captured = unit.captured + #data
+      unit.length = unit.length + length
       if what.ends then
          flow.unit = nil
          unit.opcode, unit.solicited = packet.opcode, packet.solicited
@@ -2599,7 +2601,7 @@ do
    function announce_write(flow, unit, position, frame, now)
       local operation = reth_of(unit.reth)
       operation.kind, operation.psn, operation.stop = "rdma-write", unit.position, position
-      operation.first, operation.frame, operation.seen = unit.first, frame, unit.captured
+      operation.first, operation.frame, operation.seen = unit.first, frame, unit.length - unit.missing
       enter_operation(flow, operation, now)
    end
 
@@ -2719,7 +2721,7 @@ do
    function new_flow(src, dst, qpn)
       local before = find_flow(src, dst, qpn)
       if before then
-         flows[before] = nil
+         flows[before], before.replaced = nil, true
       elseif flow_count >= MAX_FLOWS then
          return nil
       else
@@ -2979,6 +2981,14 @@ do
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
       packet.length, packet.data = stop - first, bytes_between(tvb, first, stop)
       packet.flow = find_flow(src, dst, packet.qpn)
+      return packet
+   end
+
+   -- A packet whose flow is known, whole: `data` follows its BTH.
+   function whole_packet(flow, opcode, solicited, psn, data)
+      packet.src, packet.dst, packet.qpn, packet.flow = flow.src, flow.dst, flow.qpn, flow
+      packet.opcode, packet.solicited, packet.psn = opcode, solicited, psn
+      packet.length, packet.data = #data, data
       return packet
    end
 end
@@ -4116,9 +4126,18 @@ do
    -- Who reads payload: the dissector of its destination port, else the one that "Decode As" has for all ports; for single
    -- ones it has none in a table that Lua made. 4.0 has no call for the one that it has.
    local rds_port = DissectorTable.new("rds.port", "RDS port", ftypes.UINT16, base.DEC, rds)
+   -- Neither has a call that tells whether there is one, and to offer each message costs a tenth of tshark's time: that waits
+   -- until another script has asked for the table, as it has to before it can enter a dissector.
    local rds_payload
    if is_wireshark(4, 4) then
-      rds_payload = DissectorTable.new("rds.payload", "RDS payload", ftypes.NONE, base.NONE, rds)
+      local made = DissectorTable.new("rds.payload", "RDS payload", ftypes.NONE, base.NONE, rds)
+      local get = DissectorTable.get
+      function DissectorTable.get(name)
+         if name == "rds.payload" then
+            rds_payload = made
+         end
+         return get(name)
+      end
    end
 
    -- How fields are added to one frame's tree: `add(tree, name, ...)`, with `generated` and `hidden` after it.
@@ -4473,11 +4492,9 @@ do
       return referenced(root, handles[name])
    end
 
-   -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be.
-   local function show_only_part(part, pinfo, root)
-      local columns = columns_of(pinfo)
-      columns.protocol = "RDS"
-      columns.info = "part of a message"
+   -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be. Its columns keep what TCP or
+   -- InfiniBand say there.
+   local function show_only_part(part, root)
       local wanted = referenced(root, handles.rds)
       if wanted or referenced(root, handles.rds_part) then
          add = wanted and root.visible and add_always or add_referenced
@@ -4485,12 +4502,7 @@ do
       end
    end
 
-   local function show_parts(parts, pinfo, root, wanted, alone)
-      if alone and not parts[1].event then
-         local columns = columns_of(pinfo)
-         columns.protocol = "RDS"
-         columns.info = "part of a message"
-      end
+   local function show_parts(parts, root, wanted)
       wanted = wanted or is_wanted(root, "rds_part")
       for _, part in ipairs(parts) do
          if wanted or part.findings then
@@ -4532,7 +4544,7 @@ do
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       if frame.part then
-         show_only_part(frame.part, pinfo, root)
+         show_only_part(frame.part, root)
          return
       end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
@@ -4543,7 +4555,7 @@ do
          show_setup(cm, pinfo, root)
       end
       if parts then
-         show_parts(parts, pinfo, root, wanted, not (messages or cm))
+         show_parts(parts, root, wanted)
       end
       if (frame.acks or frame.operations) and (wanted or is_wanted(root, "rds_rdma")) then
          show_acks_and_operations(frame, root)
@@ -4569,9 +4581,10 @@ do
 
 local watching = true
 local tcp_ports = {}
--- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
--- whether the watcher at IP has seen what it carries.
-local current, held, segment, done, taken = nil, {}, nil, false, false
+-- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, whether
+-- the watcher at IP has seen what it carries, and whether it was dissected before.
+local current, held, segment, done, taken, visited = nil, {}, nil, false, false, false
+local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
@@ -4584,7 +4597,12 @@ end
 
 -- Let Wireshark's own dissector do its work.
 local function pass_on(original, tvb, pinfo, tree)
-   return hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
+   local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
+   if fine then
+      return used
+   end
+   gave_up(used)
+   return captured_len(tvb)
 end
 
 -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.
@@ -4637,7 +4655,7 @@ do
       local has_header = #head >= at + TCP_HEADER_BYTES
       held.tvb, held.head, held.at, held.stop, held.src, held.dst = has_header and tvb, head, at, stop, src, dst
       segment, done = nil, false
-      if is_visited(pinfo) then
+      if visited then
          settle_at_end()
       elseif has_header then
          local sport, s, dport, d = byte(head, at + 1, at + 4)
@@ -4739,16 +4757,14 @@ end
 -- InfiniBand and RoCE: their watchers, and what they hand on.
 
 local ICRC_BYTES = 4
-local watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
+local watch_taken, watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
+local remember_route, take_routed
+local routes -- addresses and ports as they lie in IPv4 and UDP -> number of a queue pair -> the flow to it
 do
-   function watch_packet(packet, tvb, pinfo, tree, original)
+   -- What was to be noted of a packet is; Wireshark shows it now.
+   function watch_taken(tvb, pinfo, tree, original)
       local saved_done = done
       done = false
-      if is_visited(pinfo) then
-         settle_at_end()
-      elseif packet and not goes_on(packet, current) then
-         feed_packet(packet, now_of(pinfo))
-      end
       if shows_first() then
          show_once(nil, pinfo, tree)
       end
@@ -4758,6 +4774,57 @@ do
       end
       done = saved_done
       return used
+   end
+
+   function watch_packet(packet, tvb, pinfo, tree, original)
+      if visited then
+         settle_at_end()
+      elseif packet then
+         local flow = packet.flow
+         if flow and packet.opcode == SEND_MIDDLE and packet.psn == flow.next_middle and #packet.data == packet.length then
+            take_middle(flow, packet.data, current)
+         else
+            feed_packet(packet, now_of(pinfo))
+         end
+      end
+      return watch_taken(tvb, pinfo, tree, original)
+   end
+
+   local MAX_ROUTES = 65536
+   local IPV4_BYTES, DATA_AT = 20, 40 -- without options; behind UDP and BTH
+   local route_count = 0
+
+   -- Further packets of this one's flow are known by their route.
+   function remember_route(route, packet)
+      local flow = packet and packet.flow
+      if flow and flow.stream then
+         if route_count >= MAX_ROUTES then
+            routes, route_count = {}, 0
+         end
+         local queue_pairs = routes[route] or {}
+         routes[route], queue_pairs[flow.qpn], route_count = queue_pairs, flow, route_count + 1
+      end
+   end
+
+   -- Take a packet as most are: over IPv4 without options, whole, and of a flow whose route is known. `head` has the first of
+   -- its `size` bytes. Returns whether it was one.
+   function take_routed(route, head, size, tvb, pinfo)
+      local queue_pairs = routes[route]
+      if not queue_pairs or size < DATA_AT + ICRC_BYTES then
+         return false
+      end
+      local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, DATA_AT)
+      local flow = queue_pairs[(q2 * 256 + q1) * 256 + q0]
+      if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
+         return false
+      end
+      local psn, data = (p2 * 256 + p1) * 256 + p0, raw_bytes(tvb, DATA_AT, size - DATA_AT - ICRC_BYTES)
+      if opcode == SEND_MIDDLE and psn == flow.next_middle then
+         take_middle(flow, data, current)
+      else
+         feed_packet(whole_packet(flow, opcode, bits >= 128, psn, data), now_of(pinfo))
+      end
+      return true
    end
 
    local GRH_BYTES, LRH_BYTES = 40, 8
@@ -4863,19 +4930,31 @@ do
    end
 
    local function watch_inside_ip(tvb, pinfo, tree, original)
-      local head = first_bytes(tvb)
+      local size = captured_len(tvb)
+      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      if not visited and size >= IPV4_BYTES then
+         local first, _, l1, l0, _, _, f1, f0, _, carried = byte(head, 1, 10)
+         local plain = carried == UDP and first == 0x45 and l1 * 256 + l0 == size and f1 % 64 == 0 and f0 == 0
+         if plain and take_routed(sub(head, 13, 24), head, size, tvb, pinfo) then
+            taken = true
+            return watch_taken(tvb, pinfo, tree, original)
+         end
+      end
       local at, stop, protocol, src, dst = read_ip(head)
       taken = false
       if stop > at and protocol == TCP then
          taken = true
          return watch_segment(head, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
       elseif stop > at and protocol == UDP then
-         local p, port, s, size = byte(head, at + 3, at + 6)
+         local p, port, s, s0 = byte(head, at + 3, at + 6)
          if #head >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
             taken = true
-            size = s * 256 + size
-            stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
+            local udp = s * 256 + s0
+            stop = (udp >= UDP_BYTES and min(stop, at + udp) or stop) - ICRC_BYTES
             local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
+            if at == IPV4_BYTES then
+               remember_route(sub(head, 13, 24), packet)
+            end
             return watch_packet(packet, tvb, pinfo, tree, original)
          elseif p and CARRY_IP[p * 256 + port] and not inside then
             put_inside("packets")
@@ -4957,6 +5036,10 @@ do
             learn_getters(pinfo)
          end
          local number = number_of(pinfo)
+         visited = number <= newest and is_visited(pinfo)
+         if number > newest then
+            newest = number
+         end
          if number ~= current then
             if depth > 0 then
                lost_frames[current] = true
@@ -4995,7 +5078,7 @@ function rds.init()
    start_tcp()
    start_infiniband()
    start_cm()
-   odd_ends, lost_frames = {}, {}
+   odd_ends, lost_frames, routes, newest = {}, {}, {}, 0
    if at_ip then
       put_inside("links")
    end

@@ -29,6 +29,9 @@ def capture(
         str | None, typer.Option("--filter", "-Y", metavar="EXPR", help="Show only what passes this display filter.")
     ] = None,
     tcp_port: TcpPorts = None,
+    tunnels: Annotated[
+        bool, typer.Option("--tunnels", help="Take whatever comes in tunnels too, such as VXLAN: it may be RDS.")
+    ] = False,
 ) -> None:
     """Capture with dumpcap, and show RDS messages as they come, until Ctrl-C.
 
@@ -48,7 +51,7 @@ def capture(
         raise UsageError("--write -: standard output is for the messages; name a file")
     ports = all_tcp_ports(tcp_port)
     show = Show(compile_filter(filter_text) if filter_text is not None else None, None, rdma=False)
-    live = LiveCapture(interface, sorted(ports), output=output, packets=packets, seconds=seconds)
+    live = LiveCapture(interface, sorted(ports), tunnels=tunnels, output=output, packets=packets, seconds=seconds)
     with live, Results(at_once=True) as results:
         reading = Reading(open_capture(live.path, CaptureOptions(tcp_ports=ports, follow=True)))
         lines = LineWriter(colour=results.colour, unicode=results.unicode)

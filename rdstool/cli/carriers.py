@@ -57,7 +57,7 @@ def carrier_named(transport: str, provider: str, pcap: Path | None) -> Transport
         raise UsageError(f"--provider {provider} is for InfiniBand: add --transport ib")
     if provider != ROCE and pcap is not None:
         raise UsageError(
-            f"--pcap needs --provider {ROCE}: what a device sends no program sees, "
-            "but rdstool capture on its network interface may"
+            f"--pcap needs --provider {ROCE}: no program sees the packets of a device; "
+            "rdstool capture on its network interface may"
         )
     return Transport[transport.upper()]

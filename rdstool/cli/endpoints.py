@@ -46,7 +46,7 @@ class Notices:
                 if event.attempt >= first:
                     self._failed(event.peer, event.attempt, event.detail)
             elif isinstance(event, events.PathUp) and self._told.pop(event.peer, None) is not None:
-                self._say(f"{event.peer} is reached now")
+                self._say(f"{event.peer} can be reached now")
 
         node.on_event(hear)
 
@@ -54,7 +54,9 @@ class Notices:
         now = self._node.engine.now
         if peer not in self._told or now - self._told[peer] >= TRYING_ON_S:
             self._told[peer] = now
-            self._say(f"{peer} cannot be reached ({detail or 'no answer'}), attempt {attempt}; trying on, Ctrl-C ends")
+            self._say(
+                f"{peer} cannot be reached ({detail or 'no answer'}), attempt {attempt}; still trying, Ctrl-C ends"
+            )
 
     @staticmethod
     def _say(text: str) -> None:

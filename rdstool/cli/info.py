@@ -91,7 +91,7 @@ def info(
         _prepare(source, names or [])
         for section in chosen:
             if section not in source.sections:
-                warn(f"{source.title} has nothing of the kind: {TABLES[section].title}")
+                warn(f"{source.title} does not have this table: {TABLES[section].title}")
         for section in source.truncated:
             warn(f"{source.title} has more: only the first {len(source.sections[section])} of {TABLES[section].title}")
     if names and not any(source.sections.get(COUNTERS) for source in sources):

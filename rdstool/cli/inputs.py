@@ -181,7 +181,7 @@ def open_inputs(
     )
     names = [str(name) for name in files]
     if names.count(STANDARD_INPUT) > 1:
-        raise UsageError(f"standard input ({STANDARD_INPUT}) is there to be read once; name it once")
+        raise UsageError(f"standard input ({STANDARD_INPUT}) can be read only once; name it once")
     if engine == TSHARK:
         from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
 

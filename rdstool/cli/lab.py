@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +18,19 @@ from rdstool.cli.output import Results, json_line, note
 from rdstool.errors import UsageError
 
 app = Commands(name="lab")
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM and a terminal that is closed end this part as Ctrl-C does: no guest is left behind."""
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @app.callback()
@@ -136,7 +152,8 @@ def run(
 
     environment, folder = passed_environment(), os.getcwd()  # noqa: PTH109
     modules = ("rds_tcp", *(module or ()))
-    with Guest(find_kernel(kernel), modules=modules, memory_mib=memory, processors=processors) as guest:
+    made = Guest(find_kernel(kernel), modules=modules, memory_mib=memory, processors=processors)
+    with ended_in_order(), made as guest:
         status = join(
             lambda reads: guest.stream(command, write_through, environment=environment, folder=folder, stdin=reads)
         )
@@ -183,7 +200,8 @@ def up(
     from rdstool.lab.standing import bring_up  # noqa: PLC0415
 
     found = find_kernel(kernel)
-    guest = bring_up(name or found.name, found.name, ("rds_tcp", *(module or ())), memory, processors, rxe=rxe)
+    with ended_in_order():
+        guest = bring_up(name or found.name, found.name, ("rds_tcp", *(module or ())), memory, processors, rxe=rxe)
     with Results() as results:
         results.write(
             f"{guest.name}: Linux {guest.release} at {guest.address} and {guest.address6} ({guest.accelerator}); "

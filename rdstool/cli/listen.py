@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
 
 PREVIEW_BYTES = 60
-"""Of a payload, in a line."""
+"""Bytes of a payload that a line shows."""
 MEMORY_FILE = "memory.bin"
 """What peers have made of the memory that was offered, in the directory of --write."""
 
@@ -68,7 +68,7 @@ class Arrival:
         }
 
     def line(self) -> str:
-        """For people: who, how much, and how it begins."""
+        """The line for people: who, how much, and how it begins."""
         return (
             f"{self.time.astimezone():%H:%M:%S.%f} {self.source} > {self.port}  {plural(len(self.data), 'byte')}  "
             f"{preview(self.data)}"
@@ -77,7 +77,7 @@ class Arrival:
 
 @dataclass(slots=True)
 class Total:
-    """All that came."""
+    """What has come so far."""
 
     messages: int = 0
     bytes: int = 0
@@ -141,6 +141,8 @@ def listen(
     places = [place(text) for text in addresses]
     if raw and (json or quiet):
         raise UsageError("--raw writes payloads to standard output: leave out --json and --quiet")
+    if json and quiet:
+        raise UsageError("--quiet shows no messages: leave it out, or --json")
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     memory = offered(offer, transport) if offer is not None else None

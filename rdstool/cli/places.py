@@ -88,7 +88,7 @@ def source_for(destination: str, transport: str = TCP) -> str:
             source = host_of(probe.getsockname())
     except OSError as problem:
         raise UsageError(
-            f"this machine has no way to {destination} ({problem.strerror}): name the address to send from"
+            f"this machine has no route to {destination} ({problem.strerror}): name the address to send from"
         ) from None
     if not source.startswith("127."):
         return source

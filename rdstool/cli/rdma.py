@@ -165,7 +165,7 @@ def _run(
             async with asyncio.timeout(timeout):
                 await job(sock, to)
         except TimeoutError:
-            note(f"{to.address} did not answer within {timeout:g} s: it is to offer memory over RoCE")
+            note(f"{to.address} did not answer within {timeout:g} s: does it offer memory over RoCE?")
             return ExitCode.PROBLEMS
         except RdmaError as problem:
             note(f"{to.address}: {problem}")

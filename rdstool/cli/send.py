@@ -63,7 +63,7 @@ class Tally:
     complete: bool = False
     """All messages were sent, and all acknowledged."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    """One more has ended."""
+    """Set when one more message has ended."""
 
     def as_dict(self) -> dict[str, object]:
         """A line of ``--json``."""
@@ -77,7 +77,7 @@ class Tally:
         }
 
     def line(self) -> str:
-        """For people."""
+        """The line for people."""
         told = self.acknowledged > 1 and self.seconds > 0
         rate = f", {self.acknowledged / self.seconds:,.0f} messages/s" if told else ""
         return (
@@ -205,7 +205,7 @@ class _Job:
     places: list[Place]
     own: Place
     sockets: int
-    """For each destination."""
+    """Sockets for each destination."""
     messages: Callable[[], Iterable[bytes]] | None
     """None for the lines of standard input."""
     rate: float | None
@@ -228,7 +228,7 @@ class _Job:
             peer = self.places[index].address
             if node.reached(peer):
                 return False
-            note(f"gave up {self.tallies[index].destination}: it is not reached, and too much of standard input waits")
+            note(f"gave up {self.tallies[index].destination}: it cannot be reached, and too much waits for it")
             return tasks[index].cancel()
 
         sources = self._sources(let_go)
@@ -264,7 +264,7 @@ class _Job:
     async def _serve(
         self, token: int, sockets: list[AsyncSocket], messages: AsyncIterator[bytes], began: float
     ) -> None:
-        """All that has to do with one destination."""
+        """Do all that has to do with one destination."""
         loop = asyncio.get_running_loop()
         tally = self.tallies[token]
         drains: list[asyncio.Task[None]] = []

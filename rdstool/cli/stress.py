@@ -234,7 +234,9 @@ def run_at_real_time() -> None:
     try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     except PermissionError:
-        raise UsageError("-R: no right to a real-time priority (CAP_SYS_NICE): run it as root, or without -R") from None
+        raise UsageError(
+            "-R: no permission for a real-time priority (CAP_SYS_NICE): run it as root, or without -R"
+        ) from None
 
 
 def keys_line(keys: KeyMeter) -> str:

@@ -186,7 +186,7 @@ class SocketBase:
     # ---- Receiving
 
     def _dated(self, message: ReceivedMessage) -> ReceivedMessage:
-        """With times of day instead of the engine's."""
+        """The message with times of day instead of the engine's."""
         since = time.time() - self._driver.now()
         dated = (Timestamp(since + item.time) if isinstance(item, Timestamp) else item for item in message.control)
         return message._replace(control=tuple(dated))
@@ -205,7 +205,7 @@ class SocketBase:
 
     @property
     def closed(self) -> bool:
-        """``close`` was called."""
+        """Whether ``close`` was called."""
         return self._inner.closed
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ PAUSE_S = 1.0
 TAP_BYTES = 8 << 20
 """Frames that wait for one reader; one that falls behind further is cut off."""
 PROGRAM_CHARACTERS = 200
-"""Of the command line that a node tells."""
+"""Characters of the command line that a node tells."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -175,7 +175,7 @@ class _Client:
         self._request = bytearray()
         self._out: deque[bytes | memoryview] = deque()
         self._waiting_bytes = 0
-        """In ``_out``."""
+        """Bytes in ``_out``."""
         self._reading = self._writing = False
         self._at_end = False
         """The client sends no more."""
@@ -183,7 +183,7 @@ class _Client:
         """It is closed as soon as it has its answer."""
         self._tapping = False
         self._behind = False
-        """It has not read frames fast enough."""
+        """The client has not read frames fast enough."""
         self._scheduled = False
         self._closed = False
         self._timer = self._loop.call_later(PATIENCE_S, self._close)

@@ -122,24 +122,33 @@ class Pinger:
     _free: deque[_Slot] = field(default_factory=deque)
     _slots: set[_Slot] = field(default_factory=set)
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    """Where one fails, the run does."""
 
     async def run(self) -> None:
-        """Send all pings, and wait until each is answered or lost. Raises ``SocketError`` for a bad type of service."""
+        """Send all pings, and wait until each is answered or lost.
+
+        Raises, as a group, ``SocketError`` for a bad type of service, and what ``hear`` raises, which ends the run.
+        """
+        async with self._tasks:
+            try:
+                self._free.extend(self._new_slot() for _ in range(SOCKETS))
+                await self._send_all()
+            finally:
+                for slot in tuple(self._slots):
+                    self._drop(slot)
+
+    async def _send_all(self) -> None:
         loop = asyncio.get_running_loop()
-        self._free.extend(self._new_slot() for _ in range(SOCKETS))
         due = loop.time()
-        try:
-            while self.count is None or self.tally.sent < self.count:
-                # Even with an interval of 0 answers have their turn.
-                await asyncio.sleep(max(0.0, due - loop.time()))
-                slot = await self._free_slot()
-                due = max(due, loop.time() - self.interval_s) + self.interval_s
-                await self._ping(slot)
-            while any(slot.waiting for slot in self._slots):
-                await self._change()
-        finally:
-            for slot in tuple(self._slots):
-                self._drop(slot)
+        while self.count is None or self.tally.sent < self.count:
+            # Even with an interval of 0 answers have their turn.
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            slot = await self._free_slot()
+            due = max(due, loop.time() - self.interval_s) + self.interval_s
+            await self._ping(slot)
+        while any(slot.waiting for slot in self._slots):
+            await self._change()
 
     # ---- Sockets
 
@@ -148,7 +157,7 @@ class Pinger:
         if self.tos:
             sock.set_tos(self.tos)
         slot = _Slot(sock)
-        slot.reader = asyncio.get_running_loop().create_task(self._read(slot))
+        slot.reader = self._tasks.create_task(self._read(slot))
         self._slots.add(slot)
         return slot
 
@@ -213,7 +222,10 @@ class Pinger:
         slot.waiting = False
         self._drop(slot)
         self._freed.set()
-        self.hear(Lost(slot.number))
+        self._tasks.create_task(self._tell(Lost(slot.number)))
+
+    async def _tell(self, outcome: Outcome) -> None:
+        self.hear(outcome)
 
 
 def why_silent(engine: Engine, local: str, peer: str) -> str | None:

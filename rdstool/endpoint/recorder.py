@@ -68,7 +68,7 @@ class _Conversation:
     local: Host
     peer: Host
     first_sequence: int
-    """Of both, initially."""
+    """First sequence number of both directions."""
     local_ended: bool = False
     peer_ended: bool = False
 

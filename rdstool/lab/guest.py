@@ -125,7 +125,11 @@ class Guest:
         if self.alive:
             raise LabError("the guest runs already")
         self.begin()
-        self.await_agent()
+        try:
+            self.await_agent()
+        except BaseException:  # Ctrl-C, too: it takes a while
+            self.kill()
+            raise
         return self
 
     def begin(self) -> None:

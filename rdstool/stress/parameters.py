@@ -232,7 +232,7 @@ def _rdma_asked(options: StressOptions) -> RdmaParameters | None:
     if not options.rdma_size:
         return None
     if options.rw_mode not in set(RdmaMode):
-        raise UsageError(f"the active side asks for RDMA of mode {options.rw_mode}, which there is not")
+        raise UsageError(f"the active side asks for RDMA of mode {options.rw_mode}, which does not exist")
     return RdmaParameters(
         options.rdma_size,
         RdmaMode(options.rw_mode),

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from dissectors.wire.encapsulation import ROCE_ETHERTYPE, ROCE_UDP_PORT
+from rdstool.capture.packets.tunnels import BY_PORT, BY_PROTOCOL, MPLS_ETHERTYPES
 from rdstool.errors import TsharkError, UsageError
 from rdstool.tshark.program import find_tshark
 
@@ -29,11 +30,19 @@ _RIGHTS = (
 )
 
 
-def capture_filter(tcp_ports: Sequence[int], *, ethernet: bool = True, vlan: bool = True) -> str:
-    """The packets that may carry RDS: ``ethernet`` where the link has EtherTypes, and there with VLAN tags too."""
+def capture_filter(tcp_ports: Sequence[int], *, tunnels: bool = False, ethernet: bool = True, vlan: bool = True) -> str:
+    """The packets that may carry RDS: ``ethernet`` where the link has EtherTypes, and there with VLAN tags too.
+
+    Of those in ``tunnels``, it takes all.
+    """
     wanted = [*(f"tcp port {port}" for port in tcp_ports), f"udp port {ROCE_UDP_PORT}"]
+    ethertypes = [ROCE_ETHERTYPE]
+    if tunnels:
+        wanted += [f"ip proto {protocol} or ip6 proto {protocol}" for protocol in BY_PROTOCOL]
+        wanted += [f"udp dst port {port}" for port in BY_PORT]
+        ethertypes += MPLS_ETHERTYPES
     if ethernet:
-        wanted.append(f"ether proto 0x{ROCE_ETHERTYPE:04x}")
+        wanted += [f"ether proto 0x{ethertype:04x}" for ethertype in ethertypes]
     text = " or ".join(wanted)
     return f"({text}) or (vlan and ({text}))" if ethernet and vlan else text
 
@@ -51,6 +60,7 @@ class LiveCapture:
         interface: str,
         tcp_ports: Sequence[int],
         *,
+        tunnels: bool = False,
         output: Path | None = None,
         packets: int | None = None,
         seconds: int | None = None,
@@ -63,7 +73,7 @@ class LiveCapture:
             raise TsharkError("there is no dumpcap; install it: apt-get install tshark")
         self._interface = interface
         self._output = output
-        self._command = [dumpcap, "-q", "-i", interface, "-f", _fitting_filter(dumpcap, interface, tcp_ports)]
+        self._command = [dumpcap, "-q", "-i", interface, "-f", _fitting_filter(dumpcap, interface, tcp_ports, tunnels)]
         self._command += ["-w", "-"]
         if packets is not None:
             self._command += ["-c", str(packets)]
@@ -151,12 +161,12 @@ def _create(path: Path) -> BinaryIO:
         raise UsageError(f"{path}: {problem.strerror}; name a file in another directory for --write") from problem
 
 
-def _fitting_filter(dumpcap: str, interface: str, tcp_ports: Sequence[int]) -> str:
+def _fitting_filter(dumpcap: str, interface: str, tcp_ports: Sequence[int], tunnels: bool) -> str:
     """The filter that the interface's link type can do; of links without EtherTypes, and of ``any``, it asks less."""
     whole, *less = (
-        capture_filter(tcp_ports),
-        capture_filter(tcp_ports, vlan=False),
-        capture_filter(tcp_ports, ethernet=False),
+        capture_filter(tcp_ports, tunnels=tunnels),
+        capture_filter(tcp_ports, tunnels=tunnels, vlan=False),
+        capture_filter(tcp_ports, tunnels=tunnels, ethernet=False),
     )
     for text in (whole, *less):
         tried = subprocess.run(  # noqa: S603 - Wireshark's own program, found on the search path

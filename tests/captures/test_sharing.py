@@ -30,8 +30,7 @@ from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
 from rdstool.validate.rule import Finding
 from rdstool.validate.validator import Validator
-from tests.fuzz.damage import RECORD_HEADER_BYTES, split
-from tests.kit.tunnels import ALL, in_turn
+from tests.kit.tunnels import in_tunnels
 from tests.unit.capture.capture_files import pcap_file
 from tests.unit.cli.running import TIMEOUT_S, environment, rdstool, rdstool_here
 
@@ -173,23 +172,13 @@ def test_ip_fragments_are_put_together_by_all_processes(name: str, tmp_path: Pat
 def test_streams_in_tunnels_belong_to_the_process_of_the_inner_addresses(name: str, tmp_path: Path) -> None:
     whole = grown(name, tmp_path / "whole.pcap")
     inside = str(tmp_path / "inside.pcap")
-    in_tunnels(Path(whole), Path(inside))
+    Path(inside).write_bytes(in_tunnels(Path(whole).read_bytes()))
     plain, one = all_of([whole], options(1, digests=True)), all_of([inside], options(1, digests=True))
     assert one["frames"].tunnelled > 1000
     assert said(one) == said(plain)
     assert digests(one) == digests(plain)
     assert is_shared(inside, jobs=3)
     assert all_of([inside], options(3, digests=True)) == one
-
-
-def in_tunnels(whole: Path, inside: Path) -> None:
-    """The same packets, each in another tunnel than the one before."""
-    header, frames = split(whole.read_bytes())
-    records = [header]
-    for number, record in enumerate(frames):
-        frame = in_turn(number, record[RECORD_HEADER_BYTES:], ALL)
-        records.append(record[:8] + struct.pack("<II", len(frame), len(frame)) + frame)
-    inside.write_bytes(b"".join(records))
 
 
 def said(told: dict[str, Any]) -> list[Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from rdstool.lab.fetch import fetch_kernel
 from tests.unit.cli.background import Background, background
 from tests.unit.cli.running import COMMAND, environment, rdstool
 
@@ -51,6 +54,50 @@ def test_a_kernel_sends_a_datagram_to_rdstool(up: Callable[..., str]) -> None:
         said = rdstool("lab", "say", HERE, "hello")
         assert re.fullmatch(r"192.0.2.100:\d+ > 192.0.2.1:4000: 5 bytes, acknowledged\n", said.stdout), said
         assert heard(listening).endswith('> 4000  5 bytes  "hello"\n')
+
+
+def children(process: int) -> list[int]:
+    """Processes that it started."""
+    try:
+        return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def descendants(process: int) -> list[int]:
+    """Those, and what they started."""
+    found = children(process)
+    return found + [deeper for each in found for deeper in descendants(each)]
+
+
+def is_guest(process: int) -> bool:
+    """QEMU with a guest, and not one that is only asked what it can."""
+    try:
+        return "-fsdev" in Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOOT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("arguments", [["run", "6.12", "--", "true"], ["up", "6.12"]], ids=["run", "up"])
+def test_a_command_that_is_ended_while_it_boots_leaves_no_guest(
+    arguments: list[str], number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    fetch_kernel("6.12")
+    with background("lab", *arguments) as booting:
+        until(lambda: any(map(is_guest, descendants(booting.process.pid))))
+        guests = list(filter(is_guest, descendants(booting.process.pid)))
+        booting.process.send_signal(number)
+        assert booting.end(BOOT_S).returncode == 130
+        until(lambda: not any(map(is_guest, guests)))
 
 
 def test_a_reader_that_has_enough_ends_a_command_in_a_guest_and_not_the_guest(up: Callable[..., str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from tests.fuzz.damage import RECORD_HEADER_BYTES, split
+
 ETHERNET_BYTES = 14
 IPV4, IPV6, BRIDGED, MPLS = 0x0800, 0x86DD, 0x6558, 0x8847
 IN_IPV4, IN_IPV6, GRE, ETHERIP, MPLS_IN_IP, UDP = 4, 41, 47, 97, 137, 17
@@ -215,3 +217,13 @@ ALL = (*KNOWN_TO_WIRESHARK, pseudowire, pseudowire_with_word, vxlan_of_linux)
 def in_turn(number: int, frame: bytes, wraps: tuple[Wrap, ...] = KNOWN_TO_WIRESHARK) -> bytes:
     """Frame ``number`` in the tunnel whose turn it is; as it was, where it carries no IP."""
     return wraps[number % len(wraps)](frame) if _kind(frame) in (IPV4, IPV6) else frame
+
+
+def in_tunnels(capture: bytes, wraps: tuple[Wrap, ...] = ALL) -> bytes:
+    """A pcap file whose frames come in one tunnel after the other."""
+    header, frames = split(capture)
+    parts = [header]
+    for number, record in enumerate(frames):
+        frame = in_turn(number, record[RECORD_HEADER_BYTES:], wraps)
+        parts.append(record[:8] + struct.pack("<II", len(frame), len(frame)) + frame)
+    return b"".join(parts)

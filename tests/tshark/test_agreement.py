@@ -25,6 +25,8 @@ from tests.unit.validate.test_mutations import CLEAN, Script
 COOKED = 113
 """Link type of Linux cooked captures."""
 RAW = 101
+IPOIB = 242
+"""That of IP over InfiniBand."""
 PIECE_BYTES = 512
 """Payload of a fragment."""
 
@@ -72,6 +74,14 @@ def cooked(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
         return frame[:RECORD_HEADER_BYTES] + link + packet[ETHERNET_BYTES:]
 
     return _linked(header, COOKED), [_sized(relinked(frame)) for frame in frames]
+
+
+def over_infiniband(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    at = RECORD_HEADER_BYTES
+    front = bytes(20) + b"\x00\x01\x02\x03\xfe\x80" + bytes(14)
+    return _linked(header, IPOIB), [
+        _sized(f[:at] + front + f[at + 12 : at + 14] + bytes(2) + f[at + ETHERNET_BYTES :]) for f in frames
+    ]
 
 
 def raw_ip(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
@@ -172,6 +182,7 @@ CASES: list[tuple[str, Change]] = [
     *(("ib-basic-73", change) for change in (thinned, from_the_middle, in_fragments)),
     *((name, in_fragments) for name in (TCP, TCP6)),
     *((name, in_tunnels) for name in (TCP, TCP6, INFINIBAND)),
+    (TCP, over_infiniband),
     (TCP, in_mpls_over_udp),
     (INFINIBAND, in_vxlan_gpe),
 ]

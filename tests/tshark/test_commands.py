@@ -25,6 +25,7 @@ from rdstool.tshark.program import VARIABLE, Tshark, find_tshark
 from tests.kit import tcp
 from tests.kit.loopback import own_addresses
 from tests.kit.tsharks import bare_tshark
+from tests.kit.tunnels import in_tunnels
 from tests.tshark.running import ROOT, RUN_S, run
 from tests.unit.cli.background import background
 
@@ -415,6 +416,8 @@ def test_the_capture_filter_lets_rds_pass_and_nothing_else(tmp_path: Path) -> No
     assert "vlan" in text
     assert "ether" not in capture_filter([1, 2], ethernet=False)
     assert "vlan" not in capture_filter([1, 2], vlan=False)
+    assert "4789" not in text
+    assert "4789" in capture_filter([16385], tunnels=True)
 
 
 def test_all_interfaces_at_once_are_captured_though_their_filters_know_no_vlan() -> None:
@@ -423,9 +426,12 @@ def test_all_interfaces_at_once_are_captured_though_their_filters_know_no_vlan()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "0 messages\n")
 
 
-def test_captures_live_shows_messages_and_writes_pcapng(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tunnels", [(), ("--tunnels",)])
+def test_captures_live_shows_messages_and_writes_pcapng(tunnels: tuple[str, ...], tmp_path: Path) -> None:
     """In a network namespace of its own: whole frames of a conversation are sent over a pair of virtual links."""
     conversation = tcp.conversation().write(tmp_path / "conversation.pcap")
+    if tunnels:
+        conversation.write_bytes(in_tunnels(conversation.read_bytes()))
     script = tmp_path / "live.sh"
     output = tmp_path / "live.pcapng"
     sender = (
@@ -436,8 +442,10 @@ def test_captures_live_shows_messages_and_writes_pcapng(tmp_path: Path) -> None:
     (tmp_path / "send.py").write_text(sender)
     frames = run(find_tshark(), "-r", str(conversation), "-T", "fields", "-e", "frame.number").count("\n")
     script.write_text(
-        "set -eu\nip link set lo up\nip link add one type veth peer name two\nip link set one up\nip link set two up\n"
-        f"'{RDSTOOL}' capture -i two -w '{output}' -c {frames} --json > '{tmp_path}/live.json' 2> '{tmp_path}/said' &\n"
+        "set -eu\nip link set lo up\nip link add one mtu 9000 type veth peer name two mtu 9000\n"
+        "ip link set one up\nip link set two up\n"
+        f"'{RDSTOOL}' capture {' '.join(tunnels)} -i two -w '{output}' -c {frames} --json "
+        f"> '{tmp_path}/live.json' 2> '{tmp_path}/said' &\n"
         "capture=$!\n"
         # dumpcap writes the head of the file once it listens.
         f"until [ -s '{output}' ]; do kill -0 $capture; done\n"

@@ -28,11 +28,11 @@ from tests.fuzz.damage import (
     sources,
     split,
 )
-from tests.kit import tcp
+from tests.kit import ib, tcp
 from tests.kit.pcap import IP_TCP, IP_UDP, Pcap
 from tests.kit.rds import bitmap
 from tests.kit.tsharks import NEWER, newer_tshark, system_tshark
-from tests.tshark.running import PCAPS, PLUGIN, STRESS, rows, run
+from tests.tshark.running import PCAPS, PLUGIN, ROOT, STRESS, compare, rows, run
 from tests.unit.validate.checking import findings
 from tests.unit.validate.test_mutations import CASES, CLEAN, Script
 
@@ -137,6 +137,23 @@ def stress_capture(path: Path, port: int = 4001) -> Path:
     step.payload = head.ljust(100, b"\0")
     script.steps.append(step)
     return script.write(path)
+
+
+def test_queue_pairs_whose_numbers_are_used_again_are_another_connection(
+    tshark: Tshark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ib, "GENERATION", 0)
+    path = ib.reconnect().write(tmp_path / "again.pcap")
+    assert compare(path, tshark) == []
+    assert {stream for (stream,) in rows(tshark, path, ["rds.stream"], "-Y", "rds")} == {"0", "1"}
+
+
+@pytest.mark.parametrize(("name", "below"), [("tcp-basic-73", "TCP"), ("ib-basic-73", "RRoCE")])
+def test_a_part_of_a_message_keeps_the_columns_of_what_carries_it(name: str, below: str, tshark: Tshark) -> None:
+    path = ROOT / "pcaps" / name / "a.pcap.gz"
+    protocols = ("-r", str(path), "-o", 'gui.column.format:"Protocol","%p"', "-Y")
+    assert set(run(tshark, *protocols, "rds").split()) == {"RDS"}
+    assert set(run(tshark, *protocols, "rds_part && !rds && !rds.stream.event").split()) == {below}
 
 
 def test_payload_goes_to_the_dissector_of_its_destination_port(tshark: Tshark, tmp_path: Path) -> None:

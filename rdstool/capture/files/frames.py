@@ -23,6 +23,7 @@ DETECTION_LIMIT_BYTES = 64 << 10
 """How much of a file is looked at to find its format."""
 _OTHER_MAGICS = {
     b"BZh": "compressed with bzip2: decompress it first",
+    b"\x04\x22\x4d\x18": "compressed with lz4: decompress it first",
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"snoop\0": "a snoop file: convert it to pcapng first (editcap -F pcapng)",
 }

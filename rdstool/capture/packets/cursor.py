@@ -23,7 +23,7 @@ class Cursor:
     row: Ints
     """Index of the frame in its batch."""
     at: Ints
-    """Of the next header."""
+    """Offset of the next header."""
     end: Ints
     """Behind the last captured byte; never behind ``wire_end``."""
     wire_end: Ints

@@ -35,7 +35,7 @@ _MAX_BYTES = 0xFFFF
 """Of a datagram over IPv4, its header included, and behind the header of one over IPv6."""
 _V4_BYTES, _V6_BYTES = 20, 40
 _KEPT_FLAGS = 0xC0
-"""Of IPv4: all but "more fragments"."""
+"""Flags of IPv4, all but "more fragments"."""
 
 _Key = tuple[int, int, int, int, int, int]
 """Addresses, identification, and for IPv4 the protocol."""

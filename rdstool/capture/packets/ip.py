@@ -21,14 +21,14 @@ from rdstool.capture.packets.links import any_of
 MAX_OFFLOAD_BYTES = 1 << 20
 """The largest packet that is believed where IP gives no length; Linux sends 512 KiB at most (BIG TCP)."""
 MAX_EXTENSION_HEADERS = 8
-"""Of an IPv6 packet."""
+"""Extension headers of an IPv6 packet that are read."""
 
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION = 0, 43, 44, 51, 60
 _IPV4_MIN_BYTES = 20
 _MORE, _PLACE = 0x2000, 0x1FFF
 """More fragments, and the fragment's place in units of 8 bytes."""
 _IPV6_MORE, _IPV6_PLACE = 0x0001, 0xFFF8
-"""The same of IPv6, whose place is in bytes."""
+"""More fragments, and the place in bytes, of IPv6."""
 _V4_MAPPED = np.uint64(0xFFFF_0000_0000)
 
 _IPV4 = np.dtype({
@@ -176,14 +176,14 @@ def counted_malformed(packets: Carried, good: Mask, counts: FrameCounts) -> Carr
 
 
 def v4_addresses(data: Bytes, network: Ints) -> Addresses:
-    """Of IPv4 headers."""
+    """Source and destination addresses of IPv4 headers."""
     pairs = gather(data, network + 12, _V4_ADDRESSES)
     zeros = np.zeros(len(network), np.uint64)
     return zeros, pairs["src"] | _V4_MAPPED, zeros, pairs["dst"] | _V4_MAPPED
 
 
 def v6_addresses(data: Bytes, network: Ints) -> Addresses:
-    """Of IPv6 headers, or GRHs."""
+    """Source and destination addresses of IPv6 headers, or GRHs."""
     pairs = gather(data, network + 8, _V6_ADDRESSES)
     src_hi, src_lo, dst_hi, dst_lo = (pairs[name].astype(np.uint64) for name in pairs.dtype.names or ())
     return src_hi, src_lo, dst_hi, dst_lo

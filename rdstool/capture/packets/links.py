@@ -38,6 +38,7 @@ LINKTYPE_ETHERNET = 1
 LINKTYPE_LOOP = 108
 LINKTYPE_LINUX_SLL = 113
 LINKTYPE_ERF = 197
+LINKTYPE_IPOIB = 242
 LINKTYPE_INFINIBAND = 247
 LINKTYPE_LINUX_SLL2 = 276
 LINKTYPE_RAW = 101
@@ -60,6 +61,8 @@ _ERF_IP = (22, 23)
 _ETHERNET = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [12], "itemsize": 14})
 _SLL = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [14], "itemsize": 16})
 _SLL2 = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [0], "itemsize": 20})
+_IPOIB = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [40], "itemsize": 44})
+"""IP over InfiniBand (RFC 4391 §6): room for a GRH, or the receiver's address, in front."""
 _TAG = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [2], "itemsize": _TAG_BYTES})
 _FAMILY = np.dtype([("little", "<u4")])
 _BYTE = np.dtype([("value", "u1")])
@@ -198,6 +201,7 @@ _PARSERS: dict[int, Callable[[Cursor, FrameCounts], Named]] = {
     LINKTYPE_LINUX_SLL: _header_with_ethertype(_SLL),
     LINKTYPE_LINUX_SLL2: _header_with_ethertype(_SLL2),
     LINKTYPE_ERF: _erf,
+    LINKTYPE_IPOIB: _header_with_ethertype(_IPOIB),
     LINKTYPE_INFINIBAND: _infiniband,
     **dict.fromkeys(LINKTYPES_RAW, _raw_ip),
 }

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.encapsulation import ICRC_BYTES, ROCE_UDP_PORT, NextHeader
+from dissectors.wire.rds import TCP_PORT
 from rdstool.capture.columns import Bytes, Fragments, FrameBatch, IbPackets, Ints, Segments
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.gather import gather
@@ -43,8 +44,7 @@ from rdstool.capture.packets.links import (
 )
 from rdstool.capture.packets.tunnels import BY_ETHERTYPE, BY_PORT, BY_PROTOCOL, MAX_TUNNELS, REFUSED, Opener
 
-RDS_TCP_PORT = 16385
-RDS_TCP_PORTS = frozenset({RDS_TCP_PORT})
+RDS_TCP_PORTS = frozenset({TCP_PORT})
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 MAX_FRAME_BYTES = 9216

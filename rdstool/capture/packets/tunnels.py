@@ -34,7 +34,7 @@ MAX_TUNNELS = 8
 REFUSED = 0x1_0002
 """Stands for what cannot be read in here; not an EtherType."""
 
-_ETHERTYPE_MPLS = (0x8847, 0x8848)
+MPLS_ETHERTYPES = (0x8847, 0x8848)
 """Downstream and upstream assigned labels."""
 _ETHERTYPE_ERSPAN = 0x88BE
 _ETHERTYPE_ERSPAN_3 = 0x22EB
@@ -48,7 +48,7 @@ _ERSPAN_3 = np.dtype([("version", "u1"), ("rest", "V9"), ("flags", ">u2")])
 _ERSPAN_FRAME_TYPE, _ERSPAN_SUBHEADER = 0x7C00, 0x0001
 _VXLAN = np.dtype([("flags", "u1"), ("rest", "V2"), ("next", "u1"), ("vni", "V4")])
 _VXLAN_VNI, _VXLAN_NEXT = 0x08, 0x04
-_VXLAN_PROTOCOLS = {1: ETHERTYPE_IPV4, 2: ETHERTYPE_IPV6, 3: ETHERTYPE_BRIDGED, 5: _ETHERTYPE_MPLS[0]}
+_VXLAN_PROTOCOLS = {1: ETHERTYPE_IPV4, 2: ETHERTYPE_IPV6, 3: ETHERTYPE_BRIDGED, 5: MPLS_ETHERTYPES[0]}
 _GENEVE = np.dtype([("options", "u1"), ("flags", "u1"), ("protocol", ">u2"), ("vni", "V4")])
 _ETHERIP = np.dtype([("version", ">u2")])
 _MPLS = np.dtype({
@@ -132,7 +132,7 @@ def _mpls(headers: Headers) -> tuple[Ints, Ints]:
     plain = any_of(headers["ethertype"], _FRAMES)
     below = headers["entry"] & _MPLS_BOTTOM == 0
     kinds = [below, version == 4, version == 6, worded | plain]
-    ethertype = np.select(kinds, [_ETHERTYPE_MPLS[0], ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_BRIDGED], REFUSED)
+    ethertype = np.select(kinds, [MPLS_ETHERTYPES[0], ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_BRIDGED], REFUSED)
     word = worded & (ethertype == ETHERTYPE_BRIDGED)
     return _MPLS_BYTES + _CONTROL_WORD_BYTES * word.astype(np.int64), ethertype.astype(np.int64)
 
@@ -160,5 +160,5 @@ BY_ETHERTYPE: dict[int, Opener] = {
     ETHERTYPE_BRIDGED: bridged,
     _ETHERTYPE_ERSPAN: _tunnel(_ERSPAN_2, _erspan_2),
     _ETHERTYPE_ERSPAN_3: _tunnel(_ERSPAN_3, _erspan_3),
-    **dict.fromkeys(_ETHERTYPE_MPLS, _labels),
+    **dict.fromkeys(MPLS_ETHERTYPES, _labels),
 }

@@ -15,7 +15,7 @@ from rdstool.protocol.source_ports import source_port
 from rdstool.transport.scopes import socket_address
 
 BACKLOG = 64
-"""As the kernel's (``rds_tcp_listen_init``)."""
+"""Connections that wait to be accepted, as many as the kernel's (``rds_tcp_listen_init``)."""
 KEEPALIVE_S = 5
 """Idle time before the first probe, and between probes (``rds_tcp_keepalive``)."""
 KEEPALIVE_PROBES = 5

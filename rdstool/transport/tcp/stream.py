@@ -62,7 +62,7 @@ class Stream:
         self.sock = sock
         self.tap = tap
         self.dialled = dialled
-        """It is being connected, since the engine wanted that."""
+        """Whether we connect it, since the engine wanted that."""
         self.ends: tuple[HostPort, HostPort] | None = None
         """Own and peer's address and TCP port, once it is connected."""
         self.pending: list[Buffer] = []
@@ -74,19 +74,19 @@ class Stream:
         self.asks = allow_notices(sock)
         """The system can tell of acknowledgements by itself."""
         self.asked = False
-        """It will, of one write."""
+        """The system is going to tell of the acknowledgement of one write."""
         self.waiting = False
         """Listed among those whose acknowledgements are asked for."""
         self.reading = False
-        """It is watched for bytes to read."""
+        """Whether it is watched for bytes to read."""
         self.writing = False
-        """It is watched for room to write."""
+        """Whether it is watched for room to write."""
         self.ready: Handler
         """Takes what its socket is ready for."""
         self.enough = 1
         """Bytes to read of which the system tells; of fewer it does not."""
         self.fresh = True
-        """Nothing has been read yet."""
+        """Whether nothing has been read yet."""
         self.finished = False
         """Our FIN is sent."""
         self.ended = False

@@ -216,7 +216,7 @@ class TcpTransport:
                 self._ack_alarm.set(self._driver.now() + self._ack_delay)
 
     def settle(self) -> None:
-        """Nothing: ``flush`` leaves nothing to the loop."""
+        """Do nothing: ``flush`` leaves nothing to the loop."""
 
     def _writable(self, stream: Stream) -> None:
         self._engine.counters.tcp_write_space_calls += 1

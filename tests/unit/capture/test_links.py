@@ -36,6 +36,10 @@ def ethernet(protocol: int, data: bytes) -> bytes:
     return MAC + struct.pack(">H", protocol) + data
 
 
+def ipoib(protocol: int, data: bytes) -> bytes:
+    return bytes(range(40)) + struct.pack(">HH", protocol, 0) + data
+
+
 QINQ = ETHERNET / Dot1AD(vlan=3) / Dot1Q(vlan=4)
 LINKS: dict[str, tuple[int, bytes, bytes]] = {
     "Ethernet": (1, ethernet(0x800, V4), ethernet(0x86DD, V6)),
@@ -64,6 +68,7 @@ LINKS: dict[str, tuple[int, bytes, bytes]] = {
         erf_record(2, ethernet(0x800, V4), extensions=1),
         erf_record(20, ethernet(0x86DD, V6), extensions=3),
     ),
+    "IPoIB": (242, ipoib(0x800, V4), ipoib(0x86DD, V6)),
     "ERF IP": (197, erf_record(22, V4), erf_record(23, V6)),
 }
 

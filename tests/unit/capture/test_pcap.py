@@ -92,6 +92,16 @@ def test_an_absurd_length_ends_the_file_at_its_byte(tmp_path: Path, length: int)
     assert f"a frame of {length} bytes is not possible" in str(error)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_where_files_were_strung_together_is_told(tmp_path: Path, order: str) -> None:
+    good = pcap_file(FRAMES, order)
+    seen, error = read_all(written(tmp_path, good + good))
+    assert [frame.data for frame in seen] == FRAMES
+    assert error is not None
+    assert error.position == len(good)
+    assert "another pcap file begins here" in str(error)
+
+
 def test_a_frame_larger_than_a_chunk_is_read(tmp_path: Path) -> None:
     frames = [b"small", bytes(range(256)) * 400, b"small again", b"x" * 3000]
     seen, error = read_all(written(tmp_path, pcap_file(frames)), chunk_bytes=1000)
@@ -113,6 +123,7 @@ def test_the_size_of_chunks_does_not_matter(tmp_path: Path, chunk_bytes: int) ->
         (pcap_header()[:23], "too short for a capture file"),
         (b"#!/bin/sh\necho this is no capture\n", "not a capture file: it begins with 23 21 2f 62"),
         (b"BZh91AY&SY" + bytes(50), "compressed with bzip2"),
+        (b"\x04\x22\x4d\x18" + bytes(50), "compressed with lz4"),
         (b"PK\x03\x04" + bytes(50), "a zip archive"),
         (b"snoop\0\0\0" + bytes(50), "a snoop file"),
         (bytes(100_000), "not a capture file"),

@@ -329,8 +329,8 @@ def test_parquet_never_overwrites_a_capture_or_a_result_with_nothing(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("decode", "-", "-"), "standard input (-) is there to be read once; name it once"),
-        (("stats", "-", TCP, "-"), "standard input (-) is there to be read once; name it once"),
+        (("decode", "-", "-"), "standard input (-) can be read only once; name it once"),
+        (("stats", "-", TCP, "-"), "standard input (-) can be read only once; name it once"),
         (("decode", "--hash", "-e", "rds.length", TCP), "name rds.sha256 among the --fields"),
         (("decode", "--rdma", "--parquet", "-", TCP), "that file is of messages alone"),
         (("validate", "--json", "--format", "sarif", TCP), "--json and --format sarif exclude each other"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,7 @@ from rdstool.endpoint.pinger import Tally
 from rdstool.errors import UsageError
 from tests.kit.loopback import own_addresses
 from tests.unit.cli.background import background
-from tests.unit.cli.running import rdstool
+from tests.unit.cli.running import COMMAND, TIMEOUT_S, rdstool
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_peer_that_refuses_is_named_and_tried_again() -> None:
     small, large = own_addresses(2)
     done = rdstool("ping", large, "-I", small, "-c", "2", "-i", "1ms", "--timeout", "100ms")
     assert done.returncode == 1
-    assert f"{large} cannot be reached (Connection refused), attempt 1; trying on" in done.stderr
+    assert f"{large} cannot be reached (Connection refused), attempt 1; still trying" in done.stderr
     assert done.stdout.splitlines()[:2] == ["   1: no answer within 0.1 s", "   2: no answer within 0.1 s"]
     assert "2 sent, 0 received, 100 % lost" in done.stdout
     assert "hint" not in done.stderr
@@ -101,7 +102,7 @@ def test_a_ping_waits_for_a_peer_that_comes_later() -> None:
         with background("listen", f"{large}:4000"):
             done = pinging.end()
     assert done.returncode == 0
-    assert "is reached now" in done.stderr
+    assert "can be reached now" in done.stderr
     assert "1 sent, 1 received" in done.stdout
 
 
@@ -123,6 +124,23 @@ def test_ctrl_c_before_the_count_is_an_interruption_and_is_summed_up_too() -> No
         done = pinging.end()
     assert done.returncode == 130
     assert " sent, 0 received, 100 % lost" in done.stdout
+
+
+@pytest.mark.parametrize("timeout", ["1us", "60"], ids=["lost", "answered"])
+def test_a_run_without_end_ends_quietly_when_nobody_reads_what_it_prints(peer: str, timeout: str) -> None:
+    command = [*COMMAND, "ping", peer, "-I", beside(peer, 1), "-i", "1ms", "--timeout", timeout]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as pinging:
+        try:
+            assert pinging.stdout is not None
+            pinging.stdout.readline()
+            pinging.stdout.close()
+            pinging.stdout = None
+            _, complaints = pinging.communicate(timeout=TIMEOUT_S)
+        finally:
+            pinging.kill()
+    assert pinging.returncode == 0
+    assert all(line.startswith((b"pinging", b"hint")) for line in complaints.splitlines()), complaints
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_nobody_there_is_told_and_given_up_in_time() -> None:
     small, large = own_addresses(2)
     done = rdstool("send", large, "--from", small, "-m", "x", "--timeout", "0.3")
     assert done.returncode == 1
-    assert f"{large} cannot be reached (Connection refused), attempt 1; trying on" in done.stderr
+    assert f"{large} cannot be reached (Connection refused), attempt 1; still trying" in done.stderr
     assert "gave up after 0.3 s" in done.stderr
     assert "0 acknowledged" in done.stdout
 
@@ -283,6 +283,7 @@ def test_a_message_that_the_send_buffer_cannot_hold_is_refused_with_its_name() -
         (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
         (["listen", "127.213.1.1:1"], "port 1 belongs to the handshake"),
         (["listen", "127.0.0.1", "--raw", "--json"], "--raw writes payloads to standard output"),
+        (["listen", "127.0.0.1", "--quiet", "--json"], "--quiet shows no messages: leave it out, or --json"),
     ],
 )
 def test_wrong_use_is_one_line_that_says_what_to_do(arguments: list[str], said: str) -> None:

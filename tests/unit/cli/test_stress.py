@@ -79,7 +79,7 @@ def test_real_time_priority_is_had_or_refused() -> None:
     if not may_run_at_real_time():
         done = rdstool("stress", "-r", own, "-R")
         assert done.returncode == 2
-        assert "-R: no right to a real-time priority" in done.stderr
+        assert "-R: no permission for a real-time priority" in done.stderr
         return
     with background("stress", "-r", own, "-R") as passive:
         passive.wait_for("waiting")

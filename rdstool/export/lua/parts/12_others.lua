@@ -7,14 +7,18 @@ local function is_wireshark(wanted_major, wanted_minor)
    return major > wanted_major or major == wanted_major and minor >= wanted_minor
 end
 
--- Let another dissector do its work; nil where it gave up. On what, it has shown already: that is no error of this script.
+-- Another dissector gave up. On what, it has shown already: that is no error of this script. Others are.
 -- (The text behind the name is garbage in 4.4 where a dissector has a bug.)
-local function hand_over(call, ...)
-   local fine, used = pcall(call, ...)
-   if fine then
-      return used
-   elseif not find(tostring(used), "Dissector%w*_%w+: ") then
-      error(used, 0)
+local function gave_up(problem)
+   if not find(tostring(problem), "Dissector%w*_%w+: ") then
+      error(problem, 0)
    end
-   return nil
+end
+
+-- Let another dissector do its work, or give up.
+local function hand_over(call, ...)
+   local fine, problem = pcall(call, ...)
+   if not fine then
+      gave_up(problem)
+   end
 end

@@ -5,7 +5,6 @@ local MAX_MESSAGE_BYTES = 1048576
 local BITMAP_BYTES = 8192
 local PROBE_PORT = 1
 local CONG_BITMAP, ACK_REQUIRED, RETRANSMITTED, EXTHDR_EXTENSION = 0x01, 0x02, 0x04, 0x20
-local TYPE_LIMIT = 16
 
 -- Flags that a kernel sends over TCP, and bits that any kernel knows.
 local TCP_FLAGS = { [0] = true, [CONG_BITMAP] = true, [RETRANSMITTED] = true }
@@ -32,51 +31,55 @@ local function kind_of(tcp, length, sport, dport, flags)
 end
 
 -- Extension headers in their order, each {type, offset in the field, name, size}; and what is wrong, in words.
-local parsed_extensions = {}
-local parsed_count = 0
-local PARSED_LIMIT = 1024
-local NONE = { items = {}, used = 1 }
+local parse_extensions
+do
+   local TYPE_LIMIT = 16
+   local parsed_extensions = {}
+   local parsed_count = 0
+   local PARSED_LIMIT = 1024
+   local NONE = { items = {}, used = 1 }
 
-local function parse_extensions(data)
-   if data == NO_EXTENSIONS then
-      return NONE
-   end
-   local known = parsed_extensions[data]
-   if known then
-      return known
-   end
-   local result = { items = {}, used = 16 }
-   local at = 0
-   while at < 16 do
-      local kind = byte(data, at + 1)
-      if kind == 0 then
-         result.used = at + 1
-         break
-      elseif kind >= TYPE_LIMIT then
-         result.used = at
-         result.problem = format("type %d at byte %d is out of range", kind, at)
-         break
+   function parse_extensions(data)
+      if data == NO_EXTENSIONS then
+         return NONE
       end
-      local extension = EXTENSIONS[kind]
-      if not extension then
-         insert(result.items, { type = kind, at = at })
-         at = at + 1
-      elseif at + 1 + extension.size > 16 then
-         result.used = at
-         result.problem = format("%s at byte %d does not fit", extension.name, at)
-         break
-      else
-         local raw = sub(data, at + 2, at + 1 + extension.size)
-         insert(result.items, { type = kind, at = at, extension = extension, raw = raw })
-         at = at + 1 + extension.size
+      local known = parsed_extensions[data]
+      if known then
+         return known
       end
+      local result = { items = {}, used = 16 }
+      local at = 0
+      while at < 16 do
+         local kind = byte(data, at + 1)
+         if kind == 0 then
+            result.used = at + 1
+            break
+         elseif kind >= TYPE_LIMIT then
+            result.used = at
+            result.problem = format("type %d at byte %d is out of range", kind, at)
+            break
+         end
+         local extension = EXTENSIONS[kind]
+         if not extension then
+            insert(result.items, { type = kind, at = at })
+            at = at + 1
+         elseif at + 1 + extension.size > 16 then
+            result.used = at
+            result.problem = format("%s at byte %d does not fit", extension.name, at)
+            break
+         else
+            local raw = sub(data, at + 2, at + 1 + extension.size)
+            insert(result.items, { type = kind, at = at, extension = extension, raw = raw })
+            at = at + 1 + extension.size
+         end
+      end
+      if parsed_count >= PARSED_LIMIT then
+         parsed_extensions, parsed_count = {}, 0
+      end
+      parsed_extensions[data] = result
+      parsed_count = parsed_count + 1
+      return result
    end
-   if parsed_count >= PARSED_LIMIT then
-      parsed_extensions, parsed_count = {}, 0
-   end
-   parsed_extensions[data] = result
-   parsed_count = parsed_count + 1
-   return result
 end
 
 -- The first extension header of a type, nil where there is none.

@@ -5,9 +5,18 @@ do
    -- Who reads payload: the dissector of its destination port, else the one that "Decode As" has for all ports; for single
    -- ones it has none in a table that Lua made. 4.0 has no call for the one that it has.
    local rds_port = DissectorTable.new("rds.port", "RDS port", ftypes.UINT16, base.DEC, rds)
+   -- Neither has a call that tells whether there is one, and to offer each message costs a tenth of tshark's time: that waits
+   -- until another script has asked for the table, as it has to before it can enter a dissector.
    local rds_payload
    if is_wireshark(4, 4) then
-      rds_payload = DissectorTable.new("rds.payload", "RDS payload", ftypes.NONE, base.NONE, rds)
+      local made = DissectorTable.new("rds.payload", "RDS payload", ftypes.NONE, base.NONE, rds)
+      local get = DissectorTable.get
+      function DissectorTable.get(name)
+         if name == "rds.payload" then
+            rds_payload = made
+         end
+         return get(name)
+      end
    end
 
    -- How fields are added to one frame's tree: `add(tree, name, ...)`, with `generated` and `hidden` after it.
@@ -362,11 +371,9 @@ do
       return referenced(root, handles[name])
    end
 
-   -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be.
-   local function show_only_part(part, pinfo, root)
-      local columns = columns_of(pinfo)
-      columns.protocol = "RDS"
-      columns.info = "part of a message"
+   -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be. Its columns keep what TCP or
+   -- InfiniBand say there.
+   local function show_only_part(part, root)
       local wanted = referenced(root, handles.rds)
       if wanted or referenced(root, handles.rds_part) then
          add = wanted and root.visible and add_always or add_referenced
@@ -374,12 +381,7 @@ do
       end
    end
 
-   local function show_parts(parts, pinfo, root, wanted, alone)
-      if alone and not parts[1].event then
-         local columns = columns_of(pinfo)
-         columns.protocol = "RDS"
-         columns.info = "part of a message"
-      end
+   local function show_parts(parts, root, wanted)
       wanted = wanted or is_wanted(root, "rds_part")
       for _, part in ipairs(parts) do
          if wanted or part.findings then
@@ -421,7 +423,7 @@ do
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       if frame.part then
-         show_only_part(frame.part, pinfo, root)
+         show_only_part(frame.part, root)
          return
       end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
@@ -432,7 +434,7 @@ do
          show_setup(cm, pinfo, root)
       end
       if parts then
-         show_parts(parts, pinfo, root, wanted, not (messages or cm))
+         show_parts(parts, root, wanted)
       end
       if (frame.acks or frame.operations) and (wanted or is_wanted(root, "rds_rdma")) then
          show_acks_and_operations(frame, root)

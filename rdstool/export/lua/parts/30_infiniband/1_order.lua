@@ -190,10 +190,14 @@ do
    function put_in_order(flow, packet, now)
       local order = flow.order
       local expected = order.expected or packet.psn
-      order.expected = expected
+      order.expected, flow.next_middle = expected, nil
       local distance = (packet.psn - expected) % PSN_MODULUS
       if distance == 0 and packet.what.part == SEND then
          accept(flow, packet, now)
+         local unit = flow.unit
+         if unit and unit.part == SEND and order.count == 0 then
+            flow.next_middle = order.expected % PSN_MODULUS
+         end
          return
       end
       distance = ahead(expected, packet.psn, PSN_MODULUS)

@@ -5,7 +5,7 @@
 local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
-   local SEND_MIDDLE = 0x01
+   SEND_MIDDLE = 0x01
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
@@ -117,18 +117,18 @@ do
       message.fragments = message.fragments + 1
       message.packets = message.packets + unit.packets
       message.total = message.total + data
-      message.seen = message.seen + min(max(0, unit.captured - HEADER_BYTES), room)
+      local size = max(0, unit.length - unit.missing - HEADER_BYTES)
+      message.seen = message.seen + min(size, room)
       message.solicited = unit.solicited
       if RANK[status] < RANK[message.status] then
          message.status = status
       end
       message.frame = frame
-      local size = max(0, unit.captured - HEADER_BYTES)
       if message.kept + size <= MAX_KEPT_BYTES then
          message.kept = message.kept + size
          local parts, from = message.parts, unit.parts
          local count = #parts
-         for index = 1, unit.count do
+         for index = 1, unit.packets do
             local part = from[index]
             if #part > room then
                part = sub(part, 1, room)
@@ -220,37 +220,25 @@ do
       local unit = flow.last_unit or { parts = {} }
       flow.unit, flow.last_unit = unit, unit
       unit.part, unit.first, unit.position, unit.header = packet.what.part, packet.frame, position, ""
-      unit.count, unit.packets, unit.length, unit.captured = 0, 0, 0, 0
+      unit.packets, unit.length, unit.missing = 0, 0, 0
       return unit
    end
 
-   -- What a SEND has of its next packet: `data` was captured of `length` bytes.
+   -- What a SEND has of its next packet: `data` is what was captured of its `length` bytes, but for a header of RDS.
    local function extend_unit(unit, length, data)
-      if unit.captured <= HEADER_BYTES + MAX_FRAGMENT_BYTES then
-         local count = unit.count + 1
-         unit.count, unit.parts[count] = count, data
-      end
-      unit.packets = unit.packets + 1
+      local packets = unit.packets + 1
+      unit.packets = packets
+      unit.parts[packets] = unit.length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
       unit.length = unit.length + length
-      unit.captured = unit.captured + #data
    end
 
-   -- The usual packet of frame `number`: the middle of a SEND, in order, with nothing waiting. Returns whether it is one.
-   function goes_on(packet, number)
-      local flow = packet.flow
-      local unit = flow and flow.unit
-      if packet.opcode ~= SEND_MIDDLE or not unit or unit.part ~= SEND then
-         return false
-      end
+   -- Most packets: the middle of a SEND, whole, in order and with nothing waiting. Its number is the flow's `next_middle`.
+   function take_middle(flow, data, number)
       local order = flow.order
-      local expected = order.expected
-      if packet.psn ~= expected % PSN_MODULUS or order.count > 0 or order.far[1] then
-         return false
-      end
-      order.expected = expected + 1
-      extend_unit(unit, packet.length, packet.data)
+      local expected = order.expected + 1
+      order.expected, flow.next_middle = expected, expected % PSN_MODULUS
+      extend_unit(flow.unit, #data, data)
       shown[number] = shown[number] or flow.lane.part_frame
-      return true
    end
 
    -- Take a request packet that is next in order: SENDs grow to frames of RDS, other requests to RDMA operations.
@@ -275,13 +263,13 @@ do
       if what.header > 0 then
          data = sub(data, what.header + 1)
       end
+      local length = max(0, packet.length - what.header)
+      unit.missing = unit.missing + length - #data
       if what.part == SEND then
          if what.starts then
-            unit.header = sub(data, 1, HEADER_BYTES)
-            unit.captured = #unit.header
-            data = sub(data, HEADER_BYTES + 1)
+            unit.header, data = sub(data, 1, HEADER_BYTES), sub(data, HEADER_BYTES + 1)
          end
-         extend_unit(unit, max(0, packet.length - what.header), data)
+         extend_unit(unit, length, data)
          if what.ends then
             flow.unit = nil
             unit.opcode, unit.solicited = packet.opcode, packet.solicited
@@ -294,8 +282,7 @@ do
          unit.reth = sub(packet.data, 1, 16)
       end
       unit.packets = unit.packets + 1
-      unit.length = unit.length + max(0, packet.length - what.header)
-      unit.captured = unit.captured + #data
+      unit.length = unit.length + length
       if what.ends then
          flow.unit = nil
          unit.opcode, unit.solicited = packet.opcode, packet.solicited

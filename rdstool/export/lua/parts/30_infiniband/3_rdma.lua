@@ -141,7 +141,7 @@ do
    function announce_write(flow, unit, position, frame, now)
       local operation = reth_of(unit.reth)
       operation.kind, operation.psn, operation.stop = "rdma-write", unit.position, position
-      operation.first, operation.frame, operation.seen = unit.first, frame, unit.captured
+      operation.first, operation.frame, operation.seen = unit.first, frame, unit.length - unit.missing
       enter_operation(flow, operation, now)
    end
 

@@ -32,7 +32,7 @@ do
    function new_flow(src, dst, qpn)
       local before = find_flow(src, dst, qpn)
       if before then
-         flows[before] = nil
+         flows[before], before.replaced = nil, true
       elseif flow_count >= MAX_FLOWS then
          return nil
       else
@@ -292,6 +292,14 @@ do
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
       packet.length, packet.data = stop - first, bytes_between(tvb, first, stop)
       packet.flow = find_flow(src, dst, packet.qpn)
+      return packet
+   end
+
+   -- A packet whose flow is known, whole: `data` follows its BTH.
+   function whole_packet(flow, opcode, solicited, psn, data)
+      packet.src, packet.dst, packet.qpn, packet.flow = flow.src, flow.dst, flow.qpn, flow
+      packet.opcode, packet.solicited, packet.psn = opcode, solicited, psn
+      packet.length, packet.data = #data, data
       return packet
    end
 end

@@ -2,9 +2,10 @@
 
 local watching = true
 local tcp_ports = {}
--- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
--- whether the watcher at IP has seen what it carries.
-local current, held, segment, done, taken = nil, {}, nil, false, false
+-- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, whether
+-- the watcher at IP has seen what it carries, and whether it was dissected before.
+local current, held, segment, done, taken, visited = nil, {}, nil, false, false, false
+local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
@@ -17,7 +18,12 @@ end
 
 -- Let Wireshark's own dissector do its work.
 local function pass_on(original, tvb, pinfo, tree)
-   return hand_over(call_dissector, original, tvb, pinfo, tree) or tvb:len()
+   local fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
+   if fine then
+      return used
+   end
+   gave_up(used)
+   return captured_len(tvb)
 end
 
 -- With the preference `settle`, what still waits for frames that never came is shown once all frames were seen.

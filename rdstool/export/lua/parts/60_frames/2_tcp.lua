@@ -19,7 +19,7 @@ do
       local has_header = #head >= at + TCP_HEADER_BYTES
       held.tvb, held.head, held.at, held.stop, held.src, held.dst = has_header and tvb, head, at, stop, src, dst
       segment, done = nil, false
-      if is_visited(pinfo) then
+      if visited then
          settle_at_end()
       elseif has_header then
          local sport, s, dport, d = byte(head, at + 1, at + 4)

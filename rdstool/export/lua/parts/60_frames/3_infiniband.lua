@@ -1,16 +1,14 @@
 -- InfiniBand and RoCE: their watchers, and what they hand on.
 
 local ICRC_BYTES = 4
-local watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
+local watch_taken, watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
+local remember_route, take_routed
+local routes -- addresses and ports as they lie in IPv4 and UDP -> number of a queue pair -> the flow to it
 do
-   function watch_packet(packet, tvb, pinfo, tree, original)
+   -- What was to be noted of a packet is; Wireshark shows it now.
+   function watch_taken(tvb, pinfo, tree, original)
       local saved_done = done
       done = false
-      if is_visited(pinfo) then
-         settle_at_end()
-      elseif packet and not goes_on(packet, current) then
-         feed_packet(packet, now_of(pinfo))
-      end
       if shows_first() then
          show_once(nil, pinfo, tree)
       end
@@ -20,6 +18,57 @@ do
       end
       done = saved_done
       return used
+   end
+
+   function watch_packet(packet, tvb, pinfo, tree, original)
+      if visited then
+         settle_at_end()
+      elseif packet then
+         local flow = packet.flow
+         if flow and packet.opcode == SEND_MIDDLE and packet.psn == flow.next_middle and #packet.data == packet.length then
+            take_middle(flow, packet.data, current)
+         else
+            feed_packet(packet, now_of(pinfo))
+         end
+      end
+      return watch_taken(tvb, pinfo, tree, original)
+   end
+
+   local MAX_ROUTES = 65536
+   local IPV4_BYTES, DATA_AT = 20, 40 -- without options; behind UDP and BTH
+   local route_count = 0
+
+   -- Further packets of this one's flow are known by their route.
+   function remember_route(route, packet)
+      local flow = packet and packet.flow
+      if flow and flow.stream then
+         if route_count >= MAX_ROUTES then
+            routes, route_count = {}, 0
+         end
+         local queue_pairs = routes[route] or {}
+         routes[route], queue_pairs[flow.qpn], route_count = queue_pairs, flow, route_count + 1
+      end
+   end
+
+   -- Take a packet as most are: over IPv4 without options, whole, and of a flow whose route is known. `head` has the first of
+   -- its `size` bytes. Returns whether it was one.
+   function take_routed(route, head, size, tvb, pinfo)
+      local queue_pairs = routes[route]
+      if not queue_pairs or size < DATA_AT + ICRC_BYTES then
+         return false
+      end
+      local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, DATA_AT)
+      local flow = queue_pairs[(q2 * 256 + q1) * 256 + q0]
+      if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
+         return false
+      end
+      local psn, data = (p2 * 256 + p1) * 256 + p0, raw_bytes(tvb, DATA_AT, size - DATA_AT - ICRC_BYTES)
+      if opcode == SEND_MIDDLE and psn == flow.next_middle then
+         take_middle(flow, data, current)
+      else
+         feed_packet(whole_packet(flow, opcode, bits >= 128, psn, data), now_of(pinfo))
+      end
+      return true
    end
 
    local GRH_BYTES, LRH_BYTES = 40, 8

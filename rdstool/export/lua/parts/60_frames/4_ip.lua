@@ -28,19 +28,31 @@ do
    end
 
    local function watch_inside_ip(tvb, pinfo, tree, original)
-      local head = first_bytes(tvb)
+      local size = captured_len(tvb)
+      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      if not visited and size >= IPV4_BYTES then
+         local first, _, l1, l0, _, _, f1, f0, _, carried = byte(head, 1, 10)
+         local plain = carried == UDP and first == 0x45 and l1 * 256 + l0 == size and f1 % 64 == 0 and f0 == 0
+         if plain and take_routed(sub(head, 13, 24), head, size, tvb, pinfo) then
+            taken = true
+            return watch_taken(tvb, pinfo, tree, original)
+         end
+      end
       local at, stop, protocol, src, dst = read_ip(head)
       taken = false
       if stop > at and protocol == TCP then
          taken = true
          return watch_segment(head, at, stop, host_of(src), host_of(dst), tvb, pinfo, tree, original)
       elseif stop > at and protocol == UDP then
-         local p, port, s, size = byte(head, at + 3, at + 6)
+         local p, port, s, s0 = byte(head, at + 3, at + 6)
          if #head >= at + UDP_BYTES and p * 256 + port == ROCE_PORT then
             taken = true
-            size = s * 256 + size
-            stop = (size >= UDP_BYTES and min(stop, at + size) or stop) - ICRC_BYTES
+            local udp = s * 256 + s0
+            stop = (udp >= UDP_BYTES and min(stop, at + udp) or stop) - ICRC_BYTES
             local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
+            if at == IPV4_BYTES then
+               remember_route(sub(head, 13, 24), packet)
+            end
             return watch_packet(packet, tvb, pinfo, tree, original)
          elseif p and CARRY_IP[p * 256 + port] and not inside then
             put_inside("packets")

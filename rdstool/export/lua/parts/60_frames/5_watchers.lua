@@ -57,6 +57,10 @@ do
             learn_getters(pinfo)
          end
          local number = number_of(pinfo)
+         visited = number <= newest and is_visited(pinfo)
+         if number > newest then
+            newest = number
+         end
          if number ~= current then
             if depth > 0 then
                lost_frames[current] = true
