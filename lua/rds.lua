@@ -4956,7 +4956,7 @@ do
                remember_route(sub(head, 13, 24), packet)
             end
             return watch_packet(packet, tvb, pinfo, tree, original)
-         elseif p and CARRY_IP[p * 256 + port] and not inside then
+         elseif port and CARRY_IP[p * 256 + port] and not inside then
             put_inside("packets")
          end
       elseif protocol and not (CARRY_NO_IP[protocol] or inside) then
