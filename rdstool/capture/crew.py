@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import pickle
 import signal
@@ -13,10 +14,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import fcntl
-from functools import partial
-from mmap import mmap
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,8 @@ PIPE_BYTES = 1 << 20
 """What waits in a pipe until it is read."""
 KEPT_BYTES = 64 << 20
 """Memory that all processes of a crew keep for their next step: given back, its pages would be cleared each time."""
+WAITING_ITEMS, ITEM_BYTES = 4, 8 << 20
+"""What a process may deliver before the first one takes it: a pipe alone holds less than one item."""
 ALIGNED_BYTES = 64
 """Columns on a shelf begin at multiples of this."""
 _ENDED = "a worker process ended unexpectedly: try again with --jobs 1"
@@ -55,15 +56,19 @@ class Pipe:
         self.writer.close()
 
 
+def _shared(size: int) -> mmap.mmap:
+    """Memory that processes have in common. Pages that are never written to take none."""
+    try:
+        return mmap.mmap(-1, size)
+    except OSError as error:
+        raise CaptureError("there is no memory that processes could share: try again with --jobs 1") from error
+
+
 class Shelf:
     """Shared memory in places, each for one item that is made of arrays, valid until another is placed there."""
 
     def __init__(self, places: int, size: int) -> None:
-        # Pages that are never written to take no memory.
-        try:
-            self._places = [mmap(-1, size) for _ in range(places)]
-        except OSError as error:
-            raise CaptureError("there is no memory that processes could share: try again with --jobs 1") from error
+        self._places = [_shared(size) for _ in range(places)]
 
     def put(self, number: int, at: int, columns: Iterable[NDArray[Any]], rows: NDArray[np.intp]) -> int:
         """Place these rows of columns from byte ``at`` of an item on; returns where they end."""
@@ -87,23 +92,68 @@ class Shelf:
         return np.frombuffer(place, dtype, count, at), at + count * dtype.itemsize
 
 
-def _send(pipe: Connection, item: Any) -> None:
-    """Send an item, the arrays in it as they are: they need not be copied into one message."""
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(item, 5, buffer_callback=buffers.append)
-    arrays = [buffer.raw() for buffer in buffers]
-    pipe.send(([len(array) for array in arrays], head))
-    for array in arrays:
-        _write(pipe.fileno(), array)
+class _Basket:
+    """Where a process lays the arrays of what it delivers: shared memory with places that are used in turn.
+
+    Each side counts the items for itself.
+    """
+
+    def __init__(self) -> None:
+        self._places = [_shared(ITEM_BYTES) for _ in range(WAITING_ITEMS)]
+        self._taken = np.frombuffer(_shared(mmap.PAGESIZE), np.int64)
+        """Items that the first process has taken."""
+        self._number = 0
+
+    def lay(self, arrays: list[memoryview]) -> bool:
+        """Lay the arrays of the next item here; False where there is no room."""
+        number = self._number
+        self._number += 1
+        if number - self._taken[0] >= WAITING_ITEMS or sum(map(len, arrays)) > ITEM_BYTES:
+            return False
+        place, at = self._places[number % WAITING_ITEMS], 0
+        for array in arrays:
+            place[at : at + len(array)] = array
+            at += len(array)
+        return True
+
+    def take(self, sizes: list[int], *, here: bool) -> list[NDArray[np.uint8]]:
+        """Copies of the next item's arrays, which are empty where it was not laid here."""
+        number = self._number
+        self._number += 1
+        # Told with the item behind it: by now all of the one before was copied.
+        self._taken[0] = number
+        place = np.frombuffer(self._places[number % WAITING_ITEMS], np.uint8)
+        ends = np.cumsum(sizes).tolist()
+        return [
+            place[end - size : end].copy() if here else np.empty(size, np.uint8)
+            for size, end in zip(sizes, ends, strict=True)
+        ]
 
 
-def _receive(pipe: Connection) -> Any:
-    """What was sent by ``_send``; arrays are where they were read to. Raises ``EOFError`` at the end of the pipe."""
-    sizes, head = pipe.recv()
-    arrays = [np.empty(size, np.uint8) for size in sizes]
-    for array in arrays:
-        _fill(pipe.fileno(), array.data)
-    return pickle.loads(head, buffers=arrays)  # noqa: S301 - from a process of our own
+class Deliveries:
+    """The way from one process to the first one."""
+
+    def __init__(self) -> None:
+        self.pipe = Pipe()
+        self._basket = _Basket()
+
+    def send(self, item: Any) -> None:
+        """Send an item, the arrays in it as they are: they need not be copied into one message."""
+        buffers: list[pickle.PickleBuffer] = []
+        head = pickle.dumps(item, 5, buffer_callback=buffers.append)
+        arrays = [buffer.raw() for buffer in buffers]
+        laid = self._basket.lay(arrays)
+        self.pipe.writer.send(([len(array) for array in arrays], laid, head))
+        for array in arrays if not laid else ():
+            _write(self.pipe.writer.fileno(), array)
+
+    def receive(self) -> Any:
+        """The next item. Raises ``EOFError`` at the end of the pipe."""
+        sizes, laid, head = self.pipe.reader.recv()
+        arrays = self._basket.take(sizes, here=laid)
+        for array in arrays if not laid else ():
+            _fill(self.pipe.reader.fileno(), array.data)
+        return pickle.loads(head, buffers=arrays)  # noqa: S301 - from a process of our own
 
 
 def _write(file: int, data: memoryview) -> None:
@@ -122,14 +172,15 @@ def _fill(file: int, data: memoryview) -> None:
 class Crew:
     """Processes that were started, and what they deliver."""
 
-    def __init__(self, deliveries: list[Connection], processes: list[Any]) -> None:
+    def __init__(self, deliveries: list[Deliveries], processes: list[Any]) -> None:
         self._deliveries = deliveries
         self._processes = processes
 
     def receive(self) -> list[Any]:
         """The next item of each process. Raises the ``CaptureError`` of one, or that one ended unexpectedly."""
         items = []
-        for pipe in self._deliveries:
+        for deliveries in self._deliveries:
+            pipe = deliveries.pipe.reader
             while pipe not in (ready := wait([pipe, *(process.sentinel for process in self._processes)])):
                 ended = [process for process in self._processes if process.sentinel in ready]
                 for process in ended:
@@ -138,7 +189,7 @@ class Crew:
                         raise CaptureError(_ENDED)
                 self._processes = [process for process in self._processes if process not in ended]
             try:
-                item = _receive(pipe)
+                item = deliveries.receive()
             except EOFError:
                 raise CaptureError(_ENDED) from None
             if isinstance(item, CaptureError):
@@ -150,29 +201,31 @@ class Crew:
 @contextmanager
 def crew(size: int, run: Callable[..., None], *arguments: Any) -> Iterator[Crew]:
     """Start ``run(*arguments, number, deliver)`` in ``size`` processes; all are ended with the context."""
-    pipes = [Pipe() for _ in range(size)]
+    ways = [Deliveries() for _ in range(size)]
     parent = os.getpid()
     context = get_context("fork")
-    processes = [context.Process(target=_start, args=(parent, pipes, number, run, arguments)) for number in range(size)]
+    processes = [context.Process(target=_start, args=(parent, ways, number, run, arguments)) for number in range(size)]
     try:
         with warnings.catch_warnings():
             # Python warns of fork beside NumPy's idle threads, which the child never uses.
             warnings.simplefilter("ignore", DeprecationWarning)
             for process in processes:
                 process.start()
-        for pipe in pipes:
-            pipe.writer.close()
-        yield Crew([pipe.reader for pipe in pipes], list(processes))
+        for way in ways:
+            way.pipe.writer.close()
+        yield Crew(ways, list(processes))
     finally:
         for process in processes:
             if process.pid is not None:
                 process.kill()
                 process.join()
-        for pipe in pipes:
-            pipe.close()
+        for way in ways:
+            way.pipe.close()
 
 
-def _start(parent: int, pipes: list[Pipe], number: int, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(
+    parent: int, ways: list[Deliveries], number: int, run: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     # What was there before the fork is shared as long as nobody writes to it, which the collector would.
     gc.freeze()
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
@@ -182,13 +235,13 @@ def _start(parent: int, pipes: list[Pipe], number: int, run: Callable[..., None]
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(AttributeError):  # A C library that knows nothing of it.
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, KEPT_BYTES // len(pipes))
+            libc.mallopt(parameter, KEPT_BYTES // len(ways))
     # A pipe that nobody else can write to ends with its process.
-    for other, pipe in enumerate(pipes):
+    for other, way in enumerate(ways):
         if other != number:
-            pipe.close()
+            way.pipe.close()
     if os.getppid() == parent:
-        deliver = partial(_send, pipes[number].writer)
+        deliver = ways[number].send
         try:
             run(*arguments, number, deliver)
         except CaptureError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from multiprocessing.connection import wait
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from dissectors.wire.icrc import MIN_PACKET_BYTES
 from rdstool.capture.columns import Bytes, Fragments, IbPackets, Packets, Segments, pair_key
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.crew import ALIGNED_BYTES, Pipe, Shelf, can_fork, crew
-from rdstool.capture.events import CmMessage, Event
+from rdstool.capture.events import CmMessage
 from rdstool.capture.files.mapped import MappedFiles, Place, map_files
 from rdstool.capture.files.records import MAX_FRAMES
 from rdstool.capture.packets.ip import MAX_OFFLOAD_BYTES
@@ -328,8 +328,11 @@ def _renumbered(part: Part, number: NDArray[Any]) -> Part:
     for rows in (part.rows, part.acks, part.fragments):
         if len(rows):
             rows["stream"] = number[rows["stream"]]
-    part.events = [_moved(event, number) for event in part.events]
-    part.rdma = {row: tuple(_moved(one, number) for one in operations) for row, operations in part.rdma.items()}
+    numbers = number.tolist()
+    for event in chain(part.events, *part.rdma.values()):
+        if event.stream >= 0:
+            # They came from another process, so nobody else has them: copies with the other number take much longer.
+            object.__setattr__(event, "stream", numbers[event.stream])
     return part
 
 
@@ -353,10 +356,3 @@ def _followed(part: Part, followed: NDArray[np.bool_]) -> Part:
         fragments,
         beside(part.rdma),
     )
-
-
-AnyEvent = TypeVar("AnyEvent", bound=Event)
-
-
-def _moved(event: AnyEvent, number: NDArray[Any]) -> AnyEvent:
-    return event if event.stream < 0 else replace(event, stream=int(number[event.stream]))

@@ -104,10 +104,10 @@ class Connections:
 
     def spoke(self, stream: int) -> tuple[int, int] | None:
         """Frames of the first and the last message of a stream, up to its end; None without messages."""
-        firsts = [frame for frame in (self.first_frame.one(2 * stream), self.first_frame.one(2 * stream + 1)) if frame]
+        firsts = [frame for frame in self.first_frame.both(stream) if frame]
         if not firsts:
             return None
-        last = max(self.last_frame.one(2 * stream), self.last_frame.one(2 * stream + 1))
+        last = max(self.last_frame.both(stream))
         # What was on its way when one side ended the connection still comes.
         closed = self.closed.get(stream)
         return min(firsts), min(last, closed.frame) if closed is not None else last

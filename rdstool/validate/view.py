@@ -44,12 +44,17 @@ class PerFlow(Generic[Scalar]):
         """The value of one flow."""
         return int(self._values[flow]) if flow < len(self._values) else self._default
 
+    def both(self, stream: int) -> tuple[int, int]:
+        """The values of both directions of a stream."""
+        there: list[int] = self._values[2 * stream : 2 * stream + 2].tolist()
+        return (there[0], there[1]) if there else (self._default, self._default)
+
     def put(self, flow: int, value: int) -> None:
         """Set the value of one flow."""
         self[np.array([flow])] = value
 
     def _reach(self, flows: Ints) -> None:
-        top = int(flows.max()) + 1 if len(flows) else 0
+        top = int(flows.max()) // 2 * 2 + 2 if len(flows) else 0  # both directions of the stream
         if top > len(self._values):
             more = np.full(max(top, 2 * len(self._values)), self._default, self._values.dtype)
             more[: len(self._values)] = self._values

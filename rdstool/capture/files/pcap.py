@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 
 from rdstool.capture.columns import Bytes
+from rdstool.capture.files.boundaries import RecordHeader, boundaries
 from rdstool.capture.files.records import MAX_FRAMES, MAX_RECORD_BYTES, Records
 from rdstool.capture.gather import gather
 
@@ -39,50 +39,34 @@ class PcapFormat:
 
     def scan(self, data: Bytes, start: int, end: int) -> Records:
         """Return the whole frames of ``data[start:end]``; a length that cannot be is a problem, not an exception."""
-        view = data[:end].data
-        header_bytes = self.header_bytes
-        captured_length = struct.Struct(f"{self.order}8xI{header_bytes - 12}x").unpack_from
-        position = start
-        starts: list[int] = []
-        # The only loop over frames. A length that lies leads behind the end and so is always the last one.
-        try:
-            for _ in repeat(None, MAX_FRAMES):
-                (size,) = captured_length(view, position)
-                starts.append(position)
-                position += header_bytes + size
-        except struct.error:
-            pass  # No whole header is left: asking for it is cheaper than looking at each frame whether it is there.
-        wanted = header_bytes
+        form = RecordHeader(self.order, self.header_bytes)
+        offsets, position = boundaries(data, start, end, form, MAX_FRAMES)
+        wanted = form.size
         problem = None
-        if position > end and starts:
-            cut = starts.pop()
+        if position > end and len(offsets):
+            cut = int(offsets[-1])
+            offsets = offsets[:-1]
             wanted = position - cut
-            if wanted - header_bytes > MAX_RECORD_BYTES:
-                problem = f"a frame of {wanted - header_bytes} bytes is not possible"
+            if wanted - form.size > MAX_RECORD_BYTES:
+                problem = f"a frame of {wanted - form.size} bytes is not possible"
                 # The header of a file, read as that of a frame, is one of no bytes.
-                if starts and struct.unpack_from(f"{self.order}I", view, starts[-1])[0] in _MAGICS:
-                    cut = starts.pop()
+                if len(offsets) and struct.unpack_from(f"{self.order}I", data.data, int(offsets[-1]))[0] in _MAGICS:
+                    cut, offsets = int(offsets[-1]), offsets[:-1]
                     problem = "another pcap file begins here: give files one by one, or join them with mergecap"
             position = cut
-        header = np.dtype({
-            "names": ["seconds", "fraction", "captured", "wire"],
-            "formats": [f"{self.order}u4"] * 4,
-            "offsets": [0, 4, 8, 12],
-        })  # fmt: skip
-        offsets = np.array(starts, np.int64)
-        headers = gather(data, offsets, header)
+        headers = gather(data, offsets, form.dtype)
         captured = headers["captured"].astype(np.int64)
         return Records(
-            offset=offsets + header_bytes,
+            offset=offsets + form.size,
             captured=captured,
             wire=np.maximum(captured, headers["wire"]),
             time=headers["seconds"].astype(np.int64) * 1_000_000_000
             + headers["fraction"].astype(np.int64) * self.unit_ns,
-            link=np.full(len(starts), self.link, np.uint16),
+            link=np.full(len(offsets), self.link, np.uint16),
             end=position,
             wanted=wanted,
             problem=problem,
-            more=len(starts) == MAX_FRAMES,
+            more=len(offsets) == MAX_FRAMES,
         )
 
 

@@ -304,9 +304,9 @@ class MultipathCheck(Check):
         return min(self._npaths.get((one, other), MAX_PATHS), self._npaths.get((other, one), MAX_PATHS))
 
     def _strays(self, socket: _Socket, flow: int) -> bool:
-        stream, npaths = self.context.streams[flow >> 1], self._paths(socket.pair)
+        stream = self.context.streams[flow >> 1]
         known = stream.path_confidence >= SURE and stream.path_basis.startswith(PORT_RULE)
-        if not known or stream.path <= 0 or npaths < 2:
+        if stream.path <= 0 or not known or (npaths := self._paths(socket.pair)) < 2:
             return False
         swapped = (socket.port & 0xFF) << 8 | socket.port >> 8
         return stream.path not in (path_of_port(socket.port, npaths), path_of_port(swapped, npaths))

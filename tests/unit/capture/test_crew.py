@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rdstool.capture.crew import crew
+from rdstool.capture.crew import ITEM_BYTES, WAITING_ITEMS, crew
 from rdstool.errors import CaptureError
 
 ROOT = Path(__file__).parents[3]
@@ -83,12 +83,43 @@ def _break_off(_number: int, deliver: Deliver) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rdstool.capture.crew._write", write)
-        deliver(PickleBuffer(bytes(1000)))
+        deliver(PickleBuffer(bytes(ITEM_BYTES + 1)))
 
 
 def test_a_process_that_dies_in_the_middle_of_an_item_is_an_error_too() -> None:
     with crew(2, _break_off) as started, pytest.raises(CaptureError, match="a worker process ended unexpectedly"):
         started.receive()
+
+
+SIZES = [1, 70_000, 0, *range(4096, 4096 + WAITING_ITEMS), ITEM_BYTES, *range(WAITING_ITEMS), ITEM_BYTES + 1, 7, 8, 9]
+"""Bytes of items: more than the first process takes in time, and one that is too large for shared memory."""
+
+
+def _content(number: int, size: int) -> bytes:
+    return bytes([number]) * size
+
+
+def test_items_of_any_size_come_in_order_however_late_they_are_taken() -> None:
+    ready, far = os.pipe()
+
+    def run(worker: int, deliver: Deliver) -> None:
+        for number, size in enumerate(SIZES):
+            if number == WAITING_ITEMS + 2:
+                os.write(far, b"x")
+            deliver([PickleBuffer(_content(number, size)), PickleBuffer(_content(worker, 3)), number])
+
+    with crew(2, run) as started:
+        os.close(far)
+        for _ in range(2):  # Both have delivered more than there are places.
+            assert os.read(ready, 1)
+        for number, size in enumerate(SIZES):
+            for worker, item in enumerate(started.receive()):
+                assert [bytes(item[0]), bytes(item[1]), item[2]] == [
+                    _content(number, size),
+                    _content(worker, 3),
+                    number,
+                ]
+    os.close(ready)
 
 
 def _end(_number: int, _deliver: Deliver) -> None:
