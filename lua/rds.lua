@@ -488,10 +488,10 @@ local function checksum_status(raw)
    return total == 65535 and "good" or "bad"
 end
 
--- An address of 4 or 16 bytes as text: IPv4 where it is mapped, a LID where the upper part is zero.
+-- An address of 4 or 16 bytes as text: IPv4 where it is mapped.
 local MAPPED = rep("\0", 10) .. "\255\255"
 
-local function address_text(raw, no_lid)
+local function address_text(raw)
    if #raw == 4 then
       return format("%d.%d.%d.%d", byte(raw, 1, 4))
    end
@@ -501,9 +501,6 @@ local function address_text(raw, no_lid)
    local groups = {}
    for index = 1, 8 do
       groups[index] = u16(raw, 2 * index - 1)
-   end
-   if sub(raw, 1, 14) == rep("\0", 14) and groups[8] ~= 0 and not no_lid then
-      return format("lid:%d", groups[8])
    end
    -- The longest run of zeros, of two at least, becomes "::".
    local best, length, run = 0, 1, 0
@@ -529,7 +526,7 @@ end
 local function address_bytes(text)
    local lid = text:match("^lid:(%d+)$")
    if lid then
-      return rep("\0", 14) .. string.char(floor(lid / 256), lid % 256)
+      return rep("\255", 14) .. string.char(floor(lid / 256), lid % 256)
    elseif find(text, ".", 1, true) then
       local prefix = byte(text, 1) == 58 and rep("\0", 12) or MAPPED -- a colon: an old form of IPv6
       return prefix .. string.char(text:match("(%d+)%.(%d+)%.(%d+)%.(%d+)$"))
@@ -562,7 +559,7 @@ do
          if host_count >= HOSTS_LIMIT then
             host_texts, host_count = {}, 0
          end
-         text = address_text(raw, true)
+         text = address_text(raw)
          host_texts[raw], host_count = text, host_count + 1
       end
       return text

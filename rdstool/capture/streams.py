@@ -12,16 +12,26 @@ from rdstool.protocol.kinds import Transport
 
 V4_PREFIX = bytes(10) + b"\xff\xff"
 """In front of an IPv4 address in its 16-byte form."""
+LID_PREFIX = b"\xff" * 14
+"""In front of a LID (InfiniBand's local identifier) in its 16-byte form: no address of a host begins so."""
 
 
 @lru_cache(4096)
 def address_text(address: bytes) -> str:
-    """A 16-byte address as text; IPv4-mapped ones in dotted form, LIDs (upper half zero) as ``lid:N``."""
+    """A 16-byte address as text; IPv4-mapped ones in dotted form, LIDs as ``lid:N``."""
     if address[:12] == V4_PREFIX:
         return ".".join(map(str, address[12:]))
-    if not any(address[:14]) and any(address[14:]):
-        return f"lid:{int.from_bytes(address, 'big')}"
+    if address[:14] == LID_PREFIX:
+        return f"lid:{int.from_bytes(address[14:], 'big')}"
     return str(ipaddress.IPv6Address(address))
+
+
+def lid_bytes(lid: str) -> bytes:
+    """The 16 bytes that ``address_text`` shows as ``lid:N``. Raises ``ValueError`` where N is none of 16 bits."""
+    number = int(lid.removeprefix("lid:"))
+    if not 0 <= number <= 0xFFFF:
+        raise ValueError(f"{lid} has more than 16 bits")
+    return LID_PREFIX + number.to_bytes(2, "big")
 
 
 def address_bytes(hi: int, lo: int) -> bytes:

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from rdstool.capture.columns import NS_PER_S
-from rdstool.capture.streams import V4_PREFIX
+from rdstool.capture.streams import V4_PREFIX, lid_bytes
 from rdstool.fields import FieldInfo, FieldType
 from rdstool.filter.errors import FilterError
 from rdstool.filter.lexer import Token, TokenKind, unescape
@@ -83,7 +83,7 @@ def _octets(word: str, info: FieldInfo, quoted: bool) -> bytes | None:
 
 def _address(word: str, info: FieldInfo, quoted: bool) -> Network | None:
     if word.startswith("lid:"):
-        return Network(int(word[4:]), 128)
+        return Network(int.from_bytes(lid_bytes(word), "big"), 128)
     network = ipaddress.ip_interface(word).network
     bits = network.network_address.packed
     if network.version == 4:

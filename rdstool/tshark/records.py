@@ -17,7 +17,7 @@ from dissectors.wire.table import Kind, table_of
 from rdstool.capture.columns import MESSAGE, RDS_DTYPE, ChecksumStatus
 from rdstool.capture.events import Closing, CmMessage, Event, RdmaKind, RdmaOperation, StreamClosed, StreamOpened
 from rdstool.capture.part import Part
-from rdstool.capture.streams import V4_PREFIX, Endpoint, StreamTable
+from rdstool.capture.streams import V4_PREFIX, Endpoint, StreamTable, lid_bytes
 from rdstool.errors import TsharkError
 from rdstool.protocol.kinds import MessageKind, Transport
 
@@ -265,7 +265,7 @@ def _endpoint(text: str) -> Endpoint:
 
 def _address(text: str) -> bytes:
     if text.startswith("lid:"):
-        return int(text[4:]).to_bytes(16, "big")
+        return lid_bytes(text)
     packed = ip_address(text).packed
     return packed if len(packed) == 16 else V4_PREFIX + packed
 

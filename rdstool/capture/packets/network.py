@@ -43,6 +43,7 @@ from rdstool.capture.packets.links import (
     network_layer,
 )
 from rdstool.capture.packets.tunnels import BY_ETHERTYPE, BY_PORT, BY_PROTOCOL, MAX_TUNNELS, REFUSED, Opener
+from rdstool.capture.streams import LID_PREFIX
 
 RDS_TCP_PORTS = frozenset({TCP_PORT})
 PROTOCOL_TCP = 6
@@ -63,6 +64,8 @@ _TCP_CHECKSUM_AT = 16
 _CHECKSUM = np.dtype([("checksum", ">u2")])
 _UDP = np.dtype([("sport", ">u2"), ("dport", ">u2"), ("size", ">u2"), ("checksum", ">u2")])
 _LRH = np.dtype([("lane", "u1"), ("next", "u1"), ("dlid", ">u2"), ("words", ">u2"), ("slid", ">u2")])
+_LID_HIGH = np.uint64(int.from_bytes(LID_PREFIX[:8], "big"))
+_LID_LOW = np.uint64(int.from_bytes(LID_PREFIX[8:] + bytes(2), "big"))
 _LIDS = np.dtype({"names": ["dst", "src"], "formats": [">u2", ">u2"], "offsets": [2, 6], "itemsize": _LRH_BYTES})
 
 
@@ -347,8 +350,8 @@ def _infiniband(packets: Carried, frames: FrameBatch, counts: FrameCounts) -> Ib
 
 def _lids(data: Bytes, network: Ints) -> Addresses:
     pairs = gather(data, network, _LIDS)
-    zeros = np.zeros(len(network), np.uint64)
-    return zeros, pairs["src"].astype(np.uint64), zeros, pairs["dst"].astype(np.uint64)
+    high = np.full(len(network), _LID_HIGH, np.uint64)
+    return high, _LID_LOW | pairs["src"], high, _LID_LOW | pairs["dst"]
 
 
 Rows = TypeVar("Rows", Segments, IbPackets, Fragments)

@@ -32,6 +32,8 @@ SEGMENT = TCP(sport=16385, dport=50000, seq=1, flags="A") / Raw(PAYLOAD)
 ETHERNET = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 V4 = ETHERNET / IP(src="10.0.0.1", dst="10.0.0.2")
 V6 = ETHERNET / IPv6(src="fd00::1", dst="fd00::2")
+LOOP = ETHERNET / IPv6(src="::1", dst="::9")
+"""Addresses that LIDs could be taken for."""
 IPV4 = 14
 """Offset of the IP header."""
 
@@ -243,6 +245,7 @@ ROCE_V1 = bytes(12) + b"\x89\x15" + grh(PACKET)
 INFINIBAND: dict[str, tuple[int, bytes, tuple[str, str], int, int]] = {
     "RoCE v2, IPv4": (1, bytes(V4 / UDP(dport=4791) / Raw(PACKET)), ("10.0.0.1", "10.0.0.2"), 14, 42),
     "RoCE v2, IPv6": (1, bytes(V6 / UDP(dport=4791) / Raw(PACKET)), ("fd00::1", "fd00::2"), 14, 62),
+    "RoCE v2, loopback": (1, bytes(LOOP / UDP(dport=4791) / Raw(PACKET)), ("::1", "::9"), 14, 62),
     "RoCE v1": (1, ROCE_V1, ("fe80::1", "fe80::2"), 14, 54),
     "RoCE v1, tagged": (1, bytes(12) + b"\x81\0\0\x05" + ROCE_V1[12:], ("fe80::1", "fe80::2"), 18, 58),
     "local": (247, lrh(2, PACKET), ("lid:9", "lid:7"), -1, 8),

@@ -200,6 +200,7 @@ WRONG: list[tuple[str, int, str]] = [
     ('rds.kind matches "("', 17, "the pattern is wrong"),
     ('rds.payload matches "(a+)+b"', 20, "can take for ever"),
     ("rds.sport == rds.kind", 13, "cannot be compared"),
+    ("rds.src == lid:70000", 11, "is no IP address or network"),
     ("all rds.sport", 13, "a comparison must follow"),
     ("rds.sequence == 2 ; x", 18, "was unexpected"),
     ("rds.sequence == 1" + "0" * 30, 16, "too big"),
