@@ -100,7 +100,7 @@ class _Slot:
     number: int = 0
     sent_at: float = 0.0
     waiting: bool = False
-    timer: asyncio.TimerHandle | None = None
+    timer: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -187,7 +187,7 @@ class Pinger:
         loop = asyncio.get_running_loop()
         self.tally.sent += 1
         slot.number, slot.sent_at, slot.waiting = self.tally.sent, loop.time(), True
-        slot.timer = loop.call_later(self.timeout_s, self._lose, slot)
+        slot.timer = self._tasks.create_task(self._lose(slot))
         try:
             await slot.sock.sendmsg(b"", (self.destination, PING_PORT), flags=MSG_DONTWAIT)
         except SocketError as problem:
@@ -218,14 +218,12 @@ class Pinger:
             self._drop(slot)
         self._freed.set()
 
-    def _lose(self, slot: _Slot) -> None:
-        slot.waiting = False
+    async def _lose(self, slot: _Slot) -> None:
+        await asyncio.sleep(self.timeout_s)
+        slot.waiting, slot.timer = False, None
         self._drop(slot)
         self._freed.set()
-        self._tasks.create_task(self._tell(Lost(slot.number)))
-
-    async def _tell(self, outcome: Outcome) -> None:
-        self.hear(outcome)
+        self.hear(Lost(slot.number))
 
 
 def why_silent(engine: Engine, local: str, peer: str) -> str | None:

@@ -42,9 +42,9 @@ def rows(tshark: Tshark, path: Path, fields: Sequence[str], *arguments: str) -> 
 
 
 def compare(path: Path, tshark: Tshark) -> list[str]:
-    """What the native decoder and tshark see differently in a capture that has messages, findings too."""
-    with open_capture(path) as capture:
-        assert any(len(decoded.messages.rows) for decoded in capture.batches())
+    """What the native decoder and tshark see differently in a capture that has RDS, findings too."""
+    with open_capture(path, OPTIONS) as capture:
+        assert natively(capture)[0]
     return differences_in(path, tshark)
 
 
