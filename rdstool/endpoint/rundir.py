@@ -14,6 +14,8 @@ from rdstool.folders import is_private
 NAME = "rdstool"
 SUFFIX = ".sock"
 BACKLOG = 16
+UID_MAP = Path("/proc/self/uid_map")
+"""Which users of the namespace are which outside of it, as user_namespaces(7) describes."""
 NAME_TRIES = 1000
 """Sockets of one process that are looked at for a free name."""
 
@@ -23,9 +25,22 @@ def places() -> list[Path]:
 
     A node that was started without a session, as from cron, has only the second.
     """
-    temporary = Path(tempfile.gettempdir()) / f"{NAME}-{os.getuid()}"
+    temporary = Path(tempfile.gettempdir()) / f"{NAME}-{_user()}"
     session = os.environ.get("XDG_RUNTIME_DIR")
     return [Path(session) / NAME, temporary] if session else [temporary]
+
+
+def _user() -> int:
+    """The user of this process outside of its namespace: in one that ``rdstool lab`` makes, every user is 0."""
+    uid = os.getuid()
+    try:
+        ranges = [map(int, line.split()) for line in UID_MAP.read_text().splitlines()]
+    except OSError:
+        return uid  # not Linux, or no /proc
+    for first, first_outside, size in ranges:
+        if first <= uid < first + size:
+            return first_outside + uid - first
+    return uid
 
 
 def listen() -> tuple[socket.socket, Path]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import rdstool
-from rdstool.endpoint import control, running, snapshot
+from rdstool.endpoint import control, rundir, running, snapshot
 from rdstool.endpoint.stack import Stack
 from rdstool.errors import TransportError
 from rdstool.protocol.kinds import MessageKind, Transport
@@ -79,6 +79,15 @@ async def test_a_node_is_found_by_address_and_by_process_and_is_gone_with_its_en
 async def test_a_node_is_not_shown_unless_it_is_asked_to_be(place: Path) -> None:
     async with rdstool.Node(*own_addresses(1)):
         assert not place.exists()
+
+
+def test_a_node_in_a_namespace_of_users_is_found_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user_map = tmp_path / "uid_map"
+    user_map.write_text(f"{os.getuid() + 1:10} 0 1\n{os.getuid():10} 4321 2\n")
+    monkeypatch.setattr(rundir, "UID_MAP", user_map)
+    assert rundir.places()[-1].name == "rdstool-4321"
+    monkeypatch.setattr(rundir, "UID_MAP", tmp_path / "not there")
+    assert rundir.places()[-1].name == f"rdstool-{os.getuid()}"
 
 
 async def test_only_the_user_can_enter_the_directory_and_use_the_socket(place: Path) -> None:
