@@ -2611,10 +2611,7 @@ do
          operation.stop = position + read_span(flow.order, operation.length) - 1
       else
          local raw = packet.data .. rep("\0", max(0, 28 - #packet.data))
-         operation = { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8 }
-         if #packet.data < 28 then
-            operation = reth_of("")
-         end
+         operation = #packet.data < 28 and reth_of("") or { va = sub(raw, 1, 8), rkey = u32(raw, 9), length = 8 }
          operation.stop = position
          if packet.opcode == COMPARE_SWAP then
             operation.kind, operation.operands = "compare-swap", { sub(raw, 21, 28), sub(raw, 13, 20) }

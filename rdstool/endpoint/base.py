@@ -226,7 +226,7 @@ class SocketBase:
 
 def given(address: Address) -> Address:
     """An address that a program gave, as the engine takes it."""
-    return host_of(address), address[1]
+    return address if len(address) == 2 else (host_of(address), address[1])
 
 
 def was_closed() -> SocketError:

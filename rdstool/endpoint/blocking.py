@@ -109,7 +109,7 @@ class Socket(SocketBase):
         Raises ``SocketError`` as sendmsg(2); without waiting ``WouldBlock`` (EAGAIN where the send buffer is full,
         ENOBUFS where the destination is congested); ``TimeoutError`` after the timeout.
         """
-        host, port = (None, 0) if address is None else address if len(address) == 2 else given(address)
+        host, port = (None, 0) if address is None else given(address)
         driver, inner = self._driver, self._inner
         if not self._blocking:
             flags |= MSG_DONTWAIT

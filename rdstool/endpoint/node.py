@@ -184,7 +184,7 @@ class AsyncSocket(SocketBase):
         Raises ``SocketError`` as sendmsg(2); with MSG_DONTWAIT ``WouldBlock`` instead of waiting (EAGAIN where the
         send buffer is full, ENOBUFS where the destination is congested); ``TimeoutError`` after ``send_timeout_s``.
         """
-        host, port = (None, 0) if address is None else address if len(address) == 2 else given(address)
+        host, port = (None, 0) if address is None else given(address)
         driver, inner = self._driver, self._inner
         deadline: float | None = None
         while True:

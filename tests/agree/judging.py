@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from rdstool.tshark.program import Tshark
 from tests.agree.damaging import damaged
 from tests.captures.test_sharing import all_of, is_shared, options
 from tests.thinned.thinning import write
-from tests.tshark.running import PLUGIN, differences_in
+from tests.tshark.running import differences_in, rows
 
 LIMIT_S = 120
 """For one reading of a few hundred frames."""
@@ -57,18 +56,7 @@ def is_for_two(path: Path) -> bool:
 
 def _fields(path: Path, tshark: Tshark, *passes: str) -> list[tuple[str, ...]]:
     """These fields of each frame; of expert items, those of the plugin."""
-    chosen = [part for field in SHOWN for part in ("-e", field)]
-    command = [tshark.path, "-n", *passes, "-r", str(path), "-X", f"lua_script:{PLUGIN}"]
-    done = subprocess.run(
-        [*command, "-T", "fields", "-E", "aggregator=|", *chosen],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=True,
-        timeout=LIMIT_S,
-    )
     found = []
-    for line in done.stdout.splitlines():
-        *fields, told = line.split("\t")
+    for *fields, told in rows(tshark, path, SHOWN, *passes, quiet=False, limit_s=LIMIT_S):
         found.append((*fields, "|".join(one for one in told.split("|") if one.startswith(("RDS-", "Lua Error")))))
     return found

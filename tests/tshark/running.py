@@ -23,21 +23,34 @@ OPTIONS = CaptureOptions(digests=True)
 _HARMLESS = "Running as user"
 
 
-def run(tshark: Tshark, *arguments: str, scripts: Sequence[Path] = (PLUGIN,), quiet: bool = True) -> str:
+def run(
+    tshark: Tshark,
+    *arguments: str,
+    scripts: Sequence[Path] = (PLUGIN,),
+    quiet: bool = True,
+    limit_s: float = RUN_S,
+) -> str:
     """Standard output of one run that ends well, and where it is to be ``quiet`` warns of nothing."""
     plugins = [part for script in scripts for part in ("-X", f"lua_script:{script}")]
     command = [tshark.path, *arguments, "-n", *plugins]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=RUN_S)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=limit_s)
     said = [line for line in done.stderr.splitlines() if not line.startswith(_HARMLESS)]
     assert (done.returncode, said if quiet else []) == (0, []), command
     return done.stdout
 
 
-def rows(tshark: Tshark, path: Path, fields: Sequence[str], *arguments: str) -> list[tuple[str, ...]]:
+def rows(
+    tshark: Tshark,
+    path: Path,
+    fields: Sequence[str],
+    *arguments: str,
+    quiet: bool = True,
+    limit_s: float = RUN_S,
+) -> list[tuple[str, ...]]:
     """These fields of the frames, several values of one joined by ``|``."""
     chosen = [part for field in fields for part in ("-e", field)]
     form = ("-T", "fields", "-E", "aggregator=|", *chosen)
-    text = run(tshark, "-r", str(path), *form, *arguments)
+    text = run(tshark, "-r", str(path), *form, *arguments, quiet=quiet, limit_s=limit_s)
     return [tuple(line.split("\t")) for line in text.splitlines()]
 
 

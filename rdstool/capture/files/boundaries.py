@@ -134,11 +134,12 @@ def _guesses(data: Bytes, start: int, end: int, header: RecordHeader, average: i
         return np.empty(0, np.int64)
     candidates = first + lane * lane_bytes + place
     behind = candidates
+    seconds = int.from_bytes(data[start : start + 4], "little" if header.order == "<" else "big")
     for _ in range(2):
         headers = gather(data, behind, header.dtype)
         captured = headers["captured"].astype(np.int64)
         likely = (captured > 0) & (captured <= headers["wire"]) & (captured <= LIKELY_BYTES)
-        likely &= headers["seconds"] >> 16 == gather(data, np.array([start]), header.dtype)["seconds"] >> 16
+        likely &= headers["seconds"] >> 16 == seconds >> 16
         behind = behind + header.size + captured
         likely &= behind <= end - header.size
         candidates, behind = candidates[likely], behind[likely]
