@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import NamedTuple
 
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.extensions import EXTENSION_BYTES
@@ -11,6 +12,8 @@ from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.room import room_for
 
+AHEAD_BYTES = 1 << 18
+"""Of payloads that may follow and get room beforehand. More would leave the processor's cache before it is used."""
 LONG_BYTES = 16_384
 """Payloads of this length or more had better be read alone: then they need not be copied."""
 NO_EXTENSIONS = bytes(EXTENSION_BYTES)
@@ -38,6 +41,15 @@ is made for every message.
 """
 
 
+class _Expected(NamedTuple):
+    """Memory for a message that may follow: its payload, and the header of the one behind it."""
+
+    payload: BytesIO
+    room: memoryview
+    """All of ``payload``."""
+    behind: bytearray
+
+
 class Deframer:
     """Collects bytes and gives messages. Holds at most one message that is not complete.
 
@@ -45,8 +57,10 @@ class Deframer:
     """
 
     __slots__ = (
+        "_ahead",
         "_begun",
         "_behind",
+        "_expected",
         "_header",
         "_limit",
         "_long",
@@ -74,6 +88,10 @@ class Deframer:
         sooner: many connections that wait for theirs would each keep memory, more than the processor's cache has."""
         self._room: memoryview | None = None
         """What is missing of that payload, in its room. Until it is released, it can become bytes only by a copy."""
+        self._expected: list[_Expected] = []
+        """Messages that may follow, as long as the one before."""
+        self._ahead = 0
+        """How many are worth expecting: about as many as the last read brought."""
         self._missing = 0
         self._long = False
         """The last message was a long one, and so may be the next."""
@@ -104,30 +122,63 @@ class Deframer:
         """How many bytes are to be there before it is worth reading: the rest of a payload that has room, else any."""
         return self._missing if self._roomy else 1
 
-    def room(self) -> tuple[memoryview, bytearray] | None:
-        """Where the next bytes can go without a copy: what is missing of a long payload, then a header.
+    def room(self) -> list[memoryview | bytearray] | None:
+        """Where the next bytes can go without a copy: what is missing of a long payload, and the next header.
 
-        ``placed`` tells how many came, and ends the use of both. None where ``feed`` has to take them.
+        Behind them is room for messages that may follow, if the last read brought several: each of the same length as
+        this one, payload and then header. Whoever asks for room calls ``placed``, which ends the use of all of it. None
+        where ``feed`` has to take the bytes.
         """
-        if not self._roomy:
+        if not self._roomy or self._begun is None:
             return None
-        return self._room if self._room is not None else self._make_room(), self._behind
+        if self._room is None:
+            self._room = self._make_room()
+        length = self._begun[1]
+        rooms = (room_for(length) for _ in range(min(self._ahead, AHEAD_BYTES // length)))
+        self._expected = [_Expected(payload, payload.getbuffer(), bytearray(HEADER_BYTES)) for payload in rooms]
+        buffers: list[memoryview | bytearray] = [self._room, self._behind]
+        for expected in self._expected:
+            buffers += expected.room, expected.behind
+        return buffers
 
     def placed(self, count: int, now: float) -> list[Frame]:
-        """The messages that ``count`` bytes in ``room`` complete. ``now`` in seconds."""
+        """The messages that ``count`` bytes in ``room`` complete; there may be none. ``now`` in seconds."""
         frames: list[Frame] = []
-        behind = count - self._missing
-        if behind < 0:
+        expected, self._expected = self._expected, []
+        if count < self._missing:
+            self._ahead = 0
             self._advance(count)
             return frames
+        count -= self._missing
         self._missing = 0
         self._complete(frames)
-        if behind == HEADER_BYTES:
-            self._announced(self._behind, now)
-            self._complete(frames)
+        header, taken = self._behind, 0
+        for payload, room, behind in expected:
+            if count < HEADER_BYTES + len(room):
+                break
+            sequence, length, sport, dport, flags = _RECEIVED.unpack(header)
+            if length != len(room) or sport + dport == 1:
+                break
+            room.release()
+            frames.append((sequence, length, sport, dport, flags, payload.getvalue(), NO_EXTENSIONS))
+            count -= HEADER_BYTES + length
+            header, taken = behind, taken + 1
+        self._ahead = 2 * taken + 1 if taken == len(expected) else taken
+        if count < HEADER_BYTES:
+            self._header += header[:count]
         else:
-            self._header += self._behind[:behind]
+            self._announced(header, now)
+            frames += self._placed_behind(expected[taken:], count - HEADER_BYTES, now)
         return frames
+
+    def _placed_behind(self, expected: list[_Expected], count: int, now: float) -> list[Frame]:
+        """The messages that ``count`` bytes complete which came behind a header, where others were expected."""
+        if 0 < count < self._missing == len(expected[0].room):
+            self._payload, self._room, _ = expected[0]
+            self._advance(count)
+            return []
+        pieces = (piece for each in expected for piece in (each.room, each.behind))
+        return self.feed(b"".join(pieces)[:count], now)
 
     def feed(self, data: bytes, now: float) -> list[Frame]:
         """The messages that ``data`` completes, in order. ``now`` in seconds."""
@@ -190,15 +241,15 @@ class Deframer:
 
     def _make_room(self) -> memoryview:
         self._payload = room_for(self._missing)
-        self._room = self._payload.getbuffer()
-        return self._room
+        return self._payload.getbuffer()
 
     def _keep(self, piece: bytes) -> None:
         """Part of a payload."""
         if self._roomy:
             if piece:
-                room = self._room if self._room is not None else self._make_room()
-                room[: len(piece)] = piece
+                if self._room is None:
+                    self._room = self._make_room()
+                self._room[: len(piece)] = piece
         else:
             self._payload.write(piece)
         self._advance(len(piece))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 
@@ -303,13 +304,15 @@ class TcpTransport:
             room = link.deframer.room() if stream.tap is None else None
             try:
                 if room is not None:
-                    size = len(room[0]) + len(room[1])
+                    size = sum(map(len, room))
                     count = self._read_into(room, stream.sock)
                 else:
                     size = min(link.deframer.best_read(READ_BYTES), READ_LONG_BYTES)
                     data = stream.sock.recv(size)
                     count = len(data)
             except (BlockingIOError, InterruptedError):
+                if room is not None:
+                    link.deframer.placed(0, now())
                 return long
             except OSError as problem:
                 self._lose(stream, problem.strerror or str(problem), by_peer=True, reset=True)
@@ -329,7 +332,7 @@ class TcpTransport:
             limit -= count
         return long
 
-    def _read_into(self, room: tuple[memoryview, bytearray], sock: socket.socket) -> int:
+    def _read_into(self, room: Sequence[memoryview | bytearray], sock: socket.socket) -> int:
         """Read into ``room``; gives how many bytes. Raises ``OSError``.
 
         Copying takes longer than all else. Threads of the application take meanwhile what came before: else it piles

@@ -11,6 +11,7 @@ from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, RdsHeader
 from rdstool.protocol.framing import LONG_BYTES
 from rdstool.protocol.link import Link
 from rdstool.protocol.node import Node
+from tests.kit.buffers import scatter
 
 LOCAL, PEER = "10.0.0.2", "10.0.0.1"
 
@@ -39,6 +40,16 @@ def messages(draw: st.DrawFn) -> bytes:
 
 
 STREAMS = st.lists(messages(), max_size=12).map(b"".join)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> bytes:
+    """Long messages of one length in a row, now and then another one among them."""
+    payload = bytes(draw(st.integers(LONG_BYTES, LONG_BYTES + 1)))
+    long = st.integers(1, 2**64 - 1).map(
+        lambda sequence: RDS_HEADER.pack(RdsHeader(sequence, length=len(payload), sport=4000, dport=4001)) + payload
+    )
+    return b"".join(draw(st.lists(st.one_of(long, long, long, messages()), min_size=4, max_size=20)))
 
 
 def listening(greeted: bool = True) -> tuple[Node, Link]:
@@ -77,7 +88,7 @@ def test_pieces_make_no_difference(stream: bytes, sizes: list[int], greeted: boo
     assert outcome([piece for piece in pieces if piece], greeted) == outcome([stream] if stream else [], greeted)
 
 
-@given(STREAMS, st.lists(st.integers(1, 40_000), max_size=40))
+@given(st.one_of(STREAMS, rows()), st.lists(st.integers(1, 100_000), max_size=40))
 def test_reading_into_the_room_of_a_payload_makes_no_difference(stream: bytes, sizes: list[int]) -> None:
     node, link = listening()
     plain, other = listening()
@@ -91,9 +102,7 @@ def test_reading_into_the_room_of_a_payload_makes_no_difference(stream: bytes, s
         if room is None:
             node.bytes_received(link, piece, 1.0)
         else:
-            body = len(room[0])
-            room[0][: len(piece)] = piece[:body]
-            room[1][: max(len(piece) - body, 0)] = piece[body:]
+            scatter(piece, room)
             node.bytes_placed(link, len(piece), 1.0)
     plain.bytes_received(other, stream[:at], 1.0)
     taken, expected = ([list(socket.received) for socket in each.ports[LOCAL].values()] for each in (node, plain))

@@ -10,6 +10,7 @@ import pytest
 from dissectors.wire.rds import RDS_HEADER, RdsHeader
 from rdstool.protocol.framing import CONGESTION_HEADER, Deframer, Frame, pack_extended_header, pack_header
 from rdstool.protocol.reasons import DropReason
+from tests.kit.buffers import scatter
 from tests.unit.protocol.driving import header
 
 EXTENSIONS = bytes.fromhex("050008063fca604d0800") + bytes(6)
@@ -83,9 +84,7 @@ def place(deframer: Deframer, data: bytes) -> list[Frame]:
     """Put bytes where the deframer has room for them, as the system would."""
     room = deframer.room()
     assert room is not None
-    payload, behind = room
-    payload[: len(data)] = data[: len(payload)]
-    behind[: max(len(data) - len(payload), 0)] = data[len(payload) :]
+    scatter(data, room)
     return deframer.placed(len(data), 0.0)
 
 
@@ -110,7 +109,7 @@ def test_a_long_payload_has_room_of_its_own_once_the_peer_has_sent_one_as_long()
     assert deframer.worth_waking == 1
 
 
-def address(buffer: bytes | memoryview) -> int:
+def address(buffer: bytes | bytearray | memoryview) -> int:
     return int(np.frombuffer(buffer, np.uint8).ctypes.data)
 
 
@@ -159,3 +158,87 @@ def test_bytes_that_were_not_read_into_the_room_go_there_too() -> None:
     assert frame[5] == long
     assert deframer.held == 4
     assert deframer.room() is None
+
+
+LONG = [bytes([number]) * 60_000 for number in range(10)]
+"""Payloads of one length."""
+
+
+def message(number: int, payload: bytes, sport: int = 4000, dport: int = 4001) -> bytes:
+    return header(number, len(payload), sport, dport) + payload
+
+
+def in_a_row() -> Deframer:
+    """A deframer whose peer has sent four long messages in two reads, and the header of a fifth, number 5."""
+    deframer = Deframer(1 << 20)
+    deframer.feed(header(1, len(LONG[1]), 4000, 4001), 0.0)
+    deframer.feed(LONG[1] + header(2, len(LONG[2]), 4000, 4001), 0.0)
+    place(deframer, LONG[2] + header(3, len(LONG[3]), 4000, 4001))
+    place(deframer, LONG[3] + message(4, LONG[4]) + header(5, len(LONG[5]), 4000, 4001))
+    return deframer
+
+
+def test_messages_that_follow_in_a_row_each_have_room_beforehand() -> None:
+    deframer = in_a_row()
+    room = deframer.room()
+    assert room is not None
+    payloads, headers = room[::2], room[1::2]
+    assert len(payloads) == 4
+    assert {len(payload) for payload in payloads} == {60_000}
+    assert {len(behind) for behind in headers} == {48}
+    where = address(payloads[1])
+    scatter(LONG[5] + message(6, LONG[6]) + message(7, LONG[7]) + header(8, len(LONG[8]), 4000, 4001)[:20], room)
+    frames = deframer.placed(2 * 60_048 + 60_020, 0.0)
+    assert [(frame[0], frame[5]) for frame in frames] == [(5, LONG[5]), (6, LONG[6]), (7, LONG[7])]
+    assert address(frames[1][5]) == where, "and is not copied"
+    assert deframer.held == 20
+
+
+def test_a_message_that_came_in_part_goes_on_where_it_began() -> None:
+    deframer = in_a_row()
+    frames = place(deframer, LONG[5] + message(6, LONG[6])[:1000])
+    assert [frame[5] for frame in frames] == [LONG[5]]
+    assert (deframer.held, deframer.remaining) == (1000, (0, 60_048 - 1000))
+    (frame,) = place(deframer, message(6, LONG[6])[1000:])
+    assert (frame[0], frame[5]) == (6, LONG[6])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [b"", b"short", bytes(8192), LONG[9] + b"a byte more", LONG[9][:-1]],
+    ids=["empty", "short", "as long as a map", "longer", "shorter"],
+)
+def test_a_message_of_another_length_than_expected_is_read_as_well(other: bytes) -> None:
+    deframer = in_a_row()
+    stream = LONG[5] + message(6, other) + message(7, LONG[7])
+    frames = place(deframer, stream) if len(stream) <= 4 * 60_048 else []
+    assert [(frame[0], frame[5]) for frame in frames] == [(5, LONG[5]), (6, other), (7, LONG[7])]
+    assert deframer.held == 0
+
+
+def test_a_handshake_as_long_as_what_was_expected_has_its_extensions_read() -> None:
+    deframer = in_a_row()
+    frames = place(deframer, LONG[5] + header(6, 60_000, 1, 0, exthdr=EXTENSIONS) + LONG[6])
+    assert [(frame[0], frame[6]) for frame in frames] == [(5, bytes(16)), (6, EXTENSIONS)]
+
+
+def test_too_long_a_message_among_those_expected_ends_the_stream() -> None:
+    deframer = in_a_row()
+    frames = place(deframer, LONG[5] + header(6, 2 << 20, 4000, 4001) + LONG[6])
+    assert [frame[0] for frame in frames] == [5]
+    assert deframer.error is not None
+
+
+def test_room_for_messages_that_do_not_come_is_given_back() -> None:
+    deframer = in_a_row()
+    tracemalloc.start()
+    try:
+        assert deframer.room() is not None
+        assert tracemalloc.get_traced_memory()[0] > 4 * 60_000
+        assert deframer.placed(0, 0.0) == []
+        assert tracemalloc.get_traced_memory()[0] < 2 * 60_000
+    finally:
+        tracemalloc.stop()
+    room = deframer.room()
+    assert room is not None
+    assert len(room) == 2, "none is expected any more"
