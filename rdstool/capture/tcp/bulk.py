@@ -89,9 +89,8 @@ def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> Iterator[Ex
 
     kept = np.flatnonzero(fresh)
     cuts = np.searchsorted(kept, bounds).tolist()
-    offsets, sizes = offset[kept].tolist(), length[kept].tolist()
-    rows = rows[kept]
-    places, frames, times = (column[rows].tolist() for column in (segments.payload, segments.frame, segments.time))
+    offsets, sizes, rows = offset[kept], length[kept], rows[kept]
+    places, frames, times = segments.payload[rows], segments.frame[rows], segments.time[rows]
     for index, half in enumerate(halves):
         if not in_order[index]:
             yield None
@@ -101,9 +100,9 @@ def take_in_order(segments: Segments, lanes: Lanes, chunk: Chunk) -> Iterator[Ex
         extents = half.carried(chunk)
         if low < high:
             extents.extend(offsets[low:high], sizes[low:high], places[low:high], frames[low:high], times[low:high])
-            behind = offsets[high - 1] + sizes[high - 1]
+            behind = extents.start[-1] + extents.size[-1]
             half.coverage.seen += behind - half.next
-            half.next, half.done, half.done_time = behind, frames[high - 1], times[high - 1]
+            half.next, half.done, half.done_time = behind, extents.done[-1], extents.time[-1]
         yield extents
 
 

@@ -6,6 +6,7 @@ byte seen; they do not wrap. The first copy of a byte wins, as in Linux.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ _NOTHING: list[Piece] = []
 
 def _nothing() -> list[Piece]:
     return _NOTHING
+
+
+def whole_numbers() -> array[int]:
+    """An empty list of int64. It takes columns of NumPy as they are: objects made of them take a tenth of all time."""
+    return array("q")
 
 
 def nearest(distance: Ints) -> Ints:
@@ -92,17 +98,17 @@ class Piece:
 
 @dataclass(slots=True)
 class Extents:
-    """Contiguous stream bytes in order, as parallel lists."""
+    """Contiguous stream bytes in order, as parallel columns."""
 
-    start: list[int] = field(default_factory=list)
-    size: list[int] = field(default_factory=list)
-    place: list[int] = field(default_factory=list)
+    start: array[int] = field(default_factory=whole_numbers)
+    size: array[int] = field(default_factory=whole_numbers)
+    place: array[int] = field(default_factory=whole_numbers)
     """Place of the bytes in the chunk, or ABSENT."""
-    frame: list[int] = field(default_factory=list)
+    frame: array[int] = field(default_factory=whole_numbers)
     """Frame that holds the bytes."""
-    done: list[int] = field(default_factory=list)
+    done: array[int] = field(default_factory=whole_numbers)
     """Frame with which the stream was complete up to here; never less than the one before."""
-    time: list[int] = field(default_factory=list)
+    time: array[int] = field(default_factory=whole_numbers)
     """Time of the frame in ``done``, ns."""
     absent: list[tuple[int, int]] = field(default_factory=list)
     """[start, end) of what is absent, ascending."""
@@ -122,14 +128,14 @@ class Extents:
         if place == ABSENT:
             self.absent.append((start, start + size))
 
-    def extend(self, start: list[int], size: list[int], place: list[int], frame: list[int], time: list[int]) -> None:
+    def extend(self, start: Ints, size: Ints, place: Ints, frame: Ints, time: Ints) -> None:
         """Append what came in order: each frame completes the stream up to its own end."""
-        self.start += start
-        self.size += size
-        self.place += place
-        self.frame += frame
-        self.done += frame
-        self.time += time
+        self.start.frombytes(start.tobytes())
+        self.size.frombytes(size.tobytes())
+        self.place.frombytes(place.tobytes())
+        self.frame.frombytes(frame.tobytes())
+        self.done.frombytes(frame.tobytes())
+        self.time.frombytes(time.tobytes())
 
     def index(self, position: int, low: int = 0) -> int:
         """Index of the extent that holds ``position``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from struct import Struct
@@ -16,7 +17,7 @@ from rdstool.capture.events import Event, Gap, GapReason, Resynchronised
 from rdstool.capture.gather import gather
 from rdstool.capture.headers import checksum_status, kinds_of, oddities
 from rdstool.capture.part import PayloadOptions
-from rdstool.capture.tcp.half import ABSENT, Chunk, Extents, Half, OpenMessage
+from rdstool.capture.tcp.half import ABSENT, Chunk, Extents, Half, OpenMessage, whole_numbers
 from rdstool.capture.tcp.search import BoundarySearch, Segmentation
 from rdstool.protocol.kinds import Transport
 
@@ -42,22 +43,22 @@ _NO_HEADER = 0xFF
 
 @dataclass(slots=True)
 class RowBuilder:
-    """Collects messages of one chunk as lists, and makes the columns of them at its end."""
+    """Collects messages of one chunk as columns, and makes the columns of them at its end."""
 
     options: PayloadOptions
-    heads: list[int] = field(default_factory=list)
+    heads: array[int] = field(default_factory=whole_numbers)
     """Of each message: place of its header in the chunk's data; -1 - n for the nth stored one."""
-    positions: list[int] = field(default_factory=list)
+    positions: array[int] = field(default_factory=whole_numbers)
     """Stream offset of its header."""
-    firsts: list[int] = field(default_factory=list)
+    firsts: array[int] = field(default_factory=whole_numbers)
     """Which span holds its first byte."""
-    lasts: list[int] = field(default_factory=list)
+    lasts: array[int] = field(default_factory=whole_numbers)
     """Which span completed it."""
-    frame: list[int] = field(default_factory=list)
+    frame: array[int] = field(default_factory=whole_numbers)
     """Of each span, that is an extent: the frame that holds it."""
-    done: list[int] = field(default_factory=list)
+    done: array[int] = field(default_factory=whole_numbers)
     """The frame with which the stream was complete up to the span's end."""
-    time: list[int] = field(default_factory=list)
+    time: array[int] = field(default_factory=whole_numbers)
     """Time of the frame in ``done``, ns."""
     runs: list[tuple[int, int, int]] = field(default_factory=list)
     """(stream, direction, index of the first message) where these change."""
@@ -112,10 +113,10 @@ class RowBuilder:
         rows["stream"] = np.repeat(stream, counts)
         rows["direction"] = np.repeat(direction, counts)
         rows["position"] = self.positions
-        # Picked from the lists: there are far more spans than messages.
-        rows["first_frame"] = [self.frame[span] for span in self.firsts]
-        rows["frame"] = [self.done[span] for span in self.lasts]
-        rows["time"] = [self.time[span] for span in self.lasts]
+        firsts, lasts = np.array(self.firsts), np.array(self.lasts)
+        rows["first_frame"] = np.array(self.frame)[firsts]
+        rows["frame"] = np.array(self.done)[lasts]
+        rows["time"] = np.array(self.time)[lasts]
         length = headers["length"].astype(np.int64)
         rows["end"] = rows["position"] + HEADER_BYTES + length
         rows["seen"] = length
@@ -132,7 +133,7 @@ class RowBuilder:
         return rows
 
     def _headers(self, chunk: Chunk) -> NDArray[Any]:
-        heads = np.array(self.heads, np.int64)
+        heads = np.array(self.heads)
         here = heads >= 0
         raw = np.empty((len(heads), HEADER_BYTES), np.uint8)
         raw[here] = gather(chunk.data, heads[here], _HEADER).view(np.uint8).reshape(-1, HEADER_BYTES)

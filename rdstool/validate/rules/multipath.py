@@ -11,7 +11,6 @@ import numpy as np
 from dissectors.wire.extensions import GenNum, SportIdx
 from dissectors.wire.rds import MAX_PATHS
 from rdstool.capture.columns import Ints
-from rdstool.capture.gather import distinct
 from rdstool.capture.streams import Stream, address_text
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.protocol.pathhash import path_of_port
@@ -156,35 +155,36 @@ class MultipathCheck(Check):
             return
         acks = view.decoded.acks
         flows = acks["stream"].astype(np.int64) * 2 + acks["direction"]
-        for flow, one in waiting.items():
-            covering = np.flatnonzero((flows == flow) & (acks["position"] >= one.target))
-            if len(covering):
-                one.acked = int(acks["frame"][covering[0]])
+        told = np.flatnonzero(np.isin(flows, list(waiting)))
+        columns = flows[told], acks["position"][told], acks["frame"][told]
+        for flow, position, frame in zip(*(column.tolist() for column in columns), strict=True):
+            one = waiting[flow]
+            if not one.acked and position >= one.target:
+                one.acked = frame
 
     def _caught_up(self, batch: Batch) -> None:
         """The first message of each sender on any other stream than the one of the handshake."""
         view = batch.view
-        here = set(distinct(view.flow).tolist())
+        numbered = np.flatnonzero(view.numbered)
+        first = dict(_first_of_each(view.flow[numbered], numbered))
         for sender, one in list(self._catch_up.items()):
-            flows = [
-                flow
+            rows = [
+                first[flow]
                 for number in self.context.connections.pairs[sender[0]][: MAX_PATHS + 1]
                 for flow in (2 * number, 2 * number + 1)
-                if flow in here and flow != one.flow and self._sender_key(self.context.streams[number], flow) == sender
+                if flow in first and flow != one.flow and self._sender_key(self.context.streams[number], flow) == sender
             ]
-            if not flows:
+            if not rows:
                 continue
-            rows = np.flatnonzero(np.isin(view.flow, flows) & view.numbered)
-            if not len(rows):
-                continue
+            row = min(rows)
             del self._catch_up[sender]
             self._caught_up_with.add(sender)
-            began = int(view.rows["first_frame"][rows[0]])
+            began = int(view.first_frame[row])
             modern = self.context.continuity.whole(one.flow) and self._is_modern(one.flow)
             if one.target > 0 and began > one.handshake and modern and not 0 < one.acked <= began:
                 when = f"acknowledged in frame {one.acked}" if one.acked else "not acknowledged yet"
                 text = f"what path 0 had sent before the handshake in frame {one.handshake} was {when}"
-                self.report.row(CATCH_UP, view, int(rows[0]), text)
+                self.report.row(CATCH_UP, view, row, text)
 
     def _is_modern(self, flow: int) -> bool:
         """Its sender announces what only 7.0 and later do."""
