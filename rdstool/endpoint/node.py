@@ -34,6 +34,10 @@ from rdstool.transport.driver import Driver
 CLOSE_GRACE_S = 2.0
 """How long closing a node waits for its peers."""
 
+MESSAGES_IN_A_ROW = 1024
+"""Messages of one socket that find room at once before others in the event loop have their turn: a program that sends
+short ones in a loop would never wait otherwise, nor its connections get on."""
+
 Listener = Callable[[events.Event], None]
 
 
@@ -160,6 +164,8 @@ class AsyncSocket(SocketBase):
         super().__init__(driver, inner)
         self._node = node
         self._waiters: dict[Wait, list[asyncio.Future[None]]] = {Wait.MESSAGE: [], Wait.SEND_ROOM: []}
+        self._in_a_row = 0
+        """Messages that were sent since others in the loop had their turn for sure."""
 
     def bind(self, address: Address) -> None:
         """Take an address of the node and a port, 0 for any. Raises ``SocketError``."""
@@ -187,6 +193,10 @@ class AsyncSocket(SocketBase):
         host, port = (None, 0) if address is None else given(address)
         driver, inner = self._driver, self._inner
         deadline: float | None = None
+        self._in_a_row += 1
+        if self._in_a_row > MESSAGES_IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
         while True:
             try:
                 with driver.lock:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
 from rdstool.errors import LabError
 from rdstool.lab.kernels import Kernel
+from rdstool.lab.machine import Machine
 from rdstool.lab.places import cache_folder
 from rdstool.lab.tools import need_virtme, program
 
@@ -25,8 +23,6 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _TRIAL_TIMEOUT_S = 20.0
 """For a boot with KVM that does nothing: it takes about two seconds where KVM works."""
-
-_VIRTME = "import sys; from virtme.commands.run import main; sys.exit(main())"
 
 GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of programs in a guest."""
@@ -48,7 +44,7 @@ PROCESSORS = {Accelerator.KVM: 2, Accelerator.TCG: 1}
 spins while it waits for what the other does, and that on processors that may be shared."""
 
 
-def command(
+def virtme_options(
     kernel: Kernel,
     accelerator: Accelerator,
     *,
@@ -59,7 +55,7 @@ def command(
     devices: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> list[str]:
-    """The command that boots ``kernel``, runs ``script`` in it (or a shell on the terminal) and ends with it.
+    """Arguments of a ``Machine`` that boots ``kernel``, runs ``script`` (or a shell on the terminal) and ends with it.
 
     ``options`` are further arguments for virtme-run, ``devices`` for QEMU. Raises ``LabError`` where one is missing.
     """
@@ -67,7 +63,7 @@ def command(
     for name in ("qemu-system-x86_64", "busybox", "file", "modprobe"):
         program(name)
     overlays = [path for path in _OVERLAYS if os.path.isdir(path) and not os.path.islink(path)]  # noqa: PTH112, PTH114
-    line = [sys.executable, "-c", _VIRTME, "--kimg", str(kernel.image), "--mods", "auto", "--force-9p"]
+    line = ["--kimg", str(kernel.image), "--mods", "auto", "--force-9p"]
     line += ["--memory", f"{memory_mib}M", "--cpus", str(processors or PROCESSORS[accelerator])]
     line += [f"--overlay-rwdir={path}" for path in overlays]
     # What the kernel does not know becomes init's environment.
@@ -97,11 +93,6 @@ def _without_coldplug() -> Path:
         aside.chmod(0o755)
         aside.replace(stub)
     return stub.parent
-
-
-def environment() -> dict[str, str]:
-    """The environment for ``command``: programs of /sbin are found, too."""
-    return {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"}
 
 
 def choose_accelerator(kernel: Kernel) -> Accelerator:
@@ -134,36 +125,31 @@ def interactive(kernel: Kernel, modules: Sequence[str], memory_mib: int, process
     shell.parent.mkdir(parents=True, exist_ok=True)
     shell.write_text(f"#!/bin/sh\nmodprobe --all {shlex.join(modules)}\nexec bash -i\n")
     shell.chmod(0o755)
-    line = command(
+    line = virtme_options(
         kernel,
         choose_accelerator(kernel),
         memory_mib=memory_mib,
         processors=processors,
         options=["--shell", str(shell)],
     )
-    return subprocess.run(line, env=environment(), check=False).returncode  # noqa: S603
+    machine = Machine(line)
+    try:
+        return machine.process.wait()
+    finally:
+        machine.kill()
 
 
 def _kvm_boots(kernel: Kernel) -> bool:
-    line = command(kernel, Accelerator.KVM, script="exit 42")
-    trial = subprocess.Popen(  # noqa: S603
-        line,
+    trial = Machine(
+        virtme_options(kernel, Accelerator.KVM, script="exit 42"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=environment(),
         start_new_session=True,
     )
     try:
-        return trial.wait(_TRIAL_TIMEOUT_S) == 42
+        return trial.process.wait(_TRIAL_TIMEOUT_S) == 42
     except subprocess.TimeoutExpired:
         return False
     finally:
-        kill_group(trial)
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session, and all that it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        trial.kill()

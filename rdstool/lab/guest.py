@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from rdstool.errors import LabError
-from rdstool.lab.boot import GUEST_PATH, Accelerator, choose_accelerator, command, environment, kill_group
+from rdstool.lab.boot import GUEST_PATH, Accelerator, choose_accelerator, virtme_options
 from rdstool.lab.channel import Channel, GuestError
 from rdstool.lab.completed import Completed, completed
 from rdstool.lab.kernels import Kernel
+from rdstool.lab.machine import Machine
 from rdstool.lab.monitor import Monitor
 from rdstool.lab.network import IPV4_PREFIX, IPV6_PREFIX, Network
 from rdstool.lab.programs import GuestProcess, GuestStream
@@ -92,7 +93,7 @@ class Guest:
         """Faults of its network."""
         self._memory_mib = memory_mib
         self._processors = processors
-        self._process: subprocess.Popen[bytes] | None = None
+        self._machine: Machine | None = None
         self._channel: Channel | None = None
         self._monitor: Monitor | None = None
         self._console: deque[str] = deque(maxlen=_CONSOLE_LINES)
@@ -113,7 +114,7 @@ class Guest:
     @property
     def alive(self) -> bool:
         """Whether QEMU runs."""
-        return self._process is not None and self._process.poll() is None
+        return self._machine is not None and self._machine.process.poll() is None
 
     @property
     def console(self) -> str:
@@ -139,7 +140,7 @@ class Guest:
         monitor, far_monitor = socket.socketpair()
         tap = self.network.plug() if self.network else None
         descriptors = [theirs.fileno(), far_monitor.fileno(), *([tap] if tap is not None else [])]
-        line = command(
+        options = virtme_options(
             self.kernel,
             self.accelerator,
             script=self._agent_command(),
@@ -149,13 +150,12 @@ class Guest:
             devices=_devices(theirs.fileno(), far_monitor.fileno(), tap),
         )
         try:
-            self._process = subprocess.Popen(  # noqa: S603
-                line,
+            self._machine = Machine(
+                options,
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=environment(),
                 start_new_session=True,
             )
         finally:
@@ -195,23 +195,23 @@ class Guest:
 
     def stop(self) -> None:
         """Switch the guest off."""
-        if self._process is None:
+        if self._machine is None:
             return
         self._hang_up("the guest was stopped")
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_TIMEOUT_S)
+            self._machine.process.wait(_STOP_TIMEOUT_S)
         self._end()
 
     def wait(self) -> None:
         """Wait until it ends by itself, or is ended by another thread."""
-        if (process := self._process) is not None:
-            process.wait()
+        if (machine := self._machine) is not None:
+            machine.process.wait()
 
     def kill(self) -> None:
         """End it at once, as when its power fails: nothing is sent, connections are not closed."""
-        if self._process is None:
+        if self._machine is None:
             return
-        kill_group(self._process)
+        self._machine.kill()
         self._hang_up("the guest was killed")
         self._end()
 
@@ -329,9 +329,9 @@ class Guest:
         return f"PATH={GUEST_PATH} PYTHONPATH={shlex.quote(str(source))} exec {shlex.join(parts)}"
 
     def _read_console(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self._machine is not None
+        assert self._machine.process.stdout is not None
+        for line in self._machine.process.stdout:
             self._console.append(line.decode(errors="replace").rstrip())
 
     def _hang_up(self, why: str) -> None:
@@ -343,13 +343,13 @@ class Guest:
             self._monitor = None
 
     def _end(self) -> None:
-        assert self._process is not None
-        kill_group(self._process)
+        assert self._machine is not None
+        self._machine.kill()
         if self._reader is not None:
             self._reader.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._process = None
+        if self._machine.process.stdout is not None:
+            self._machine.process.stdout.close()
+        self._machine = None
 
 
 def _devices(channel: int, monitor: int, tap: int | None) -> list[str]:

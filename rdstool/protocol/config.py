@@ -21,6 +21,12 @@ class Limits:
     overrun_bytes: int = 64 * MIB
     """Payload bytes that a socket holds beyond its receive buffer before TCP connections that bring more are no longer
     read, until its own buffer holds all again. What was on its way when the port was marked congested has room here."""
+    unread_messages: int = 262_144
+    """Messages that a socket holds, however short, before TCP connections that bring more are no longer read, until it
+    holds half as many. Its receive buffer counts payload only, as the kernel's does: empty messages never fill it."""
+    unacknowledged_messages: int = 262_144
+    """Messages of a socket that are queued or not acknowledged, however short, before sends wait as for a full send
+    buffer, which counts payload only too. (The kernel queues empty messages to a peer that is away without end.)"""
     pongs: int = 16_384
     """Answers to pings that may wait on one path; a peer that pings on and never reads is cut off."""
     unjudged_bytes: int = 4 * MIB

@@ -112,7 +112,9 @@ class Inbox(ABC):
         counters = self.counters
         length = len(payload)
         queued = self.receive_bytes + length
-        if queued > self.rcvbuf + self.settings.limits.overrun_bytes and self.receive_bytes and not at_any_rate:
+        limits = self.settings.limits
+        full = queued > self.rcvbuf + limits.overrun_bytes and self.receive_bytes
+        if (full or len(self.received) >= limits.unread_messages) and not at_any_rate:
             return False
         self.received.append((payload, address, port, began, now, cookie))
         counters.recv_queued += 1
@@ -156,8 +158,8 @@ class Inbox(ABC):
                 self.receive_bytes -= length
                 if self.congested:
                     self._mark()
-                if self.held_up and self.receive_bytes <= self.rcvbuf:
-                    self.let_go(now)
+            if self.held_up and self._has_room():
+                self.let_go(now)
             if not self.received:
                 self._readable_told = False
         data = payload if size is None or length <= size else payload[:size]
@@ -170,6 +172,9 @@ class Inbox(ABC):
         told = MSG_TRUNC if len(data) < length else 0
         # As ReceivedMessage(...), in a third of the time.
         return tuple.__new__(ReceivedMessage, (data, address, port, answered, told, control))
+
+    def _has_room(self) -> bool:
+        return self.receive_bytes <= self.rcvbuf and len(self.received) <= self.settings.limits.unread_messages // 2
 
     def let_go(self, now: float) -> None:
         """Have those TCP connections read on that waited for this socket."""

@@ -104,6 +104,11 @@ class Outbox(Inbox):
     def emit_writable(self, *, drained: bool) -> None:
         """Tell the application that there is room in the send buffer, or (``drained``) nothing left in it."""
 
+    @property
+    def full(self) -> bool:
+        """A send has to wait until messages are acknowledged."""
+        return self.send_bytes >= self.sndbuf or self.outstanding >= self.settings.limits.unacknowledged_messages
+
     def message_left(self, message: Outgoing, status: SendStatus) -> None:
         """One of our messages is acknowledged or given up: its room is free."""
         if message.zerocopy is not None:
@@ -121,10 +126,10 @@ class Outbox(Inbox):
 
     def free_room(self, message: Outgoing) -> None:
         """A message takes no more room in the send buffer."""
-        before = self.send_bytes
+        before, most = self.send_bytes, self.settings.limits.unacknowledged_messages
         self.send_bytes = after = before - len(message.payload)
         self.outstanding -= 1
         drained = not self.outstanding and not self._told_drained
-        if drained or before >= self.sndbuf > after:
+        if drained or before >= self.sndbuf > after or self.outstanding + 1 == most:
             self._told_drained = self._told_drained or drained
             self.emit_writable(drained=not self.outstanding)

@@ -198,9 +198,10 @@ class Socket(Outbox):
             cookie, operations = self._checked(control, flags, length, connection.transport)
         if connection.peer_map.bits is not None and connection.congested(port):
             self._congested(connection, port, flags, now)
-        if self.send_bytes >= self.sndbuf:
+        if self.full:
             node.counters.send_queue_full += 1
-            raise WouldBlock(errno.EAGAIN, f"the send buffer holds {self.send_bytes} bytes", Wait.SEND_ROOM)
+            held = f"{self.send_bytes} bytes in {self.outstanding} messages"
+            raise WouldBlock(errno.EAGAIN, f"the send buffer holds {held}", Wait.SEND_ROOM)
         if node.profile.waits_for_paths and not connection.agreed and not flags & MSG_DONTWAIT:
             self._wait_for_paths(connection, now)
         if now != node.now:
@@ -299,7 +300,7 @@ class Socket(Outbox):
         if not self.monitor and self._map_updates != self.node.map_updates:
             self._map_updates = self.node.map_updates
             ready |= Poll.IN | Poll.WRBAND
-        if self.send_bytes < self.sndbuf:
+        if not self.full:
             ready |= Poll.OUT
         return ready
 

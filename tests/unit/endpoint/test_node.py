@@ -14,6 +14,7 @@ import pytest
 import rdstool
 from dissectors.wire.rds import TCP_PORT
 from rdstool.endpoint.constants import MSG_DONTWAIT
+from rdstool.endpoint.node import MESSAGES_IN_A_ROW
 from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.connection import Connection
@@ -93,6 +94,17 @@ async def test_much_that_is_sent_in_one_go_does_not_wait_for_the_loop() -> None:
         for _ in range(2 * BURST_BYTES // 65_536):
             await sender.sendto(bytes(65_536), receiver.getsockname())  # never waits: there is room
         assert link.sent - before >= BURST_BYTES
+
+
+async def test_who_sends_empty_messages_in_a_loop_lets_others_have_their_turn() -> None:
+    async with pair() as (small, large):
+        out, back = small.socket(4000), large.socket(4000)
+        turns: list[int] = []
+        for number in range(3 * MESSAGES_IN_A_ROW):
+            if not number % MESSAGES_IN_A_ROW:
+                asyncio.get_running_loop().call_soon(turns.append, number)
+            await out.sendto(b"", back.getsockname())  # never waits: there is room
+        assert turns[:2] == [0, MESSAGES_IN_A_ROW]
 
 
 async def test_a_ping_is_answered_by_the_node_itself() -> None:

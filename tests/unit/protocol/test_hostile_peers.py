@@ -100,6 +100,24 @@ def test_what_was_read_before_a_connection_was_lost_is_delivered_beyond_all_limi
     assert reads(node)[0] == events.PauseWanted(hostile)
 
 
+def test_messages_that_are_short_or_empty_are_left_to_tcp_where_there_are_very_many() -> None:
+    node, honest, hostile = attacked(unread_messages=100)
+    socket = bound(node)
+    sent = 0
+    while hostile.reading:
+        sent += 1
+        node.bytes_received(hostile, header(sent, 0, 4000, 4000), 0.0)
+    assert (sent, len(socket.received), socket.congested) == (101, 100, False)
+    assert reads(node) == [events.PauseWanted(hostile)]
+    assert undisturbed(node, honest)
+    taken = 0
+    while not hostile.reading:
+        socket.recvmsg(now=0.0)
+        taken += 1
+    assert len(socket.received) == 51
+    assert taken + len(received(socket)) == sent
+
+
 def test_a_socket_that_is_closed_holds_nothing_up() -> None:
     node, _, hostile = attacked(overrun_bytes=10_000)
     socket = bound(node)

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from rdstool.protocol import events
+from rdstool.protocol.config import Limits
 from rdstool.protocol.control import ZerocopyCookie
 from rdstool.protocol.errors import SocketError, Wait, WouldBlock
 from rdstool.protocol.inbox import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC
@@ -177,6 +178,19 @@ def test_the_last_message_may_go_beyond_the_send_buffer() -> None:
     assert isinstance(error, WouldBlock)
     assert isinstance(error, BlockingIOError)
     assert error.waiting_for is Wait.SEND_ROOM
+
+
+def test_very_many_messages_fill_the_send_buffer_though_they_are_empty() -> None:
+    small, _, wire = pair(limits=Limits(unacknowledged_messages=100))
+    sender = bound(small)
+    for _ in range(100):
+        assert sender.poll() & Poll.OUT
+        send(sender)
+    assert not sender.poll() & Poll.OUT
+    assert isinstance(error := fails(errno.EAGAIN, lambda: send(sender)), WouldBlock)
+    assert error.waiting_for is Wait.SEND_ROOM
+    assert events.SocketWritable(sender, False) in wire.run()
+    assert sender.poll() & Poll.OUT
 
 
 def test_room_in_the_send_buffer_is_told() -> None:

@@ -1,0 +1,43 @@
+"""virtme-run, which ends when the process that started it does, however that ended; QEMU ends with it.
+
+``python -m rdstool.lab.leashed LEASH ARGUMENT...``: LEASH is the number of a descriptor, the reading end of a pipe
+whose other end only the owner holds. Nothing is ever written to it. When it closes, virtme-run gets SIGTERM: it
+removes its temporary files and gives the terminal back as it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def end_with(leash: int) -> None:
+    """Let this process end when the other end of ``leash`` is closed, and what it forks when it ends itself."""
+    here = os.getpid()
+    threading.Thread(target=_watch, args=(leash,), name="leash", daemon=True).start()
+    os.register_at_fork(after_in_child=lambda: _follow(here))
+
+
+def _watch(leash: int) -> None:
+    os.read(leash, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _follow(parent: int) -> None:
+    # It holds for the program that is executed next, too.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # which ended before
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv.pop(1)))
+    from virtme.commands.run import main  # type: ignore[import-untyped]
+
+    sys.exit(main())
