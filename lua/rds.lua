@@ -803,9 +803,11 @@ local function show_part_in(frame, part)
    shown[frame.number].parts = parts
 end
 
--- A stream begins or ends in this frame.
+-- A stream begins or ends in this frame. Returns what is told.
 local function tell(stream, direction, event, now)
-   show_part_in(now, { stream = stream, direction = direction, event = event })
+   local part = { stream = stream, direction = direction, event = event }
+   show_part_in(now, part)
+   return part
 end
 
 -- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.
@@ -1594,7 +1596,7 @@ do
       enter_half(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
       enter_half(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
       connection_count = connection_count + 1
-      tell(connection.stream, own, "opened", now)
+      connection.opening = tell(connection.stream, own, "opened", now)
       return connection.halves[own]
    end
 
@@ -1620,10 +1622,12 @@ do
             half = nil
          end
       end
-      local halves = half and half.connection.halves
-      if halves and halves[0].base == nil and halves[1].base == nil then
+      local connection = half and half.connection
+      if connection and connection.halves[0].base == nil and connection.halves[1].base == nil then
          -- Only acknowledgements stood before it: it begins here.
          half.lane.stream.from_start = (half.direction == 1) == segment.ack_flag
+         connection.opening.event = nil
+         connection.opening = tell(half.lane.stream, half.direction, "opened", now)
       end
       half = half or open_connection(segment, now, segment.ack_flag, true)
       if half and half.base == nil then
@@ -2418,12 +2422,17 @@ do
       flow.last = header
    end
 
-   -- Which packet numbers were seen, from the first to the latest: of requests, or of answers.
+   -- The lowest and the highest packet number seen: of requests, or of answers. What is sent again has lower ones.
    function note_numbers(flow, packet)
-      local name = packet.what.part == RESPONSE and "answered_numbers" or "request_numbers"
-      local numbers = flow[name] or { first = packet.psn }
-      numbers.last = packet.psn
-      flow[name] = numbers
+      local name, psn = packet.what.part == RESPONSE and "answered_numbers" or "request_numbers", packet.psn
+      local numbers = flow[name]
+      if not numbers then
+         flow[name] = { low = psn, high = psn }
+      elseif ahead(numbers.high, psn, PSN_MODULUS) > 0 then
+         numbers.high = psn
+      elseif ahead(numbers.low, psn, PSN_MODULUS) < 0 then
+         numbers.low = psn
+      end
    end
 
    -- Whether another flow is the opposite direction: above 0 for yes, below for no, 0 for not known. The answers in one carry
@@ -2433,8 +2442,8 @@ do
       for asks, answers in pairs({ [flow] = other, [other] = flow }) do
          local numbers, replies = asks.request_numbers, answers.answered_numbers
          if numbers and replies then
-            local width = (numbers.last - numbers.first) % PSN_MODULUS
-            local near = (replies.last - numbers.first + NUMBER_SLACK) % PSN_MODULUS <= width + 2 * NUMBER_SLACK
+            local width = (numbers.high - numbers.low) % PSN_MODULUS
+            local near = (replies.high - numbers.low + NUMBER_SLACK) % PSN_MODULUS <= width + 2 * NUMBER_SLACK
             score = score + (near and 1 or -1)
          end
       end
