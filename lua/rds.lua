@@ -31,116 +31,116 @@ end
 local fields = {}
 
 fields["rds.sequence"] = ProtoField.uint64("rds.sequence", "Sequence", base.DEC, nil, nil, "Message number on its path; 0 for congestion bitmaps and ack-only frames")
-fields["rds.ack"] = ProtoField.uint64("rds.ack", "Ack", base.DEC, nil, nil, "Highest sequence completely received (InfiniBand); always 0 over TCP")
+fields["rds.ack"] = ProtoField.uint64("rds.ack", "Acknowledged sequence", base.DEC, nil, nil, "Highest sequence completely received (InfiniBand); always 0 over TCP")
 fields["rds.length"] = ProtoField.uint32("rds.length", "Length", base.DEC, nil, nil, "Payload bytes of the whole message, header excluded")
-fields["rds.sport"] = ProtoField.uint16("rds.sport", "Sport", base.DEC, nil, nil, "RDS source port; 0 for a pong, 1 for a handshake probe")
-fields["rds.dport"] = ProtoField.uint16("rds.dport", "Dport", base.DEC, nil, nil, "RDS destination port; 0 for a ping")
+fields["rds.sport"] = ProtoField.uint16("rds.sport", "Source port", base.DEC, nil, nil, "RDS source port; 0 for a pong, 1 for a handshake probe")
+fields["rds.dport"] = ProtoField.uint16("rds.dport", "Destination port", base.DEC, nil, nil, "RDS destination port; 0 for a ping")
 fields["rds.flags"] = ProtoField.uint8("rds.flags", "Flags", base.HEX, nil, nil, "Flags")
-fields["rds.flags.cong_bitmap"] = ProtoField.bool("rds.flags.cong_bitmap", "Cong bitmap", 8, nil, 0x1, "Payload is a congestion bitmap")
-fields["rds.flags.ack_required"] = ProtoField.bool("rds.flags.ack_required", "Ack required", 8, nil, 0x2, "Receiver must acknowledge this message (InfiniBand only)")
-fields["rds.flags.retransmitted"] = ProtoField.bool("rds.flags.retransmitted", "Retransmitted", 8, nil, 0x4, "Message may have been sent before")
-fields["rds.flags.hb_ping"] = ProtoField.bool("rds.flags.hb_ping", "Hb ping", 8, nil, 0x8, "Heartbeat request (UEK only)")
-fields["rds.flags.hb_pong"] = ProtoField.bool("rds.flags.hb_pong", "Hb pong", 8, nil, 0x10, "Heartbeat answer (UEK only)")
-fields["rds.flags.exthdr_extension"] = ProtoField.bool("rds.flags.exthdr_extension", "Exthdr extension", 8, nil, 0x20, "Several extension headers: RDMA_BYTES is present (7.0 and later)")
+fields["rds.flags.cong_bitmap"] = ProtoField.bool("rds.flags.cong_bitmap", "Congestion bitmap", 8, { "Set", "Not set" }, 0x1, "Payload is a congestion bitmap")
+fields["rds.flags.ack_required"] = ProtoField.bool("rds.flags.ack_required", "Acknowledgement required", 8, { "Set", "Not set" }, 0x2, "Receiver must acknowledge this message (InfiniBand only)")
+fields["rds.flags.retransmitted"] = ProtoField.bool("rds.flags.retransmitted", "Retransmitted", 8, { "Set", "Not set" }, 0x4, "Message may have been sent before")
+fields["rds.flags.hb_ping"] = ProtoField.bool("rds.flags.hb_ping", "Heartbeat ping", 8, { "Set", "Not set" }, 0x8, "Heartbeat request (UEK only)")
+fields["rds.flags.hb_pong"] = ProtoField.bool("rds.flags.hb_pong", "Heartbeat pong", 8, { "Set", "Not set" }, 0x10, "Heartbeat answer (UEK only)")
+fields["rds.flags.exthdr_extension"] = ProtoField.bool("rds.flags.exthdr_extension", "Several extension headers", 8, { "Set", "Not set" }, 0x20, "Several extension headers: RDMA_BYTES is present (7.0 and later)")
 fields["rds.credit"] = ProtoField.uint8("rds.credit", "Credit", base.DEC, nil, nil, "Receive credits granted to the peer (InfiniBand flow control)")
 fields["rds.padding"] = ProtoField.bytes("rds.padding", "Padding", base.NONE, "Unused, zero")
 fields["rds.checksum"] = ProtoField.uint16("rds.checksum", "Checksum", base.HEX, nil, nil, "Internet checksum of the 48 header bytes; 0 = none")
-fields["rds.exthdr"] = ProtoField.bytes("rds.exthdr", "Exthdr", base.NONE, "Extension headers, zero-filled")
+fields["rds.exthdr"] = ProtoField.bytes("rds.exthdr", "Extension headers", base.NONE, "Extension headers, zero-filled")
 fields["rds.exthdr.version"] = ProtoField.none("rds.exthdr.version", "VERSION")
 fields["rds.exthdr.version.version"] = ProtoField.uint32("rds.exthdr.version.version", "Version", base.DEC, nil, nil, "Protocol version")
 fields["rds.exthdr.rdma"] = ProtoField.none("rds.exthdr.rdma", "RDMA")
-fields["rds.exthdr.rdma.rkey"] = ProtoField.uint32("rds.exthdr.rdma.rkey", "Rkey", base.HEX, nil, nil, "R_Key of the memory region that the RDMA used")
+fields["rds.exthdr.rdma.rkey"] = ProtoField.uint32("rds.exthdr.rdma.rkey", "R_Key", base.HEX, nil, nil, "R_Key of the memory region that the RDMA used")
 fields["rds.exthdr.rdma_dest"] = ProtoField.none("rds.exthdr.rdma_dest", "RDMA_DEST")
-fields["rds.exthdr.rdma_dest.rkey"] = ProtoField.uint32("rds.exthdr.rdma_dest.rkey", "Rkey", base.HEX, nil, nil, "R_Key of the offered memory region")
+fields["rds.exthdr.rdma_dest.rkey"] = ProtoField.uint32("rds.exthdr.rdma_dest.rkey", "R_Key", base.HEX, nil, nil, "R_Key of the offered memory region")
 fields["rds.exthdr.rdma_dest.offset"] = ProtoField.uint32("rds.exthdr.rdma_dest.offset", "Offset", base.DEC, nil, nil, "Offset of the memory from the region's first page")
 fields["rds.exthdr.rdma_bytes"] = ProtoField.none("rds.exthdr.rdma_bytes", "RDMA_BYTES")
 fields["rds.exthdr.rdma_bytes.length"] = ProtoField.uint32("rds.exthdr.rdma_bytes.length", "Length", base.DEC, nil, nil, "Bytes moved")
 fields["rds.exthdr.rdma_bytes.direction"] = ProtoField.uint8("rds.exthdr.rdma_bytes.direction", "Direction", base.DEC, { [1] = "write", [2] = "read" }, nil, "What the RDMA did")
 fields["rds.exthdr.rdma_bytes.padding"] = ProtoField.bytes("rds.exthdr.rdma_bytes.padding", "Padding", base.NONE, "Unused, zero")
-fields["rds.exthdr.npaths"] = ProtoField.uint16("rds.exthdr.npaths", "Npaths", base.DEC, nil, nil, "Number of paths that the sender supports")
-fields["rds.exthdr.gen_num"] = ProtoField.uint32("rds.exthdr.gen_num", "Gen num", base.HEX, nil, nil, "Generation number of the sender's kernel")
-fields["rds.exthdr.cap_bits"] = ProtoField.uint32("rds.exthdr.cap_bits", "Cap bits", base.HEX, nil, nil, "Capabilities")
-fields["rds.exthdr.cap_bits.heartbeat"] = ProtoField.bool("rds.exthdr.cap_bits.heartbeat", "Heartbeat", 32, nil, 0x1, "Heartbeats are understood")
-fields["rds.exthdr.sport_idx"] = ProtoField.uint8("rds.exthdr.sport_idx", "Sport idx", base.DEC, nil, nil, "Always 0; its presence says that TCP source port modulo paths is the path")
+fields["rds.exthdr.npaths"] = ProtoField.uint16("rds.exthdr.npaths", "Number of paths", base.DEC, nil, nil, "Number of paths that the sender supports")
+fields["rds.exthdr.gen_num"] = ProtoField.uint32("rds.exthdr.gen_num", "Generation number", base.HEX, nil, nil, "Generation number of the sender's kernel")
+fields["rds.exthdr.cap_bits"] = ProtoField.uint32("rds.exthdr.cap_bits", "Capabilities", base.HEX, nil, nil, "Capabilities")
+fields["rds.exthdr.cap_bits.heartbeat"] = ProtoField.bool("rds.exthdr.cap_bits.heartbeat", "Heartbeat", 32, { "Set", "Not set" }, 0x1, "Heartbeats are understood")
+fields["rds.exthdr.sport_idx"] = ProtoField.uint8("rds.exthdr.sport_idx", "Source port index", base.DEC, nil, nil, "Always 0; its presence says that TCP source port modulo paths is the path")
 fields["rds.exthdr.csum"] = ProtoField.none("rds.exthdr.csum", "CSUM")
 fields["rds.exthdr.csum.checksum"] = ProtoField.uint32("rds.exthdr.csum.checksum", "Checksum", base.HEX, nil, nil, "Checksum of the payload")
 fields["rds.exthdr.csum.enabled"] = ProtoField.uint8("rds.exthdr.csum.enabled", "Enabled", base.DEC, nil, nil, "1 where the checksum is to be verified")
 fields["rds.exthdr.csum.padding"] = ProtoField.bytes("rds.exthdr.csum.padding", "Padding", base.NONE, "Unused")
-fields["rds.number"] = ProtoField.uint32("rds.number", "Number", base.DEC, nil, nil, "Number of the message in the capture")
-fields["rds.kind"] = ProtoField.string("rds.kind", "Kind", base.ASCII, "Kind of message: data, congestion, ping, probe, ...")
-fields["rds.transport"] = ProtoField.string("rds.transport", "Transport", base.ASCII, "What carried the message: tcp or ib")
-fields["rds.src"] = ProtoField.string("rds.src", "Src", base.ASCII, "Source address")
-fields["rds.dst"] = ProtoField.string("rds.dst", "Dst", base.ASCII, "Destination address")
-fields["rds.addr"] = ProtoField.string("rds.addr", "Addr", base.ASCII, "Source or destination address")
-fields["rds.port"] = ProtoField.uint16("rds.port", "Port", base.DEC, nil, nil, "RDS source or destination port")
+fields["rds.number"] = ProtoField.uint32("rds.number", "Message number", base.DEC, nil, nil, "Number of the message in the capture")
+fields["rds.kind"] = ProtoField.string("rds.kind", "Kind", "Kind of message: data, congestion, ping, probe, ...")
+fields["rds.transport"] = ProtoField.string("rds.transport", "Transport", "What carried the message: tcp or ib")
+fields["rds.src"] = ProtoField.string("rds.src", "Source address", "Source address")
+fields["rds.dst"] = ProtoField.string("rds.dst", "Destination address", "Destination address")
+fields["rds.addr"] = ProtoField.string("rds.addr", "Source or destination address", "Source or destination address")
+fields["rds.port"] = ProtoField.uint16("rds.port", "Source or destination port", base.DEC, nil, nil, "RDS source or destination port")
 fields["rds.stream"] = ProtoField.uint32("rds.stream", "Stream", base.DEC, nil, nil, "Number of the TCP connection or queue-pair pair")
 fields["rds.path"] = ProtoField.uint8("rds.path", "Path", base.DEC, nil, nil, "Path of the RDS connection, where known")
 fields["rds.fragments"] = ProtoField.uint32("rds.fragments", "Fragments", base.DEC, nil, nil, "InfiniBand frames of the message; 1 over TCP")
-fields["rds.seen"] = ProtoField.uint32("rds.seen", "Seen", base.DEC, nil, nil, "Payload bytes that the capture holds")
+fields["rds.seen"] = ProtoField.uint32("rds.seen", "Captured bytes", base.DEC, nil, nil, "Payload bytes that the capture holds")
 fields["rds.complete"] = ProtoField.bool("rds.complete", "Complete", base.NONE, nil, nil, "The capture holds all of the payload")
-fields["rds.inferred"] = ProtoField.bool("rds.inferred", "Inferred", base.NONE, nil, nil, "The message's boundary was found by search")
-fields["rds.checksum.status"] = ProtoField.string("rds.checksum.status", "Status", base.ASCII, "Header checksum: absent, good or bad")
+fields["rds.inferred"] = ProtoField.bool("rds.inferred", "Found by search", base.NONE, nil, nil, "The message's boundary was found by search")
+fields["rds.checksum.status"] = ProtoField.string("rds.checksum.status", "Checksum status", "Header checksum: absent, good or bad")
 fields["rds.exthdr.type"] = ProtoField.uint8("rds.exthdr.type", "Type", base.DEC, { [0] = "NONE", [1] = "VERSION", [2] = "RDMA", [3] = "RDMA_DEST", [4] = "RDMA_BYTES", [5] = "NPATHS", [6] = "GEN_NUM", [7] = "CAP_BITS", [8] = "SPORT_IDX", [9] = "CSUM" }, nil, "Type of an extension header")
-fields["rds.exthdr.problem"] = ProtoField.string("rds.exthdr.problem", "Problem", base.ASCII, "What is wrong with the extension headers")
-fields["rds.congested"] = ProtoField.uint16("rds.congested", "Congested", base.DEC, nil, nil, "A port that a congestion bitmap marks")
+fields["rds.exthdr.problem"] = ProtoField.string("rds.exthdr.problem", "Problem", "What is wrong with the extension headers")
+fields["rds.congested"] = ProtoField.uint16("rds.congested", "Congested port", base.DEC, nil, nil, "A port that a congestion bitmap marks")
 fields["rds.payload"] = ProtoField.bytes("rds.payload", "Payload", base.NONE, "Payload bytes that the capture holds")
-fields["rds.rdma.kind"] = ProtoField.string("rds.rdma.kind", "Kind", base.ASCII, "RDMA operation: rdma-read, rdma-write, ...")
-fields["rds.rdma.va"] = ProtoField.uint64("rds.rdma.va", "Va", base.HEX, nil, nil, "Remote address of an RDMA operation")
-fields["rds.rdma.rkey"] = ProtoField.uint32("rds.rdma.rkey", "Rkey", base.HEX, nil, nil, "Key of an RDMA operation")
+fields["rds.rdma.kind"] = ProtoField.string("rds.rdma.kind", "Kind", "RDMA operation: rdma-read, rdma-write, ...")
+fields["rds.rdma.va"] = ProtoField.uint64("rds.rdma.va", "Virtual address", base.HEX, nil, nil, "Remote address of an RDMA operation")
+fields["rds.rdma.rkey"] = ProtoField.uint32("rds.rdma.rkey", "R_Key", base.HEX, nil, nil, "Key of an RDMA operation")
 fields["rds.rdma.length"] = ProtoField.uint32("rds.rdma.length", "Length", base.DEC, nil, nil, "Bytes of an RDMA operation")
-fields["rds.rdma.status"] = ProtoField.string("rds.rdma.status", "Status", base.ASCII, "Outcome of an RDMA operation")
-fields["rds.cm.message"] = ProtoField.string("rds.cm.message", "Message", base.ASCII, "Kind of RDMA-CM message: REQ, REP, RTU, ...")
-fields["rds.cm"] = ProtoField.none("rds.cm", "RDS private data (IPv4)")
-fields["rds.cm.saddr"] = ProtoField.string("rds.cm.saddr", "Saddr", base.ASCII, "Sender's RDS address")
-fields["rds.cm.daddr"] = ProtoField.string("rds.cm.daddr", "Daddr", base.ASCII, "Receiver's RDS address")
-fields["rds.cm.major"] = ProtoField.uint8("rds.cm.major", "Major", base.DEC, nil, nil, "Protocol version, major; 0 = not given")
-fields["rds.cm.minor"] = ProtoField.uint8("rds.cm.minor", "Minor", base.DEC, nil, nil, "Protocol version, minor")
-fields["rds.cm.minor_mask"] = ProtoField.uint16("rds.cm.minor_mask", "Minor mask", base.HEX, nil, nil, "Minor versions supported with major 4, bit n = minor n")
-fields["rds.cm.tos"] = ProtoField.uint8("rds.cm.tos", "Tos", base.DEC, nil, nil, "Type of service of the connection")
+fields["rds.rdma.status"] = ProtoField.string("rds.rdma.status", "Status", "Outcome of an RDMA operation")
+fields["rds.cm.message"] = ProtoField.string("rds.cm.message", "Message", "Kind of RDMA-CM message: REQ, REP, RTU, ...")
+fields["rds.cm"] = ProtoField.none("rds.cm", "RDS private data")
+fields["rds.cm.saddr"] = ProtoField.string("rds.cm.saddr", "Source address", "Sender's RDS address")
+fields["rds.cm.daddr"] = ProtoField.string("rds.cm.daddr", "Destination address", "Receiver's RDS address")
+fields["rds.cm.major"] = ProtoField.uint8("rds.cm.major", "Major version", base.DEC, nil, nil, "Protocol version, major; 0 = not given")
+fields["rds.cm.minor"] = ProtoField.uint8("rds.cm.minor", "Minor version", base.DEC, nil, nil, "Protocol version, minor")
+fields["rds.cm.minor_mask"] = ProtoField.uint16("rds.cm.minor_mask", "Minor versions supported", base.HEX, nil, nil, "Minor versions supported with major 4, bit n = minor n")
+fields["rds.cm.tos"] = ProtoField.uint8("rds.cm.tos", "Type of service", base.DEC, nil, nil, "Type of service of the connection")
 fields["rds.cm.reserved"] = ProtoField.uint8("rds.cm.reserved", "Reserved", base.DEC, nil, nil, "Reserved")
 fields["rds.cm.fragment_size"] = ProtoField.uint16("rds.cm.fragment_size", "Fragment size", base.DEC, nil, nil, "Fragment size in bytes (UEK only); 0 from mainline")
-fields["rds.cm.ack_seq"] = ProtoField.uint64("rds.cm.ack_seq", "Ack seq", base.DEC, nil, nil, "Last sequence received; 0 = none")
+fields["rds.cm.ack_seq"] = ProtoField.uint64("rds.cm.ack_seq", "Acknowledged sequence", base.DEC, nil, nil, "Last sequence received; 0 = none")
 fields["rds.cm.credit"] = ProtoField.uint32("rds.cm.credit", "Credit", base.DEC, nil, nil, "Initial receive credits; 0 = no flow control")
 fields["rds.cm.tail"] = ProtoField.uint32("rds.cm.tail", "Tail", base.DEC, nil, nil, "Padding of the structure")
-fields["rds.cm.code"] = ProtoField.uint32("rds.cm.code", "Code", base.HEX, nil, nil, "1 = incompatible version or crossing requests; 0x04010020 = refused by access list (UEK)")
+fields["rds.cm.code"] = ProtoField.uint32("rds.cm.code", "Reject code", base.HEX, nil, nil, "1 = incompatible version or crossing requests; 0x04010020 = refused by access list (UEK)")
 fields["rds.cm.ip"] = ProtoField.none("rds.cm.ip", "RDMA-CM IP header")
 fields["rds.cm.ip.version"] = ProtoField.uint8("rds.cm.ip.version", "Version", base.HEX, nil, nil, "Version, 0")
-fields["rds.cm.ip.ip_version"] = ProtoField.uint8("rds.cm.ip.ip_version", "Ip version", base.DEC, nil, 0xf0, "IP version")
+fields["rds.cm.ip.ip_version"] = ProtoField.uint8("rds.cm.ip.ip_version", "IP version", base.DEC, nil, 0xf0, "IP version")
 fields["rds.cm.ip.reserved"] = ProtoField.uint8("rds.cm.ip.reserved", "Reserved", base.DEC, nil, 0xf, "Reserved")
-fields["rds.cm.ip.sport"] = ProtoField.uint16("rds.cm.ip.sport", "Sport", base.DEC, nil, nil, "Source port")
-fields["rds.cm.ip.saddr"] = ProtoField.string("rds.cm.ip.saddr", "Saddr", base.ASCII, "Source address; IPv4 in the last four bytes")
-fields["rds.cm.ip.daddr"] = ProtoField.string("rds.cm.ip.daddr", "Daddr", base.ASCII, "Destination address; IPv4 in the last four bytes")
+fields["rds.cm.ip.sport"] = ProtoField.uint16("rds.cm.ip.sport", "Source port", base.DEC, nil, nil, "Source port")
+fields["rds.cm.ip.saddr"] = ProtoField.string("rds.cm.ip.saddr", "Source address", "Source address; IPv4 in the last four bytes")
+fields["rds.cm.ip.daddr"] = ProtoField.string("rds.cm.ip.daddr", "Destination address", "Destination address; IPv4 in the last four bytes")
 
 -- What only the plugin adds.
 
-fields["rds.connection"] = ProtoField.string("rds.connection", "Connection", base.ASCII, "The two addresses of the connection")
-fields["rds.direction"] = ProtoField.uint8("rds.direction", "Direction", base.DEC, nil, nil, "0: from the end that opened the stream; 1: back")
-fields["rds.position"] = ProtoField.uint64("rds.position", "Position", base.DEC, nil, nil, "Stream offset of the header (TCP), number of its first packet (InfiniBand)")
-fields["rds.frame"] = ProtoField.framenum("rds.frame", "Frame", base.NONE, nil, nil, "Frame that completed the message")
+fields["rds.connection"] = ProtoField.string("rds.connection", "Connection", "The two addresses of the connection")
+fields["rds.direction"] = ProtoField.uint8("rds.direction", "Direction", base.DEC, { [0] = "from the opening end", [1] = "to the opening end" }, nil, "0: from the end that opened the stream; 1: back")
+fields["rds.position"] = ProtoField.uint64("rds.position", "Position in the stream", base.DEC, nil, nil, "Stream offset of the header (TCP), number of its first packet (InfiniBand)")
+fields["rds.frame"] = ProtoField.framenum("rds.frame", "Completed in frame", base.NONE, nil, nil, "Frame that completed the message")
 fields["rds.first_frame"] = ProtoField.framenum("rds.first_frame", "First frame", base.NONE, nil, nil, "Frame that holds the first byte of the header")
-fields["rds.expected"] = ProtoField.uint64("rds.expected", "Expected", base.DEC, nil, nil, "Next sequence that the receiver expects")
-fields["rds.retransmission_of"] = ProtoField.framenum("rds.retransmission_of", "Retransmission of", base.NONE, nil, nil, "Frame of the first copy")
+fields["rds.expected"] = ProtoField.uint64("rds.expected", "Expected sequence", base.DEC, nil, nil, "Next sequence that the receiver expects")
+fields["rds.retransmission_of"] = ProtoField.framenum("rds.retransmission_of", "Retransmission of frame", base.NONE, nil, nil, "Frame of the first copy")
 fields["rds.request_in"] = ProtoField.framenum("rds.request_in", "Request in", base.NONE, nil, nil, "Frame of the ping that this pong answers")
 fields["rds.response_in"] = ProtoField.framenum("rds.response_in", "Response in", base.NONE, nil, nil, "Frame of the pong that answers this ping")
 fields["rds.response_time"] = ProtoField.relative_time("rds.response_time", "Response time", "Time since the ping")
-fields["rds.acked_in"] = ProtoField.framenum("rds.acked_in", "Acked in", base.NONE, nil, nil, "Frame that acknowledges the message")
-fields["rds.acknowledges"] = ProtoField.framenum("rds.acknowledges", "Acknowledges", base.NONE, nil, nil, "Frame of the last message that this frame acknowledges")
-fields["rds.acknowledges.count"] = ProtoField.uint32("rds.acknowledges.count", "Count", base.DEC, nil, nil, "Messages that this frame acknowledges")
-fields["rds.ack_time"] = ProtoField.relative_time("rds.ack_time", "Ack time", "Time from that message to its acknowledgement")
-fields["rds.congested.set"] = ProtoField.uint16("rds.congested.set", "Set", base.DEC, nil, nil, "A port that was not marked in the bitmap before")
-fields["rds.congested.cleared"] = ProtoField.uint16("rds.congested.cleared", "Cleared", base.DEC, nil, nil, "A port that was marked in the bitmap before, and is no more")
-fields["rds.stream.event"] = ProtoField.string("rds.stream.event", "Event", base.ASCII, "Beginning or end of a stream: opened, FIN, RST or DREQ")
-fields["rds.stream.a"] = ProtoField.string("rds.stream.a", "A", base.ASCII, "End that opened the stream: address/port")
-fields["rds.stream.b"] = ProtoField.string("rds.stream.b", "B", base.ASCII, "The other end")
-fields["rds.stream.from_start"] = ProtoField.bool("rds.stream.from_start", "From start", base.NONE, nil, nil, "The capture holds the stream's beginning")
+fields["rds.acked_in"] = ProtoField.framenum("rds.acked_in", "Acknowledged in frame", base.NONE, nil, nil, "Frame that acknowledges the message")
+fields["rds.acknowledges"] = ProtoField.framenum("rds.acknowledges", "Acknowledges messages up to frame", base.NONE, nil, nil, "Frame of the last message that this frame acknowledges")
+fields["rds.acknowledges.count"] = ProtoField.uint32("rds.acknowledges.count", "Acknowledged messages", base.DEC, nil, nil, "Messages that this frame acknowledges")
+fields["rds.ack_time"] = ProtoField.relative_time("rds.ack_time", "Time to acknowledgement", "Time from that message to its acknowledgement")
+fields["rds.congested.set"] = ProtoField.uint16("rds.congested.set", "Newly congested port", base.DEC, nil, nil, "A port that was not marked in the bitmap before")
+fields["rds.congested.cleared"] = ProtoField.uint16("rds.congested.cleared", "No longer congested port", base.DEC, nil, nil, "A port that was marked in the bitmap before, and is no more")
+fields["rds.stream.event"] = ProtoField.string("rds.stream.event", "Stream event", "Beginning or end of a stream: opened, FIN, RST or DREQ")
+fields["rds.stream.a"] = ProtoField.string("rds.stream.a", "Opening end", "End that opened the stream: address/port")
+fields["rds.stream.b"] = ProtoField.string("rds.stream.b", "Other end", "The other end")
+fields["rds.stream.from_start"] = ProtoField.bool("rds.stream.from_start", "Captured from its start", base.NONE, nil, nil, "The capture holds the stream's beginning")
 fields["rds.cm.transaction"] = ProtoField.bytes("rds.cm.transaction", "Transaction", "Transaction of an RDMA-CM message")
-fields["rds.cm.problem"] = ProtoField.string("rds.cm.problem", "Problem", base.ASCII, "What is wrong with an RDMA-CM message")
-fields["rds.cm.bytes"] = ProtoField.bytes("rds.cm.bytes", "Bytes", "Whole RDMA-CM message behind the header of its datagram")
+fields["rds.cm.problem"] = ProtoField.string("rds.cm.problem", "Problem", "What is wrong with an RDMA-CM message")
+fields["rds.cm.bytes"] = ProtoField.bytes("rds.cm.bytes", "RDMA-CM message", "Whole RDMA-CM message behind the header of its datagram")
 fields["rds.rdma.operand"] = ProtoField.bytes("rds.rdma.operand", "Operand", "Operand of an atomic; its last is the value that was found")
-fields["rds.rdma.psn"] = ProtoField.uint64("rds.rdma.psn", "Psn", base.DEC, nil, nil, "Number of the first packet")
-fields["rds.rdma.id"] = ProtoField.uint32("rds.rdma.id", "Id", base.DEC, nil, nil, "Number of an RDMA operation in the capture")
-fields["rds.rdma.announced"] = ProtoField.uint32("rds.rdma.announced", "Announced", base.DEC, nil, nil, "Number of an RDMA operation that this message announces")
-fields["rds.rdma.seen"] = ProtoField.uint32("rds.rdma.seen", "Seen", base.DEC, nil, nil, "Payload bytes of an RDMA operation that the capture holds")
+fields["rds.rdma.psn"] = ProtoField.uint64("rds.rdma.psn", "Packet sequence number", base.DEC, nil, nil, "Number of the first packet")
+fields["rds.rdma.id"] = ProtoField.uint32("rds.rdma.id", "RDMA operation", base.DEC, nil, nil, "Number of an RDMA operation in the capture")
+fields["rds.rdma.announced"] = ProtoField.uint32("rds.rdma.announced", "Announced RDMA operation", base.DEC, nil, nil, "Number of an RDMA operation that this message announces")
+fields["rds.rdma.seen"] = ProtoField.uint32("rds.rdma.seen", "Captured bytes", base.DEC, nil, nil, "Payload bytes of an RDMA operation that the capture holds")
 
 -- A table of Wireshark, not of Lua: it takes whole lists only.
 local all_fields = {}
@@ -164,13 +164,14 @@ local HEADER_FIELDS = {
    { "rds.exthdr", 32, 16 },
 }
 
+-- Flags: field, mask and name.
 local FLAG_FIELDS = {
-   "rds.flags.cong_bitmap",
-   "rds.flags.ack_required",
-   "rds.flags.retransmitted",
-   "rds.flags.hb_ping",
-   "rds.flags.hb_pong",
-   "rds.flags.exthdr_extension",
+   { "rds.flags.cong_bitmap", 1, "CONG_BITMAP" },
+   { "rds.flags.ack_required", 2, "ACK_REQUIRED" },
+   { "rds.flags.retransmitted", 4, "RETRANSMITTED" },
+   { "rds.flags.hb_ping", 8, "HB_PING" },
+   { "rds.flags.hb_pong", 16, "HB_PONG" },
+   { "rds.flags.exthdr_extension", 32, "EXTHDR_EXTENSION" },
 }
 
 -- Extension headers by type. `uncommon`: mainline kernels do not send it.
@@ -803,9 +804,11 @@ local function show_part_in(frame, part)
    shown[frame.number].parts = parts
 end
 
--- A stream begins or ends in this frame.
+-- A stream begins or ends in this frame. Returns what is told.
 local function tell(stream, direction, event, now)
-   show_part_in(now, { stream = stream, direction = direction, event = event })
+   local part = { stream = stream, direction = direction, event = event }
+   show_part_in(now, part)
+   return part
 end
 
 -- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.
@@ -1594,7 +1597,7 @@ do
       enter_half(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
       enter_half(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
       connection_count = connection_count + 1
-      tell(connection.stream, own, "opened", now)
+      connection.opening = tell(connection.stream, own, "opened", now)
       return connection.halves[own]
    end
 
@@ -1620,10 +1623,12 @@ do
             half = nil
          end
       end
-      local halves = half and half.connection.halves
-      if halves and halves[0].base == nil and halves[1].base == nil then
+      local connection = half and half.connection
+      if connection and connection.halves[0].base == nil and connection.halves[1].base == nil then
          -- Only acknowledgements stood before it: it begins here.
          half.lane.stream.from_start = (half.direction == 1) == segment.ack_flag
+         connection.opening.event = nil
+         connection.opening = tell(half.lane.stream, half.direction, "opened", now)
       end
       half = half or open_connection(segment, now, segment.ack_flag, true)
       if half and half.base == nil then
@@ -2418,12 +2423,17 @@ do
       flow.last = header
    end
 
-   -- Which packet numbers were seen, from the first to the latest: of requests, or of answers.
+   -- The lowest and the highest packet number seen: of requests, or of answers. What is sent again has lower ones.
    function note_numbers(flow, packet)
-      local name = packet.what.part == RESPONSE and "answered_numbers" or "request_numbers"
-      local numbers = flow[name] or { first = packet.psn }
-      numbers.last = packet.psn
-      flow[name] = numbers
+      local name, psn = packet.what.part == RESPONSE and "answered_numbers" or "request_numbers", packet.psn
+      local numbers = flow[name]
+      if not numbers then
+         flow[name] = { low = psn, high = psn }
+      elseif ahead(numbers.high, psn, PSN_MODULUS) > 0 then
+         numbers.high = psn
+      elseif ahead(numbers.low, psn, PSN_MODULUS) < 0 then
+         numbers.low = psn
+      end
    end
 
    -- Whether another flow is the opposite direction: above 0 for yes, below for no, 0 for not known. The answers in one carry
@@ -2433,8 +2443,8 @@ do
       for asks, answers in pairs({ [flow] = other, [other] = flow }) do
          local numbers, replies = asks.request_numbers, answers.answered_numbers
          if numbers and replies then
-            local width = (numbers.last - numbers.first) % PSN_MODULUS
-            local near = (replies.last - numbers.first + NUMBER_SLACK) % PSN_MODULUS <= width + 2 * NUMBER_SLACK
+            local width = (numbers.high - numbers.low) % PSN_MODULUS
+            local near = (replies.high - numbers.low + NUMBER_SLACK) % PSN_MODULUS <= width + 2 * NUMBER_SLACK
             score = score + (near and 1 or -1)
          end
       end
@@ -4203,10 +4213,16 @@ do
       generated(tree, "rds.direction", direction)
    end
 
-   local function add_flags(tree, range)
-      local item = add(tree, "rds.flags", range)
-      for _, name in ipairs(FLAG_FIELDS) do
-         add(item or tree, name, range)
+   local function add_flags(tree, flags, range)
+      local item, set = add(tree, "rds.flags", range), {}
+      for _, row in ipairs(FLAG_FIELDS) do
+         add(item or tree, row[1], range)
+         if has(flags, row[2]) then
+            insert(set, row[3])
+         end
+      end
+      if item and set[1] then
+         item:append_text(format(" (%s)", concat(set, ", ")))
       end
    end
 
@@ -4297,7 +4313,7 @@ do
       for _, row in ipairs(HEADER_FIELDS) do
          local name, part = row[1], range(row[2], row[3])
          if name == "rds.flags" then
-            add_flags(tree, part)
+            add_flags(tree, message.flags, part)
          elseif name == "rds.checksum" then
             add_checksum(tree, message, part)
          elseif name == "rds.exthdr" then

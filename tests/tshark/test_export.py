@@ -11,7 +11,8 @@ import pytest
 from rdstool import __version__
 from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_text
 from rdstool.export.lua.derived import PLUGIN_FIELDS
-from rdstool.export.lua.tables import LEFT_TO_WIRESHARK, NOT_IN_LUA
+from rdstool.export.lua.tables import LEFT_TO_WIRESHARK, NOT_IN_LUA, plugin_fields
+from rdstool.export.lua.titles import title
 from rdstool.fields import registry
 from rdstool.tshark.program import Tshark
 from rdstool.validate.alone import ALONE
@@ -56,6 +57,16 @@ def test_wireshark_knows_every_field_of_rdstool(tshark: Tshark) -> None:
     ours = {name for name in registry() if not name.startswith(LEFT_TO_WIRESHARK)} - NOT_IN_LUA
     added = {field.name for field in PLUGIN_FIELDS}
     assert {name for name in known if not name.startswith("rds.rule.")} == ours | added
+
+
+def test_wireshark_explains_every_field_of_rdstool(tshark: Tshark) -> None:
+    rows = [line.split("\t") for line in run(tshark, "-G", "fields").splitlines() if "\trds." in line]
+    told = {row[2]: row[7] or row[1] for row in rows if row[0] == "F"}
+    meanings = {info.name: info.meaning for info in plugin_fields()} | {own.name: own.meaning for own in PLUGIN_FIELDS}
+    structures = {name for name in meanings if name in told and told[name] == title(name, meanings[name])}
+    assert {name: told[name] for name in meanings.keys() - structures} == {
+        name: meanings[name] for name in meanings.keys() - structures
+    }
 
 
 def test_checked_rules_are_rules_of_validate() -> None:

@@ -85,6 +85,19 @@ def test_of_every_numbered_message_behind_the_first_it_is_told_which_number_was_
     assert [frame for frame, expected in shown if not expected] == []
 
 
+# ---- The tree.
+
+
+def test_the_tree_says_in_words_what_a_bitmap_is_and_which_flags_it_has(tshark: Tshark) -> None:
+    path = PCAPS[[path.parent.name for path in PCAPS].index("tcp-congestion-73")]
+    text = run(tshark, "-r", str(path), "-Y", "frame.number == 155", "-O", "rds")
+    tree = [line.strip() for line in text.splitlines()]
+    told = tree[tree.index("Length: 8192") :]
+    assert told[1:4] == ["Source port: 0", "Destination port: 0", "Flags: 0x01 (CONG_BITMAP)"]
+    assert told[4:6] == [".... ...1 = Congestion bitmap: Set", ".... ..0. = Acknowledgement required: Not set"]
+    assert {"[Congested port: 1121 (new)]", "[Newly congested port: 1121]"} <= set(told)
+
+
 # ---- Rules.
 
 

@@ -27,21 +27,30 @@ _HEADER_OF = HEADER_OF.tolist()
 
 @dataclass(slots=True)
 class NumberRange:
-    """Packet sequence numbers seen, from the first to the latest; 24 bits that wrap."""
+    """The lowest and the highest packet sequence number seen; 24 bits that wrap. What is sent again has lower ones."""
 
-    first: int = -1
-    last: int = -1
+    low: int = -1
+    high: int = -1
 
-    def add(self, first: int, last: int) -> None:
+    def add(self, *numbers: int) -> None:
         """Numbers of one batch."""
-        if self.first < 0:
-            self.first = first
-        self.last = last
+        for number in numbers:
+            if self.low < 0:
+                self.low = self.high = number
+            elif _lies_ahead(self.high, number):
+                self.high = number
+            elif _lies_ahead(number, self.low):
+                self.low = number
 
     def near(self, psn: int, slack: int = 4096) -> bool:
         """A number lies in the range, or not far outside."""
-        width = (self.last - self.first) & PSN_MASK
-        return ((psn - self.first + slack) & PSN_MASK) <= width + 2 * slack
+        width = (self.high - self.low) & PSN_MASK
+        return ((psn - self.low + slack) & PSN_MASK) <= width + 2 * slack
+
+
+def _lies_ahead(of: int, number: int) -> bool:
+    """A number is beyond another, the short way round."""
+    return 0 < (number - of) & PSN_MASK <= PSN_MASK // 2
 
 
 @dataclass(slots=True)

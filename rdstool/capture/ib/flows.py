@@ -213,6 +213,6 @@ class Flow:
         score = 0
         for asks, answers in ((self, other), (other, self)):
             numbers, replies = asks.request_numbers, answers.response_numbers
-            if numbers.first >= 0 and replies.first >= 0:
-                score += 1 if numbers.near(replies.last) else -1
+            if numbers.low >= 0 and replies.low >= 0:
+                score += 1 if numbers.near(replies.high) else -1
         return score

@@ -104,9 +104,11 @@ class BoundarySearch:
                 item.open = item.last_end + HEADER_BYTES > limit
                 item.cut = not item.open and segments.missing(item.last_end, item.last_end + HEADER_BYTES) > 0
         for item in candidates:
-            aligned = (item.position in segments.starts) + (item.last_end in segments.ends)
-            points = item.chain + aligned + self._continues(item)
+            ends = item.last_end in segments.ends
+            points = item.chain + (item.position in segments.starts) + ends + self._continues(item)
             all_there_is = item.cut or (item.open and not more and (final or item.chain > 1))
+            # Where a chain ends with a segment, it was all there was when that came, whatever has followed since.
+            all_there_is |= item.chain > 1 and ends
             if item.chain >= EVIDENCE or (all_there_is and points >= EVIDENCE):
                 return Outcome(Found(item.position, item.chain), item.position)
         alive = [item.position for item in candidates if item.open and not final]

@@ -227,6 +227,11 @@ class TcpStreams:
             row = int(rows[at])
             first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
             connection = self.connections.get(key)
+            if connection is None and _has_begun(segments, rows[begin:at], backward[begin:at], row, backward[at]):
+                connection = self._open_unknown(key, segments, int(rows[begin]))
+                if connection is not None:
+                    self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
+                    begin, connection = at, self.connections[key]
             if connection is not None:
                 half = connection.halves[int(backward[at]) ^ connection.flipped]
                 known = half.base == first_payload or (half.base is None and _may_begin(connection, segments, row))
@@ -466,6 +471,15 @@ def _may_begin(connection: Connection, segments: Segments, row: int) -> bool:
         return True
     late = int(segments.frame[row]) - stream.first_frame
     return late <= REORDER_FRAMES and not any(half.ended for half in connection.halves)
+
+
+def _has_begun(segments: Segments, rows: Ints, backward: NDArray[np.bool_], syn: int, own: np.bool_) -> bool:
+    """The SYN in row ``syn``, which goes the way of ``own``, comes late: its peer, or either long ago, said more."""
+    telling = np.flatnonzero((segments.length[rows] > 0) | (segments.flags[rows] & (FIN | RST) != 0))
+    if not len(telling):
+        return False
+    ago = int(segments.frame[syn]) - int(segments.frame[rows[telling[0]]])
+    return ago > REORDER_FRAMES or bool((backward[telling] != own).any())
 
 
 def _unfinished(half: Half) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +16,18 @@ class PluginField:
     meaning: str
     ahead: bool = False
     """It names a later frame, so it shows only once the capture was read."""
+    values: Mapping[int, str] = field(default_factory=dict)
+    """Names of single values."""
 
 
 PLUGIN_FIELDS = (
     PluginField("rds.connection", "string", "The two addresses of the connection"),
-    PluginField("rds.direction", "uint8", "0: from the end that opened the stream; 1: back"),
+    PluginField(
+        "rds.direction",
+        "uint8",
+        "0: from the end that opened the stream; 1: back",
+        values={0: "from the opening end", 1: "to the opening end"},
+    ),
     PluginField("rds.position", "uint64", "Stream offset of the header (TCP), number of its first packet (InfiniBand)"),
     PluginField("rds.frame", "framenum", "Frame that completed the message"),
     PluginField("rds.first_frame", "framenum", "Frame that holds the first byte of the header"),

@@ -8,14 +8,17 @@ from dissectors.wire.cm import SERVICE_ID_TCP, IpCm, RdsPrivateV4, RdsPrivateV6,
 from dissectors.wire.extensions import EXTENSIONS, HANDSHAKE, UEK_ONLY, ExtensionType
 from dissectors.wire.rds import IB_CM_PORT, TCP_PORT, RdsHeader
 from dissectors.wire.table import Field, Kind, Table, table_of
-from rdstool.export.lua.derived import PLUGIN_FIELDS
+from rdstool.export.lua.derived import PLUGIN_FIELDS, PluginField
 from rdstool.export.lua.text import block, names, quoted, row
+from rdstool.export.lua.titles import title
 from rdstool.fields import FieldInfo, FieldType, Part, registry
 
 LEFT_TO_WIRESHARK = ("frame.", "infiniband.")
 """Fields that Wireshark has itself."""
 NOT_IN_LUA = frozenset({"rds.sha256"})
 """Lua in Wireshark has no SHA-256."""
+SET = '{ "Set", "Not set" }'
+"""What Wireshark calls the two states of a flag."""
 _RDMA = frozenset({ExtensionType.RDMA, ExtensionType.RDMA_DEST, ExtensionType.RDMA_BYTES})
 _ADDRESSES = (Kind.IPV4, Kind.IPV6)
 
@@ -35,8 +38,8 @@ def fields_text() -> str:
     lines += [f"fields[{quoted(info.name)}] = {_constructor(info)}" for info in plugin_fields()]
     lines += ["", "-- What only the plugin adds.", ""]
     lines += [
-        f"fields[{quoted(own.name)}] = ProtoField.{own.kind}({quoted(own.name)}, {quoted(_title(own.name))}"
-        f"{_form(own.kind)}, {quoted(own.meaning)})"
+        f"fields[{quoted(own.name)}] = ProtoField.{own.kind}({quoted(own.name)}, {quoted(title(own.name))}"
+        f"{_form(own)}, {quoted(own.meaning)})"
         for own in PLUGIN_FIELDS
     ]
     lines += [
@@ -60,7 +63,8 @@ def layouts_text() -> str:
     parts = [
         "-- Where they lie: name, offset and size in bytes.\n",
         block("HEADER_FIELDS", (row(place) for place in _places(header))),
-        block("FLAG_FIELDS", (quoted(f"rds.flags.{bit.name}") for bit in flags)),
+        "-- Flags: field, mask and name.",
+        block("FLAG_FIELDS", (row((f"rds.flags.{bit.name}", int(bit.mask), bit.name.upper())) for bit in flags)),
         "-- Extension headers by type. `uncommon`: mainline kernels do not send it.",
         block("EXTENSIONS", _extensions()),
         *(f"local EXT_{kind.name} = {int(kind)}" for kind in _named()),
@@ -90,40 +94,33 @@ def _named() -> tuple[ExtensionType, ...]:
     )
 
 
-def _title(name: str) -> str:
-    """``rds.exthdr.gen_num`` becomes ``Gen num``."""
-    return name.removeprefix("rds.").rpartition(".")[2].replace("_", " ").capitalize()
-
-
-def _form(kind: str) -> str:
+def _form(own: PluginField) -> str:
     """Arguments between the name and the description that a constructor wants."""
-    if kind.startswith("uint"):
-        return ", base.DEC, nil, nil"
-    return {"string": ", base.ASCII", "framenum": ", base.NONE, nil, nil", "bool": ", base.NONE, nil, nil"}.get(
-        kind, ""
-    )
+    if own.kind.startswith("uint"):
+        return f", base.DEC, {names(own.values) if own.values else 'nil'}, nil"
+    return ", base.NONE, nil, nil" if own.kind in {"framenum", "bool"} else ""
 
 
 def _constructor(info: FieldInfo) -> str:
-    name, title, meaning = quoted(info.name), quoted(_title(info.name)), quoted(info.meaning)
+    name, label, meaning = quoted(info.name), quoted(title(info.name)), quoted(info.meaning)
     match info.type:
         case FieldType.NONE:
-            return f"ProtoField.none({name}, {quoted(info.meaning)})"
+            return f"ProtoField.none({name}, {quoted(title(info.name, info.meaning))})"
         case FieldType.BOOL if info.mask:
             width = max(8, _owner_field(info).width)
-            return f"ProtoField.bool({name}, {title}, {width}, nil, 0x{info.mask:x}, {meaning})"
+            return f"ProtoField.bool({name}, {label}, {width}, {SET}, 0x{info.mask:x}, {meaning})"
         case FieldType.BOOL:
-            return f"ProtoField.bool({name}, {title}, base.NONE, nil, nil, {meaning})"
+            return f"ProtoField.bool({name}, {label}, base.NONE, nil, nil, {meaning})"
         case FieldType.UINT:
-            return _number(info, name, title, meaning)
+            return _number(info, name, label, meaning)
         case FieldType.BYTES:
-            return f"ProtoField.bytes({name}, {title}, base.NONE, {meaning})"
+            return f"ProtoField.bytes({name}, {label}, base.NONE, {meaning})"
         case _:
             # Addresses too: one field has to hold IPv4 and IPv6.
-            return f"ProtoField.string({name}, {title}, base.ASCII, {meaning})"
+            return f"ProtoField.string({name}, {label}, {meaning})"
 
 
-def _number(info: FieldInfo, name: str, title: str, meaning: str) -> str:
+def _number(info: FieldInfo, name: str, label: str, meaning: str) -> str:
     base = "base.HEX" if info.hexadecimal else "base.DEC"
     values = names(info.values) if info.values else "nil"
     width, mask = info.width, "nil"
@@ -134,7 +131,7 @@ def _number(info: FieldInfo, name: str, title: str, meaning: str) -> str:
         row_of = _owner_field(info)
         mask = f"0x{row_of.mask << (row_of.shift % 8):x}"
         width = 8
-    return f"ProtoField.uint{width}({name}, {title}, {base}, {values}, {mask}, {meaning})"
+    return f"ProtoField.uint{width}({name}, {label}, {base}, {values}, {mask}, {meaning})"
 
 
 def _owner_field(info: FieldInfo) -> Field:

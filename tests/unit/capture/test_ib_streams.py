@@ -153,6 +153,26 @@ def test_without_rdma_cm_the_answers_tell_which_flows_belong_together() -> None:
     assert not any(stream.from_start or stream.initiator_known for stream in reading.streams.streams)
 
 
+def test_answers_are_not_those_to_a_flow_whose_numbers_go_back_for_a_repetition() -> None:
+    capture = Captured()
+    before, one = Sender(capture, A, B, 0x31, 5000), Connection(capture, qpns=(0x22, 0x32), psns=(3_000_000, 4_000_000))
+    for _ in range(20):
+        before.message(PAYLOAD)
+    before.psn = 4990
+    before.message(PAYLOAD)
+    for _ in range(3):
+        psn = one.a.psn
+        one.a.message(PAYLOAD)
+        one.b.answer(psn)
+    for _ in range(3):
+        one.b.message(PAYLOAD)
+    reading = read(capture.packets())
+    assert [(stream.a, stream.b) for stream in reading.streams.streams] == [
+        (Endpoint(A, 0), Endpoint(B, 0x31)),
+        (Endpoint(A, 0x22), Endpoint(B, 0x32)),
+    ]
+
+
 def test_one_direction_alone_is_decoded_with_an_unknown_queue_pair() -> None:
     capture = Captured()
     sender = Sender(capture, B, A, 0x11)

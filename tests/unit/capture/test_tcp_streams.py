@@ -87,6 +87,14 @@ def test_data_that_the_capture_shows_before_the_syn_belongs_to_the_connection() 
     assert len(result.streams) == 1
 
 
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_connection_whose_answer_to_the_syn_stands_behind_data_was_not_seen_from_its_start(chunk: int | None) -> None:
+    answer = Conversation().syn().segments[1]
+    data = Conversation().stream(STREAM, 1000, start=5000).segments
+    result = decode([*data[:2], answer, *data[2:]], chunk)
+    assert [(stream.first_frame, stream.from_start) for stream in result.streams.streams] == [(1, False)]
+
+
 def test_a_hole_inside_a_payload_costs_that_message_only() -> None:
     talk = Conversation().syn().send(0, STREAM[: AT[4] + 200])
     talk.send(AT[4] + 700, STREAM[AT[4] + 700 :]).ack(len(STREAM))
@@ -131,6 +139,18 @@ def test_a_capture_that_starts_in_mid_stream_finds_the_first_boundary(start: int
     assert result.sequences == [n for n, at in zip([0, 1, *range(2, 12)], [0, 8240, *AT], strict=False) if at >= start]
     assert not result.streams[0].from_start
     assert result.streams[0].coverage[0].unassigned == min(at for at in [0, 8240, *AT] if at >= start) - start
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_two_headers_that_end_with_a_segment_are_believed_whatever_follows(chunk: int | None) -> None:
+    odd = data(7, b"", flags=0x20)
+    talk, at = Conversation(), 0
+    for message in (data(5, b"five"), data(6, b"6666"), odd, data(8, b""), odd):
+        talk.send(at, message)
+        at += len(message)
+    result = decode(talk.segments, chunk)
+    assert result.sequences == [5, 6, 7, 8, 7]
+    assert [bool(row["inferred"]) for row in result.rows] == [True, False, False, False, False]
 
 
 def test_one_plausible_header_inside_a_payload_is_not_believed() -> None:

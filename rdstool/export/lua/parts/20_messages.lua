@@ -69,9 +69,11 @@ local function show_part_in(frame, part)
    shown[frame.number].parts = parts
 end
 
--- A stream begins or ends in this frame.
+-- A stream begins or ends in this frame. Returns what is told.
 local function tell(stream, direction, event, now)
-   show_part_in(now, { stream = stream, direction = direction, event = event })
+   local part = { stream = stream, direction = direction, event = event }
+   show_part_in(now, part)
+   return part
 end
 
 -- Part of a message, and no more to say, in this frame. Most frames are such: what is shown of them, they share.

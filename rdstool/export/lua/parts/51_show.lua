@@ -88,10 +88,16 @@ do
       generated(tree, "rds.direction", direction)
    end
 
-   local function add_flags(tree, range)
-      local item = add(tree, "rds.flags", range)
-      for _, name in ipairs(FLAG_FIELDS) do
-         add(item or tree, name, range)
+   local function add_flags(tree, flags, range)
+      local item, set = add(tree, "rds.flags", range), {}
+      for _, row in ipairs(FLAG_FIELDS) do
+         add(item or tree, row[1], range)
+         if has(flags, row[2]) then
+            insert(set, row[3])
+         end
+      end
+      if item and set[1] then
+         item:append_text(format(" (%s)", concat(set, ", ")))
       end
    end
 
@@ -182,7 +188,7 @@ do
       for _, row in ipairs(HEADER_FIELDS) do
          local name, part = row[1], range(row[2], row[3])
          if name == "rds.flags" then
-            add_flags(tree, part)
+            add_flags(tree, message.flags, part)
          elseif name == "rds.checksum" then
             add_checksum(tree, message, part)
          elseif name == "rds.exthdr" then

@@ -63,7 +63,7 @@ do
       enter_half(connection.halves[own], segment.sport, segment.dport, segment.src, segment.dst)
       enter_half(connection.halves[1 - own], segment.dport, segment.sport, segment.dst, segment.src)
       connection_count = connection_count + 1
-      tell(connection.stream, own, "opened", now)
+      connection.opening = tell(connection.stream, own, "opened", now)
       return connection.halves[own]
    end
 
@@ -89,10 +89,12 @@ do
             half = nil
          end
       end
-      local halves = half and half.connection.halves
-      if halves and halves[0].base == nil and halves[1].base == nil then
+      local connection = half and half.connection
+      if connection and connection.halves[0].base == nil and connection.halves[1].base == nil then
          -- Only acknowledgements stood before it: it begins here.
          half.lane.stream.from_start = (half.direction == 1) == segment.ack_flag
+         connection.opening.event = nil
+         connection.opening = tell(half.lane.stream, half.direction, "opened", now)
       end
       half = half or open_connection(segment, now, segment.ack_flag, true)
       if half and half.base == nil then

@@ -58,12 +58,17 @@ do
       flow.last = header
    end
 
-   -- Which packet numbers were seen, from the first to the latest: of requests, or of answers.
+   -- The lowest and the highest packet number seen: of requests, or of answers. What is sent again has lower ones.
    function note_numbers(flow, packet)
-      local name = packet.what.part == RESPONSE and "answered_numbers" or "request_numbers"
-      local numbers = flow[name] or { first = packet.psn }
-      numbers.last = packet.psn
-      flow[name] = numbers
+      local name, psn = packet.what.part == RESPONSE and "answered_numbers" or "request_numbers", packet.psn
+      local numbers = flow[name]
+      if not numbers then
+         flow[name] = { low = psn, high = psn }
+      elseif ahead(numbers.high, psn, PSN_MODULUS) > 0 then
+         numbers.high = psn
+      elseif ahead(numbers.low, psn, PSN_MODULUS) < 0 then
+         numbers.low = psn
+      end
    end
 
    -- Whether another flow is the opposite direction: above 0 for yes, below for no, 0 for not known. The answers in one carry
@@ -73,8 +78,8 @@ do
       for asks, answers in pairs({ [flow] = other, [other] = flow }) do
          local numbers, replies = asks.request_numbers, answers.answered_numbers
          if numbers and replies then
-            local width = (numbers.last - numbers.first) % PSN_MODULUS
-            local near = (replies.last - numbers.first + NUMBER_SLACK) % PSN_MODULUS <= width + 2 * NUMBER_SLACK
+            local width = (numbers.high - numbers.low) % PSN_MODULUS
+            local near = (replies.high - numbers.low + NUMBER_SLACK) % PSN_MODULUS <= width + 2 * NUMBER_SLACK
             score = score + (near and 1 or -1)
          end
       end
