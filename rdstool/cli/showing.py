@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdstool.capture.columns import Ints, MessageBatch
+from rdstool.capture.columns import Ints
 from rdstool.capture.events import CmMessage, Event, RdmaOperation
 from rdstool.cli.inputs import Reading
 from rdstool.cli.output import Results
@@ -37,8 +37,9 @@ class Show:
         results.write(view.heading)
         for decoded in reading.batches():
             self.messages += len(decoded.messages)
-            _start(clock, decoded.messages, decoded.events)
             streams = reading.capture.streams
+            if streams.began is not None:
+                clock.started(streams.began)
             events = self._accepted_events(EventColumns(decoded.events, streams))
             parts = list(pieces(decoded.messages)) or [decoded.messages]
             for place, piece in enumerate(parts):
@@ -104,10 +105,3 @@ class Show:
         self.shown += lines
         if self.left is not None:
             self.left -= lines
-
-
-def _start(clock: Clock, batch: MessageBatch, events: list[Event]) -> None:
-    """Relative times count from the capture's first message or event, shown or not."""
-    firsts = [int(time) for time in batch.rows["time"][:1]] + [event.time for event in events[:1]]
-    if firsts:
-        clock.started(min(firsts))

@@ -16,6 +16,7 @@ from tests.tshark.running import PLUGIN, ROOT, rows, run
 
 TCP = (
     "rds",
+    "frame.time_relative < 2.5",
     "rds.sequence == 1",
     "rds.sequence > 10",
     "rds.sequence >= 10 && rds.sequence < 20",

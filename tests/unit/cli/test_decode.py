@@ -254,8 +254,20 @@ def test_times_come_in_five_forms() -> None:
         assert [f"{date.timestamp():.6f}" for date in dates] == stamps
 
 
-def test_relative_times_do_not_depend_on_what_is_shown() -> None:
+def test_relative_times_count_from_the_first_frame_of_the_capture_as_in_wireshark() -> None:
+    """That frame is of ICMPv6 in this capture, two seconds before the first of RDS."""
+    assert times("relative")[0] == "2.109376"
     assert times("relative", "-Y", "rds.number == 20") == [times("relative")[19]]
+    shown = lines("decode", "-e", "frame.time_relative", TCP)
+    assert [float(text) for text in shown] == [float(text) for text in times("relative")]
+    passed = lines("decode", "-Y", "frame.time_relative >= 2.113 and frame.time_relative < 3", TCP)
+    assert [line.split()[1] for line in passed] == [text for text in times("relative") if 2.113 <= float(text) < 3]
+
+
+def test_relative_times_of_several_files_count_from_the_first_frame_of_the_first() -> None:
+    later = objects(CONGESTION)[0]["time"] - objects(TCP)[0]["time"]
+    shown = lines("decode", TCP, CONGESTION)[len(objects(TCP))].split()[1]
+    assert float(shown) == pytest.approx(later + 2.109376)
 
 
 def test_with_several_files_each_line_says_which(tmp_path: Path) -> None:

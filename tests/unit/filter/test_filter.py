@@ -116,6 +116,7 @@ PASSES: list[tuple[str, set[int]]] = [
     # times
     ("frame.time_epoch < 1700000000.003", {1, 2}),
     ("frame.time_epoch == 1700000000.0015", {2}),
+    ("frame.time_relative == 0.0015", {2}),
     # together
     ("rds.sequence == 1 || rds.length > 0 && rds.path == 2", {1, 2, 4, 5}),
     ("(rds.sequence == 1 or rds.length > 0) and rds.path == 2", {4, 5}),
@@ -152,6 +153,7 @@ EVENT_PASSES: list[tuple[str, list[bool]]] = [
     ("rds.stream == 1", [False, True]),
     ("rds.src == fe80::2", [False, True]),
     ("frame.number > 5", [False, True]),
+    ("frame.time_relative >= 0", [False, True]),
 ]
 
 
