@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from rdstool.capture.counts import passed_over_text
 from rdstool.stats.model import CaptureStats, LatencyStats, SizeCount
 from rdstool.words import plural
 
@@ -143,7 +144,7 @@ def _table(
 def _capture(stats: CaptureStats, _limit: int | None) -> RenderableType:
     summary = stats.capture
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.kinds.items())
-    passed = ", ".join(f"{count} {what}" for what, count in summary.passed_over.items())
+    passed = passed_over_text(summary.passed_over, summary.passed_over_kinds)
     messages, streams = plural(summary.messages, "message"), plural(summary.streams, "stream")
     lines = [
         f"{plural(summary.frames, 'frame')}, {amount(summary.bytes)}: {summary.tcp_frames} RDS over TCP, "

@@ -41,6 +41,8 @@ class TsharkCapture(Capture):
     where there is no tshark that can do it.
     """
 
+    counts_frames = False
+
     def __init__(self, paths: Sequence[str], options: CaptureOptions, tshark: Tshark | None = None) -> None:
         if len(paths) != 1 or paths[0] == STANDARD_INPUT or options.follow:
             raise UsageError("--engine tshark reads one file, not several, standard input or a growing one")
