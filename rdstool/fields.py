@@ -128,8 +128,10 @@ ALIASES = {
     "ipv6.src": "rds.src",
     "ipv6.dst": "rds.dst",
     "ipv6.addr": "rds.addr",
+    "rds_cm": "rds.cm.message",
+    "rds_rdma": "rds.rdma.kind",
 }
-"""Names of Wireshark's own that mean the same."""
+"""Names of Wireshark's own, and protocols of the plugin, that mean the same here."""
 
 _NOT_IN_EVERY_MESSAGE = (
     "rds.path",

@@ -30,6 +30,8 @@ class Show:
         self.shown = 0
         self.messages = 0
         """Messages read, shown or not."""
+        self.operations_left_out = 0
+        """RDMA operations that passed the filter, but were not asked for."""
         self._as_lines: tuple[type[Event], ...] = (CmMessage, RdmaOperation) if rdma else (CmMessage,)
 
     def to(self, view: View, reading: Reading, results: Results, clock: Clock) -> None:
@@ -72,11 +74,14 @@ class Show:
 
     def _accepted_events(self, columns: EventColumns) -> list[Shown]:
         passed = np.ones(columns.count, dtype=np.bool_) if self.accepted is None else self.accepted.mask(columns)
-        return [
+        accepted = [
             event
-            for event, accepted in zip(columns.events, passed.tolist(), strict=True)
-            if accepted and isinstance(event, self._as_lines) and isinstance(event, CmMessage | RdmaOperation)
+            for event, passes in zip(columns.events, passed.tolist(), strict=True)
+            if passes and isinstance(event, CmMessage | RdmaOperation)
         ]
+        shown = [event for event in accepted if isinstance(event, self._as_lines)]
+        self.operations_left_out += len(accepted) - len(shown)
+        return shown
 
     def _text(self, view: View, columns: MessageColumns, events: list[Shown], clock: Clock) -> str:
         """The lines of one piece, those of events behind the messages of the same frame."""

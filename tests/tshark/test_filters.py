@@ -78,6 +78,8 @@ INFINIBAND = (
     'rds.kind == "cm"',
     'rds.cm.message == "REQ"',
     'rds.cm.message in {"REP", "RTU"}',
+    "rds_cm",
+    "rds_rdma",
     "rds.cm.major == 3",
     "rds.cm.minor_mask == 0x0003",
     "rds.cm.ip.ip_version == 4",

@@ -232,6 +232,13 @@ def test_a_filter_that_only_a_message_of_rdma_cm_passes_is_not_called_empty() ->
     assert len(lines("decode", "-Y", 'rds.cm.message == "REQ"', RDMA)) > 0
 
 
+@pytest.mark.parametrize("text", ["rds_rdma", "rds.rdma.length > 0", "rds.kind == rdma-read or rds.kind == rdma-write"])
+def test_a_filter_that_only_rdma_operations_pass_tells_how_to_see_them(text: str) -> None:
+    done = rdstool_here("decode", "-Y", text, RDMA)
+    assert done.stderr == "0 of 45 messages passed the filter; 28 RDMA operations did, which --rdma shows\n"
+    assert len(lines("decode", "--rdma", "-Y", text, RDMA)) == 28
+
+
 def test_count_ends_after_so_many_lines() -> None:
     assert len(lines("decode", "--count", "7", TCP)) == 7
     assert len(lines("decode", "-c", "2", "-Y", "rds.length > 4096", TCP)) == 2

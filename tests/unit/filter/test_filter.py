@@ -141,6 +141,8 @@ EVENT_PASSES: list[tuple[str, list[bool]]] = [
     ("rds.kind == cm", [True, False]),
     ("rds.kind == rdma-read", [False, True]),
     ("rds.cm", [True, False]),
+    ("rds_cm", [True, False]),
+    ("rds_rdma", [False, True]),
     ("rds.cm.message == REQ", [True, False]),
     ("rds.cm.major == 3 and rds.cm.minor == 1", [True, False]),
     ("rds.cm.saddr == 10.1.0.1", [True, False]),
