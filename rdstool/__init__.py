@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from rdstool.endpoint.blocking import Socket
     from rdstool.endpoint.core import NodeOptions
     from rdstool.endpoint.node import AsyncSocket, Node
+    from rdstool.errors import CaptureError
     from rdstool.protocol.config import Limits, Settings
 
 
 __all__ = [
     "AsyncSocket",
     "Capture",
+    "CaptureError",
     "CaptureOptions",
     "Limits",
     "Message",
@@ -42,6 +44,7 @@ __all__ = [
 _HOMES = {
     "AsyncSocket": "rdstool.endpoint.node",
     "Capture": "rdstool.capture.pipeline",
+    "CaptureError": "rdstool.errors",
     "CaptureOptions": "rdstool.capture.pipeline",
     "Limits": "rdstool.protocol.config",
     "Message": "rdstool.capture.message",
@@ -60,3 +63,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module  # noqa: PLC0415
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What completion offers: the names that are imported on first use too."""
+    return sorted({*globals(), *__all__})

@@ -208,6 +208,7 @@ _TRANSPORTS = [next((t.label for t in Transport if t == number), "") for number 
 _MESSAGE_COLUMNS: dict[str, Callable[[MessageColumns], Column]] = {
     "frame.number": _plain("frame"),
     "frame.time_epoch": _plain("time"),
+    "frame.time_relative": lambda columns: Column(columns.batch.rows["time"] - (columns.streams.began or 0)),
     "rds.number": _plain("number"),
     "rds.kind": _labels("kind", _KINDS),
     "rds.transport": _labels("transport", _TRANSPORTS),
@@ -249,6 +250,8 @@ class EventColumns:
         if info.name in {"rds.src", "rds.dst", "rds.addr"}:
             source, destination = event_addresses(event, self.streams)
             return {"rds.src": [source], "rds.dst": [destination]}.get(info.name, [source, destination])
+        if info.name == "frame.time_relative":
+            return [event.time - (self.streams.began or 0)]
         if info.name in _COMMON:
             return _COMMON[info.name](event)
         if isinstance(event, CmMessage):

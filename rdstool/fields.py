@@ -85,6 +85,7 @@ _TYPES = {
 DERIVED = (
     FieldInfo("frame.number", FieldType.UINT, "Frame that completed the message", Part.DERIVED),
     FieldInfo("frame.time_epoch", FieldType.TIME, "Time of that frame, seconds since 1970", Part.DERIVED),
+    FieldInfo("frame.time_relative", FieldType.TIME, "Time of that frame, seconds since the first", Part.DERIVED),
     FieldInfo("rds.number", FieldType.UINT, "Number of the message in the capture", Part.DERIVED),
     FieldInfo("rds.kind", FieldType.STRING, "Kind of message: data, congestion, ping, probe, ...", Part.DERIVED),
     FieldInfo("rds.transport", FieldType.STRING, "What carried the message: tcp or ib", Part.DERIVED),
@@ -127,8 +128,10 @@ ALIASES = {
     "ipv6.src": "rds.src",
     "ipv6.dst": "rds.dst",
     "ipv6.addr": "rds.addr",
+    "rds_cm": "rds.cm.message",
+    "rds_rdma": "rds.rdma.kind",
 }
-"""Names of Wireshark's own that mean the same."""
+"""Names of Wireshark's own, and protocols of the plugin, that mean the same here."""
 
 _NOT_IN_EVERY_MESSAGE = (
     "rds.path",

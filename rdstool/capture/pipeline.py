@@ -29,6 +29,9 @@ class Capture:
     Each of the two starts again at the beginning; ``streams`` and ``frames`` tell of the latest run.
     """
 
+    counts_frames = True
+    """``frames`` is filled in."""
+
     def __init__(self, paths: Sequence[str], options: CaptureOptions) -> None:
         self.paths = tuple(paths)
         self.options = options

@@ -30,6 +30,8 @@ class About:
     """Index of the file."""
     first_frame: int
     """Number of the chunk's first frame in the capture."""
+    time: int
+    """Of that frame, in ns since 1970."""
     consumed: int
     """Bytes of all files up to here, as they lie on disk."""
     counts: FrameCounts
@@ -49,4 +51,4 @@ def parse_chunk(
     """Parse what one chunk brought."""
     counts = FrameCounts()
     parsed = parse(batch, counts, tcp_ports, tcp_checksums=tcp_checksums)
-    return parsed, About(batch.file, int(batch.frame[0]), consumed, counts)
+    return parsed, About(batch.file, int(batch.frame[0]), int(batch.time[0]), consumed, counts)

@@ -140,6 +140,8 @@ class Ordering:
         if about is not None:
             self._frames.add(about.counts)
             self._consumed = about.consumed
+            if self._streams.began is None:
+                self._streams.began = about.time
             while len(self._file_starts) <= about.file:
                 self._file_starts.append(about.first_frame)
         part = self._merger.merge(parts, settled)

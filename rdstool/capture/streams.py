@@ -119,6 +119,8 @@ class StreamTable:
     """All RDS streams of a capture in order of their first frame."""
 
     def __init__(self) -> None:
+        self.began: int | None = None
+        """Time of the capture's first frame, of RDS or not, in ns since 1970; relative times count from it."""
         self.streams: list[Stream] = []
         self.passed_over = False
         """There were more streams than ``MAX_STREAMS``; the later ones are not in here."""

@@ -200,5 +200,7 @@ def _conclude(reading: Reading, show: Show, parquet: Path | None) -> None:
         place = "standard output" if str(parquet) == STANDARD_OUTPUT else parquet
         note(f"{plural(show.shown, 'message')} written to {place}")
     if show.messages and show.accepted is not None and not show.shown:
-        note(f"0 of {plural(show.messages, 'message')} passed the filter")
+        operations = plural(show.operations_left_out, "RDMA operation")
+        more = f"; {operations} did, which --rdma shows" if show.operations_left_out else ""
+        note(f"0 of {plural(show.messages, 'message')} passed the filter{more}")
     reading.warn_of_nothing(show.messages)

@@ -28,7 +28,7 @@ def fields(
         for info in found:
             results.write(_object(info) if json else f"{info.name:<44} {info.type.value:<9} {info.meaning}\n")
         for alias, name in ALIASES.items():
-            if wanted and wanted in alias and not json:
+            if wanted in alias and not json:
                 results.write(f"{alias:<44} the same as {name}\n")
                 found.append(registry()[name])
     if not found:

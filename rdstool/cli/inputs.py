@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rdstool.capture.counts import passed_over_text
 from rdstool.capture.limits import MAX_PROCESSES
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import error, note, warn
@@ -106,10 +107,15 @@ class Reading:
         if frames.snapped and frames.tcp + frames.ib + frames.cut:
             short = f"{plural(frames.snapped, 'frame')} cut short by the capture"
             warn(f"no RDS message was found: {short}; {SNAP_BYTES} bytes of each hold all headers")
-        elif frames.tcp:
-            warn(f"no RDS message was found in {plural(frames.tcp, 'TCP segment')}")
+        elif not self.capture.counts_frames:
+            warn("no RDS message was found")
+        elif not frames.frames:
+            warn("no RDS message was found: the capture has no frames")
         else:
-            warn("no RDS message was found; `--tcp-port` reads other TCP ports than 16385")
+            found = {"on TCP ports of RDS": frames.tcp, "InfiniBand": frames.ib, **frames.reasons()}
+            held = passed_over_text({what: number for what, number in found.items() if number}, frames.kinds())
+            hint = "; `--tcp-port` reads RDS on other TCP ports" if frames.tcp_other else ""
+            warn(f"no RDS message was found in {plural(frames.frames, 'frame')}: {held}{hint}")
 
     def label(self, frame: int) -> tuple[str, int]:
         """The file that a frame of the whole capture is in, and the frame's number there."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rdstool.capture.columns import Ints, MessageBatch
+from rdstool.capture.columns import Ints
 from rdstool.capture.events import CmMessage, Event, RdmaOperation
 from rdstool.cli.inputs import Reading
 from rdstool.cli.output import Results
@@ -30,6 +30,8 @@ class Show:
         self.shown = 0
         self.messages = 0
         """Messages read, shown or not."""
+        self.operations_left_out = 0
+        """RDMA operations that passed the filter, but were not asked for."""
         self._as_lines: tuple[type[Event], ...] = (CmMessage, RdmaOperation) if rdma else (CmMessage,)
 
     def to(self, view: View, reading: Reading, results: Results, clock: Clock) -> None:
@@ -37,8 +39,9 @@ class Show:
         results.write(view.heading)
         for decoded in reading.batches():
             self.messages += len(decoded.messages)
-            _start(clock, decoded.messages, decoded.events)
             streams = reading.capture.streams
+            if streams.began is not None:
+                clock.started(streams.began)
             events = self._accepted_events(EventColumns(decoded.events, streams))
             parts = list(pieces(decoded.messages)) or [decoded.messages]
             for place, piece in enumerate(parts):
@@ -71,11 +74,14 @@ class Show:
 
     def _accepted_events(self, columns: EventColumns) -> list[Shown]:
         passed = np.ones(columns.count, dtype=np.bool_) if self.accepted is None else self.accepted.mask(columns)
-        return [
+        accepted = [
             event
-            for event, accepted in zip(columns.events, passed.tolist(), strict=True)
-            if accepted and isinstance(event, self._as_lines) and isinstance(event, CmMessage | RdmaOperation)
+            for event, passes in zip(columns.events, passed.tolist(), strict=True)
+            if passes and isinstance(event, CmMessage | RdmaOperation)
         ]
+        shown = [event for event in accepted if isinstance(event, self._as_lines)]
+        self.operations_left_out += len(accepted) - len(shown)
+        return shown
 
     def _text(self, view: View, columns: MessageColumns, events: list[Shown], clock: Clock) -> str:
         """The lines of one piece, those of events behind the messages of the same frame."""
@@ -104,10 +110,3 @@ class Show:
         self.shown += lines
         if self.left is not None:
             self.left -= lines
-
-
-def _start(clock: Clock, batch: MessageBatch, events: list[Event]) -> None:
-    """Relative times count from the capture's first message or event, shown or not."""
-    firsts = [int(time) for time in batch.rows["time"][:1]] + [event.time for event in events[:1]]
-    if firsts:
-        clock.started(min(firsts))

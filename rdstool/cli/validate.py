@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 
 from rdstool.cli.choices import chosen_format
 from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
-from rdstool.cli.output import Results, note, warn
+from rdstool.cli.output import Results, json_line, note, warn
 from rdstool.errors import UsageError
 from rdstool.words import plural
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rdstool.validate.validator import Validator
 
 FORMATS = ("text", "json", "sarif", "junit")
+REFERENCE_FORMATS = ("text", "json")
 FINDINGS_SHOWN = 100
 """Findings of one rule that are shown."""
 MOST_FINDINGS = 1_000_000
@@ -88,11 +89,11 @@ def validate(
 
     form = chosen_format(form, FORMATS, json=json)
     if explain is not None:
-        _write_reference([rule_of(explain)], explained=True)
+        _write_reference([rule_of(explain)], form, explained=True)
         return
     chosen = choose(RULES, select or (), ignore or ())
     if rules:
-        _write_reference(chosen, explained=False)
+        _write_reference(chosen, form, explained=False)
         return
     if not files:
         raise UsageError("name a capture file, or - for standard input (see: rdstool validate --help)")
@@ -106,11 +107,17 @@ def validate(
     raise typer.Exit(reading.exit_code(problems=validator.failed))
 
 
-def _write_reference(rules: list[Rule] | tuple[Rule, ...], *, explained: bool) -> None:
-    from rdstool.validate.reference import WIDTH, explanation, listing  # noqa: PLC0415
+def _write_reference(rules: Sequence[Rule], form: str, *, explained: bool) -> None:
+    """What rules say; reports have no form for that."""
+    from rdstool.validate.reference import WIDTH, entry, explanation, listing  # noqa: PLC0415
 
+    if form not in REFERENCE_FORMATS:
+        raise UsageError(f"--format {form} is for findings; rules are told as {' or '.join(REFERENCE_FORMATS)}")
     with Results() as results:
-        results.write(explanation(rules[0], results.width or WIDTH) if explained else listing(rules))
+        if form == "json":
+            results.write("".join(json_line(entry(rule)) for rule in rules))
+        else:
+            results.write(explanation(rules[0], results.width or WIDTH) if explained else listing(rules))
 
 
 def _check(reading: Reading, rules: tuple[Rule, ...], form: str, limit: int, *, at_once: bool) -> Validator:

@@ -112,6 +112,8 @@ class CaptureSummary:
     """Frames whose packet was in a tunnel."""
     passed_over: dict[str, int]
     """Frames without RDS, by what they were."""
+    passed_over_kinds: dict[str, dict[str, int]]
+    """The same of those of other IP protocols, EtherTypes and link types, one by one."""
     streams: int
     messages: int
     kinds: dict[str, int]

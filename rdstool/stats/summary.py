@@ -127,27 +127,14 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
     traffic = found.traffic
     everything = range(len(found.lanes))
     span = Span.of([(traffic.all, everything)])
-    passed_over = {
-        "other TCP ports": frames.tcp_other,
-        "other UDP ports": frames.udp_other,
-        "IP fragments put together": frames.fragments,
-        "IP fragments whose others are missing": frames.fragments_lost,
-        "ARP": frames.arp,
-        "other IP protocols": frames.other_protocols.total(),
-        "other EtherTypes": frames.other_ethertypes.total(),
-        "other link types": frames.other_links.total(),
-        "cut in the headers": frames.cut,
-        "malformed": frames.malformed,
-        "in too many tunnels": frames.too_deep,
-        "wrong TCP checksum": frames.tcp_damaged,
-    }
     return CaptureSummary(
         frames=frames.frames,
         bytes=frames.bytes,
         tcp_frames=frames.tcp,
         ib_frames=frames.ib,
         tunnelled_frames=frames.tunnelled,
-        passed_over={name: count for name, count in passed_over.items() if count},
+        passed_over=frames.reasons(),
+        passed_over_kinds=frames.kinds(),
         streams=len(found.streams),
         messages=count_of(traffic.all, everything)[0],
         kinds=kinds_of(traffic.kinds.sum(axis=0)),

@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from rdstool.capture.counts import passed_over_text
 from rdstool.stats.model import CaptureStats, LatencyStats, SizeCount
 from rdstool.words import plural
 
@@ -81,7 +82,10 @@ def sections(stats: CaptureStats, names: Sequence[str], *, all_rows: bool) -> Gr
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table that goes on below itself where it is too wide, each part beginning with the columns that name a row."""
+    """A table that goes on below itself where it is too wide.
+
+    Each part begins with what names a row: its first column, or where that takes several, a number.
+    """
 
     title: str
     caption: str | None
@@ -91,7 +95,10 @@ class Sheet:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What Rich asks for."""
-        folds = self.folds(options.max_width)
+        if self._names > 1 and self._width(range(len(self.headings))) > options.max_width:
+            yield from self._numbered().__rich_console__(console, options)
+            return
+        folds = self._folds(options.max_width)
         for number, columns in enumerate(folds):
             last = number == len(folds) - 1
             table = Table(
@@ -112,14 +119,22 @@ class Sheet:
                 table.add_row(*(Text(row[column]) for column in columns))
             yield table
 
-    def folds(self, width: int) -> list[list[int]]:
+    @property
+    def _names(self) -> int:
+        """Columns that name a row: those in front of the first number, or that one."""
+        return next((at for at, heading in enumerate(self.headings) if heading.startswith(">")), 0) or 1
+
+    def _numbered(self) -> Sheet:
+        """The same with numbers in front."""
+        rows = [(str(number), *row) for number, row in enumerate(self.rows, 1)]
+        return Sheet(self.title, self.caption, (">row", *self.headings), rows)
+
+    def _folds(self, width: int) -> list[list[int]]:
         """Which columns stand beside each other, where a line has ``width`` characters."""
-        names = next((at for at, heading in enumerate(self.headings) if heading.startswith(">")), 0) or 1
-        keys = list(range(names))
-        folds = [keys[:]]
-        for column in range(names, len(self.headings)):
-            if len(folds[-1]) > names and self._width([*folds[-1], column]) > width:
-                folds.append(keys[:])
+        folds = [[0]]
+        for column in range(1, len(self.headings)):
+            if len(folds[-1]) > 1 and self._width([*folds[-1], column]) > width:
+                folds.append([0])
             folds[-1].append(column)
         return folds
 
@@ -143,7 +158,7 @@ def _table(
 def _capture(stats: CaptureStats, _limit: int | None) -> RenderableType:
     summary = stats.capture
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.kinds.items())
-    passed = ", ".join(f"{count} {what}" for what, count in summary.passed_over.items())
+    passed = passed_over_text(summary.passed_over, summary.passed_over_kinds)
     messages, streams = plural(summary.messages, "message"), plural(summary.streams, "stream")
     lines = [
         f"{plural(summary.frames, 'frame')}, {amount(summary.bytes)}: {summary.tcp_frames} RDS over TCP, "
@@ -179,12 +194,12 @@ def _connections(stats: CaptureStats, limit: int | None) -> RenderableType | Non
     table = _table(
         "connections",
         "Connections",
-        ("a", "b", "over", ">paths", ">streams", ">a to b", ">bytes", ">b to a", ">bytes", ">reconnects", ">restarts",
-         ">seen"),
+        ("a", "b", "over", ">paths", ">streams", ">a to b", ">b to a", ">bytes a to b", ">bytes b to a", ">reconnects",
+         ">restarts", ">seen"),
         (
             (
                 one.a, one.b, one.transport, _path(one.npaths), str(one.streams),
-                str(one.a_to_b_messages), amount(one.a_to_b_bytes), str(one.b_to_a_messages), amount(one.b_to_a_bytes),
+                str(one.a_to_b_messages), str(one.b_to_a_messages), amount(one.a_to_b_bytes), amount(one.b_to_a_bytes),
                 str(one.reconnects), str(one.restarts), share(one.coverage),
             )
             for one in stats.connections

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from rdstool.tshark.program import Tshark, find_tshark
 from rdstool.tshark.records import LAYERS, Records
 from rdstool.version import __version__
 
-NS_DIGITS = 9
 SHOWN = "rds || rds.stream.event || rds_cm || rds_rdma || (rds_part && _ws.expert)"
 """Display filter for frames that the plugin has something to say about."""
 _NO_PLUGIN = "rds.settle:TRUE"
@@ -40,6 +40,8 @@ class TsharkCapture(Capture):
     Raises ``UsageError`` where it is not one file, ``CaptureError`` where there is no such file, and ``TsharkError``
     where there is no tshark that can do it.
     """
+
+    counts_frames = False
 
     def __init__(self, paths: Sequence[str], options: CaptureOptions, tshark: Tshark | None = None) -> None:
         if len(paths) != 1 or paths[0] == STANDARD_INPUT or options.follow:
@@ -91,7 +93,9 @@ class TsharkCapture(Capture):
         try:
             for packet in capture:
                 frame = int(packet.number)
-                records.times[frame] = _nanoseconds(packet.sniff_timestamp)
+                time = records.times[frame] = _nanoseconds(packet.sniff_timestamp)
+                if self.streams.began is None:
+                    self.streams.began = time - _nanoseconds(packet.frame_info.time_relative)
                 for layer in packet.layers:
                     if layer.layer_name in LAYERS:
                         records.add(layer.layer_name, _values(layer), frame)
@@ -202,5 +206,4 @@ def _values(layer: Any) -> dict[str, list[Any]]:
 
 
 def _nanoseconds(text: str) -> int:
-    seconds, _, fraction = str(text).partition(".")
-    return int(seconds) * NS_PER_S + int(fraction.ljust(NS_DIGITS, "0")[:NS_DIGITS] or 0)
+    return int(Decimal(text) * NS_PER_S)

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 from dissectors.wire.encapsulation import ROCE_ETHERTYPE, ROCE_UDP_PORT
-from rdstool.capture.packets.tunnels import BY_PORT, BY_PROTOCOL, MPLS_ETHERTYPES
+from rdstool.capture.packets.ip import AUTHENTICATION
+from rdstool.capture.packets.tunnels import BY_PORT, BY_PROTOCOL, ON_LINKS
 from rdstool.errors import TsharkError, UsageError
 from rdstool.tshark.program import find_tshark
 
@@ -38,9 +39,9 @@ def capture_filter(tcp_ports: Sequence[int], *, tunnels: bool = False, ethernet:
     wanted = [*(f"tcp port {port}" for port in tcp_ports), f"udp port {ROCE_UDP_PORT}"]
     ethertypes = [ROCE_ETHERTYPE]
     if tunnels:
-        wanted += [f"ip proto {protocol} or ip6 proto {protocol}" for protocol in BY_PROTOCOL]
+        wanted += [f"ip proto {protocol} or ip6 proto {protocol}" for protocol in (*BY_PROTOCOL, AUTHENTICATION)]
         wanted += [f"udp dst port {port}" for port in BY_PORT]
-        ethertypes += MPLS_ETHERTYPES
+        ethertypes += ON_LINKS
     if ethernet:
         wanted += [f"ether proto 0x{ethertype:04x}" for ethertype in ethertypes]
     text = " or ".join(wanted)

@@ -24,22 +24,28 @@ class Format(Protocol):
         """What follows the last finding. ``withheld``: rule -> findings that were counted only."""
 
 
+def _titles(rules: Sequence[Rule]) -> dict[str, str]:
+    return {rule.id: rule.title for rule in rules}
+
+
 class TextFormat:
-    """A line each: frame, message, severity, rule, words."""
+    """A line each: frame, message, severity, rule, what that is about, and the evidence."""
 
     def __init__(self, rules: Sequence[Rule], label: FrameLabel | None, paint: Callable[[str, str], str]) -> None:
+        self._titles = _titles(rules)
         self._label = label
         self._paint = paint
 
     def finding(self, finding: Finding) -> str:
-        """Such as ``frame 12  #3  warning  RDS-HDR-003  padding is 00000001``."""
+        """Such as ``frame 12  #3  warning  RDS-HDR-012  A ping or pong carries payload: ping with 5 bytes``."""
         where = f"frame {finding.frame}"
         if self._label is not None:
             file, frame = self._label(finding.frame)
             where = f"{file}: frame {frame}"
         number = f"#{finding.number}" if finding.number is not None else "-"
         level = self._paint(f"{finding.severity.value:<7}", finding.severity.value)
-        return f"{where:<12} {number:<7} {level} {finding.rule}  {printable(finding.message)}\n"
+        words = f"{self._titles[finding.rule]}: {printable(finding.message)}"
+        return f"{where:<12} {number:<7} {level} {finding.rule}  {words}\n"
 
     def end(self, withheld: dict[str, int]) -> str:
         """How many more there are of each rule."""
@@ -50,6 +56,7 @@ class JsonFormat:
     """One JSON object a line."""
 
     def __init__(self, rules: Sequence[Rule], label: FrameLabel | None) -> None:
+        self._titles = _titles(rules)
         self._label = label
 
     def finding(self, finding: Finding) -> str:
@@ -57,6 +64,7 @@ class JsonFormat:
         line: dict[str, Any] = {
             "rule": finding.rule,
             "severity": finding.severity.value,
+            "title": self._titles[finding.rule],
             "message": finding.message,
             "frame": finding.frame,
             "number": finding.number,
@@ -79,6 +87,7 @@ class SarifFormat:
 
     def __init__(self, rules: Sequence[Rule], label: FrameLabel, version: str) -> None:
         self._rules = rules
+        self._titles = _titles(rules)
         self._label = label
         self._version = version
         self._results: list[dict[str, Any]] = []
@@ -92,7 +101,7 @@ class SarifFormat:
                 "ruleId": finding.rule,
                 "ruleIndex": [rule.id for rule in self._rules].index(finding.rule),
                 "level": finding.severity.value,
-                "message": {"text": finding.message},
+                "message": {"text": f"{self._titles[finding.rule]}: {finding.message}"},
                 "locations": [
                     {
                         "physicalLocation": {"artifactLocation": {"uri": file}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import fill
+from typing import Any
 
 from rdstool.validate.alone import ALONE
 from rdstool.validate.registry import AREAS, RULES
@@ -31,6 +32,22 @@ def explanation(rule: Rule, width: int = WIDTH) -> str:
 def listing(rules: Sequence[Rule]) -> str:
     """A line a rule."""
     return "".join(f"{rule.id}  {rule.severity.value:<7}  {rule.title}\n" for rule in rules)
+
+
+def entry(rule: Rule) -> dict[str, Any]:
+    """A rule for programs; keys that findings have too mean the same there."""
+    return {
+        "rule": rule.id,
+        "severity": rule.severity.value,
+        "title": rule.title,
+        "transports": rule.transports,
+        "why": rule.why,
+        "kernel": rule.kernel,
+        "advice": rule.advice,
+        "across_holes": not rule.unbroken,
+        "on_request": rule.on_request,
+        "reference": rule.reference,
+    }
 
 
 def page() -> str:

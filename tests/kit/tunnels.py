@@ -9,7 +9,8 @@ from tests.fuzz.damage import RECORD_HEADER_BYTES, split
 
 ETHERNET_BYTES = 14
 IPV4, IPV6, BRIDGED, MPLS = 0x0800, 0x86DD, 0x6558, 0x8847
-IN_IPV4, IN_IPV6, GRE, ETHERIP, MPLS_IN_IP, UDP = 4, 41, 47, 97, 137, 17
+PPPOE, PROVIDER_BRIDGED, NSH = 0x8864, 0x88E7, 0x894F
+IN_IPV4, IN_IPV6, GRE, AUTHENTICATION, ETHERIP, MPLS_IN_IP, UDP = 4, 41, 47, 51, 97, 137, 17
 LABEL = 0x12345
 _MACS = bytes.fromhex("020000000012020000000011")
 
@@ -154,6 +155,82 @@ def mpls_in_gre(frame: bytes) -> bytes:
     return ipv4(GRE, struct.pack(">HH", 0, MPLS) + label() + _packet(frame))
 
 
+def pppoe(frame: bytes) -> bytes:
+    """IP over PPP over Ethernet."""
+    body = (b"\x00\x21" if _kind(frame) == IPV4 else b"\x00\x57") + _packet(frame)
+    return ethernet(PPPOE, struct.pack(">BBHH", 0x11, 0, 7, len(body)) + body)
+
+
+def pppoe_in_vlan(frame: bytes) -> bytes:
+    """The same in a VLAN, as many access networks have it."""
+    inner = pppoe(frame)
+    return inner[:12] + b"\x81\x00\x00\x05" + inner[12:]
+
+
+def mac_in_mac(frame: bytes) -> bytes:
+    """Ethernet over the Ethernet of a provider."""
+    return ethernet(PROVIDER_BRIDGED, struct.pack(">I", 7) + frame)
+
+
+def mac_in_mac_in_vlan(frame: bytes) -> bytes:
+    """The same in a backbone VLAN, with a VLAN of the customer."""
+    inner = struct.pack(">I", 7) + frame[:12] + b"\x81\x00\x00\x05" + frame[12:]
+    return ethernet(0x88A8, b"\x00\x09" + struct.pack(">H", PROVIDER_BRIDGED) + inner)
+
+
+def _service(next_protocol: int, body: bytes, words: int = 6, kind: int = 1) -> bytes:
+    """A network service header of ``words`` of four bytes."""
+    return struct.pack(">HBBI", 0x0FC0 | words, kind, next_protocol, 0x7FF) + bytes(4 * words - 8) + body
+
+
+def nsh(frame: bytes) -> bytes:
+    """IP behind a network service header."""
+    return ethernet(NSH, _service(1 if _kind(frame) == IPV4 else 2, _packet(frame)))
+
+
+def nsh_ethernet(frame: bytes) -> bytes:
+    """A frame behind one without metadata."""
+    return ethernet(NSH, _service(3, frame, words=2, kind=2))
+
+
+def vxlan_gpe_nsh(frame: bytes) -> bytes:
+    """VXLAN that names what it carries: a network service header."""
+    return udp(4790, struct.pack(">II", 0x0C000004, 7 << 8) + _service(3, frame))
+
+
+def gtp(frame: bytes) -> bytes:
+    """The user plane of GTP."""
+    return udp(2152, struct.pack(">BBHI", 0x30, 255, len(_packet(frame)), 7) + _packet(frame))
+
+
+def gtp_with_extensions(frame: bytes) -> bytes:
+    """The same with a sequence number and two extension headers, one of them that of 5G."""
+    body = struct.pack(">HBB", 9, 0, 0xC0) + b"\x01\x00\x05\x85" + b"\x02\x01\x00" + bytes(5) + _packet(frame)
+    return udp(2152, struct.pack(">BBHI", 0x36, 255, len(body), 7) + body)
+
+
+def _authenticated(next_header: int, body: bytes) -> bytes:
+    """An authentication header with 12 bytes of proof."""
+    return struct.pack(">BBHII", next_header, 4, 0, 7, 1) + bytes(12) + body
+
+
+def ip_in_authentication(frame: bytes) -> bytes:
+    """IPsec in tunnel mode, without encryption."""
+    kind = IN_IPV4 if _kind(frame) == IPV4 else IN_IPV6
+    return ipv4(AUTHENTICATION, _authenticated(kind, _packet(frame)))
+
+
+def authenticated(frame: bytes) -> bytes:
+    """IPsec in transport mode, without encryption: no tunnel, but one header more behind that of IP."""
+    head = bytearray(frame[: ETHERNET_BYTES + (20 if _kind(frame) == IPV4 else 40)])
+    length, protocol = (16, 23) if _kind(frame) == IPV4 else (18, 20)
+    body = _authenticated(head[protocol], frame[len(head) :])
+    more = len(head) + len(body) - len(frame)
+    head[length : length + 2] = (int.from_bytes(head[length : length + 2]) + more).to_bytes(2)
+    head[protocol] = AUTHENTICATION
+    return bytes(head) + body
+
+
 def etherip(frame: bytes) -> bytes:
     """Ethernet over IP."""
     return ipv4(ETHERIP, b"\x30\x00" + frame)
@@ -207,6 +284,16 @@ KNOWN_TO_WIRESHARK: tuple[Wrap, ...] = (
     mpls_in_udp,
     mpls_in_gre,
     etherip,
+    pppoe,
+    pppoe_in_vlan,
+    mac_in_mac,
+    mac_in_mac_in_vlan,
+    nsh,
+    nsh_ethernet,
+    vxlan_gpe_nsh,
+    gtp,
+    gtp_with_extensions,
+    ip_in_authentication,
     tagged_in_vxlan,
     mirrored_overlay,
 )

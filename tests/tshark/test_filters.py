@@ -16,6 +16,7 @@ from tests.tshark.running import PLUGIN, ROOT, rows, run
 
 TCP = (
     "rds",
+    "frame.time_relative < 2.5",
     "rds.sequence == 1",
     "rds.sequence > 10",
     "rds.sequence >= 10 && rds.sequence < 20",
@@ -77,6 +78,8 @@ INFINIBAND = (
     'rds.kind == "cm"',
     'rds.cm.message == "REQ"',
     'rds.cm.message in {"REP", "RTU"}',
+    "rds_cm",
+    "rds_rdma",
     "rds.cm.major == 3",
     "rds.cm.minor_mask == 0x0003",
     "rds.cm.ip.ip_version == 4",

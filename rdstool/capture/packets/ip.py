@@ -23,7 +23,9 @@ MAX_OFFLOAD_BYTES = 1 << 20
 MAX_EXTENSION_HEADERS = 8
 """Extension headers of an IPv6 packet that are read."""
 
-_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION = 0, 43, 44, 51, 60
+AUTHENTICATION = 51
+"""The extension header that IPv4 has too."""
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
 _IPV4_MIN_BYTES = 20
 _MORE, _PLACE = 0x2000, 0x1FFF
 """More fragments, and the fragment's place in units of 8 bytes."""
@@ -88,12 +90,16 @@ def ipv4(cursor: Cursor, frames: FrameBatch, counts: FrameCounts) -> tuple[Carri
         packets, headers = counted_malformed(packets, good, counts), headers[good]
     bits = headers["fragment"]
     apart = (bits & (_MORE | _PLACE)) != 0
-    if not apart.any():
-        return packets, []
-    place = (bits[apart] & _PLACE).astype(np.int64) * 8
-    more = (bits[apart] & _MORE) != 0
-    pieces = _fragments(packets.pick(apart), frames, counts, headers["ident"][apart], place, more)
-    return packets.pick(~apart), [pieces]
+    pieces: list[Fragments] = []
+    if apart.any():
+        place = (bits[apart] & _PLACE).astype(np.int64) * 8
+        more = (bits[apart] & _MORE) != 0
+        pieces = [_fragments(packets.pick(apart), frames, counts, headers["ident"][apart], place, more)]
+        packets = packets.pick(~apart)
+    authenticated = packets.protocol == AUTHENTICATION
+    if authenticated.any():
+        packets, _ = _pass_extension(packets, authenticated, frames, counts)
+    return packets, pieces
 
 
 def ipv6(cursor: Cursor, frames: FrameBatch, counts: FrameCounts) -> tuple[Carried, list[Fragments]]:
@@ -108,7 +114,7 @@ def ipv6(cursor: Cursor, frames: FrameBatch, counts: FrameCounts) -> tuple[Carri
     packets = counted_malformed(packets, good, counts)
     fragments: list[Fragments] = []
     for _ in range(MAX_EXTENSION_HEADERS):
-        extended = any_of(packets.protocol, (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION))
+        extended = any_of(packets.protocol, (_HOP_BY_HOP, _ROUTING, _FRAGMENT, AUTHENTICATION, _DESTINATION))
         if not extended.any():
             break
         packets, pieces = _pass_extension(packets, extended, frames, counts)
@@ -119,7 +125,7 @@ def ipv6(cursor: Cursor, frames: FrameBatch, counts: FrameCounts) -> tuple[Carri
 def _pass_extension(
     packets: Carried, extended: Mask, frames: FrameBatch, counts: FrameCounts
 ) -> tuple[Carried, list[Fragments]]:
-    """Go behind one IPv6 extension header where there is one (RFC 8200 §4, RFC 4302 §2); fragments go no further."""
+    """Go behind one extension header where there is one (RFC 8200 §4, RFC 4302 §2); fragments go no further."""
     cut = extended & (packets.cursor.at + _EXTENSION.itemsize > packets.cursor.end)
     counts.cut += int(cut.sum())
     packets, extended = packets.pick(~cut), extended[~cut]
@@ -127,7 +133,7 @@ def _pass_extension(
     _, headers = packets.cursor.pick(extended).headers(_EXTENSION, counts)
     size = (headers["size"].astype(np.int64) + 1) * 8
     size[kind == _FRAGMENT] = _EXTENSION.itemsize
-    authentication = kind == _AUTHENTICATION
+    authentication = kind == AUTHENTICATION
     size[authentication] = (headers["size"][authentication].astype(np.int64) + 2) * 4
     advance = np.zeros(len(packets), np.int64)
     advance[extended] = size

@@ -150,7 +150,8 @@ def _header_with_ethertype(dtype: np.dtype[np.void]) -> Callable[[Cursor, FrameC
 _ethernet = _header_with_ethertype(_ETHERNET)
 
 
-def _raw_ip(cursor: Cursor, counts: FrameCounts) -> Named:
+def raw_ip(cursor: Cursor, counts: FrameCounts) -> Named:
+    """IP of the version that its first byte tells."""
     whole, first = cursor.headers(_BYTE, counts)
     version = first["value"] >> 4
     return whole, np.select([version == 4, version == 6], [ETHERTYPE_IPV4, ETHERTYPE_IPV6], UNKNOWN).astype(np.int64)
@@ -189,7 +190,7 @@ def _erf(cursor: Cursor, counts: FrameCounts) -> Named:
     parts = [
         _ethernet(cursor.pick(ethernet).behind(2), counts),
         _infiniband(cursor.pick(infiniband), counts),
-        _raw_ip(cursor.pick(ip), counts),
+        raw_ip(cursor.pick(ip), counts),
     ]
     return joined(cursor.data, parts)
 
@@ -203,5 +204,5 @@ _PARSERS: dict[int, Callable[[Cursor, FrameCounts], Named]] = {
     LINKTYPE_ERF: _erf,
     LINKTYPE_IPOIB: _header_with_ethertype(_IPOIB),
     LINKTYPE_INFINIBAND: _infiniband,
-    **dict.fromkeys(LINKTYPES_RAW, _raw_ip),
+    **dict.fromkeys(LINKTYPES_RAW, raw_ip),
 }

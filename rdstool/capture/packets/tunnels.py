@@ -4,7 +4,8 @@ Each is told by what stands before it (an IP protocol, a UDP port, an EtherType)
 carries. A header that is not what its place says it is gives REFUSED: it is counted there, as if this were not known.
 
 Sources: RFC 2003 and 4213 (IP in IP), 2784, 2890 and 7637 (GRE, NVGRE), 3032, 4023, 4385 and 7510 (MPLS), 7348 (VXLAN),
-8926 (GENEVE), 3378 (EtherIP), draft-ietf-nvo3-vxlan-gpe, draft-foschiano-erspan.
+8926 (GENEVE), 3378 (EtherIP), 2516 (PPPoE), 8300 (NSH), draft-ietf-nvo3-vxlan-gpe, draft-foschiano-erspan; IEEE 802.1Q
+§9.7 (MAC-in-MAC); 3GPP TS 29.281 §5 (GTP-U).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rdstool.capture.packets.links import (
     Named,
     any_of,
     bridged,
+    raw_ip,
 )
 
 MAX_TUNNELS = 8
@@ -36,8 +38,18 @@ REFUSED = 0x1_0002
 
 MPLS_ETHERTYPES = (0x8847, 0x8848)
 """Downstream and upstream assigned labels."""
+_ETHERTYPE_PPPOE = 0x8864
+"""A session; what begins and ends one has a type of its own."""
+_ETHERTYPE_MAC_IN_MAC = 0x88E7
+_ETHERTYPE_NSH = 0x894F
+ON_LINKS = (*MPLS_ETHERTYPES, _ETHERTYPE_PPPOE, _ETHERTYPE_MAC_IN_MAC, _ETHERTYPE_NSH)
+"""What may come first in a frame; other tunnels have IP in front."""
 _ETHERTYPE_ERSPAN = 0x88BE
 _ETHERTYPE_ERSPAN_3 = 0x22EB
+_GTP_EXTENSION = 0x1_0003
+"""Stands for the type of an extension header, or for none, of GTP-U; not an EtherType."""
+_RAW_IP = 0x1_0004
+"""Stands for IP of either version; not an EtherType."""
 _FRAMES = (ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_ROCE, *TAG_ETHERTYPES)
 """What tells an Ethernet frame where nothing says that there is one."""
 
@@ -48,9 +60,21 @@ _ERSPAN_3 = np.dtype([("version", "u1"), ("rest", "V9"), ("flags", ">u2")])
 _ERSPAN_FRAME_TYPE, _ERSPAN_SUBHEADER = 0x7C00, 0x0001
 _VXLAN = np.dtype([("flags", "u1"), ("rest", "V2"), ("next", "u1"), ("vni", "V4")])
 _VXLAN_VNI, _VXLAN_NEXT = 0x08, 0x04
-_VXLAN_PROTOCOLS = {1: ETHERTYPE_IPV4, 2: ETHERTYPE_IPV6, 3: ETHERTYPE_BRIDGED, 5: MPLS_ETHERTYPES[0]}
+_NSH = np.dtype([("head", ">u2"), ("metadata", "u1"), ("next", "u1"), ("path", "V4")])
+_NSH_VERSION, _NSH_WORDS, _NSH_MIN_WORDS = 0xC000, 0x003F, 2
+_NEXT_PROTOCOLS = {1: ETHERTYPE_IPV4, 2: ETHERTYPE_IPV6, 3: ETHERTYPE_BRIDGED, 4: _ETHERTYPE_NSH, 5: MPLS_ETHERTYPES[0]}
+"""Of VXLAN GPE and NSH alike."""
 _GENEVE = np.dtype([("options", "u1"), ("flags", "u1"), ("protocol", ">u2"), ("vni", "V4")])
 _ETHERIP = np.dtype([("version", ">u2")])
+_PPPOE = np.dtype([("version", "u1"), ("code", "u1"), ("session", "V4"), ("protocol", ">u2")])
+_PPP_PROTOCOLS = {0x21: ETHERTYPE_IPV4, 0x57: ETHERTYPE_IPV6, 0x281: MPLS_ETHERTYPES[0], 0x283: MPLS_ETHERTYPES[1]}
+_SERVICE_TAG_BYTES = 4
+"""The tag of MAC-in-MAC in front of the customer's frame."""
+_GTP = np.dtype([("flags", "u1"), ("type", "u1"), ("rest", "V6")])
+_GTP_NEXT = np.dtype([("type", "u1"), ("words", "u1")])
+"""The last byte of a header, and the first of an extension header behind it: its length in units of 4 bytes."""
+_GTP_VERSION, _GTP_EXTENDED, _GTP_OPTIONAL, _GTP_OPTIONAL_BYTES = 0x30, 0x04, 0x07, 4
+_GTP_USER_DATA = 255
 _MPLS = np.dtype({
     "names": ["entry", "first", "ethertype", "behind_word"],
     "formats": [">u4", "u1", ">u2", ">u2"],
@@ -111,8 +135,12 @@ def _vxlan(headers: Headers) -> tuple[int, Ints]:
     return _VXLAN.itemsize, _where(headers["flags"] & _VXLAN_VNI != 0, ETHERTYPE_BRIDGED)
 
 
+def _ethertypes(codes: NDArray[Any], known: dict[int, int]) -> Ints:
+    return np.select([codes == code for code in known], list(known.values()), REFUSED).astype(np.int64)
+
+
 def _vxlan_gpe(headers: Headers) -> tuple[int, Ints]:
-    kinds = np.select([headers["next"] == code for code in _VXLAN_PROTOCOLS], list(_VXLAN_PROTOCOLS.values()), REFUSED)
+    kinds = _ethertypes(headers["next"], _NEXT_PROTOCOLS)
     return _VXLAN.itemsize, np.where(headers["flags"] & _VXLAN_NEXT != 0, kinds, _vxlan(headers)[1]).astype(np.int64)
 
 
@@ -123,6 +151,36 @@ def _geneve(headers: Headers) -> tuple[Ints, Ints]:
 
 def _etherip(headers: Headers) -> tuple[int, Ints]:
     return _ETHERIP.itemsize, _where(headers["version"] == 0x3000, ETHERTYPE_BRIDGED)
+
+
+def _pppoe(headers: Headers) -> tuple[int, Ints]:
+    session = (headers["version"] == 0x11) & (headers["code"] == 0)
+    return _PPPOE.itemsize, _where(session, _ethertypes(headers["protocol"], _PPP_PROTOCOLS))
+
+
+def _mac_in_mac(cursor: Cursor, counts: FrameCounts) -> Named:
+    return bridged(cursor.behind(_SERVICE_TAG_BYTES), counts)
+
+
+def _nsh(headers: Headers) -> tuple[Ints, Ints]:
+    words = (headers["head"] & _NSH_WORDS).astype(np.int64)
+    known = (headers["head"] & _NSH_VERSION == 0) & (words >= _NSH_MIN_WORDS)
+    return 4 * words, _where(known, _ethertypes(headers["next"], _NEXT_PROTOCOLS))
+
+
+def _gtp(headers: Headers) -> tuple[Ints, Ints]:
+    """Optional fields are there together; the last byte of them is the type of an extension header."""
+    flags = headers["flags"]
+    extended, optional = flags & _GTP_EXTENDED != 0, flags & _GTP_OPTIONAL != 0
+    known = (flags & ~np.uint8(_GTP_OPTIONAL) == _GTP_VERSION) & (headers["type"] == _GTP_USER_DATA)
+    size = _GTP.itemsize + _GTP_OPTIONAL_BYTES * optional.astype(np.int64) - extended
+    return size, _where(known, np.where(extended, _GTP_EXTENSION, _RAW_IP))
+
+
+def _gtp_extension(headers: Headers) -> tuple[Ints, Ints]:
+    """From the last byte of one header to that of the next, or to the packet."""
+    words, none = headers["words"].astype(np.int64), headers["type"] == 0
+    return np.where(none, 1, 4 * words), _where(none | (words > 0), np.where(none, _RAW_IP, _GTP_EXTENSION))
 
 
 def _mpls(headers: Headers) -> tuple[Ints, Ints]:
@@ -149,6 +207,7 @@ BY_PROTOCOL: dict[int, Opener] = {
 }
 """By IP protocol."""
 BY_PORT: dict[int, Opener] = {
+    2152: _tunnel(_GTP, _gtp),
     4789: _frames,
     4790: _tunnel(_VXLAN, _vxlan_gpe),
     6081: _tunnel(_GENEVE, _geneve),
@@ -161,4 +220,9 @@ BY_ETHERTYPE: dict[int, Opener] = {
     _ETHERTYPE_ERSPAN: _tunnel(_ERSPAN_2, _erspan_2),
     _ETHERTYPE_ERSPAN_3: _tunnel(_ERSPAN_3, _erspan_3),
     **dict.fromkeys(MPLS_ETHERTYPES, _labels),
+    _ETHERTYPE_PPPOE: _tunnel(_PPPOE, _pppoe),
+    _ETHERTYPE_MAC_IN_MAC: _mac_in_mac,
+    _ETHERTYPE_NSH: _tunnel(_NSH, _nsh),
+    _GTP_EXTENSION: _tunnel(_GTP_NEXT, _gtp_extension),
+    _RAW_IP: raw_ip,
 }

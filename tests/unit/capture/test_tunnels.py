@@ -61,6 +61,15 @@ def test_a_frame_cut_anywhere_is_counted_once(wrap: Wrap) -> None:
     assert len(parsed.tcp) == len(PAYLOAD) + 6  # 14 of the TCP header's 20 bytes do
 
 
+@pytest.mark.parametrize("frame", [V4, V6])
+def test_what_stands_behind_an_authentication_header_has_the_addresses_before_it(frame: bytes) -> None:
+    parsed, counts = parse_frames([tunnels.authenticated(frame)])
+    assert payloads(parsed.tcp) == [PAYLOAD]
+    assert ends(parsed.tcp) == (("10.0.0.1", "10.0.0.2") if frame is V4 else ("fd00::1", "fd00::2"))
+    assert (counts.tcp, counts.tunnelled) == (1, 0)
+    check_counts(counts)
+
+
 def test_tunnels_in_tunnels_are_followed_to_a_limit() -> None:
     frames = [V4]
     for _ in range(MAX_TUNNELS + 3):
@@ -88,14 +97,23 @@ BEHIND_UDP = BEHIND_IP + 8
         (changed(tunnels.gre(V4), BEHIND_IP + 2, b"\x08\x06"), {}, 0, {}),  # ARP
         (changed(tunnels.etherip(V4), BEHIND_IP, b"\x00"), {97: 1}, 0, {}),
         (changed(tunnels.vxlan(V4), BEHIND_UDP, b"\x00"), {}, 1, {}),  # no VNI: something else on this port
-        (changed(tunnels.vxlan_gpe(V4), BEHIND_UDP + 3, b"\x04"), {}, 1, {}),  # NSH
+        (changed(tunnels.vxlan_gpe(V4), BEHIND_UDP + 3, b"\x06"), {}, 1, {}),  # not assigned
         (changed(tunnels.geneve(V4), BEHIND_UDP, b"\x42"), {}, 1, {}),  # version 1
         (changed(tunnels.geneve(V4), BEHIND_UDP + 2, b"\x12\x34"), {}, 0, {0x1234: 1}),
         (changed(tunnels.erspan_2(V4), BEHIND_IP + 8, b"\x20"), {}, 0, {0x88BE: 1}),  # version 2 in a place of 1
         (changed(tunnels.erspan_3(V4), BEHIND_IP + 8, b"\x10"), {}, 0, {0x22EB: 1}),
         (changed(tunnels.erspan_3(V4), BEHIND_IP + 18, b"\x08"), {}, 0, {0x22EB: 1}),  # an IP packet
         (changed(tunnels.mpls(V4), 14 + 8, b"\x15"), {}, 0, {0x8847: 1}),  # an associated channel
-        (tunnels.ipv4(51, V4), {51: 1}, 0, {}),
+        (changed(tunnels.pppoe(V4), 14 + 6, b"\xc0\x21"), {}, 0, {0x8864: 1}),  # what sets up the link
+        (changed(tunnels.pppoe(V4), 14, b"\x12"), {}, 0, {0x8864: 1}),
+        (changed(tunnels.nsh(V4), 14 + 3, b"\x06"), {}, 0, {0x894F: 1}),  # not assigned
+        (changed(tunnels.nsh(V4), 14, b"\x4f"), {}, 0, {0x894F: 1}),  # version 1
+        (changed(tunnels.nsh(V4), 14, b"\x0f\xc1"), {}, 0, {0x894F: 1}),  # shorter than itself
+        (changed(tunnels.gtp(V4), BEHIND_UDP, b"\x50"), {}, 1, {}),  # version 2
+        (changed(tunnels.gtp(V4), BEHIND_UDP + 1, b"\x01"), {}, 1, {}),  # an echo request
+        (changed(tunnels.gtp(V4), BEHIND_UDP + 8, b"\x05"), {}, 0, {0: 1}),  # no IP
+        (changed(tunnels.gtp_with_extensions(V4), BEHIND_UDP + 12, b"\x00"), {}, 0, {0: 1}),  # an extension without end
+        (tunnels.ipv4(50, V4), {50: 1}, 0, {}),
     ],
 )
 def test_what_is_not_unpacked_is_counted_for_what_it_seems(

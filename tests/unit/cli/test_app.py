@@ -20,6 +20,7 @@ from rdstool.cli import app, exit_codes, output
 from rdstool.cli.endpoints import run_job
 from rdstool.cli.progress import LONG_INPUT_BYTES, progress
 from tests.thinned.thinning import whole, write
+from tests.unit.capture.capture_files import pcap_file
 from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
 
 HEAVY = ("asyncio", "numpy", "scapy", "ssl", "rich.live", "rich.progress", "pyarrow")
@@ -187,6 +188,39 @@ def test_a_capture_without_rds_is_clean_and_says_so(command: str, tmp_path: Path
     assert done.returncode == 0
     assert done.stdout.startswith("Capture\n0 frames") if command == "stats" else not done.stdout
     assert "no RDS message" in done.stderr
+
+
+ETHERNET = bytes(12)
+IPV4 = ETHERNET + b"\x08\x00\x45\0\0\x28" + bytes(5)
+LOST = {
+    "esp": ([IPV4 + b"\x32" + bytes(30)], 1, "1 frame: 1 ESP"),
+    "lldp": ([ETHERNET + b"\x88\xcc" + bytes(46)] * 2, 1, "2 frames: 2 LLDP"),
+    "usb": ([bytes(64)], 220, "1 frame: 1 link type 220"),
+    "web": (
+        [IPV4 + b"\x06" + bytes(10) + b"\x01\xbb\0\x50" + bytes(8) + b"\x50" + bytes(7)],
+        1,
+        "1 frame: 1 on other TCP ports; `--tcp-port` reads RDS on other TCP ports",
+    ),
+    "many": (
+        [ETHERNET + bytes((0x90, kind)) + bytes(46) for kind in (1, 1, 2, 2, 3, 3, 4, 5)],
+        1,
+        "8 frames: 2 EtherType 0x9001, 2 EtherType 0x9002, 2 EtherType 0x9003, 2 of other EtherTypes",
+    ),
+    "none": ([], 1, "the capture has no frames"),
+}
+"""Frames, their link type, and what is said of them."""
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_capture_without_rds_is_told_with_what_is_in_it(name: str, tmp_path: Path) -> None:
+    frames, link, said = LOST[name]
+    path = tmp_path / "other.pcap"
+    path.write_bytes(pcap_file(frames, link=link))
+    for command in ("decode", "stats"):
+        done = rdstool_here(command, path)
+        assert done.returncode == 0
+        assert said in done.stderr
+        assert done.stderr.startswith("rdstool: warning: no RDS message was found")
 
 
 def test_standard_input_is_read() -> None:

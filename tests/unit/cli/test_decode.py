@@ -232,6 +232,13 @@ def test_a_filter_that_only_a_message_of_rdma_cm_passes_is_not_called_empty() ->
     assert len(lines("decode", "-Y", 'rds.cm.message == "REQ"', RDMA)) > 0
 
 
+@pytest.mark.parametrize("text", ["rds_rdma", "rds.rdma.length > 0", "rds.kind == rdma-read or rds.kind == rdma-write"])
+def test_a_filter_that_only_rdma_operations_pass_tells_how_to_see_them(text: str) -> None:
+    done = rdstool_here("decode", "-Y", text, RDMA)
+    assert done.stderr == "0 of 45 messages passed the filter; 28 RDMA operations did, which --rdma shows\n"
+    assert len(lines("decode", "--rdma", "-Y", text, RDMA)) == 28
+
+
 def test_count_ends_after_so_many_lines() -> None:
     assert len(lines("decode", "--count", "7", TCP)) == 7
     assert len(lines("decode", "-c", "2", "-Y", "rds.length > 4096", TCP)) == 2
@@ -254,8 +261,20 @@ def test_times_come_in_five_forms() -> None:
         assert [f"{date.timestamp():.6f}" for date in dates] == stamps
 
 
-def test_relative_times_do_not_depend_on_what_is_shown() -> None:
+def test_relative_times_count_from_the_first_frame_of_the_capture_as_in_wireshark() -> None:
+    """That frame is of ICMPv6 in this capture, two seconds before the first of RDS."""
+    assert times("relative")[0] == "2.109376"
     assert times("relative", "-Y", "rds.number == 20") == [times("relative")[19]]
+    shown = lines("decode", "-e", "frame.time_relative", TCP)
+    assert [float(text) for text in shown] == [float(text) for text in times("relative")]
+    passed = lines("decode", "-Y", "frame.time_relative >= 2.113 and frame.time_relative < 3", TCP)
+    assert [line.split()[1] for line in passed] == [text for text in times("relative") if 2.113 <= float(text) < 3]
+
+
+def test_relative_times_of_several_files_count_from_the_first_frame_of_the_first() -> None:
+    later = objects(CONGESTION)[0]["time"] - objects(TCP)[0]["time"]
+    shown = lines("decode", TCP, CONGESTION)[len(objects(TCP))].split()[1]
+    assert float(shown) == pytest.approx(later + 2.109376)
 
 
 def test_with_several_files_each_line_says_which(tmp_path: Path) -> None:

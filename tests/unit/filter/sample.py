@@ -31,6 +31,7 @@ def address(text: str) -> bytes:
 def streams() -> StreamTable:
     """Stream 0: TCP over IPv4; stream 1: InfiniBand over IPv6."""
     table = StreamTable()
+    table.began = START_NS
     table.add(
         Transport.TCP,
         Endpoint(address("10.0.0.1"), 32776),

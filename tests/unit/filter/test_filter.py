@@ -116,6 +116,7 @@ PASSES: list[tuple[str, set[int]]] = [
     # times
     ("frame.time_epoch < 1700000000.003", {1, 2}),
     ("frame.time_epoch == 1700000000.0015", {2}),
+    ("frame.time_relative == 0.0015", {2}),
     # together
     ("rds.sequence == 1 || rds.length > 0 && rds.path == 2", {1, 2, 4, 5}),
     ("(rds.sequence == 1 or rds.length > 0) and rds.path == 2", {4, 5}),
@@ -140,6 +141,8 @@ EVENT_PASSES: list[tuple[str, list[bool]]] = [
     ("rds.kind == cm", [True, False]),
     ("rds.kind == rdma-read", [False, True]),
     ("rds.cm", [True, False]),
+    ("rds_cm", [True, False]),
+    ("rds_rdma", [False, True]),
     ("rds.cm.message == REQ", [True, False]),
     ("rds.cm.major == 3 and rds.cm.minor == 1", [True, False]),
     ("rds.cm.saddr == 10.1.0.1", [True, False]),
@@ -152,6 +155,7 @@ EVENT_PASSES: list[tuple[str, list[bool]]] = [
     ("rds.stream == 1", [False, True]),
     ("rds.src == fe80::2", [False, True]),
     ("frame.number > 5", [False, True]),
+    ("frame.time_relative >= 0", [False, True]),
 ]
 
 

@@ -111,6 +111,18 @@ def test_a_table_that_is_too_wide_goes_on_below_itself(width: int) -> None:
     text = "\n".join(lines)
     for cell in ("123456", "99 MB", "1 MB/s", "3 more"):
         assert cell in text
-    tables = sum("from" in line for line in lines)
-    assert text.count("10.0.0.2") == tables * len(rows)
-    assert (tables == 1) == (width == 132)
+    # What names a row stands once, and its number again in each part.
+    assert text.count("10.0.0.2") == len(rows)
+    parts = sum(line.split()[:1] == ["row"] for line in lines)
+    assert parts == (0 if width == 132 else sum(line.split()[:1] == ["2"] for line in lines))
+    assert (parts == 0) == (width == 132)
+
+
+def test_a_row_that_its_first_column_names_needs_no_number() -> None:
+    console = Console(width=30, file=io.StringIO(), highlight=False)
+    with console.capture() as captured:
+        console.print(
+            Sheet("Sockets", None, ("socket", ">sent", ">received"), [("10.0.0.1:4000", "123456", "1234567")])
+        )
+    assert captured.get().count("10.0.0.1:4000") == 2
+    assert "row" not in captured.get()

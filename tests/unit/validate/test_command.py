@@ -76,9 +76,25 @@ def test_rules_are_listed_as_selected() -> None:
     assert [line.split()[0] for line in listed] == [f"RDS-TCP-00{number}" for number in range(1, 5)]
 
 
+def test_rules_are_told_to_programs_too() -> None:
+    told = [json.loads(line) for line in rdstool_here("validate", "--rules", "--json").stdout.splitlines()]
+    assert [rule["rule"] for rule in told] == [rule.id for rule in RULES if not rule.on_request]
+    (one,) = rdstool_here("validate", "--explain", "RDS-DLV-001", "--format", "json").stdout.splitlines()
+    assert json.loads(one) in told
+    assert json.loads(one)["transports"] == ["tcp", "ib"]
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--select", "RDS-XYZ", str(TCP)], ["--explain", "RDS-SEQ"], ["--format", "xml", str(TCP)], ["/nowhere.pcap"]],
+    [
+        ["--rules", "--format", "sarif"],
+        ["--explain", "RDS-DLV-001", "--format", "junit"],
+        [],
+        ["--select", "RDS-XYZ", str(TCP)],
+        ["--explain", "RDS-SEQ"],
+        ["--format", "xml", str(TCP)],
+        ["/nowhere.pcap"],
+    ],
 )
 def test_wrong_use_says_so_in_one_line(arguments: list[str]) -> None:
     done = rdstool_here("validate", *arguments)

@@ -129,15 +129,17 @@ def written(form: Format, found: list[Finding]) -> str:
 def test_text_has_a_line_for_each(two_findings: list[Finding]) -> None:
     lines = written(TextFormat(RULES, None, plain), two_findings).splitlines()
     assert len(lines) == 3
-    assert all("warning" in line and "RDS-HDR-003" in line for line in lines[:2])
+    told = "warning RDS-HDR-003  Padding bytes of the header are not zero: padding is "
+    assert all(told in line for line in lines[:2])
     assert lines[2] == "RDS-HDR-003: and 5 more"
 
 
 def test_json_has_the_keys_of_the_contract(two_findings: list[Finding]) -> None:
     lines = [json.loads(line) for line in written(JsonFormat(RULES, None), two_findings).splitlines()]
-    keys = {"rule", "severity", "message", "frame", "number", "stream", "time", "reference"}
+    keys = {"rule", "severity", "title", "message", "frame", "number", "stream", "time", "reference"}
     assert [set(line) for line in lines] == [keys, keys]
     assert lines[0]["severity"] == "warning"
+    assert lines[0]["title"] == "Padding bytes of the header are not zero"
     assert lines[0]["time"] == pytest.approx(1_700_000_000, abs=10)
 
 
@@ -147,6 +149,7 @@ def test_sarif_names_rules_files_and_frames(two_findings: list[Finding]) -> None
     assert document["version"] == "2.1.0"
     rules = run_["tool"]["driver"]["rules"]
     for result, finding in zip(run_["results"], two_findings, strict=True):
+        assert result["message"]["text"].startswith("Padding bytes of the header are not zero: padding is ")
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == finding.rule
         place = result["locations"][0]
         assert place["physicalLocation"]["artifactLocation"]["uri"] == "dir/<one>.pcap"
