@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rdstool.cli.inputs import Reading, TcpPorts, all_tcp_ports
+from rdstool.cli.numbers import DURATION, whole_seconds
 from rdstool.cli.output import STANDARD_OUTPUT, Results, note
 from rdstool.errors import UsageError
 from rdstool.words import plural
@@ -21,8 +22,8 @@ def capture(
     packets: Annotated[
         int | None, typer.Option("--packets", "-c", metavar="N", min=1, help="Stop after N packets.")
     ] = None,
-    seconds: Annotated[
-        int | None, typer.Option("--duration", "-d", metavar="SECONDS", min=1, help="Stop after so many seconds.")
+    duration: Annotated[
+        str | None, typer.Option("--duration", "-d", metavar=DURATION, help="Stop after that time, in whole seconds.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     filter_text: Annotated[
@@ -49,6 +50,9 @@ def capture(
 
     if str(output) == STANDARD_OUTPUT:
         raise UsageError("--write -: standard output is for the messages; name a file")
+    seconds = whole_seconds(duration, "--duration") if duration is not None else None
+    if seconds == 0:
+        raise UsageError("--duration 0 leaves no time to capture: write seconds, or 2m")
     ports = all_tcp_ports(tcp_port)
     show = Show(compile_filter(filter_text) if filter_text is not None else None, None, rdma=False)
     live = LiveCapture(interface, sorted(ports), tunnels=tunnels, output=output, packets=packets, seconds=seconds)

@@ -30,7 +30,7 @@ from rdstool.cli.node_options import (
     node_options,
     settings,
 )
-from rdstool.cli.numbers import byte_count
+from rdstool.cli.numbers import DURATION, byte_count, time_limit
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.places import Place, place
 from rdstool.errors import TransportError, UsageError
@@ -112,7 +112,7 @@ def listen(
             metavar="N", min=0.001, help="Read N messages a second at most, as a slow program that gets congested."
         ),
     ] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Stop after that time.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar=DURATION, help="Stop after that time.")] = None,
     offer: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +143,7 @@ def listen(
         raise UsageError("--raw writes payloads to standard output: leave out --json and --quiet")
     if json and quiet:
         raise UsageError("--quiet shows no messages: leave it out, or --json")
+    timeout_s = time_limit(timeout) if timeout is not None else None
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     memory = offered(offer, transport) if offer is not None else None
@@ -166,7 +167,7 @@ def listen(
             elif not quiet:
                 results.write(arrival.line() + "\n")
 
-        job = _Job(places, show, count, echo=echo, rate=rate, timeout=timeout, memory=memory)
+        job = _Job(places, show, count, echo=echo, rate=rate, timeout_s=timeout_s, memory=memory)
         own = tuple(dict.fromkeys(each.address for each in places))
         code = run_nodes([Node(*own, options=each) for each in options], job.run)
     if memory is not None and directory is not None:
@@ -185,7 +186,7 @@ class _Job:
     count: int | None
     echo: bool
     rate: float | None
-    timeout: float | None
+    timeout_s: float | None
     memory: bytearray | None
     total: Total
     echoes: list[Echo]
@@ -199,12 +200,12 @@ class _Job:
         *,
         echo: bool,
         rate: float | None,
-        timeout: float | None,
+        timeout_s: float | None,
         memory: bytearray | None,
     ) -> None:
         self.memory = memory
         self.places, self.show, self.count = places, show, count
-        self.echo, self.rate, self.timeout = echo, rate, timeout
+        self.echo, self.rate, self.timeout_s = echo, rate, timeout_s
         self.total = Total()
         self.echoes = []
 
@@ -223,7 +224,7 @@ class _Job:
                 cookie = sock.offer_memory(self.memory)
                 note(f"{plural(len(self.memory), 'byte')} of memory at {sock.getsockname()[0]}, cookie {cookie:#x}")
         try:
-            async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(self.timeout_s), asyncio.TaskGroup() as group:
                 readers = [
                     group.create_task(self._read(sock, echo, lambda: _cancel(readers)))
                     for sock, echo in zip_longest(sockets, self.echoes)
