@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rdstool.cli.decode_forms import Form, view_of
 from rdstool.cli.inputs import Reading, TcpPorts, all_tcp_ports
 from rdstool.cli.numbers import DURATION, whole_seconds
 from rdstool.cli.output import STANDARD_OUTPUT, Results, note
@@ -41,9 +42,7 @@ def capture(
       rdstool capture -i eth0 -w rds.pcapng
     """  # noqa: D301
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
-    from rdstool.cli.lines import LineWriter  # noqa: PLC0415
     from rdstool.cli.showing import Show  # noqa: PLC0415
-    from rdstool.cli.views import JsonView, TextView  # noqa: PLC0415
     from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
     from rdstool.filter import compile_filter  # noqa: PLC0415
     from rdstool.tshark.live import LiveCapture  # noqa: PLC0415
@@ -58,8 +57,7 @@ def capture(
     live = LiveCapture(interface, sorted(ports), tunnels=tunnels, output=output, packets=packets, seconds=seconds)
     with live, Results(at_once=True) as results:
         reading = Reading(open_capture(live.path, CaptureOptions(tcp_ports=ports, follow=True)))
-        lines = LineWriter(colour=results.colour, unicode=results.unicode)
-        view = JsonView(None) if json else TextView(lines, None, None, None)
+        view = view_of(Form.JSON if json else Form.LINE, (), results, None)
         with reading:
             show.to(view, reading, results, Clock(TimeForm("relative")))
     told = f", packets written to {output}" if output is not None else ""
