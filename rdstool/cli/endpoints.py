@@ -99,7 +99,7 @@ def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[E
                 stack.push_async_callback(end, node)
                 Notices(node)
                 if node is not nodes[0]:
-                    node.core.record_with(nodes[0].core)
+                    nodes[0].core.share_recording(node.core)
             return await job(nodes)
 
     code = run_job(whole)

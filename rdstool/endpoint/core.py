@@ -75,7 +75,7 @@ class Core:
         keep_memory()
         self._hear = hear
         self._recorder: Recorder | None = None
-        self._file: Recording | None = None
+        self._recording: Recording | None = None
         self.ending = ExitStack()
         """What is to be closed when the node stops, under the driver's lock."""
         self.engine = Engine(
@@ -101,8 +101,8 @@ class Core:
             if options.pcap is not None:
                 from rdstool.endpoint.recorder import Recording  # noqa: PLC0415
 
-                self._file = Recording(options.pcap)
-                self.record(self._file.frame)
+                self._recording = Recording(options.pcap)
+                self.record(self._recording.frame)
             for address in self.addresses:
                 driver.transport.listen(address)
         except BaseException:
@@ -125,11 +125,11 @@ class Core:
             self._recorder = recorder
         self._recorder.takers.append(taker)
 
-    def record_with(self, other: Core) -> None:
-        """Write the traffic of this node, too, to the recording of another one, where that has any."""
-        if other._file is not None:
-            with self.driver.lock:
-                self.record(other._file.frame)
+    def share_recording(self, other: Core) -> None:
+        """Write the traffic of another node to this one's recording too, where there is one."""
+        if self._recording is not None:
+            with other.driver.lock:
+                other.record(self._recording.frame)
 
     def record_no_more(self, taker: FrameTaker) -> None:
         """``taker`` gets no more frames. Does nothing where it gets none."""
@@ -166,9 +166,9 @@ class Core:
         with self.driver.turn:
             self.driver.stop()
             self.ending.close()
-            file, self._file = self._file, None
-            if file is not None:
-                file.close()
+            recording, self._recording = self._recording, None
+            if recording is not None:
+                recording.close()
 
 
 def _provider(options: NodeOptions) -> MakeProvider:

@@ -19,6 +19,7 @@ from rdstool.endpoint.base import Address, SocketBase, given, not_bound, was_clo
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.endpoint.starting import started
+from rdstool.endpoint.waiting import Waiters
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol import events
 from rdstool.protocol.control import ALL_BITS, SendControl
@@ -46,8 +47,10 @@ class Node:
         self._addresses = addresses
         self._options = options or NodeOptions()
         self._core: Core | None = None
-        self._sockets: dict[Inbox, AsyncSocket] = {}
-        self._waiting_for_peers: list[asyncio.Future[None]] = []
+        self._waiters: dict[Inbox, Waiters] = {}
+        """Those of each open socket."""
+        self._on_peers: dict[Waiters, None] = {}
+        """Those of them that wait for a peer; a dictionary, for its order."""
         self._listeners: list[Listener] = []
 
     # ---- Life
@@ -66,9 +69,9 @@ class Node:
         core = self._core
         if core is None or core.engine.closed:
             return
-        for sock in self._sockets.values():
-            sock._wake_all()
-        self._sockets.clear()
+        for waiters in self._waiters.values():
+            waiters.wake_all()
+        self._waiters.clear()
         try:
             await core.finish(CLOSE_GRACE_S)
         finally:
@@ -108,8 +111,9 @@ class Node:
     def socket(self, port: int | None = None, *, address: str | None = None) -> AsyncSocket:
         """A socket; with ``port`` bound to it on ``address`` (or the node's first), 0 for any free port."""
         core = self.core
-        sock = AsyncSocket(core.driver, core.engine.socket(), self)
-        self._sockets[sock._inner] = sock
+        inner = core.engine.socket()
+        waiters = self._waiters[inner] = Waiters(core.driver.loop, self._on_peers)
+        sock = AsyncSocket(core.driver, inner, waiters, self._forget)
         if port is not None:
             try:
                 sock.bind((address or core.addresses[0], port))
@@ -132,34 +136,32 @@ class Node:
             case events.SocketWritable():
                 self._wake(event.socket, Wait.SEND_ROOM)
             case events.CongestionChanged() | events.PathsAgreed():
-                waiting, self._waiting_for_peers = self._waiting_for_peers, []
-                _release(waiting)
+                for waiters in tuple(self._on_peers):
+                    waiters.wake_on_peer()
             case _:
                 pass
         for listener in list(self._listeners):
             listener(event)
 
     def _wake(self, inner: Inbox, reason: Wait) -> None:
-        sock = self._sockets.get(inner)
-        if sock is not None:
-            sock._wake(reason)
-
-    def _wait_for_peer(self) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self.core.driver.loop.create_future()
-        self._waiting_for_peers.append(future)
-        return future
+        waiters = self._waiters.get(inner)
+        if waiters is not None:
+            waiters.wake(reason)
 
     def _forget(self, inner: EngineSocket) -> None:
-        self._sockets.pop(inner, None)
+        self._waiters.pop(inner, None)
 
 
 class AsyncSocket(SocketBase):
     """An RDS socket whose calls wait without blocking the event loop. Made by ``Node.socket``."""
 
-    def __init__(self, driver: Driver, inner: EngineSocket, node: Node) -> None:
+    def __init__(
+        self, driver: Driver, inner: EngineSocket, waiters: Waiters, forget: Callable[[EngineSocket], None]
+    ) -> None:
+        """``forget`` is told when the socket is closed."""
         super().__init__(driver, inner)
-        self._node = node
-        self._waiters: dict[Wait, list[asyncio.Future[None]]] = {Wait.MESSAGE: [], Wait.SEND_ROOM: []}
+        self._waiters = waiters
+        self._forget = forget
 
     def bind(self, address: Address) -> None:
         """Take an address of the node and a port, 0 for any. Raises ``SocketError``."""
@@ -220,7 +222,7 @@ class AsyncSocket(SocketBase):
                 self._driver.act()
                 if self._inner.closed or self._inner.drained():
                     return
-                future = self._waiter(Wait.SEND_ROOM)
+                future = self._waiters.wait(Wait.SEND_ROOM)
             await future
 
     # ---- RDMA, over InfiniBand
@@ -324,7 +326,7 @@ class AsyncSocket(SocketBase):
             if reason is Wait.SEND_ROOM:
                 self._driver.transport.check_acks()
                 self._driver.kick()
-            future = self._waiter(reason) if reason in self._waiters else self._node._wait_for_peer()
+            future = self._waiters.wait(reason)
         async with asyncio.timeout_at(deadline):
             await future
         self._check_open()
@@ -335,29 +337,8 @@ class AsyncSocket(SocketBase):
         if not self._inner.address:
             raise not_bound()
 
-    def _waiter(self, reason: Wait) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._driver.loop.create_future()
-        self._waiters[reason].append(future)
-        return future
-
-    def _wake(self, reason: Wait) -> None:
-        waiting = self._waiters[reason]
-        if waiting:
-            self._waiters[reason] = []
-            _release(waiting)
-
-    def _wake_all(self) -> None:
-        for reason in self._waiters:
-            self._wake(reason)
-
     def close(self) -> None:
         """Free the port, and wake whoever waits on it."""
         super().close()
-        self._node._forget(self._inner)
-        self._wake_all()
-
-
-def _release(waiting: list[asyncio.Future[None]]) -> None:
-    for future in waiting:
-        if not future.done():
-            future.set_result(None)
+        self._forget(self._inner)
+        self._waiters.wake_all()
