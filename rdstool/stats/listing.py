@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import cache
 from json import JSONEncoder
+from operator import attrgetter
 from typing import Any
 
 from rdstool.capture.streams import StreamTable
 from rdstool.stats.acks import Outcome, Sent
-from rdstool.stats.model import CaptureStats, fields_of
+from rdstool.stats.model import CaptureStats
 
 HEADING = "number,frame,stream,direction,path,acked_frame,latency,outcome\n"
 
 
 def record_lines(stats: CaptureStats, sections: Sequence[str]) -> Iterator[str]:
-    """The dictionaries of :meth:`CaptureStats.records` as lines of JSON, without making them all the way down."""
-    encode = JSONEncoder(ensure_ascii=False, check_circular=False, default=fields_of).encode
+    """A line of JSON for each record: the name of its section first, then the fields of its dataclass."""
+    encode = JSONEncoder(ensure_ascii=False, check_circular=False, default=_fields_of).encode
     for name in sections:
         head = f'{{"section": "{name}", '
         for record in stats.section(name):
             yield f"{head}{encode(record)[1:]}\n"
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    """A record as a dictionary, with the records in it as they are."""
+    names, get = _reader(record.__class__)
+    return dict(zip(names, get(record), strict=True))
+
+
+@cache
+def _reader(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    """Names of a dataclass's fields, two at least, and what reads all of them at once."""
+    names = tuple(field.name for field in fields(kind))
+    return names, attrgetter(*names)
 
 
 def ack_lines(sent: Sent, streams: StreamTable, *, json: bool) -> Iterator[str]:
