@@ -7,13 +7,12 @@ from dataclasses import fields
 from functools import cache
 from json import JSONEncoder
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+from rdstool.capture.columns import NS_PER_S
 from rdstool.capture.streams import StreamTable
 from rdstool.stats.acks import Outcome, Sent
 from rdstool.stats.model import CaptureStats
-
-HEADING = "number,frame,stream,direction,path,acked_frame,latency,outcome\n"
 
 
 def record_lines(stats: CaptureStats, sections: Sequence[str]) -> Iterator[str]:
@@ -38,6 +37,22 @@ def _reader(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]
     return names, attrgetter(*names)
 
 
+class _Ack(NamedTuple):
+    """A message and how it was acknowledged: one line of ``--acks``."""
+
+    number: int
+    frame: int
+    stream: int
+    direction: int
+    path: int | None
+    acked_frame: int | None
+    latency: float | None
+    outcome: str
+
+
+HEADING = ",".join(_Ack._fields) + "\n"
+
+
 def ack_lines(sent: Sent, streams: StreamTable, *, json: bool) -> Iterator[str]:
     """Lines for messages: CSV under ``HEADING``, or JSON with the same names. Latency in seconds.
 
@@ -49,26 +64,37 @@ def ack_lines(sent: Sent, streams: StreamTable, *, json: bool) -> Iterator[str]:
     for number, frame, lane, time, acked_frame, acked_time, outcome in zip(
         *(column.tolist() for column in columns), strict=True
     ):
-        latency = (acked_time - time) / 1e9 if outcome == Outcome.MEASURED else None
-        path = streams[lane >> 1].path
+        stream, direction = lane >> 1, lane & 1
+        path = streams[stream].path
+        latency = (acked_time - time) / NS_PER_S if outcome == Outcome.MEASURED else None
         yield line(
-            number, frame, lane >> 1, lane & 1, path if path >= 0 else None, acked_frame or None, latency, outcome
+            _Ack(
+                number,
+                frame,
+                stream,
+                direction,
+                path if path >= 0 else None,
+                acked_frame or None,
+                latency,
+                _WORDS[outcome],
+            )
         )
 
 
-def _csv_line(*values: Any) -> str:
-    *plain, latency, outcome = values
-    cells = ["" if value is None else str(value) for value in plain]
-    return ",".join((*cells, "" if latency is None else f"{latency:.9f}", _WORDS[outcome])) + "\n"
+def _csv_line(ack: _Ack) -> str:
+    path = "" if ack.path is None else ack.path
+    acked_frame = ack.acked_frame or ""
+    latency = "" if ack.latency is None else f"{ack.latency:.9f}"
+    return f"{ack.number},{ack.frame},{ack.stream},{ack.direction},{path},{acked_frame},{latency},{ack.outcome}\n"
 
 
-def _json_line(*values: Any) -> str:
-    *plain, latency, outcome = values
-    number, frame, stream, direction, path, acked_frame = ("null" if value is None else value for value in plain)
+def _json_line(ack: _Ack) -> str:
+    path = "null" if ack.path is None else ack.path
+    latency = "null" if ack.latency is None else f"{ack.latency:.9f}"
     return (
-        f'{{"number": {number}, "frame": {frame}, "stream": {stream}, "direction": {direction}, "path": {path}, '
-        f'"acked_frame": {acked_frame}, "latency": {"null" if latency is None else f"{latency:.9f}"}, '
-        f'"outcome": "{_WORDS[outcome]}"}}\n'
+        f'{{"number": {ack.number}, "frame": {ack.frame}, "stream": {ack.stream}, "direction": {ack.direction}, '
+        f'"path": {path}, "acked_frame": {ack.acked_frame or "null"}, "latency": {latency}, '
+        f'"outcome": "{ack.outcome}"}}\n'
     )
 
 
