@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -167,7 +167,7 @@ def listen(
             elif not quiet:
                 results.write(arrival.line() + "\n")
 
-        job = _Job(places, show, count, echo=echo, rate=rate, timeout_s=timeout_s, memory=memory)
+        job = _Job(places, show, count=count, echo=echo, rate=rate, timeout_s=timeout_s, memory=memory)
         own = tuple(dict.fromkeys(each.address for each in places))
         code = run_nodes([Node(*own, options=each) for each in options], job.run)
     if memory is not None and directory is not None:
@@ -183,31 +183,15 @@ class _Job:
 
     places: list[Place]
     show: Callable[[Arrival], None]
+    _: KW_ONLY
     count: int | None
     echo: bool
     rate: float | None
     timeout_s: float | None
     memory: bytearray | None
-    total: Total
-    echoes: list[Echo]
+    total: Total = field(default_factory=Total)
+    echoes: list[Echo] = field(default_factory=list)
     """One for each socket, where messages are sent back."""
-
-    def __init__(
-        self,
-        places: list[Place],
-        show: Callable[[Arrival], None],
-        count: int | None,
-        *,
-        echo: bool,
-        rate: float | None,
-        timeout_s: float | None,
-        memory: bytearray | None,
-    ) -> None:
-        self.memory = memory
-        self.places, self.show, self.count = places, show, count
-        self.echo, self.rate, self.timeout_s = echo, rate, timeout_s
-        self.total = Total()
-        self.echoes = []
 
     async def run(self, nodes: Sequence[Node]) -> ExitCode:
         """Read until there is enough. Each place has one socket on each node, all with the same port."""
@@ -278,20 +262,26 @@ def offered(text: str, transport: str) -> bytearray:
 
 def preview(data: bytes) -> str:
     """The beginning of a payload: text in quotes where it is text, else hexadecimal digits."""
-    head = data[:PREVIEW_BYTES]
-    more = " …" if len(data) > len(head) else ""
-    if not head:
+    if not data:
         return ""
+    head = data[:PREVIEW_BYTES]
+    text = _text_of(head, is_cut=len(head) < len(data))
+    if text is None:
+        head = data[: PREVIEW_BYTES // 2]  # two digits each
+    shown = head.hex() if text is None else f'"{text}"'
+    return shown if len(head) == len(data) else f"{shown} …"
+
+
+def _text_of(head: bytes, *, is_cut: bool) -> str | None:
+    """The bytes as text; None where they are not text that can be printed."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as problem:
         # A character that the cut has split is no reason to call it binary.
-        if problem.start < len(head) - 3 or len(data) == len(head):
-            return head[: PREVIEW_BYTES // 2].hex() + (" …" if len(data) > PREVIEW_BYTES // 2 else "")
+        if not is_cut or problem.start < len(head) - 3:
+            return None
         text = head[: problem.start].decode("utf-8")
-    if not text.isprintable():
-        return head[: PREVIEW_BYTES // 2].hex() + (" …" if len(data) > PREVIEW_BYTES // 2 else "")
-    return f'"{text}"{more}'
+    return text if text.isprintable() else None
 
 
 def _write(directory: Path, arrival: Arrival) -> None:
