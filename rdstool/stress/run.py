@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from rdstool.endpoint.node import Node
 from rdstool.errors import first_of
 from rdstool.stress.control import Control
-from rdstool.stress.counters import Counters, Interval, Summary, Watch
+from rdstool.stress.counters import Counters
 from rdstool.stress.failure import RdmaFailedError, StressError
 from rdstool.stress.parameters import Parameters
 from rdstool.stress.traffic import Task
+from rdstool.stress.watch import Interval, Summary, Watch
 
 INTERVAL_S = 1.0
 """Between two reports."""
