@@ -68,6 +68,8 @@ def _check_infiniband(scenario: Scenario, match: Match) -> None:
 
 
 class _Player:
+    """One attempt at a scenario."""
+
     def __init__(self, scenario: Scenario, match: Match, tap: Tap | None, tell: Callable[[Line], None]) -> None:
         self.verdict = Verdict(scenario)
         self._scenario = scenario
@@ -166,11 +168,11 @@ class _Player:
         assert step.at_most is not None
         while True:
             self._news.clear()
-            still_open, asked_for = self.stage.crowd()
-            if still_open <= step.at_most:
-                return f"{still_open} of {asked_for} connections are open"
+            crowd = self.stage.crowd()
+            if crowd.open <= step.at_most:
+                return f"{crowd.open} of {crowd.asked_for} connections are open"
             if not await self._anything_until(deadline):
-                raise Differs(f"{still_open} connections are open after {step.within_s:g} s")
+                raise Differs(f"{crowd.open} connections are open after {step.within_s:g} s")
 
     # ---- Telling
 
