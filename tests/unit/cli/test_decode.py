@@ -19,8 +19,6 @@ from typing import Any
 
 import pytest
 
-from rdstool.cli.decode_forms import TIME_FORMS
-from rdstool.export.times import TimeForm
 from tests.fuzz.damage import split
 from tests.unit.cli.running import COMMAND, CONGESTION, PCAPS, RDMA, ROOT, TCP, lines, rdstool_here
 
@@ -254,10 +252,6 @@ def test_times_come_in_five_forms() -> None:
     for form in ("utc", "local"):
         dates = [datetime.fromisoformat(text) for text in times(form)]
         assert [f"{date.timestamp():.6f}" for date in dates] == stamps
-
-
-def test_the_command_line_offers_every_form_of_time() -> None:
-    assert set(TIME_FORMS) == {form.value for form in TimeForm}
 
 
 def test_relative_times_do_not_depend_on_what_is_shown() -> None:
