@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import AUTO, ROCE, TCP, carrier_named, transport_to
+from rdstool.cli.carriers import AUTO, TCP, carrier_named, transport_to
 from rdstool.cli.choices import chosen_format
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
 from rdstool.cli.endpoints import run_job
@@ -20,6 +20,7 @@ from rdstool.cli.numbers import number_64
 from rdstool.cli.output import Results, error, json_line, note
 from rdstool.cli.places import resolve, source_for
 from rdstool.errors import TransportError, UsageError
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.craft.judge import Line, Match

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import AUTO, IB, ROCE, TCP, carriers
+from rdstool.cli.carriers import AUTO, IB, TCP, carriers
 from rdstool.cli.echo import Echo
 from rdstool.cli.endpoints import log_to_stderr, run_nodes
 from rdstool.cli.exit_codes import ExitCode
@@ -34,6 +34,7 @@ from rdstool.cli.numbers import DURATION, byte_count, time_limit
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.places import Place, place
 from rdstool.errors import TransportError, UsageError
+from rdstool.transport.ib.names import ROCE
 from rdstool.words import plural
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import ROCE, TCP, transport_to
+from rdstool.cli.carriers import TCP, transport_to
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.node_options import (
@@ -27,6 +27,7 @@ from rdstool.cli.numbers import DURATION, duration, time_limit
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.places import resolve, source_for
 from rdstool.protocol import events
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node

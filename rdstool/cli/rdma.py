@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import IB, ROCE
+from rdstool.cli.carriers import IB
 from rdstool.cli.commands import Commands
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
@@ -19,6 +19,7 @@ from rdstool.cli.numbers import DURATION, number_64, time_limit
 from rdstool.cli.output import Results, note
 from rdstool.cli.places import place, resolve, source_for
 from rdstool.errors import UsageError
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node

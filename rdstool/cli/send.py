@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import ROCE, TCP, transport_to
+from rdstool.cli.carriers import TCP, transport_to
 from rdstool.cli.copies import Copies
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
@@ -39,6 +39,7 @@ from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family
 from rdstool.protocol.names import checked_host
 from rdstool.protocol.reasons import SendStatus
+from rdstool.transport.ib.names import ROCE
 from rdstool.words import plural
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 
 from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
-from rdstool.cli.carriers import IB, ROCE, TCP, transport_to
+from rdstool.cli.carriers import IB, TCP, transport_to
 from rdstool.cli.endpoints import Notices, log_to_stderr, run_job
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.node_options import (
@@ -32,6 +32,7 @@ from rdstool.cli.output import Results, error, note
 from rdstool.cli.places import resolve, source_for
 from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View, described
 from rdstool.errors import UsageError
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node

@@ -9,6 +9,7 @@ from dissectors.wire.rds import Flags
 from rdstool.craft.hearing import Came
 from rdstool.craft.scenario import ENDS, SILENCE, Action, Expect, Scenario, Send, Strictness
 from rdstool.protocol.kinds import Transport
+from rdstool.transport.ib.names import ROCE
 from rdstool.transport.tcp.sockets import MakeSocket
 
 _UNASKED = frozenset({"congestion", "probe"})
@@ -59,7 +60,7 @@ class Match:
     patience: float = 1.0
     """Factor for the time that the peer is given to act; silence is as long as the scenario says."""
     transport: Transport = Transport.TCP
-    provider: str = "roce"
+    provider: str = ROCE
     """Provider of InfiniBand."""
     cookie: int | None = None
     """Of memory that the peer offers, for scenarios that use it."""

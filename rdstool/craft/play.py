@@ -14,6 +14,7 @@ from rdstool.errors import UsageError
 from rdstool.protocol.addresses import rank, same_family
 from rdstool.protocol.kinds import Transport
 from rdstool.transport.base import Tap
+from rdstool.transport.ib.names import ROCE
 
 KEPT_LINES = 1000
 """Lines that are kept of one scenario; a flood would bring any number."""
@@ -61,8 +62,8 @@ def check(scenario: Scenario, match: Match) -> None:
 
 def _check_infiniband(scenario: Scenario, match: Match) -> None:
     sends = [step for step in scenario.steps if isinstance(step, Send)]
-    if match.provider != "roce" and any(step.action is Action.PACKET for step in sends):
-        raise UsageError(f"{scenario.id} sends single packets: it is for --provider roce")
+    if match.provider != ROCE and any(step.action is Action.PACKET for step in sends):
+        raise UsageError(f"{scenario.id} sends single packets: it is for --provider {ROCE}")
     if match.cookie is None and any(step.values.get("rkey") == OFFERED for step in sends):
         raise UsageError(f"{scenario.id} uses memory that the peer offers: name it with --cookie")
 

@@ -19,7 +19,8 @@ from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.transport.driver import Driver
-from rdstool.transport.ib.choice import PROVIDERS, provider_named
+from rdstool.transport.ib.choice import provider_named
+from rdstool.transport.ib.names import ROCE
 from rdstool.transport.ib.transport import IbTransport, MakeProvider
 from rdstool.transport.loop import LoopNetwork, LoopTransport
 from rdstool.transport.scopes import named
@@ -46,7 +47,7 @@ class NodeOptions:
     """The kernel generation that it behaves as."""
     transport: Transport = Transport.TCP
     """What carries RDS."""
-    provider: str | MakeProvider = PROVIDERS[0]
+    provider: str | MakeProvider = ROCE
     """InfiniBand at a local address, for the transport IB: ``roce`` is RoCE v2 in this process, over UDP; ``verbs``
     is a device of this machine, with pyverbs; or what makes a ``rdstool.transport.ib.provider.Provider``."""
     network: LoopNetwork | None = None
