@@ -167,7 +167,7 @@ def test_summaries_of_rare_messages() -> None:
     assert words_of(RdsHeader(sequence=1, sport=5, dport=6, exthdr=capable)) == "version 3, capabilities 0x1"
 
 
-def test_events_in_words() -> None:
+def test_events_are_told_in_words() -> None:
     request, read = sample.events()
     assert isinstance(request, CmMessage)
     assert isinstance(read, RdmaOperation)
