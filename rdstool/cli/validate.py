@@ -144,7 +144,7 @@ def _writer(reading: Reading, rules: tuple[Rule, ...], form: str, *, colour: boo
     several = label if len(reading.capture.paths) > 1 else None
     match form:
         case "json":
-            return formats.JsonFormat(rules, several)
+            return formats.JsonFormat(several)
         case "sarif":
             return formats.SarifFormat(rules, label, __version__)
         case "junit":
@@ -152,7 +152,7 @@ def _writer(reading: Reading, rules: tuple[Rule, ...], form: str, *, colour: boo
 
             return JunitFormat(rules, label)
         case _:
-            return formats.TextFormat(rules, several, _paint if colour else _plain)
+            return formats.TextFormat(several, _paint if colour else _plain)
 
 
 def _paint(text: str, severity: str) -> str:

@@ -25,9 +25,10 @@ class Format(Protocol):
 
 
 class TextFormat:
-    """A line each: frame, message, severity, rule, words."""
+    """One line for each finding: frame, message, severity, rule, words."""
 
-    def __init__(self, rules: Sequence[Rule], label: FrameLabel | None, paint: Callable[[str, str], str]) -> None:
+    def __init__(self, label: FrameLabel | None, paint: Callable[[str, str], str]) -> None:
+        """``label`` names the file of each finding, for several captures; ``paint`` colours a text by its severity."""
         self._label = label
         self._paint = paint
 
@@ -42,14 +43,15 @@ class TextFormat:
         return f"{where:<12} {number:<7} {level} {finding.rule}  {printable(finding.message)}\n"
 
     def end(self, withheld: dict[str, int]) -> str:
-        """How many more there are of each rule."""
+        """A line for each rule of which there are more findings than are shown."""
         return "".join(f"{rule}: and {count} more\n" for rule, count in sorted(withheld.items()))
 
 
 class JsonFormat:
     """One JSON object a line."""
 
-    def __init__(self, rules: Sequence[Rule], label: FrameLabel | None) -> None:
+    def __init__(self, label: FrameLabel | None) -> None:
+        """``label`` names the file of each finding, for several captures."""
         self._label = label
 
     def finding(self, finding: Finding) -> str:
