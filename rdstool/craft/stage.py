@@ -28,7 +28,7 @@ class Stage(Protocol):
         """Take what the peer begins, and leave nothing open."""
 
     async def act(self, step: Send) -> str:
-        """Do a step of ours; gives what was done, in words. Raises ``TransportError`` where no peer is there at all."""
+        """Do a step of ours; returns what was done, in words. Raises ``TransportError`` where no peer answers."""
 
     def heard(self, path: str) -> Hearing | None:
         """What comes on the connection of a path; None before there is one."""
@@ -37,7 +37,7 @@ class Stage(Protocol):
         """True where ``came`` says nothing about ``step``: the stage has tried again what led to it."""
 
     async def incoming(self, step: Expect) -> str:
-        """Wait for a connection of the peer; gives it in words."""
+        """Wait for a connection of the peer; returns it in words."""
 
     def crowd(self) -> Crowd:
         """What has become of the connections of CROWD steps."""

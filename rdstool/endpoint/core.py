@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from rdstool.endpoint.recorder import FrameTaker, Recorder, Recording
 
 KEPT_BYTES = 16 << 20
-"""Memory that is freed is kept for the next messages, up to about this."""
+"""Bytes of freed memory that are kept for the next messages, about."""
 CLOSE_POLL_S = 0.005
-"""Between two looks at whether the peers have closed their sides."""
+"""Seconds between two looks whether the peers have closed their sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,14 @@ class NodeOptions:
     pcap: Path | None = None
     """Write everything that is exchanged to this pcapng file."""
     control: bool = False
-    """Show the state to ``rdstool info`` of the same user, and frames to whom that user lets have them
-    (docs/control.md). Where the system has no place for it, the node runs without."""
+    """Show the node's state to ``rdstool info``, and its frames to Wireshark, for the same user (docs/control.md).
+    Where the system has no place for the socket, the node runs without it."""
     make_socket: MakeSocket = socket.socket
     """Makes the TCP sockets; another one than the usual makes them in another network namespace."""
 
 
 class Core:
-    """Owns addresses, runs until ``stop``. Made and stopped in its event loop."""
+    """A node that owns addresses, and runs until ``stop``. Made and stopped in its event loop."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Core:
         self._recorder: Recorder | None = None
         self._recording: Recording | None = None
         self.ending = ExitStack()
-        """What is to be closed when the node stops, under the driver's lock."""
+        """What to close when the node stops, under the driver's lock."""
         self.engine = Engine(
             random=random.SystemRandom(),
             settings=options.settings,

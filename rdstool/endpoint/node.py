@@ -109,7 +109,10 @@ class Node:
     # ---- Use
 
     def socket(self, port: int | None = None, *, address: str | None = None) -> AsyncSocket:
-        """A socket; with ``port`` bound to it on ``address`` (or the node's first), 0 for any free port."""
+        """Make a socket. With ``port``, it is bound: to that port, or with 0 to any free one, of ``address``.
+
+        The default for ``address`` is the node's first. Raises ``SocketError`` as ``bind``.
+        """
         core = self.core
         inner = core.engine.socket()
         waiters = self._waiters[inner] = Waiters(core.driver.loop, self._on_peers)
@@ -123,7 +126,10 @@ class Node:
         return sock
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener`` with each event of the engine; gives what ends that. It must not block nor raise."""
+        """Call ``listener``, which must not block nor raise, with each event of the engine.
+
+        Call the function that this returns to end it.
+        """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -179,7 +185,7 @@ class AsyncSocket(SocketBase):
         token: int | None = None,
         control: Sequence[SendControl] = (),
     ) -> int:
-        """Queue one message, and wait for room where there is none; gives its length. Port 0 pings.
+        """Queue one message, waiting for room where there is none; returns its length. Port 0 pings.
 
         Over InfiniBand ``control`` has RDMA or an atomic to be done first, or memory to offer to the receiver.
 
@@ -228,7 +234,7 @@ class AsyncSocket(SocketBase):
     # ---- RDMA, over InfiniBand
 
     async def _operate(self, operation: rdma.Operation, address: Address | None) -> None:
-        """Do it, and wait for its end. Raises ``RdmaError``, and what sendmsg raises."""
+        """Begin an operation, and wait for its end. Raises ``RdmaError`` where it fails, and as ``sendmsg``."""
         future: asyncio.Future[SendStatus] = asyncio.get_running_loop().create_future()
 
         def ended(status: SendStatus) -> None:
@@ -254,9 +260,10 @@ class AsyncSocket(SocketBase):
     async def fetch_add(
         self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0, nocarry_mask: int = 0
     ) -> int:
-        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``.
+        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; returns the number before.
 
-        Bits of ``nocarry_mask`` are the last ones of fields of the number that are added apart.
+        The number can be several fields that are added apart: bits of ``nocarry_mask`` are the highest of each, from
+        which nothing is carried. Raises as ``rdma_write``.
         """
         operation = rdma.fetch_add(cookie, add, offset, nocarry_mask)
         await self._operate(operation, address)
@@ -273,9 +280,10 @@ class AsyncSocket(SocketBase):
         compare_mask: int = ALL_BITS,
         swap_mask: int = ALL_BITS,
     ) -> int:
-        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was.
+        """Replace the peer's 64-bit number at ``offset`` by ``swap`` if it is ``compare``; returns the number before.
 
-        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced.
+        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced. Raises as
+        ``rdma_write``.
         """
         operation = rdma.compare_swap(cookie, compare, swap, offset, compare_mask, swap_mask)
         await self._operate(operation, address)

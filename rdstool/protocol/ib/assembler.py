@@ -29,7 +29,7 @@ class Assembler:
         return 0 if self._first is None else self._first.length - self._missing
 
     def add(self, header: FrameHeader, frame: bytes, now: float) -> tuple[FrameHeader, bytes] | None:
-        """One frame more; gives a message's first header and its payload when that is complete.
+        """Take one more frame; returns a message's first header and its payload when that is complete.
 
         Raises ``RemoteProtocolError`` where the frame cannot follow the one before it.
         """

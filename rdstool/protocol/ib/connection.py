@@ -359,7 +359,7 @@ def _checked(frame: bytes, counters: Counters) -> FrameHeader:
 
 
 def _take_extensions(inbox: Inbox, exthdr: bytes) -> int | None:
-    """What a message says of RDMA; gives the cookie of the memory that it offers."""
+    """Read what a message says of RDMA; returns the cookie of the memory that it offers."""
     cookie = None
     for item in parse_extensions(exthdr).items:
         if isinstance(item, Rdma) and inbox.memory is not None:

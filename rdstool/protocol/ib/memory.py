@@ -110,7 +110,7 @@ class SocketMemory:
         return split_cookie(cookie)[0] in self._by_key
 
     def offer(self, memory: Memory, flags: RdmaFlags) -> int:
-        """Register memory for peers; gives its cookie. Raises ``SocketError``: EMSGSIZE, EINVAL.
+        """Register memory for peers; returns its cookie. Raises ``SocketError``: EMSGSIZE, EINVAL.
 
         Peers may read it, and with READWRITE write and do atomics: what the kernel gives where it maps on demand. Its
         ordinary regions, which are tied to a connection, refuse atomics.
