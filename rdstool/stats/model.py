@@ -133,7 +133,7 @@ class PathShare:
     messages: int
     bytes: int
     share: float
-    """Of the bytes, or of the messages where there are none."""
+    """Share of the bytes, or of the messages where there are no bytes."""
 
 
 @dataclass(slots=True)

@@ -99,7 +99,7 @@ class Run:
     async def _watching(
         self, watch: Watch, traffic: asyncio.Task[None], ended: asyncio.Task[None], report: Callable[[Interval], None]
     ) -> None:
-        """Until the time is over, the peer ends the run, or something fails."""
+        """Wait until the time is over, the peer ends the run, or something fails; report each second."""
         loop = asyncio.get_running_loop()
         begun, limit = loop.time(), self._parameters.seconds if self._side.active else 0
         last_heard, received = begun, -1

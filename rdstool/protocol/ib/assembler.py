@@ -17,7 +17,7 @@ class Assembler:
         self._limit = message_bytes
         self._short = min(message_bytes, FRAGMENT_BYTES)
         self._first: FrameHeader | None = None
-        """Of the message that has begun: the header that counts."""
+        """Header of the first fragment of the message that has begun; None between messages."""
         self._pieces: list[bytes] = []
         self._missing = 0
         self.began = 0.0

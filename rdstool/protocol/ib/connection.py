@@ -155,7 +155,7 @@ class IbConnection(BaseConnection):
     # ---- Work
 
     def receives_posted(self, link: IbLink, receives: int) -> None:
-        """So many receives more wait for frames: the peer is to know, where it counts them."""
+        """``receives`` more were posted for frames: the peer is to know of them, where it counts them."""
         if link.flow is None:
             link.reposted += receives
             return

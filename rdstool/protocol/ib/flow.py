@@ -23,7 +23,7 @@ class FlowControl:
         """Receives posted since, which the peer does not know of."""
 
     def posted(self, receives: int) -> bool:
-        """So many receives more; True where the peer should be told soon."""
+        """``receives`` more were posted; True where the peer should be told soon."""
         self.to_grant += receives
         return self.to_grant >= self._update_at
 

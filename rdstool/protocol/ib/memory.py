@@ -35,7 +35,7 @@ class RdmaFlags(IntFlag):
     """``RDS_RDMA_*`` (§8.2). DONTWAIT does nothing, as in the kernel."""
 
     READWRITE = 0x01
-    """Of an operation: write to the peer. Of a region: the peer may write to it."""
+    """An operation with it writes to the peer; a region with it may be written to by the peer."""
     FENCE = 0x02
     INVALIDATE = 0x04
     USE_ONCE = 0x08
