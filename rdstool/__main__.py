@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from contextlib import suppress
-
-COLLECT_AFTER = 200_000
-"""Objects between two searches for cycles."""
 
 
 def main() -> None:
@@ -24,13 +20,13 @@ def main() -> None:
                 return
         # NumPy would start a thread for each processor, for linear algebra that nothing here does.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        # Modules, and captures with very many streams, are a great many objects without cycles.
-        gc.set_threshold(COLLECT_AFTER)
+        from rdstool.cli import cycles  # noqa: PLC0415
+
+        cycles.search_seldom()
         from rdstool.cli.app import run  # noqa: PLC0415
 
         code = run(sys.argv[1:])
-        # All goes with the process. Python would first search it for cycles, a sixth of a short command's time.
-        gc.freeze()
+        cycles.search_no_more()
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

@@ -237,6 +237,6 @@ def nearest_name(name: str) -> str | None:
 
 
 def no_field(name: str) -> str:
-    """That there is no field of this name, and what to do about it."""
+    """A message that there is no field of this name, and what to do about it."""
     near = nearest_name(name)
     return f'no field is named "{name}"' + (f", did you mean {near}?" if near else "; `rdstool fields` lists them")

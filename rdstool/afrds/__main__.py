@@ -23,7 +23,7 @@ _LOOK_EVERY_S = 0.05
 _CONTROL_BYTES = 1024
 """Room for control messages that come with a notification."""
 _ANY_PORT = 9
-"""Of a UDP socket that sends nothing: its route tells the own address."""
+"""Port for a UDP socket that sends nothing, and whose route tells the own address."""
 
 
 def own_address(peer: str) -> str:
@@ -41,7 +41,7 @@ def waiting(sock: socket.socket, port: int, *, ipv6: bool) -> bool:
 
 
 def say(peer: str, port: int, data: bytes, write: RdmaWrite | None) -> str:
-    """Send one datagram, after ``write``; who sent what to whom.
+    """Send one datagram, after ``write``; returns who sent what to whom, in words.
 
     Raises ``TimeoutError`` where nobody acknowledged it in time, ``RdmaError`` where the write did not succeed.
     """
@@ -62,7 +62,7 @@ def say(peer: str, port: int, data: bytes, write: RdmaWrite | None) -> str:
 
 
 def await_write(sock: socket.socket, write: RdmaWrite, deadline: float) -> None:
-    """Until the kernel tells how it ended. Raises ``RdmaError`` where it failed, and ``TimeoutError``."""
+    """Wait until the kernel tells how a write ended. Raises ``RdmaError`` where it failed, and ``TimeoutError``."""
     status = None
     while status is None:
         sock.settimeout(max(deadline - time.monotonic(), _LOOK_EVERY_S))
@@ -72,7 +72,7 @@ def await_write(sock: socket.socket, write: RdmaWrite, deadline: float) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the arguments say; 0, 1 where the peer did not take it, 2 where it could not be sent."""
+    """Do what the arguments say. Returns 0, 1 where the peer did not take it, 2 where it could not be sent."""
     if len(arguments) not in {4, 5} or arguments[0] != "say":
         sys.stderr.write("usage: python -m rdstool.afrds say ADDRESS PORT TEXT [COOKIE]\n")
         return 2

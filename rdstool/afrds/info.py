@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import socket
+from typing import NamedTuple
 
 from rdstool.afrds import records
 from rdstool.afrds.numbers import SOL_RDS, Info
@@ -38,17 +39,26 @@ def read_table(sock: socket.socket, table: Info) -> list[bytes]:
     raise OSError(errno.ENOSPC, f"the table {table.name} grows faster than it can be read")
 
 
-_DECODERS: dict[str, tuple[Info, Info, Decoder]] = {
-    "connections": (Info.CONNECTIONS, Info.CONNECTIONS6, records.connection),
-    "send_messages": (Info.SEND_MESSAGES, Info.SEND_MESSAGES6, records.message),
-    "retransmit_messages": (Info.RETRANS_MESSAGES, Info.RETRANS_MESSAGES6, records.message),
-    "receive_messages": (Info.RECV_MESSAGES, Info.RECV_MESSAGES6, records.message),
-    "sockets": (Info.SOCKETS, Info.SOCKETS6, records.bound_socket),
-    "tcp_sockets": (Info.TCP_SOCKETS, Info.TCP_SOCKETS6, records.tcp_socket),
-    "ib_connections": (Info.IB_CONNECTIONS, Info.IB_CONNECTIONS6, records.ib_connection),
+class _Table(NamedTuple):
+    """The two options for a table, and what reads its records."""
+
+    ipv4: Info
+    both: Info
+    """Of IPv6, and of IPv4 as ``::ffff:a.b.c.d``."""
+    decode: Decoder
+
+
+_TABLES = {
+    "connections": _Table(Info.CONNECTIONS, Info.CONNECTIONS6, records.connection),
+    "send_messages": _Table(Info.SEND_MESSAGES, Info.SEND_MESSAGES6, records.message),
+    "retransmit_messages": _Table(Info.RETRANS_MESSAGES, Info.RETRANS_MESSAGES6, records.message),
+    "receive_messages": _Table(Info.RECV_MESSAGES, Info.RECV_MESSAGES6, records.message),
+    "sockets": _Table(Info.SOCKETS, Info.SOCKETS6, records.bound_socket),
+    "tcp_sockets": _Table(Info.TCP_SOCKETS, Info.TCP_SOCKETS6, records.tcp_socket),
+    "ib_connections": _Table(Info.IB_CONNECTIONS, Info.IB_CONNECTIONS6, records.ib_connection),
 }
 
-TABLES = tuple(_DECODERS)
+TABLES = tuple(_TABLES)
 """Names of the tables with addresses."""
 
 
@@ -62,9 +72,9 @@ def table(sock: socket.socket, name: str, *, ipv6: bool = False) -> list[Record]
 
     Raises ``KeyError`` for a name that is not in ``TABLES``, ``OSError`` as the kernel does.
     """
-    old, new, decode = _DECODERS[name]
+    known = _TABLES[name]
     size = 16 if ipv6 else 4
-    return [decode(raw, size) for raw in read_table(sock, new if ipv6 else old)]
+    return [known.decode(raw, size) for raw in read_table(sock, known.both if ipv6 else known.ipv4)]
 
 
 def both_families(sock: socket.socket, name: str) -> list[Record]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from multiprocessing.connection import wait
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,10 +62,20 @@ class _Table:
     """Of IP, those of all owners: how many are kept depends on all of them."""
 
 
-_Facts = tuple[Transport, Endpoint, Endpoint, bool, int, bool]
-"""What is known of a stream when it is met: the arguments of ``Stream`` behind its number. Handed on much faster."""
-_News = tuple[Turn, int, _Facts]
-"""A stream by the number that its owner gave it."""
+class _Facts(NamedTuple):
+    """What is known of a stream when it is met: the arguments of ``Stream`` behind its number."""
+
+    transport: Transport
+    a: Endpoint
+    b: Endpoint
+    initiator_known: bool
+    first_frame: int
+    from_start: bool
+
+
+_News = tuple[Turn, int, tuple[Any, ...]]
+"""A stream by the number that its owner gave it, and its ``_Facts``: as a plain tuple, which is pickled in half the
+time."""
 _values = attrgetter(*Coverage.__match_args__)
 
 
@@ -256,9 +266,10 @@ class _Worker:
         return parsed.joined(more), reach
 
     def _note(self, stream: Stream, turn: Turn) -> None:
-        known, first_frame = stream.initiator_known, stream.first_frame
-        facts = stream.transport, stream.a, stream.b, known, first_frame, stream.from_start
-        self._news.append((turn, stream.number, facts))
+        facts = _Facts(
+            stream.transport, stream.a, stream.b, stream.initiator_known, stream.first_frame, stream.from_start
+        )
+        self._news.append((turn, stream.number, tuple(facts)))
 
 
 def _table_bytes(size: int, chunk_bytes: int) -> int:
@@ -294,7 +305,7 @@ class _Numbers:
             (turn, owner, number, facts) for owner, one in enumerate(deliveries) for turn, number, facts in one.news
         ]
         for _, owner, number, facts in sorted(news, key=lambda item: item[:2]):
-            self._enter(owner, number, facts)
+            self._enter(owner, number, _Facts(*facts))
         numbers = [np.array(known) for known in self._number]
         return [
             _renumbered(part, number) for one, number in zip(deliveries, numbers, strict=True) for part in one.parts
@@ -305,7 +316,7 @@ class _Numbers:
         if own_number < len(known):
             number = known[own_number]
             if number >= 0:
-                _, self._streams[number].a, self._streams[number].b, *_ = facts
+                self._streams[number].a, self._streams[number].b = facts.a, facts.b
         elif self._streams.full:
             self._streams.passed_over = True
             known.append(-1)

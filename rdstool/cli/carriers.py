@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rdstool.cli.choices import one_of
 from rdstool.cli.output import note
 from rdstool.errors import UsageError
+from rdstool.transport.ib.names import PROVIDERS, ROCE
 
 if TYPE_CHECKING:
     from rdstool.protocol.kinds import Transport
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 TCP, IB = TRANSPORTS = ("tcp", "ib")
 AUTO = "auto"
 """For listeners both transports, for senders the one by which the peer answers."""
-ROCE, VERBS = PROVIDERS = ("roce", "verbs")
 
 
 def carriers(transport: str, provider: str) -> Sequence[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
 
 from rdstool.errors import UsageError
 
@@ -13,6 +16,16 @@ def one_of(option: str, value: str, known: Iterable[str]) -> str:
     if value not in words:
         raise UsageError(f"{option} {value} is not known: take one of {', '.join(words)}")
     return value
+
+
+def format_option(known: Sequence[str]) -> Any:
+    """``--format``, which takes one of these words; the first is the usual one."""
+    return typer.Option(
+        "--format",
+        metavar="FORM",
+        help=f"One of {', '.join(known)} (default: {known[0]}).",
+        autocompletion=lambda: list(known),
+    )
 
 
 def chosen_format(form: str | None, known: Sequence[str], *, json: bool) -> str:

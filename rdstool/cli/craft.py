@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import AUTO, ROCE, TCP, carrier_named, transport_to
-from rdstool.cli.choices import chosen_format
+from rdstool.cli.carriers import AUTO, TCP, carrier_named, transport_to
+from rdstool.cli.choices import chosen_format, format_option
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
 from rdstool.cli.endpoints import run_job
 from rdstool.cli.exit_codes import ExitCode
@@ -20,6 +20,7 @@ from rdstool.cli.numbers import number_64
 from rdstool.cli.output import Results, error, json_line, note
 from rdstool.cli.places import resolve, source_for
 from rdstool.errors import TransportError, UsageError
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.craft.judge import Line, Match
@@ -71,15 +72,7 @@ def craft(
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print scenarios instead of playing them.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show verdicts only.")] = False,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORM",
-            help=f"One of {', '.join(FORMATS)} (default: {FORMATS[0]}).",
-            autocompletion=lambda: list(FORMATS),
-        ),
-    ] = None,
+    form: Annotated[str | None, format_option(FORMATS)] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object for each thing that happens; the same as --format json.")
     ] = False,

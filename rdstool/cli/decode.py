@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.choices import one_of
+from rdstool.cli.decode_forms import TIME_FORMS, Form, check_fields, form_of, time_form, view_of
 from rdstool.cli.inputs import ENGINES, NATIVE, Files, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import STANDARD_OUTPUT, Results, note, warn
 from rdstool.errors import UsageError
@@ -17,11 +18,8 @@ from rdstool.words import plural
 
 if TYPE_CHECKING:
     from rdstool.cli.showing import Show
-    from rdstool.cli.views import FrameLabel, View
     from rdstool.export.selected import Selected
     from rdstool.filter import Filter
-
-TIME_FORMS = ("relative", "epoch", "delta", "utc", "local")
 
 
 def _complete_fields(incomplete: str) -> list[str]:
@@ -89,12 +87,15 @@ def decode(
       rdstool decode --json -Y 'rds.flags.retransmitted == 1' capture.pcap.gz
     """  # noqa: D301
     from rdstool.cli.showing import Show  # noqa: PLC0415
-    from rdstool.export.times import Clock, TimeForm  # noqa: PLC0415
+    from rdstool.export.times import Clock  # noqa: PLC0415
 
-    _check_forms(verbose=verbose, dump=dump, json=json, csv=csv, parquet=parquet is not None, fields=fields, time=time)
+    form = form_of(verbose=verbose, dump=dump, json=json, csv=csv, parquet=parquet is not None)
+    if fields is not None:
+        check_fields(form)
+    clock = Clock(time_form(form, time, only_fields=fields is not None))
     if digest and fields is not None:
         raise UsageError("--hash is for whole messages; name rds.sha256 among the --fields")
-    if rdma and parquet is not None:
+    if rdma and form is Form.PARQUET:
         raise UsageError("--rdma and --parquet exclude each other: that file is of messages alone")
     one_of("--engine", engine, ENGINES)
     accepted = _accepted(filter_text) if filter_text is not None else None
@@ -120,8 +121,7 @@ def decode(
             results = stack.enter_context(Results(at_once=follow))
             # With several files, each message names its own.
             label = reading.label if len(reading.capture.paths) > 1 else None
-            view = _view(results, verbose=verbose, dump=dump, json=json, csv=csv, chosen=chosen, label=label)
-            show.to(view, reading, results, Clock(TimeForm(time or ("epoch" if csv else "relative"))))
+            show.to(view_of(form, chosen, results, label), reading, results, clock)
     _conclude(reading, show, parquet)
     raise typer.Exit(reading.exit_code())
 
@@ -136,52 +136,6 @@ def _chosen(fields: str) -> list[Selected]:
     from rdstool.export.selected import select  # noqa: PLC0415
 
     return select(fields)
-
-
-def _check_forms(
-    *, verbose: bool, dump: bool, json: bool, csv: bool, parquet: bool, fields: str | None, time: str | None
-) -> None:
-    """Raise ``UsageError`` for options that exclude each other."""
-    forms = {"--json": json, "--csv": csv, "--parquet": parquet, "-V or -x": verbose or dump}
-    wanted = [name for name, given in forms.items() if given]
-    if len(wanted) > 1:
-        raise UsageError(f"{wanted[0]} and {wanted[1]} exclude each other; take one of them")
-    if fields is not None and (verbose or dump or parquet):
-        raise UsageError(f"--fields and {wanted[0]} exclude each other; take one of them")
-    if time is not None:
-        one_of("--time", time, TIME_FORMS)
-    if time is not None and (json or parquet or fields is not None):
-        raise UsageError("--time is for lines and CSV; all else has seconds since 1970")
-
-
-def _view(
-    results: Results,
-    *,
-    verbose: bool,
-    dump: bool,
-    json: bool,
-    csv: bool,
-    chosen: list[Selected],
-    label: FrameLabel | None,
-) -> View:
-    from rdstool.cli import views  # noqa: PLC0415
-
-    if chosen:
-        return views.FieldsView(chosen, None if json else "," if csv else "\t")
-    if json:
-        return views.JsonView(label)
-    if csv:
-        return views.CsvView()
-    from rdstool.cli.hexdump import HexDump  # noqa: PLC0415
-    from rdstool.cli.lines import LineWriter  # noqa: PLC0415
-    from rdstool.cli.tree import TreeWriter  # noqa: PLC0415
-
-    return views.TextView(
-        LineWriter(colour=results.colour, unicode=results.unicode),
-        TreeWriter(unicode=results.unicode) if verbose else None,
-        HexDump(colour=results.colour) if dump else None,
-        label,
-    )
 
 
 def _to_parquet(reading: Reading, show: Show, path: Path, stack: ExitStack) -> None:

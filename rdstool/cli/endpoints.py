@@ -8,7 +8,6 @@ raise typer.Exit(run_node(Node(address, options=options), job))
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from rdstool.cli.cycles import search_as_usual
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import PROGRAM, error, one_line
 from rdstool.errors import TransportError, first_of
@@ -23,8 +23,6 @@ from rdstool.errors import TransportError, first_of
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node
 
-COLLECT_AFTER = 700
-"""Objects between two searches for cycles while a node runs; Python's own value."""
 TRYING_ON_S = 5.0
 """Between two notes that a peer cannot be reached."""
 
@@ -99,7 +97,7 @@ def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[E
                 stack.push_async_callback(end, node)
                 Notices(node)
                 if node is not nodes[0]:
-                    node.core.record_with(nodes[0].core)
+                    nodes[0].core.share_recording(node.core)
             return await job(nodes)
 
     code = run_job(whole)
@@ -111,9 +109,7 @@ def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
 
     Of tasks that fail together it raises the first error.
     """
-    # Peers come and go for as long as a node runs, and what is forgotten of them refers to itself: it is looked for as
-    # often as in any program, not as seldom as in a command that reads a file.
-    gc.set_threshold(COLLECT_AFTER)
+    search_as_usual()
 
     async def whole() -> ExitCode:
         task = asyncio.current_task()

@@ -11,7 +11,7 @@ from rdstool.protocol.addresses import canonical
 
 Record = dict[str, Any]
 ADDRESS_WIDTH = 15
-"""Of a column with IPv4 addresses; longer addresses widen it."""
+"""Width of a column of addresses. It fits IPv4; longer addresses widen it."""
 FLAGS = "scCE"
 """Sending, connecting, connected, and on UEK error: bits 1, 2, 4, 8."""
 _TCP_SEQUENCES = 1 << 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import AUTO, IB, ROCE, TCP, carriers
+from rdstool.cli.carriers import AUTO, IB, TCP, carriers
 from rdstool.cli.echo import Echo
 from rdstool.cli.endpoints import log_to_stderr, run_nodes
 from rdstool.cli.exit_codes import ExitCode
@@ -30,10 +30,11 @@ from rdstool.cli.node_options import (
     node_options,
     settings,
 )
-from rdstool.cli.numbers import byte_count
+from rdstool.cli.numbers import DURATION, byte_count, time_limit
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.places import Place, place
 from rdstool.errors import TransportError, UsageError
+from rdstool.transport.ib.names import ROCE
 from rdstool.words import plural
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def listen(
             metavar="N", min=0.001, help="Read N messages a second at most, as a slow program that gets congested."
         ),
     ] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Stop after that time.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar=DURATION, help="Stop after that time.")] = None,
     offer: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +144,7 @@ def listen(
         raise UsageError("--raw writes payloads to standard output: leave out --json and --quiet")
     if json and quiet:
         raise UsageError("--quiet shows no messages: leave it out, or --json")
+    timeout_s = time_limit(timeout) if timeout is not None else None
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     memory = offered(offer, transport) if offer is not None else None
@@ -166,7 +168,7 @@ def listen(
             elif not quiet:
                 results.write(arrival.line() + "\n")
 
-        job = _Job(places, show, count, echo=echo, rate=rate, timeout=timeout, memory=memory)
+        job = _Job(places, show, count=count, echo=echo, rate=rate, timeout_s=timeout_s, memory=memory)
         own = tuple(dict.fromkeys(each.address for each in places))
         code = run_nodes([Node(*own, options=each) for each in options], job.run)
     if memory is not None and directory is not None:
@@ -182,31 +184,15 @@ class _Job:
 
     places: list[Place]
     show: Callable[[Arrival], None]
+    _: KW_ONLY
     count: int | None
     echo: bool
     rate: float | None
-    timeout: float | None
+    timeout_s: float | None
     memory: bytearray | None
-    total: Total
-    echoes: list[Echo]
+    total: Total = field(default_factory=Total)
+    echoes: list[Echo] = field(default_factory=list)
     """One for each socket, where messages are sent back."""
-
-    def __init__(
-        self,
-        places: list[Place],
-        show: Callable[[Arrival], None],
-        count: int | None,
-        *,
-        echo: bool,
-        rate: float | None,
-        timeout: float | None,
-        memory: bytearray | None,
-    ) -> None:
-        self.memory = memory
-        self.places, self.show, self.count = places, show, count
-        self.echo, self.rate, self.timeout = echo, rate, timeout
-        self.total = Total()
-        self.echoes = []
 
     async def run(self, nodes: Sequence[Node]) -> ExitCode:
         """Read until there is enough. Each place has one socket on each node, all with the same port."""
@@ -223,7 +209,7 @@ class _Job:
                 cookie = sock.offer_memory(self.memory)
                 note(f"{plural(len(self.memory), 'byte')} of memory at {sock.getsockname()[0]}, cookie {cookie:#x}")
         try:
-            async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(self.timeout_s), asyncio.TaskGroup() as group:
                 readers = [
                     group.create_task(self._read(sock, echo, lambda: _cancel(readers)))
                     for sock, echo in zip_longest(sockets, self.echoes)
@@ -277,20 +263,26 @@ def offered(text: str, transport: str) -> bytearray:
 
 def preview(data: bytes) -> str:
     """The beginning of a payload: text in quotes where it is text, else hexadecimal digits."""
-    head = data[:PREVIEW_BYTES]
-    more = " …" if len(data) > len(head) else ""
-    if not head:
+    if not data:
         return ""
+    head = data[:PREVIEW_BYTES]
+    text = _text_of(head, is_cut=len(head) < len(data))
+    if text is None:
+        head = data[: PREVIEW_BYTES // 2]  # two digits each
+    shown = head.hex() if text is None else f'"{text}"'
+    return shown if len(head) == len(data) else f"{shown} …"
+
+
+def _text_of(head: bytes, *, is_cut: bool) -> str | None:
+    """The bytes as text; None where they are not text that can be printed."""
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as problem:
         # A character that the cut has split is no reason to call it binary.
-        if problem.start < len(head) - 3 or len(data) == len(head):
-            return head[: PREVIEW_BYTES // 2].hex() + (" …" if len(data) > PREVIEW_BYTES // 2 else "")
+        if not is_cut or problem.start < len(head) - 3:
+            return None
         text = head[: problem.start].decode("utf-8")
-    if not text.isprintable():
-        return head[: PREVIEW_BYTES // 2].hex() + (" …" if len(data) > PREVIEW_BYTES // 2 else "")
-    return f'"{text}"{more}'
+    return text if text.isprintable() else None
 
 
 def _write(directory: Path, arrival: Arrival) -> None:

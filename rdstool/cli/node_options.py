@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import AUTO, PROVIDERS, ROCE, TCP, TRANSPORTS, carrier_named
+from rdstool.cli.carriers import AUTO, TCP, TRANSPORTS, carrier_named
 from rdstool.cli.choices import one_of
 from rdstool.cli.output import STANDARD_OUTPUT
 from rdstool.errors import UsageError
+from rdstool.protocol.profile import PROFILES
+from rdstool.transport.ib.names import PROVIDERS, ROCE
 
 if TYPE_CHECKING:
     from rdstool.endpoint.core import NodeOptions
     from rdstool.protocol.config import Settings
 
 
-PROFILES = ("linux-7", "linux-6", "uek", "single-path")
-DEFAULT_PROFILE = PROFILES[0]
+DEFAULT_PROFILE = next(iter(PROFILES))
 
 
 def _named_file(path: Path | None) -> Path | None:
@@ -122,10 +123,9 @@ def node_options(
 ) -> NodeOptions:
     """How a command's node runs. Raises ``UsageError`` where there is no such profile, transport or provider."""
     from rdstool.endpoint.core import NodeOptions  # noqa: PLC0415
-    from rdstool.protocol.profile import PROFILES as KNOWN  # noqa: PLC0415
 
-    one_of("--profile", profile, KNOWN)
+    one_of("--profile", profile, PROFILES)
     carrier = carrier_named(transport, provider, pcap)
     return NodeOptions(
-        settings_of_node, profile=KNOWN[profile], transport=carrier, provider=provider, pcap=pcap, control=True
+        settings_of_node, profile=PROFILES[profile], transport=carrier, provider=provider, pcap=pcap, control=True
     )

@@ -1,13 +1,12 @@
-"""Numbers on the command line: bytes, times, and numbers of 64 bits."""
+"""Numbers on the command line: bytes, durations, and numbers of 64 bits."""
 
 from __future__ import annotations
 
-import re
-
+from rdstool.durations import seconds_of
 from rdstool.errors import UsageError
 
-_UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "usec": 1e-6}
-_DURATION = re.compile(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)")
+DURATION = "TIME"
+"""What help texts call the value of every option that takes a duration."""
 
 
 def byte_count(text: str, option: str) -> int:
@@ -20,12 +19,28 @@ def byte_count(text: str, option: str) -> int:
     return int(digits) * factor
 
 
-def duration(text: str) -> float:
-    """Seconds of ``1``, ``0.5s``, ``20ms``, ``100usec``. Raises ``UsageError``."""
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None or found[2] not in _UNITS:
-        raise UsageError(f"{text!r} is not a time: write 1, 0.5s, 20ms or 100us")
-    return float(found[1]) * _UNITS[found[2]]
+def duration(text: str, option: str) -> float:
+    """The seconds of a duration, which may be 0. Raises ``UsageError``, which begins with ``option``."""
+    try:
+        return seconds_of(text)
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is not a duration: write seconds, or 500ms, 2s, 1m") from None
+
+
+def time_limit(text: str, option: str = "--timeout") -> float:
+    """The seconds after which something is given up, more than 0. Raises ``UsageError``, as ``duration``."""
+    seconds = duration(text, option)
+    if not seconds:
+        raise UsageError(f"{option} {text} leaves no time: write seconds, or 500ms, 2s, 1m")
+    return seconds
+
+
+def whole_seconds(text: str, option: str) -> int:
+    """A duration that is told to a program that counts in seconds. Raises ``UsageError``, as ``duration``."""
+    seconds = duration(text, option)
+    if not seconds.is_integer():
+        raise UsageError(f"{option}: {text} is not a whole number of seconds")
+    return int(seconds)
 
 
 def number_64(text: str, what: str) -> int:

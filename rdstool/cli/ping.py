@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import ROCE, TCP, transport_to
+from rdstool.cli.carriers import TCP, transport_to
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.node_options import (
@@ -23,11 +23,11 @@ from rdstool.cli.node_options import (
     node_options,
     settings,
 )
-from rdstool.cli.numbers import duration
+from rdstool.cli.numbers import DURATION, duration, time_limit
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.places import resolve, source_for
-from rdstool.errors import UsageError
 from rdstool.protocol import events
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node
@@ -48,14 +48,14 @@ def ping(
     interval: Annotated[
         str,
         typer.Option(
-            "--interval", "-i", metavar="TIME", help="Between two pings: 0.5, 500ms, 100us; 0: as answers come."
+            "--interval", "-i", metavar=DURATION, help="Between two pings: 0.5, 500ms, 100us; 0: as answers come."
         ),
     ] = "1s",
     tos: Annotated[
         int, typer.Option("--tos", "-Q", metavar="N", min=0, max=255, help="Type of service; TCP knows only one.")
     ] = 0,
     timeout: Annotated[
-        str, typer.Option("--timeout", "-W", metavar="TIME", help="How long each answer is waited for.")
+        str, typer.Option("--timeout", "-W", metavar=DURATION, help="How long each answer is waited for.")
     ] = "10s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the last is the summary.")] = False,
     transport: TransportName = TCP,
@@ -80,10 +80,8 @@ def ping(
     peer = resolve(destination)
     own = resolve(source) if source is not None else source_for(peer, transport)
     transport = transport_to(transport, [peer], own, provider)
-    interval_s = duration(interval)
-    timeout_s = duration(timeout)
-    if not timeout_s:
-        raise UsageError("--timeout 0 would wait for no answer")
+    interval_s = duration(interval, "--interval")
+    timeout_s = time_limit(timeout)
     options = node_options(
         settings(assignments, paths=paths), profile=profile, pcap=pcap, transport=transport, provider=provider
     )

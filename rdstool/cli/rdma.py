@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import IB, ROCE
+from rdstool.cli.carriers import IB
 from rdstool.cli.commands import Commands
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.node_options import Pcap, ProviderName, Verbose, node_options, settings
-from rdstool.cli.numbers import number_64
+from rdstool.cli.numbers import DURATION, number_64, time_limit
 from rdstool.cli.output import Results, note
 from rdstool.cli.places import place, resolve, source_for
 from rdstool.errors import UsageError
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
@@ -32,7 +33,7 @@ Source = Annotated[
     str | None,
     typer.Option("--from", "-I", metavar="ADDR", help="Own address (default: the one that routes to the peer)."),
 ]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up after that time.")]
+Timeout = Annotated[str, typer.Option(metavar=DURATION, help="Give up after that time.")]
 
 
 @app.command("write")
@@ -42,7 +43,7 @@ def write(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What to write; - is standard input.")],
     offset: Offset = 0,
     source: Source = None,
-    timeout: Timeout = 10.0,
+    timeout: Timeout = "10s",
     provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
@@ -70,7 +71,7 @@ def read(
     length: Annotated[int, typer.Argument(metavar="BYTES", min=1, help="How much to read.")],
     offset: Offset = 0,
     source: Source = None,
-    timeout: Timeout = 10.0,
+    timeout: Timeout = "10s",
     provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
@@ -109,7 +110,7 @@ def atomic(
     swap_mask: Annotated[str, typer.Option(metavar="BITS", help="Replace only these bits.")] = "0xffffffffffffffff",
     offset: Offset = 0,
     source: Source = None,
-    timeout: Timeout = 10.0,
+    timeout: Timeout = "10s",
     provider: ProviderName = ROCE,
     pcap: Pcap = None,
     verbose: Verbose = False,
@@ -145,7 +146,7 @@ def atomic(
 def _run(
     peer: str,
     source: str | None,
-    timeout: float | None,
+    timeout: str,
     provider: str,
     pcap: Path | None,
     job: Callable[[AsyncSocket, tuple[str, int]], Awaitable[None]],
@@ -154,6 +155,7 @@ def _run(
 ) -> None:
     """Run one operation on a node of its own; leaves with the status where it did not end."""
     to = place(peer)
+    timeout_s = time_limit(timeout)
     own = resolve(source) if source is not None else source_for(to.address, IB)
     log_to_stderr(verbose=verbose)
     from rdstool.endpoint.node import Node  # noqa: PLC0415
@@ -162,10 +164,10 @@ def _run(
     async def whole(node: Node) -> ExitCode:
         sock = node.socket(0)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout_s):
                 await job(sock, to)
         except TimeoutError:
-            note(f"{to.address} did not answer within {timeout:g} s: does it offer memory over RoCE?")
+            note(f"{to.address} did not answer within {timeout_s:g} s: does it offer memory over RoCE?")
             return ExitCode.PROBLEMS
         except RdmaError as problem:
             note(f"{to.address}: {problem}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import ROCE, TCP, transport_to
+from rdstool.cli.carriers import TCP, transport_to
 from rdstool.cli.copies import Copies
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
@@ -30,6 +30,7 @@ from rdstool.cli.node_options import (
     node_options,
     settings,
 )
+from rdstool.cli.numbers import DURATION, time_limit
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, sizes, stdin_lines
 from rdstool.cli.places import DEFAULT_PORT, Place, place, source_for
@@ -38,6 +39,7 @@ from rdstool.protocol import events
 from rdstool.protocol.addresses import same_family
 from rdstool.protocol.names import checked_host
 from rdstool.protocol.reasons import SendStatus
+from rdstool.transport.ib.names import ROCE
 from rdstool.words import plural
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def send(
         int, typer.Option(metavar="N", min=1, max=MAX_SOCKETS, help="Send from N sockets in turn, to each destination.")
     ] = 1,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0.001, help="Give up what is not acknowledged by then.")
+        str | None, typer.Option(metavar=DURATION, help="Give up what is not acknowledged by then.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON object a destination.")] = False,
     transport: TransportName = TCP,
@@ -159,6 +161,7 @@ def send(
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
     if count is not None and (message or file):
         raise UsageError("--count is for made-up messages; leave it out, or --message and --file")
+    timeout_s = time_limit(timeout) if timeout is not None else None
     wanted = sizes(size, distribution)
     transport = transport_to(transport, [each.address for each in places], own.address, provider)
     buffer = sndbuf or SEND_BUFFER_BYTES
@@ -185,7 +188,7 @@ def send(
         def ended(tally: Tally) -> None:
             results.write(json_line(tally.as_dict()) if json else tally.line() + "\n")
 
-        job = _Job(places, own, sockets, wanted_messages, rate, timeout, ended)
+        job = _Job(places, own, sockets, wanted_messages, rate, timeout_s, ended)
         code = run_node(Node(own.address, options=options), job.run)
     raise typer.Exit(code)
 
@@ -209,7 +212,7 @@ class _Job:
     messages: Callable[[], Iterable[bytes]] | None
     """None for the lines of standard input."""
     rate: float | None
-    timeout: float | None
+    timeout_s: float | None
     ended: Callable[[Tally], None]
     """Is told of each destination when all is done there, or given up."""
     tallies: list[Tally] = field(default_factory=list)
@@ -235,12 +238,12 @@ class _Job:
         # Answers are nobody's here, but unread they would congest the port.
         readers = [asyncio.create_task(_read_away(sock)) for sock in dict.fromkeys(chain(*sockets))]
         try:
-            async with asyncio.timeout(self.timeout), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(self.timeout_s), asyncio.TaskGroup() as group:
                 began = asyncio.get_running_loop().time()
                 for number, source in enumerate(sources):
                     tasks.append(group.create_task(self._serve(number, sockets[number], source, began)))
         except TimeoutError:
-            note(f"gave up after {self.timeout:g} s")
+            note(f"gave up after {self.timeout_s:g} s")
         finally:
             for reader in readers:
                 reader.cancel()

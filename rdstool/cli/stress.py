@@ -13,7 +13,7 @@ import typer
 
 from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
-from rdstool.cli.carriers import IB, ROCE, TCP, transport_to
+from rdstool.cli.carriers import IB, TCP, transport_to
 from rdstool.cli.endpoints import Notices, log_to_stderr, run_job
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.node_options import (
@@ -27,11 +27,12 @@ from rdstool.cli.node_options import (
     node_options,
     settings,
 )
-from rdstool.cli.numbers import byte_count
+from rdstool.cli.numbers import DURATION, byte_count, time_limit, whole_seconds
 from rdstool.cli.output import Results, error, note
 from rdstool.cli.places import resolve, source_for
 from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View, described
 from rdstool.errors import UsageError
+from rdstool.transport.ib.names import ROCE
 
 if TYPE_CHECKING:
     from rdstool.endpoint.node import Node
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from rdstool.stress.parameters import Parameters
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - where the passive side listens for the control channel, as rds-stress does
-PATIENCE_S = 30.0
 LEAST_BUFFER_BYTES = 4 << 20
 """SO_SNDBUF and SO_RCVBUF at least: what the peer's TCP has acknowledged is learnt with some delay."""
 
@@ -74,10 +74,15 @@ def stress(
     tasks: Annotated[
         int, typer.Option("--tasks", "-t", metavar="N", help="Tasks of each side; each talks to all of the other.")
     ] = 1,
-    seconds: Annotated[
-        int,
-        typer.Option("--time", "-T", metavar="SECONDS", min=0, help="How long, from the first message; 0 is for ever."),
-    ] = 0,
+    time: Annotated[
+        str,
+        typer.Option(
+            "--time",
+            "-T",
+            metavar=DURATION,
+            help="How long, from the first message, in whole seconds; 0 is for ever.",
+        ),
+    ] = "0",
     tos: Annotated[int, typer.Option("--tos", "-Q", metavar="N", help="Type of service that the peer is told.")] = 0,
     verify: Annotated[
         bool, typer.Option("--verify", "-v", help="Fill messages with a pattern, and compare all that comes.")
@@ -134,9 +139,7 @@ def stress(
     rdma_key_o_meter: Annotated[
         bool, typer.Option("--rdma-key-o-meter", help="Tell how often keys of memory are used again.")
     ] = False,
-    timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="Fail when nothing has come for so long.")
-    ] = PATIENCE_S,
+    timeout: Annotated[str, typer.Option(metavar=DURATION, help="Fail when nothing has come for so long.")] = "30s",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a second, and one for the summary.")] = False,
     transport: TransportName = TCP,
     provider: ProviderName = ROCE,
@@ -179,7 +182,7 @@ def stress(
         ack_bytes=byte_count(ack_bytes, "--ack-bytes"),
         port=port,
         tasks=tasks,
-        seconds=seconds,
+        seconds=whole_seconds(time, "--time"),
         verify=verify,
         simplex=one_way,
         tos=tos,
@@ -187,6 +190,7 @@ def stress(
         show=show_params,
         real_time=real_time,
     )
+    patience_s = time_limit(timeout)
     settings(assignments, paths=paths)  # complain before anything is started
     log_to_stderr(verbose=verbose)
     if real_time:
@@ -214,7 +218,7 @@ def stress(
             own=resolve_ipv4(recv_addr) if recv_addr is not None else None,
             peer=resolve_ipv4(send_addr) if send_addr is not None else None,
             retries=connect_retries,
-            patience_s=timeout,
+            patience_s=patience_s,
             whole_machine=report_cpu,
             outlier_us=show_outliers,
             each_second=not report_summary,

@@ -13,8 +13,8 @@ from rdstool.cli.output import Results, json_line
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rdstool.stress.counters import Interval, Summary
     from rdstool.stress.parameters import Parameters
+    from rdstool.stress.watch import Interval, Summary
 
 SHOWN_INTERVALS = 15
 """Seconds that the live table goes back."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.choices import chosen_format
+from rdstool.cli.choices import chosen_format, format_option
 from rdstool.cli.inputs import FILES, Follow, Jobs, Reading, TcpChecksums, TcpPorts, open_inputs
 from rdstool.cli.output import Results, json_line, note, warn
 from rdstool.errors import UsageError
@@ -36,15 +36,7 @@ def _complete_rules(incomplete: str) -> list[str]:
 
 def validate(
     files: Annotated[list[Path] | None, FILES] = None,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORM",
-            help=f"One of {', '.join(FORMATS)} (default: {FORMATS[0]}).",
-            autocompletion=lambda: list(FORMATS),
-        ),
-    ] = None,
+    form: Annotated[str | None, format_option(FORMATS)] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line; the same as --format json.")] = False,
     select: Annotated[
         list[str] | None,

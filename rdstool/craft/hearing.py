@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from time import monotonic
 
 from dissectors.wire.extensions import parse_extensions
 from dissectors.wire.rds import RdsHeader
 from rdstool.craft.scenario import EXTENSION_FIELDS
 
 KEPT_MESSAGES = 10_000
-"""What a peer did and nobody has asked for yet; further things are counted only."""
+"""Things that a peer did and that no step has asked for yet. Beyond this the oldest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,6 @@ class Came:
 
     what: str
     """One of the language's ``outcomes``."""
-    time: float
     header: RdsHeader | None = None
     values: Mapping[str, int] = field(default_factory=dict)
     """What an answer without such a header has in it."""
@@ -72,7 +70,7 @@ class Hearing:
 
     def tell(self, what: str, header: RdsHeader | None = None, values: Mapping[str, int] | None = None) -> None:
         """Something has come."""
-        came = Came(what, monotonic(), header, values or {})
+        came = Came(what, header, values or {})
         self.inbox.append(came)
         self._news(self, came)
 

@@ -19,7 +19,7 @@ from rdstool.craft.ib_line import Line
 from rdstool.craft.ib_packets import SEQUENCE_ERROR, Packets
 from rdstool.craft.judge import Match, sent_words
 from rdstool.craft.scenario import ACCEPTED, MESSAGES, NAK, REJECTED, REMOTE, Action, Expect, Scenario, Send
-from rdstool.craft.stage import connection_of
+from rdstool.craft.stage import Crowd, connection_of
 from rdstool.errors import UsageError
 from rdstool.protocol.ib.header import FRAME_BYTES
 from rdstool.protocol.ib.memory import Access
@@ -37,11 +37,11 @@ SENDS_AHEAD = 256
 STALL_S = 5.0
 """How long the peer may take no frame, before we go on with the next step."""
 ASK_AGAIN_S = 0.05, 0.5
-"""At least and at most so long after a request was refused that may have crossed the peer's own."""
+"""Least and longest wait before a request is made again. It was refused because it may have crossed the peer's own."""
 
 
 class IbStage:
-    """Implements ``stage.Stage``. ``news`` is called where something happened that is no connection's."""
+    """Implements ``stage.Stage``. ``news`` is called for what does not happen on the connection of a path."""
 
     crossed = False
     """A request that crosses another is refused, and made again."""
@@ -282,16 +282,16 @@ class IbStage:
         return True
 
     async def incoming(self, step: Expect) -> str:
-        """None comes: the requests of the peer are refused."""
+        """Raise ``UsageError``: the peer's requests are refused, so no connection of it can be waited for."""
         raise UsageError(f"{self._scenario.file}:{step.line}: no connection of the peer is taken over InfiniBand")
 
-    def crowd(self) -> tuple[int, int]:
-        """Connections that are open or asked for, and all."""
-        return sum(line.ended is None for line in self._crowd), len(self._crowd)
+    def crowd(self) -> Crowd:
+        """What has become of the connections; one that is not answered yet counts as open."""
+        return Crowd(sum(line.ended is None for line in self._crowd), len(self._crowd))
 
 
 def _numbered(step: Send, sequence: int) -> dict[str, Any]:
-    """What the scenario says of a message, where it says a number that of one of several."""
+    """What the scenario says of one message of several: where it gives a sequence number, that of this message."""
     values = dict(step.values)
     if "sequence" in values:
         values["sequence"] = sequence

@@ -1,4 +1,4 @@
-"""What of a peer's doing meets an expectation, and how that is told."""
+"""Whether what a peer does meets an expectation, and how that is told."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dissectors.wire.rds import Flags
 from rdstool.craft.hearing import Came
 from rdstool.craft.scenario import ENDS, SILENCE, Action, Expect, Scenario, Send, Strictness
 from rdstool.protocol.kinds import Transport
+from rdstool.transport.ib.names import ROCE
 from rdstool.transport.tcp.sockets import MakeSocket
 
 _UNASKED = frozenset({"congestion", "probe"})
-"""What every peer sends by itself: no answer to anything."""
+"""What every peer sends without being asked: it breaks no silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Verdict:
 
     scenario: Scenario
     difference: str = ""
-    """What the peer did otherwise; nothing where it did as it may."""
+    """What the peer did otherwise; empty where it kept to the scenario."""
     line: int = 0
     """The step that showed it."""
     lines: list[Line] = field(default_factory=list)
@@ -55,11 +56,11 @@ class Match:
     own: str
     peer: str
     seed: int
-    """Of the generation number, and of source ports: every run is to be one of a freshly started host."""
+    """Generation number and source ports are drawn from it: in every run we are to look like a host just started."""
     patience: float = 1.0
     """Factor for the time that the peer is given to act; silence is as long as the scenario says."""
     transport: Transport = Transport.TCP
-    provider: str = "roce"
+    provider: str = ROCE
     """Provider of InfiniBand."""
     cookie: int | None = None
     """Of memory that the peer offers, for scenarios that use it."""
@@ -101,7 +102,7 @@ def meets(came: Came, step: Expect, seen: Seen) -> bool:
 
 
 def _mismatch(came: Came, step: Expect) -> str:
-    """What is otherwise in a message; nothing where it is as expected."""
+    """What is otherwise in a message; empty where it is as expected."""
     wrong = [
         f"{name} {came.field(name)} instead of {value}"
         for name, value in step.fields.items()

@@ -15,12 +15,15 @@ _FOLDER = files("rdstool.craft") / "scenarios"
 
 
 def names() -> list[str]:
-    """Those that come with rdstool."""
+    """Names of the scenarios that come with rdstool, in alphabetical order."""
     return sorted(each.name.removesuffix(SUFFIX) for each in _FOLDER.iterdir() if each.name.endswith(SUFFIX))
 
 
 def text_of(name: str) -> tuple[str, str]:
-    """What to call it in messages, and the text: of a scenario by name, or of a file. Raises ``UsageError``."""
+    """The file's name for messages, and its text: of a scenario that comes with rdstool, or of a file of the user.
+
+    Raises ``UsageError``.
+    """
     if name.endswith(SUFFIX) or "/" in name:
         try:
             return name, Path(name).read_text(encoding="utf-8")

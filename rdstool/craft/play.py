@@ -14,6 +14,7 @@ from rdstool.errors import UsageError
 from rdstool.protocol.addresses import rank, same_family
 from rdstool.protocol.kinds import Transport
 from rdstool.transport.base import Tap
+from rdstool.transport.ib.names import ROCE
 
 KEPT_LINES = 1000
 """Lines that are kept of one scenario; a flood would bring any number."""
@@ -61,13 +62,15 @@ def check(scenario: Scenario, match: Match) -> None:
 
 def _check_infiniband(scenario: Scenario, match: Match) -> None:
     sends = [step for step in scenario.steps if isinstance(step, Send)]
-    if match.provider != "roce" and any(step.action is Action.PACKET for step in sends):
-        raise UsageError(f"{scenario.id} sends single packets: it is for --provider roce")
+    if match.provider != ROCE and any(step.action is Action.PACKET for step in sends):
+        raise UsageError(f"{scenario.id} sends single packets: it is for --provider {ROCE}")
     if match.cookie is None and any(step.values.get("rkey") == OFFERED for step in sends):
         raise UsageError(f"{scenario.id} uses memory that the peer offers: name it with --cookie")
 
 
 class _Player:
+    """One attempt at a scenario."""
+
     def __init__(self, scenario: Scenario, match: Match, tap: Tap | None, tell: Callable[[Line], None]) -> None:
         self.verdict = Verdict(scenario)
         self._scenario = scenario
@@ -166,11 +169,11 @@ class _Player:
         assert step.at_most is not None
         while True:
             self._news.clear()
-            still_open, asked_for = self.stage.crowd()
-            if still_open <= step.at_most:
-                return f"{still_open} of {asked_for} connections are open"
+            crowd = self.stage.crowd()
+            if crowd.open <= step.at_most:
+                return f"{crowd.open} of {crowd.asked_for} connections are open"
             if not await self._anything_until(deadline):
-                raise Differs(f"{still_open} connections are open after {step.within_s:g} s")
+                raise Differs(f"{crowd.open} connections are open after {step.within_s:g} s")
 
     # ---- Telling
 

@@ -6,6 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from dissectors.wire.rds import MAX_PATHS
@@ -25,6 +26,7 @@ from rdstool.craft.scenario import (
     Step,
     Strictness,
 )
+from rdstool.durations import seconds_of
 from rdstool.errors import UsageError
 from rdstool.protocol.kinds import Transport
 
@@ -42,8 +44,6 @@ SILENCE_S = 1.0
 _TOP = {"id", "title", "requirement", "source", "strictness", "transport", "role", "ports", "paths", "step"}
 _EXPECT = {IN, "path", "within", "count", "at_most"}
 _TRANSPORTS = {each.label: each for each in Transport}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min)")
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0}
 _STEP_HEAD = re.compile(r"\s*\[\[\s*step\s*\]\]")
 
 
@@ -203,8 +203,9 @@ class Reader:
 
     def _seconds(self, step: Mapping[str, Any], key: str, default: float) -> float:
         value = step.get(key, default)
-        if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
-            value = float(found[1]) * _UNITS[found[2]]
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = seconds_of(value)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
             self._fail(f'{key} is {value!r}: write a duration as "10 ms" or "2 s", {MAX_SECONDS:g} s at most', key)
         return float(value)

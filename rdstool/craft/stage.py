@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rdstool.craft.hearing import Came, Hearing
 from rdstool.craft.scenario import Expect, Send
 from rdstool.errors import UsageError
+
+
+class Crowd(NamedTuple):
+    """Connections that a scenario made at once, to see how many the peer keeps."""
+
+    open: int
+    asked_for: int
 
 
 class Stage(Protocol):
@@ -21,19 +28,19 @@ class Stage(Protocol):
         """Take what the peer begins, and leave nothing open."""
 
     async def act(self, step: Send) -> str:
-        """Do a step of ours; what was done, in words. Raises ``TransportError`` where the peer is not there at all."""
+        """Do a step of ours; returns what was done, in words. Raises ``TransportError`` where no peer answers."""
 
     def heard(self, path: str) -> Hearing | None:
         """What comes on the connection of a path; None before there is one."""
 
     def excused(self, step: Expect, came: Came) -> bool:
-        """True where ``came`` says nothing about ``step``, and something was done that it may come right."""
+        """True where ``came`` says nothing about ``step``: the stage has tried again what led to it."""
 
     async def incoming(self, step: Expect) -> str:
-        """Wait for a connection of the peer; it in words."""
+        """Wait for a connection of the peer; returns it in words."""
 
-    def crowd(self) -> tuple[int, int]:
-        """Connections of the crowd that are open, and all that were asked for."""
+    def crowd(self) -> Crowd:
+        """What has become of the connections of CROWD steps."""
 
 
 def connection_of(stage: Stage, file: str, step: Send | Expect) -> Hearing:

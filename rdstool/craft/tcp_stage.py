@@ -16,7 +16,7 @@ from rdstool.craft.build import Builder, raw_bytes
 from rdstool.craft.hearing import Came, Hear, Hearing
 from rdstool.craft.judge import Match, sent_words
 from rdstool.craft.scenario import MESSAGES, Action, Expect, Role, Scenario, Send
-from rdstool.craft.stage import connection_of
+from rdstool.craft.stage import Crowd, connection_of
 from rdstool.craft.wire import Wire
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol.config import Settings
@@ -35,11 +35,11 @@ _SEQUENCE_BYTES = 8
 
 
 class TcpStage:
-    """Implements ``stage.Stage``. ``news`` is called where something happened that is no connection's."""
+    """Implements ``stage.Stage``. ``news`` is called for what does not happen on the connection of a path."""
 
     def __init__(self, scenario: Scenario, match: Match, hear: Hear, news: Callable[[], None], tap: Tap | None) -> None:
         self.crossed = False
-        """The peer connected although it is the larger one, since we did."""
+        """The peer has connected since we did, although its address is the larger one."""
         self._scenario = scenario
         self._match = match
         self._hear = hear
@@ -176,7 +176,7 @@ class TcpStage:
             raise
 
     async def _gather(self, step: Send) -> str:
-        """Open many connections; what the peer refuses or ends is counted when it is asked for."""
+        """Open many connections. How many of them the peer refuses or ends, ``crowd`` tells later."""
         _allow_files(step.count + SPARE_FILES)
         path = self._scenario.paths[step.path]
         limit = asyncio.Semaphore(DIALS_AT_ONCE)
@@ -253,7 +253,7 @@ class TcpStage:
         return self._wires.get(path)
 
     def excused(self, _step: Expect, _came: Came) -> bool:
-        """Nothing is: a scenario that was crossed is played again."""
+        """False: over TCP a scenario that the peer has crossed is played again as a whole."""
         return False
 
     async def incoming(self, step: Expect) -> str:
@@ -263,9 +263,9 @@ class TcpStage:
         self._wires[step.path] = wire
         return f"connection {wire.describe()}"
 
-    def crowd(self) -> tuple[int, int]:
-        """Connections that are open, and all."""
-        return sum(wire.ended is None for wire in self._crowd), len(self._crowd) + self._refused
+    def crowd(self) -> Crowd:
+        """What has become of the connections; those that were refused at once were asked for too."""
+        return Crowd(sum(wire.ended is None for wire in self._crowd), len(self._crowd) + self._refused)
 
 
 def _numbered(message: bytes, first: int, step: Send) -> Iterator[bytes]:

@@ -152,7 +152,7 @@ class SocketBase:
         return self._inner.tos
 
     def cancel_sent_to(self, address: Address) -> int:
-        """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; gives how many messages."""
+        """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; returns how many messages."""
         with self._driver.lock:
             count = self._inner.cancel_sent_to(*given(address))
             self._driver.kick()
@@ -167,7 +167,7 @@ class SocketBase:
 
         With ``destination`` RDS_GET_MR_FOR_DEST, which does the same in the kernel too: it keeps nobody else away.
 
-        Gives the cookie. Tell it to a peer with ``control=[RdmaDest(cookie)]``, or in any other way. Raises
+        Returns the cookie. Tell it to a peer with ``control=[RdmaDest(cookie)]``, or in any other way. Raises
         ``SocketError``: ENOTCONN, EOPNOTSUPP over TCP, EMSGSIZE above 1 MiB, EINVAL where the destination is none.
         """
         if destination is not None:
@@ -225,17 +225,17 @@ class SocketBase:
 
 
 def given(address: Address) -> Address:
-    """An address that a program gave, as the engine takes it."""
+    """An address in the form that the engine takes; programs may give longer ones, as IPv6 has them."""
     return address if len(address) == 2 else (host_of(address), address[1])
 
 
 def was_closed() -> SocketError:
-    """What a call on a closed socket gives."""
+    """The error of a call on a closed socket."""
     return SocketError(errno.EBADF, "the socket was closed")
 
 
 def not_bound() -> SocketError:
-    """What waiting on a socket without address and port gives."""
+    """The error of waiting on a socket that has no address and port."""
     return SocketError(errno.ENOTCONN, "the socket is not bound, nothing can come")
 
 
@@ -248,7 +248,7 @@ def _number(value: int | bytes | Address) -> int:
 
 
 def _seconds(value: int | bytes | Address) -> float | None:
-    """Of a struct timeval, or whole seconds; 0 waits for ever."""
+    """The timeout that a struct timeval or a number of seconds sets; None, to wait for ever, for 0."""
     if isinstance(value, bytes) and len(value) == _TIMEVAL.size:
         whole, micro = _TIMEVAL.unpack(value)
         seconds = whole + micro / 1e6

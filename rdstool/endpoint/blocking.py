@@ -82,11 +82,11 @@ class Socket(SocketBase):
         self.send_timeout_s = self.receive_timeout_s = seconds or None
 
     def gettimeout(self) -> float | None:
-        """What ``settimeout`` set."""
+        """The timeout that ``settimeout`` set: seconds, or None to wait for ever."""
         return self.receive_timeout_s if self._blocking else 0.0
 
     def getblocking(self) -> bool:
-        """Calls wait, if not for ever."""
+        """Whether calls wait, for ever or for a time."""
         return self._blocking
 
     def setblocking(self, blocking: bool) -> None:
@@ -104,7 +104,7 @@ class Socket(SocketBase):
         token: int | None = None,
         control: Sequence[SendControl] = (),
     ) -> int:
-        """Queue one message; gives its length. Port 0 pings. With ``token``, its end is reported by ``recvmsg``.
+        """Queue one message; returns its length. Port 0 pings. With ``token``, its end is reported by ``recvmsg``.
 
         Raises ``SocketError`` as sendmsg(2); without waiting ``WouldBlock`` (EAGAIN where the send buffer is full,
         ENOBUFS where the destination is congested); ``TimeoutError`` after the timeout.
@@ -146,9 +146,9 @@ class Socket(SocketBase):
     # ---- RDMA, over InfiniBand
 
     def _operate(self, operation: rdma.Operation, address: Address | None, timeout_s: float | None) -> None:
-        """Do it, and wait for its end; ``TimeoutError`` leaves it under way.
+        """Begin an operation, and wait for its end. Where the time is over it goes on.
 
-        Raises ``RdmaError``, and what sendmsg raises.
+        Raises ``TimeoutError``, ``RdmaError`` where it fails, and what ``sendmsg`` raises.
         """
         ends: list[SendStatus] = []
 
@@ -197,9 +197,10 @@ class Socket(SocketBase):
         nocarry_mask: int = 0,
         timeout_s: float | None = None,
     ) -> int:
-        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``.
+        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; returns the number before.
 
-        Bits of ``nocarry_mask`` are the last ones of fields of the number that are added apart.
+        The number can be several fields that are added apart: bits of ``nocarry_mask`` are the highest of each, from
+        which nothing is carried. Raises as ``rdma_write``.
         """
         operation = rdma.fetch_add(cookie, add, offset, nocarry_mask)
         self._operate(operation, address, timeout_s)
@@ -217,9 +218,10 @@ class Socket(SocketBase):
         swap_mask: int = ALL_BITS,
         timeout_s: float | None = None,
     ) -> int:
-        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was.
+        """Replace the peer's 64-bit number at ``offset`` by ``swap`` if it is ``compare``; returns the number before.
 
-        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced.
+        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced. Raises as
+        ``rdma_write``.
         """
         operation = rdma.compare_swap(cookie, compare, swap, offset, compare_mask, swap_mask)
         self._operate(operation, address, timeout_s)
@@ -265,7 +267,7 @@ class Socket(SocketBase):
     def recvfrom_into(self, buffer: bytearray | memoryview, size: int = 0) -> tuple[int, Address]:
         """Put the next message into ``buffer``, ``size`` bytes at most or (0) what it has room for; the rest is lost.
 
-        Gives how many bytes, and the sender. Raises ``ValueError`` where the buffer is shorter than ``size``.
+        Returns the number of bytes, and the sender. Raises ``ValueError`` where the buffer is shorter than ``size``.
         """
         with memoryview(buffer) as view, view.cast("B") as room:
             if size > len(room):
@@ -275,7 +277,7 @@ class Socket(SocketBase):
             return len(data), sender
 
     def recv_into(self, buffer: bytearray | memoryview, size: int = 0) -> int:
-        """The same without the sender."""
+        """As ``recvfrom_into``, without the sender."""
         return self.recvfrom_into(buffer, size)[0]
 
     # ---- Waiting
@@ -296,7 +298,7 @@ class Socket(SocketBase):
                 self._wait(home, deadline, asking=False)
 
     def _blocked(self, reason: WouldBlock, flags: int, timeout_s: float | None, deadline: float | None) -> float | None:
-        """Wait for what a call would block for, or raise; gives the call's deadline. The lock is held."""
+        """Wait for what a call would block for, or raise; returns the call's deadline. The lock is held."""
         driver = self._driver
         driver.kick()
         if self._inner.closed:
@@ -311,7 +313,7 @@ class Socket(SocketBase):
         return deadline
 
     def _wait(self, home: Residence, deadline: float | None, *, asking: bool) -> None:
-        """Until something changes. With ``asking``, acknowledgements are asked for. The lock is held."""
+        """Wait until something changes; with ``asking``, ask the system for acknowledgements. The lock is held."""
         now = self._driver.now()
         if deadline is not None and now >= deadline:
             raise TimeoutError("timed out")

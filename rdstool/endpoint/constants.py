@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from rdstool.afrds.numbers import AF_RDS, SOL_RDS, Option, Transport
 from rdstool.protocol.inbox import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC
 from rdstool.protocol.received import Poll
-from rdstool.protocol.sockets import TRANSPORT_NONE
 from rdstool.protocol.zerocopy import MSG_ZEROCOPY
 
-AF_RDS = PF_RDS = 21
-SOL_RDS = 276
+# Plain integers, as the standard library's socket module has them.
+PF_RDS = AF_RDS
 
-RDS_CANCEL_SENT_TO = 1
-RDS_RECVERR = 5
-RDS_CONG_MONITOR = 6
-SO_RDS_TRANSPORT = 8
-SO_RDS_MSG_RXPATH_LATENCY = 10
+RDS_CANCEL_SENT_TO = int(Option.CANCEL_SENT_TO)
+RDS_RECVERR = int(Option.RECVERR)
+RDS_CONG_MONITOR = int(Option.CONG_MONITOR)
+SO_RDS_TRANSPORT = int(Option.TRANSPORT)
+SO_RDS_MSG_RXPATH_LATENCY = int(Option.RXPATH_LATENCY)
 
-RDS_TRANS_IB = 0
-RDS_TRANS_TCP = 2
-RDS_TRANS_NONE = TRANSPORT_NONE
+RDS_TRANS_IB = int(Transport.IB)
+RDS_TRANS_TCP = int(Transport.TCP)
+RDS_TRANS_NONE = int(Transport.NONE)
 
 # Level SOL_SOCKET, Linux's numbers on every system.
 SOL_SOCKET = 1

@@ -19,7 +19,8 @@ from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.profile import LINUX_7, Profile
 from rdstool.transport.driver import Driver
-from rdstool.transport.ib.choice import PROVIDERS, provider_named
+from rdstool.transport.ib.choice import provider_named
+from rdstool.transport.ib.names import ROCE
 from rdstool.transport.ib.transport import IbTransport, MakeProvider
 from rdstool.transport.loop import LoopNetwork, LoopTransport
 from rdstool.transport.scopes import named
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from rdstool.endpoint.recorder import FrameTaker, Recorder, Recording
 
 KEPT_BYTES = 16 << 20
-"""Memory that is freed is kept for the next messages, up to about this."""
+"""Bytes of freed memory that are kept for the next messages, about."""
 CLOSE_POLL_S = 0.005
-"""Between two looks at whether the peers have closed their sides."""
+"""Seconds between two looks whether the peers have closed their sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class NodeOptions:
     """The kernel generation that it behaves as."""
     transport: Transport = Transport.TCP
     """What carries RDS."""
-    provider: str | MakeProvider = PROVIDERS[0]
+    provider: str | MakeProvider = ROCE
     """InfiniBand at a local address, for the transport IB: ``roce`` is RoCE v2 in this process, over UDP; ``verbs``
     is a device of this machine, with pyverbs; or what makes a ``rdstool.transport.ib.provider.Provider``."""
     network: LoopNetwork | None = None
@@ -54,14 +55,14 @@ class NodeOptions:
     pcap: Path | None = None
     """Write everything that is exchanged to this pcapng file."""
     control: bool = False
-    """Show the state to ``rdstool info`` of the same user, and frames to whom that user lets have them
-    (docs/control.md). Where the system has no place for it, the node runs without."""
+    """Show the node's state to ``rdstool info``, and its frames to Wireshark, for the same user (docs/control.md).
+    Where the system has no place for the socket, the node runs without it."""
     make_socket: MakeSocket = socket.socket
     """Makes the TCP sockets; another one than the usual makes them in another network namespace."""
 
 
 class Core:
-    """Owns addresses, runs until ``stop``. Made and stopped in its event loop."""
+    """A node that owns addresses, and runs until ``stop``. Made and stopped in its event loop."""
 
     def __init__(
         self,
@@ -75,9 +76,9 @@ class Core:
         keep_memory()
         self._hear = hear
         self._recorder: Recorder | None = None
-        self._file: Recording | None = None
+        self._recording: Recording | None = None
         self.ending = ExitStack()
-        """What is to be closed when the node stops, under the driver's lock."""
+        """What to close when the node stops, under the driver's lock."""
         self.engine = Engine(
             random=random.SystemRandom(),
             settings=options.settings,
@@ -101,8 +102,8 @@ class Core:
             if options.pcap is not None:
                 from rdstool.endpoint.recorder import Recording  # noqa: PLC0415
 
-                self._file = Recording(options.pcap)
-                self.record(self._file.frame)
+                self._recording = Recording(options.pcap)
+                self.record(self._recording.frame)
             for address in self.addresses:
                 driver.transport.listen(address)
         except BaseException:
@@ -125,11 +126,11 @@ class Core:
             self._recorder = recorder
         self._recorder.takers.append(taker)
 
-    def record_with(self, other: Core) -> None:
-        """Write the traffic of this node, too, to the recording of another one, where that has any."""
-        if other._file is not None:
-            with self.driver.lock:
-                self.record(other._file.frame)
+    def share_recording(self, other: Core) -> None:
+        """Write the traffic of another node to this one's recording too, where there is one."""
+        if self._recording is not None:
+            with other.driver.lock:
+                other.record(self._recording.frame)
 
     def record_no_more(self, taker: FrameTaker) -> None:
         """``taker`` gets no more frames. Does nothing where it gets none."""
@@ -166,9 +167,9 @@ class Core:
         with self.driver.turn:
             self.driver.stop()
             self.ending.close()
-            file, self._file = self._file, None
-            if file is not None:
-                file.close()
+            recording, self._recording = self._recording, None
+            if recording is not None:
+                recording.close()
 
 
 def _provider(options: NodeOptions) -> MakeProvider:

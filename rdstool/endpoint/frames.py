@@ -8,7 +8,8 @@ from enum import IntFlag
 from ipaddress import ip_address
 
 SEGMENT_BYTES = 45 * 1448
-"""Of one frame: what a network card with segmentation offload is handed, and below what an IP header can tell."""
+"""Bytes of one frame: as many as a network card with segmentation offload is given, and fewer than an IP header can
+tell."""
 WINDOW = 0xFFFF
 SEQUENCES = 1 << 32
 """TCP sequence numbers."""
@@ -33,7 +34,7 @@ class TcpFlag(IntFlag):
 
 @dataclass(slots=True)
 class Host:
-    """One end of a conversation."""
+    """One end of a TCP connection."""
 
     address: str
     port: int
@@ -50,7 +51,7 @@ class Host:
         self.mac = b"\x02\x00" + self.packed[-4:]
 
     def advance(self, count: int) -> None:
-        """Sent ``count`` more sequence numbers."""
+        """Count what was sent: ``count`` more sequence numbers."""
         self.next_sequence = (self.next_sequence + count) % SEQUENCES
 
 

@@ -19,6 +19,7 @@ from rdstool.endpoint.base import Address, SocketBase, given, not_bound, was_clo
 from rdstool.endpoint.constants import MSG_DONTWAIT
 from rdstool.endpoint.core import Core, NodeOptions
 from rdstool.endpoint.starting import started
+from rdstool.endpoint.waiting import Waiters
 from rdstool.errors import TransportError, UsageError
 from rdstool.protocol import events
 from rdstool.protocol.control import ALL_BITS, SendControl
@@ -50,8 +51,10 @@ class Node:
         self._addresses = addresses
         self._options = options or NodeOptions()
         self._core: Core | None = None
-        self._sockets: dict[Inbox, AsyncSocket] = {}
-        self._waiting_for_peers: list[asyncio.Future[None]] = []
+        self._waiters: dict[Inbox, Waiters] = {}
+        """Those of each open socket."""
+        self._on_peers: dict[Waiters, None] = {}
+        """Those of them that wait for a peer; a dictionary, for its order."""
         self._listeners: list[Listener] = []
 
     # ---- Life
@@ -70,9 +73,9 @@ class Node:
         core = self._core
         if core is None or core.engine.closed:
             return
-        for sock in self._sockets.values():
-            sock._wake_all()
-        self._sockets.clear()
+        for waiters in self._waiters.values():
+            waiters.wake_all()
+        self._waiters.clear()
         try:
             await core.finish(CLOSE_GRACE_S)
         finally:
@@ -110,10 +113,14 @@ class Node:
     # ---- Use
 
     def socket(self, port: int | None = None, *, address: str | None = None) -> AsyncSocket:
-        """A socket; with ``port`` bound to it on ``address`` (or the node's first), 0 for any free port."""
+        """Make a socket. With ``port``, it is bound: to that port, or with 0 to any free one, of ``address``.
+
+        The default for ``address`` is the node's first. Raises ``SocketError`` as ``bind``.
+        """
         core = self.core
-        sock = AsyncSocket(core.driver, core.engine.socket(), self)
-        self._sockets[sock._inner] = sock
+        inner = core.engine.socket()
+        waiters = self._waiters[inner] = Waiters(core.driver.loop, self._on_peers)
+        sock = AsyncSocket(core.driver, inner, waiters, self._forget)
         if port is not None:
             try:
                 sock.bind((address or core.addresses[0], port))
@@ -123,7 +130,10 @@ class Node:
         return sock
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener`` with each event of the engine; gives what ends that. It must not block nor raise."""
+        """Call ``listener``, which must not block nor raise, with each event of the engine.
+
+        Call the function that this returns to end it.
+        """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -136,34 +146,32 @@ class Node:
             case events.SocketWritable():
                 self._wake(event.socket, Wait.SEND_ROOM)
             case events.CongestionChanged() | events.PathsAgreed():
-                waiting, self._waiting_for_peers = self._waiting_for_peers, []
-                _release(waiting)
+                for waiters in tuple(self._on_peers):
+                    waiters.wake_on_peer()
             case _:
                 pass
         for listener in list(self._listeners):
             listener(event)
 
     def _wake(self, inner: Inbox, reason: Wait) -> None:
-        sock = self._sockets.get(inner)
-        if sock is not None:
-            sock._wake(reason)
-
-    def _wait_for_peer(self) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self.core.driver.loop.create_future()
-        self._waiting_for_peers.append(future)
-        return future
+        waiters = self._waiters.get(inner)
+        if waiters is not None:
+            waiters.wake(reason)
 
     def _forget(self, inner: EngineSocket) -> None:
-        self._sockets.pop(inner, None)
+        self._waiters.pop(inner, None)
 
 
 class AsyncSocket(SocketBase):
     """An RDS socket whose calls wait without blocking the event loop. Made by ``Node.socket``."""
 
-    def __init__(self, driver: Driver, inner: EngineSocket, node: Node) -> None:
+    def __init__(
+        self, driver: Driver, inner: EngineSocket, waiters: Waiters, forget: Callable[[EngineSocket], None]
+    ) -> None:
+        """``forget`` is told when the socket is closed."""
         super().__init__(driver, inner)
-        self._node = node
-        self._waiters: dict[Wait, list[asyncio.Future[None]]] = {Wait.MESSAGE: [], Wait.SEND_ROOM: []}
+        self._waiters = waiters
+        self._forget = forget
         self._in_a_row = 0
         """Messages that were sent since others in the loop had their turn for sure."""
 
@@ -183,7 +191,7 @@ class AsyncSocket(SocketBase):
         token: int | None = None,
         control: Sequence[SendControl] = (),
     ) -> int:
-        """Queue one message, and wait for room where there is none; gives its length. Port 0 pings.
+        """Queue one message, waiting for room where there is none; returns its length. Port 0 pings.
 
         Over InfiniBand ``control`` has RDMA or an atomic to be done first, or memory to offer to the receiver.
 
@@ -230,13 +238,13 @@ class AsyncSocket(SocketBase):
                 self._driver.act()
                 if self._inner.closed or self._inner.drained():
                     return
-                future = self._waiter(Wait.SEND_ROOM)
+                future = self._waiters.wait(Wait.SEND_ROOM)
             await future
 
     # ---- RDMA, over InfiniBand
 
     async def _operate(self, operation: rdma.Operation, address: Address | None) -> None:
-        """Do it, and wait for its end. Raises ``RdmaError``, and what sendmsg raises."""
+        """Begin an operation, and wait for its end. Raises ``RdmaError`` where it fails, and as ``sendmsg``."""
         future: asyncio.Future[SendStatus] = asyncio.get_running_loop().create_future()
 
         def ended(status: SendStatus) -> None:
@@ -262,9 +270,10 @@ class AsyncSocket(SocketBase):
     async def fetch_add(
         self, cookie: int, add: int, address: Address | None = None, *, offset: int = 0, nocarry_mask: int = 0
     ) -> int:
-        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; gives what it was. Raises as ``rdma_write``.
+        """Add to the peer's 64-bit number at ``offset``, modulo 2^64; returns the number before.
 
-        Bits of ``nocarry_mask`` are the last ones of fields of the number that are added apart.
+        The number can be several fields that are added apart: bits of ``nocarry_mask`` are the highest of each, from
+        which nothing is carried. Raises as ``rdma_write``.
         """
         operation = rdma.fetch_add(cookie, add, offset, nocarry_mask)
         await self._operate(operation, address)
@@ -281,9 +290,10 @@ class AsyncSocket(SocketBase):
         compare_mask: int = ALL_BITS,
         swap_mask: int = ALL_BITS,
     ) -> int:
-        """Replace the peer's 64-bit number at ``offset`` by ``swap`` where it is ``compare``; gives what it was.
+        """Replace the peer's 64-bit number at ``offset`` by ``swap`` if it is ``compare``; returns the number before.
 
-        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced.
+        Only the bits of ``compare_mask`` are compared, and only those of ``swap_mask`` replaced. Raises as
+        ``rdma_write``.
         """
         operation = rdma.compare_swap(cookie, compare, swap, offset, compare_mask, swap_mask)
         await self._operate(operation, address)
@@ -334,7 +344,7 @@ class AsyncSocket(SocketBase):
             if reason is Wait.SEND_ROOM:
                 self._driver.transport.check_acks()
                 self._driver.kick()
-            future = self._waiter(reason) if reason in self._waiters else self._node._wait_for_peer()
+            future = self._waiters.wait(reason)
         async with asyncio.timeout_at(deadline):
             await future
         self._check_open()
@@ -345,29 +355,8 @@ class AsyncSocket(SocketBase):
         if not self._inner.address:
             raise not_bound()
 
-    def _waiter(self, reason: Wait) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = self._driver.loop.create_future()
-        self._waiters[reason].append(future)
-        return future
-
-    def _wake(self, reason: Wait) -> None:
-        waiting = self._waiters[reason]
-        if waiting:
-            self._waiters[reason] = []
-            _release(waiting)
-
-    def _wake_all(self) -> None:
-        for reason in self._waiters:
-            self._wake(reason)
-
     def close(self) -> None:
         """Free the port, and wake whoever waits on it."""
         super().close()
-        self._node._forget(self._inner)
-        self._wake_all()
-
-
-def _release(waiting: list[asyncio.Future[None]]) -> None:
-    for future in waiting:
-        if not future.done():
-            future.set_result(None)
+        self._forget(self._inner)
+        self._waiters.wake_all()

@@ -1,7 +1,7 @@
 """Pings a host as rds-ping does (protocol.md §12.3): empty messages to port 0, from several sockets in turn.
 
-A pong tells nothing but the port that it answers. So each ping has a socket to itself until it is answered: eight
-sockets serve while the peer answers in time, and more come up while it does not.
+A pong says no more than which port it answers, so a socket has at most one ping on its way. Eight sockets are enough
+while the peer answers in time; while it does not, more are opened.
 """
 
 from __future__ import annotations
@@ -22,36 +22,39 @@ from rdstool.protocol.node import Node as Engine
 from rdstool.protocol.states import PathState
 
 SOCKETS = 8
-"""That are used in turn; their ports spread over the paths."""
+"""Sockets that are used in turn. Their ports spread over the paths."""
 MAX_WAITING = 1024
-"""Pings that wait for their answers; further ones wait to be sent."""
+"""Pings that may be unanswered at a time. Where there are more to send, they wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """An answer."""
+    """A ping was answered."""
 
     number: int
-    """Of the ping, from 1."""
+    """Number of the ping, from 1."""
     rtt_s: float
+    """Round-trip time in seconds."""
     source: str
-    """The address that it came from."""
+    """Address that the answer came from."""
     duplicate: bool
-    """It was answered before."""
+    """The ping had been answered before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """No answer came in time; should one come yet, it is not taken."""
+    """A ping was not answered in time. An answer that still comes is not counted."""
 
     number: int
+    """Number of the ping, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It could not be sent."""
+    """A ping could not be sent."""
 
     number: int
+    """Number of the ping, from 1."""
     why: str
 
 
@@ -60,10 +63,11 @@ Outcome = Pong | Lost | Failed
 
 @dataclass(slots=True)
 class Tally:
-    """What became of all pings."""
+    """What became of all pings, and the round-trip times of those that were answered."""
 
     sent: int = 0
     received: int = 0
+    """Pings that were answered; each counts once."""
     duplicates: int = 0
     min_s: float = math.inf
     max_s: float = 0.0
@@ -72,13 +76,13 @@ class Tally:
     """Sum of squared deviations from the mean (Welford)."""
 
     def add(self, rtt_s: float) -> None:
-        """Count an answer."""
+        """Count an answer with its round-trip time."""
         self.received += 1
         self.min_s = min(self.min_s, rtt_s)
         self.max_s = max(self.max_s, rtt_s)
-        before = rtt_s - self.mean_s
-        self.mean_s += before / self.received
-        self._spread += before * (rtt_s - self.mean_s)
+        off_old_mean = rtt_s - self.mean_s
+        self.mean_s += off_old_mean / self.received
+        self._spread += off_old_mean * (rtt_s - self.mean_s)
 
     @property
     def deviation_s(self) -> float:
@@ -87,43 +91,53 @@ class Tally:
 
     @property
     def lost_percent(self) -> float:
-        """Pings without answer, those included that still wait for one."""
+        """Share of pings without an answer. Those that still wait for one are included."""
         return 100 * (self.sent - self.received) / self.sent if self.sent else 0.0
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """A socket and the ping that it is used for."""
+    """A socket, and the ping that was sent last from it."""
 
     sock: AsyncSocket
     reader: asyncio.Task[None] | None = None
+    """Reads answers as long as the slot is used."""
     number: int = 0
+    """Number of the ping; 0 before the first."""
     sent_at: float = 0.0
+    """By the clock of the event loop."""
     waiting: bool = False
+    """The ping is neither answered nor lost."""
     timer: asyncio.Task[None] | None = None
+    """Gives the ping up for lost."""
 
 
 @dataclass(slots=True)
 class Pinger:
-    """One run. ``hear`` is told of every outcome as it comes."""
+    """One run of pings to one host."""
 
     node: Node
     destination: str
+    """Address to ping."""
     hear: Callable[[Outcome], None]
+    """Called with every outcome as soon as it is known. What it raises ends the run."""
     interval_s: float = 1.0
-    """Between two pings; 0 sends the next one as soon as a socket is free."""
+    """Time from one ping to the next; with 0, the next one is sent as soon as a socket is free."""
     count: int | None = None
-    """How many; None goes on until it is cancelled."""
+    """Pings to send; None sends until the run is cancelled."""
     timeout_s: float = 10.0
-    """How long each answer is waited for."""
+    """How long to wait for each answer."""
     tos: int = 0
-    """Type of service; over TCP all are one."""
+    """Type of service. TCP has only one."""
     tally: Tally = field(default_factory=Tally)
     _free: deque[_Slot] = field(default_factory=deque)
+    """Slots without a ping on its way."""
     _slots: set[_Slot] = field(default_factory=set)
+    """All slots."""
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever a ping was answered or lost."""
     _tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
-    """Where one fails, the run does."""
+    """Readers and timers. When one of them fails, the run fails."""
 
     async def run(self) -> None:
         """Send all pings, and wait until each is answered or lost.
@@ -142,7 +156,7 @@ class Pinger:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while self.count is None or self.tally.sent < self.count:
-            # Even with an interval of 0 answers have their turn.
+            # Also sleeps where a ping is due already: the tasks that read answers need their turn.
             await asyncio.sleep(max(0.0, due - loop.time()))
             slot = await self._free_slot()
             due = max(due, loop.time() - self.interval_s) + self.interval_s
@@ -169,11 +183,12 @@ class Pinger:
         return self._free.popleft()
 
     async def _change(self) -> None:
+        """Wait until a ping is answered or lost."""
         self._freed.clear()
         await self._freed.wait()
 
     def _drop(self, slot: _Slot) -> None:
-        """The socket goes, and with it a ping that was not acknowledged."""
+        """Close the slot's socket. A ping that is not acknowledged is given up with it."""
         if slot.timer is not None:
             slot.timer.cancel()
         if slot.reader is not None:
@@ -199,7 +214,7 @@ class Pinger:
             message = await slot.sock.recvmsg()
             now = asyncio.get_running_loop().time()
             if message.port != PING_PORT or not message.address or not slot.number:
-                continue  # somebody's datagram to a port that was free
+                continue  # not a pong: somebody sent a datagram to this port
             rtt_s, duplicate = now - slot.sent_at, not slot.waiting
             if duplicate:
                 self.tally.duplicates += 1
@@ -209,6 +224,7 @@ class Pinger:
             self.hear(Pong(slot.number, rtt_s, message.address, duplicate))
 
     def _done(self, slot: _Slot) -> None:
+        """The ping has come to its end: use the slot again, or close it where there are enough."""
         slot.waiting = False
         if slot.timer is not None:
             slot.timer.cancel()
@@ -219,6 +235,7 @@ class Pinger:
         self._freed.set()
 
     async def _lose(self, slot: _Slot) -> None:
+        """Give the ping up when its time is over."""
         await asyncio.sleep(self.timeout_s)
         slot.waiting, slot.timer = False, None
         self._drop(slot)
@@ -227,9 +244,9 @@ class Pinger:
 
 
 def why_silent(engine: Engine, local: str, peer: str) -> str | None:
-    """What may keep a peer from answering, as far as its connection tells; None where nothing is known.
+    """Guess from the state of the connection why a peer does not answer; None where it shows nothing.
 
-    A refused connection is not told: that is an event of its own (``ConnectFailed``).
+    A connection that is refused is no guess, and not told here: ``ConnectFailed`` is an event of its own.
     """
     connection = engine.connections.get((canonical(local), canonical(peer), 0))
     if not isinstance(connection, Connection):

@@ -47,16 +47,16 @@ def compare_swap(cookie: int, compare: int, swap: int, offset: int, compare_mask
 
 
 def original(operation: FetchAdd | CompareSwap) -> int:
-    """What an atomic has found."""
+    """The number that an atomic operation found in the peer's memory."""
     return int.from_bytes(operation.result, sys.byteorder)
 
 
 def check(status: SendStatus) -> None:
-    """Raises ``RdmaError`` where an operation did not succeed."""
+    """Raise ``RdmaError`` where an operation did not succeed."""
     if status:
         raise RdmaError(status)
 
 
 def told(operation: Operation, ended: Callable[[SendStatus], None]) -> list[SendControl]:
-    """The control message whose end is told to ``ended`` instead of the socket."""
+    """The operation as a control message. ``ended`` is told of its end, instead of the socket."""
     return [replace(operation, ended=ended)]

@@ -20,8 +20,8 @@ from rdstool.export.pcapng import PcapngWriter
 FIRST_SEQUENCE = 1
 """Initial TCP sequence number of both sides of the first connection."""
 SEQUENCE_STEP = 0x9E3779B1
-"""What the initial numbers of the next connection lie ahead by. They differ, so that a connection on the ports of an
-earlier one is not taken for its continuation."""
+"""Added to the initial numbers for each connection. They differ so that a connection on the ports of an earlier one is
+not taken for its continuation."""
 APPLICATION = "rdstool"
 """What pcapng files name as the program that wrote them."""
 
@@ -84,11 +84,11 @@ class Recorder:
         self._next_first = FIRST_SEQUENCE
 
     def packet(self, frame: bytes) -> None:
-        """A frame that is known as it went over the network."""
+        """Take a frame as it went over the network."""
         self._hand(frame)
 
     def opened(self, key: int, local: tuple[str, int], peer: tuple[str, int], *, incoming: bool) -> None:
-        """SYN, SYN and ACK, ACK."""
+        """Make the frames of the handshake: SYN, SYN with ACK, ACK."""
         talk = self._begin(key, local, peer)
         client, server = (talk.peer, talk.local) if incoming else (talk.local, talk.peer)
         self._add(client, server, TcpFlag.SYN)
@@ -100,7 +100,7 @@ class Recorder:
         self._add(client, server, TcpFlag.ACK)
 
     def joined(self, key: int, local: tuple[str, int], peer: tuple[str, int], sent: int, *, ended: bool) -> None:
-        """The frames begin in the middle of a connection."""
+        """Begin in the middle of a connection: we have sent ``sent`` bytes, and if ``ended`` our FIN."""
         talk = self._begin(key, local, peer)
         talk.local_ended = ended
         talk.peer.advance(1)
@@ -115,26 +115,26 @@ class Recorder:
         return talk
 
     def sent(self, key: int, data: bytes) -> None:
-        """Segments of ours."""
+        """Make segments of what we sent."""
         talk = self._conversations[key]
         self._segments(talk.local, talk.peer, data)
 
     def received(self, key: int, data: bytes) -> None:
-        """Segments of the peer, and what our system answered."""
+        """Make segments of what the peer sent, and our system's acknowledgement."""
         talk = self._conversations[key]
         self._segments(talk.peer, talk.local, data)
         talk.local.acknowledges = talk.peer.next_sequence
         self._add(talk.local, talk.peer, TcpFlag.ACK)
 
     def acknowledged(self, key: int, total: int) -> None:
-        """An acknowledgement of the peer, for the first ``total`` bytes of ours."""
+        """Make an acknowledgement by the peer of the first ``total`` bytes that we sent."""
         talk = self._conversations.get(key)
         if talk is not None:
             talk.peer.acknowledges = (talk.first_sequence + 1 + total) % SEQUENCES
             self._add(talk.peer, talk.local, TcpFlag.ACK)
 
     def closed(self, key: int, *, reset: bool, by_peer: bool) -> None:
-        """FIN of one side, or RST."""
+        """Make the FIN of one side, or RST."""
         talk = self._conversations.get(key)
         if talk is None:
             return

@@ -11,7 +11,7 @@ from rdstool.protocol import info
 from rdstool.protocol.node import Node
 
 RECORDS = 2_000
-"""Of one table. Making and writing more would keep the node from its work."""
+"""Records of one table. Making and writing more would keep the node from its work."""
 
 TABLES: dict[str, Callable[[Node], Iterable[Any]]] = {
     "connections": info.connections,
@@ -22,7 +22,7 @@ TABLES: dict[str, Callable[[Node], Iterable[Any]]] = {
     "tcp_sockets": info.tcp_connections,
     "ib_connections": info.ib_connections,
 }
-"""Those that have records; the counters are names and values."""
+"""The tables that have records. Counters are names and values instead."""
 COUNTERS = "counters"
 SECTIONS = (COUNTERS, *TABLES)
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Residence:
-    """An address of this process."""
+    """An address of this process, with the node that serves it."""
 
     core: Core
     transport: Transport
@@ -45,14 +45,14 @@ class Residence:
     """Told, under the lock, whenever there may be news for a socket."""
 
     def wait(self, timeout_s: float | None) -> None:
-        """Until something may have changed. One of the threads that wait sees to the connections meanwhile."""
+        """Wait until something may have changed. One of the threads that wait serves the connections meanwhile."""
         if self.core.driver.attend(timeout_s):
             self.changed.notify()
         else:
             self.changed.wait(timeout_s)
 
     def wake(self) -> None:
-        """Something may have changed."""
+        """Let all threads that wait look again."""
         self.changed.notify_all()
         self.core.driver.wake()
 
@@ -115,7 +115,7 @@ class Stack:
             return home
 
     def leave(self, home: Residence) -> None:
-        """One socket less; with the last one the address is given up, and with the last address the thread ends."""
+        """Count one socket less. An address without sockets is given up, and without addresses the thread ends."""
         with self._guard:
             home.sockets -= 1
             if home.sockets:
@@ -156,7 +156,7 @@ class Stack:
 
 
 async def _settled() -> None:
-    """When what was closed is: the loop does it in its next turn."""
+    """Wait until the loop has done with what was closed, which takes it a turn."""
     for _ in range(2):
         await asyncio.sleep(0)
 

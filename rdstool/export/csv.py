@@ -19,6 +19,10 @@ COLUMNS = (
 )  # fmt: skip
 """In the order of the rows. Several flags are joined by ``|``; extensions are JSON."""
 HEADER = ",".join(COLUMNS) + "\n"
+_OF_STREAM = 4
+"""Columns from ``transport`` to ``stream``: one text for all messages of a stream that go the same way."""
+_ROW = ",".join(["%s"] * (len(COLUMNS) - _OF_STREAM + 1)) + "\n"
+"""One format for the whole row: the fastest way to join mixed columns."""
 
 
 def quoted(text: str) -> str:
@@ -65,16 +69,16 @@ def message_lines(columns: MessageColumns, keep: Ints, times: list[str]) -> list
         map(quoted, summaries(columns, keep)),
         strict=True,
     )
-    # One format for the whole row: str.format of a tuple is the fastest way to join mixed columns.
-    row_format = ",".join(["%s"] * 20) + "\n"
-    return [row_format % row for row in fields]
+    return [_ROW % row for row in fields]
 
 
 def event_line(event: CmMessage | RdmaOperation, streams: StreamTable, time: str) -> str:
     """A row for an RDMA-CM message or an RDMA operation; most columns stay empty."""
     source, destination = event_addresses(event, streams)
-    is_cm = isinstance(event, CmMessage)
-    words = f"{event.name} {cm_words(event)}".rstrip() if isinstance(event, CmMessage) else rdma_words(event)
+    if isinstance(event, CmMessage):
+        kind, length, words = "cm", "", f"{event.name} {cm_words(event)}".rstrip()
+    else:
+        kind, length, words = event.kind.value, str(event.length), rdma_words(event)
     values = {
         "frame": str(event.frame),
         "time": time,
@@ -82,8 +86,8 @@ def event_line(event: CmMessage | RdmaOperation, streams: StreamTable, time: str
         "src": address_text(source),
         "dst": address_text(destination),
         "stream": str(event.stream) if event.stream >= 0 else "",
-        "kind": "cm" if is_cm else getattr(event, "kind").value,  # noqa: B009
-        "length": "" if isinstance(event, CmMessage) else str(event.length),
+        "kind": kind,
+        "length": length,
         "summary": quoted(words),
     }
     return ",".join(values.get(name, "") for name in COLUMNS) + "\n"

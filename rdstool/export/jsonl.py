@@ -1,4 +1,4 @@
-"""JSON lines: one object a message, with the keys that design.md promises.
+"""JSON lines: one object a message. Keys may be added; none is renamed or dropped without a major version.
 
 A line is put together from text, most of it shared by many messages; ``json.dumps`` sees only what is rare.
 """

@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class ParquetFile:
         self._empty = True
         self._schema = self._make_schema()
         self._own = isinstance(out, Path)
-        self._file, self._move = _made(out)
+        self._file, self._move = _opened(out)
         self._writer: Any = pyarrow.parquet.ParquetWriter(self._file, self._schema, compression="zstd")
 
     def _make_schema(self) -> Any:
@@ -134,7 +134,7 @@ class ParquetFile:
         if self._own:
             self._file.close()
         if self._move is not None:
-            self._move[0].replace(self._move[1])
+            self._move.part.replace(self._move.whole)
 
     def _give_up(self) -> None:
         self._writer.is_open = False  # or it would try once more when it is deleted
@@ -142,7 +142,7 @@ class ParquetFile:
             with suppress(OSError):
                 self._file.close()
         if self._move is not None:
-            self._move[0].unlink()
+            self._move.part.unlink()
 
     def __enter__(self) -> ParquetFile:
         return self
@@ -156,12 +156,20 @@ class ParquetFile:
             self._give_up()
 
 
-def _made(out: Path | BinaryIO) -> tuple[BinaryIO, tuple[Path, Path] | None]:
-    """What is written to; and for a file, what it is called meanwhile, and once it is whole."""
+class _Move(NamedTuple):
+    """A file that is renamed once it is whole."""
+
+    part: Path
+    """Its name until then."""
+    whole: Path
+
+
+def _opened(out: Path | BinaryIO) -> tuple[BinaryIO, _Move | None]:
+    """What is written to, and how it is renamed in the end: only a file is, and no FIFO or stream."""
     if not isinstance(out, Path):
         return out, None
-    move = (out.with_name(out.name + ".part"), out) if out.is_file() or not out.exists() else None
+    move = _Move(out.with_name(out.name + ".part"), out) if out.is_file() or not out.exists() else None
     try:
-        return (move[0] if move else out).open("wb"), move
+        return (move.part if move else out).open("wb"), move
     except OSError as problem:
         raise UsageError(f"{out}: {problem.strerror}; name another file for --parquet") from problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rdstool.errors import UsageError
 
 EXCERPT_CHARACTERS = 60
-"""Of a long filter, shown around the place that is wrong."""
+"""Characters of a long filter that are shown around the place that is wrong."""
 
 
 class FilterError(UsageError):

@@ -28,7 +28,7 @@ class Token:
 
     kind: TokenKind
     text: str
-    """Of a string: what stands between the quotes, escapes resolved."""
+    """For a string, what stands between the quotes, with escapes resolved."""
     start: int
 
 

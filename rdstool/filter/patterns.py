@@ -10,7 +10,7 @@ from rdstool.fields import FieldInfo, FieldType
 from rdstool.filter.errors import FilterError
 
 MATCH_BYTES = 4096
-"""Of a payload, searched by ``matches``: a pattern's time can grow with a power of this."""
+"""Bytes of a payload that ``matches`` searches: the time for a pattern can grow with a power of this."""
 MAX_PATTERN_CHARACTERS = 1000
 """Longest pattern."""
 _MANY = 32

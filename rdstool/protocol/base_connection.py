@@ -88,7 +88,7 @@ class BaseConnection:
             message.socket.message_left(message, status)
 
     def cancel(self, socket: Outbox, port: int | None) -> int:
-        """Forget the messages of a socket, to one port or (None) to all; gives how many."""
+        """Forget the messages of a socket, to one port or (None) to all; returns how many."""
 
         def chosen(message: Outgoing) -> bool:
             return message.socket is socket and (port is None or message.dport == port)

@@ -177,7 +177,7 @@ class Lane:
         raise NotImplementedError
 
     def _requeue_unacked(self) -> int:
-        """Put what is not acknowledged in front, in order; gives how many are sent again (§4.6)."""
+        """Put what is not acknowledged in front, in order; returns how many will be sent again (§4.6)."""
         raise NotImplementedError
 
     # ---- Delay between attempts
@@ -220,7 +220,7 @@ class Lane:
     # ---- Giving up messages
 
     def remove(self, chosen: Callable[[Outgoing], bool], status: SendStatus, *, sent_only: bool = False) -> int:
-        """Forget the messages that ``chosen`` picks; gives how many. Those handed over may still arrive."""
+        """Forget the messages that ``chosen`` picks; returns how many. Those handed over may still arrive."""
         count = 0
         for messages in (self.unacked, self.retry) if sent_only else self.queues():
             gone = [message for message in messages if chosen(message)]

@@ -70,7 +70,7 @@ class Node(SocketHost):
     # ---- For the application
 
     def add_address(self, address: str) -> str:
-        """Own one more address; gives it in canonical form. Raises ``SocketError``: EINVAL where no host can."""
+        """Own one more address; returns it in canonical form. Raises ``SocketError``: EINVAL where no host can."""
         own = self.host(address)
         self.ports.setdefault(own, {})
         self.maps.setdefault(own, LocalMap())

@@ -128,7 +128,7 @@ class Path(Lane):
         self.owner.went_down(self, now)
 
     def _requeue_unacked(self) -> int:
-        """Put what is not acknowledged in front, in order; gives how many are sent again (§4.6).
+        """Put what is not acknowledged in front, in order; returns how many will be sent again (§4.6).
 
         Of handshake messages only the first probe stays: it comes before all that a peer must not judge by the
         numbers of an earlier life of ours.

@@ -171,7 +171,7 @@ class Socket(Outbox):
         token: int | None = None,
         control: Sequence[SendControl] = (),
     ) -> int:
-        """Queue one message; gives its length. ``port`` 0 pings. With ``token``, its end is reported.
+        """Queue one message; returns its length. ``port`` 0 pings. With ``token``, its end is reported.
 
         ``control`` has RDMA or an atomic to be done first, or memory to offer (InfiniBand); with MSG_ZEROCOPY a cookie.
 
@@ -280,7 +280,7 @@ class Socket(Outbox):
         return self._told_drained
 
     def cancel_sent_to(self, address: str, port: int) -> int:
-        """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; gives how many messages.
+        """RDS_CANCEL_SENT_TO: forget what is queued or unacknowledged to one destination; returns how many messages.
 
         What TCP has taken already may still arrive. Raises ``SocketError``: ENOTCONN where unbound, EINVAL.
         """
@@ -345,7 +345,7 @@ class Socket(Outbox):
     # ---- Memory for RDMA
 
     def offer_memory(self, memory: Memory, flags: RdmaFlags = RdmaFlags.READWRITE) -> int:
-        """RDS_GET_MR: let peers read this memory, and with READWRITE write to it; gives the cookie to tell them.
+        """RDS_GET_MR: let peers read this memory, and with READWRITE write to it; returns the cookie to tell them.
 
         Raises ``SocketError``: ENOTCONN where unbound, EOPNOTSUPP over TCP, EMSGSIZE above 1 MiB, EINVAL if empty.
         """

@@ -6,6 +6,9 @@ from math import lcm
 
 from dissectors.wire.rds import MAX_PATHS
 
+EPHEMERAL_PORTS = (32_768, 60_999)
+"""First and last of Linux's own range of source ports (``ip_local_port_range``)."""
+
 
 def source_port(path: int, attempt: int, low: int, high: int, npaths: int = MAX_PATHS) -> int:
     """The port for the ``attempt``-th try (from 1) of ``path``, within the system's ephemeral range.

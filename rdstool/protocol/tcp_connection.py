@@ -136,7 +136,7 @@ class TcpConnection(Connection):
     # ---- What came before its path was known
 
     def _put_by(self, link: Link, path: Path, frames: list[Frame], began: float, now: float) -> list[Frame]:
-        """Keep messages until the handshake tells which path they came on; gives those to be judged now.
+        """Keep messages until the handshake tells which path they came on; returns those to be judged now.
 
         A path's number is not known on the first connection that a freshly started node accepts, and numbers are judged
         by path. Nearly always the first message is a probe, and nothing is kept.

@@ -197,7 +197,7 @@ class Acknowledgements:
         self.lane_outcomes: NDArray[np.int64] = np.zeros((0, OUTCOMES), np.int64)
         self.socket_outcomes: NDArray[np.int64] = np.zeros((0, OUTCOMES), np.int64)
         self.doubtful: NDArray[np.bool_] = np.zeros(0, np.bool_)
-        """By stream: the clocks of its two directions cannot be compared."""
+        """Streams whose two directions have clocks that cannot be compared."""
 
     def add(self, columns: Columns, acks: NDArray[Any], events: list[Event]) -> None:
         """Take in one batch."""

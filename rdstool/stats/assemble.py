@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,9 +100,16 @@ def sum_of(column: NDArray[np.int64], groups: Sequence[int]) -> int:
     return int(column[[group for group in groups if group < count]].sum())
 
 
-def count_of(tally: Tally, groups: Sequence[int]) -> tuple[int, int]:
+class Count(NamedTuple):
+    """Messages and their bytes."""
+
+    messages: int
+    bytes: int
+
+
+def count_of(tally: Tally, groups: Sequence[int]) -> Count:
     """Messages and bytes of some groups."""
-    return sum_of(tally.messages, groups), sum_of(tally.bytes, groups)
+    return Count(sum_of(tally.messages, groups), sum_of(tally.bytes, groups))
 
 
 def kinds_of(counts: NDArray[np.int64]) -> dict[str, int]:

@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import cache
 from json import JSONEncoder
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
+from rdstool.capture.columns import NS_PER_S
 from rdstool.capture.streams import StreamTable
 from rdstool.stats.acks import Outcome, Sent
-from rdstool.stats.model import CaptureStats, fields_of
-
-HEADING = "number,frame,stream,direction,path,acked_frame,latency,outcome\n"
+from rdstool.stats.model import CaptureStats
 
 
 def record_lines(stats: CaptureStats, sections: Sequence[str]) -> Iterator[str]:
-    """The dictionaries of :meth:`CaptureStats.records` as lines of JSON, without making them all the way down."""
-    encode = JSONEncoder(ensure_ascii=False, check_circular=False, default=fields_of).encode
+    """A line of JSON for each record: the name of its section first, then the fields of its dataclass."""
+    encode = JSONEncoder(ensure_ascii=False, check_circular=False, default=_fields_of).encode
     for name in sections:
         head = f'{{"section": "{name}", '
         for record in stats.section(name):
             yield f"{head}{encode(record)[1:]}\n"
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    """A record as a dictionary, with the records in it as they are."""
+    names, get = _reader(record.__class__)
+    return dict(zip(names, get(record), strict=True))
+
+
+@cache
+def _reader(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    """Names of a dataclass's fields, two at least, and what reads all of them at once."""
+    names = tuple(field.name for field in fields(kind))
+    return names, attrgetter(*names)
+
+
+class _Ack(NamedTuple):
+    """A message and how it was acknowledged: one line of ``--acks``."""
+
+    number: int
+    frame: int
+    stream: int
+    direction: int
+    path: int | None
+    acked_frame: int | None
+    latency: float | None
+    outcome: str
+
+
+HEADING = ",".join(_Ack._fields) + "\n"
 
 
 def ack_lines(sent: Sent, streams: StreamTable, *, json: bool) -> Iterator[str]:
@@ -33,26 +64,37 @@ def ack_lines(sent: Sent, streams: StreamTable, *, json: bool) -> Iterator[str]:
     for number, frame, lane, time, acked_frame, acked_time, outcome in zip(
         *(column.tolist() for column in columns), strict=True
     ):
-        latency = (acked_time - time) / 1e9 if outcome == Outcome.MEASURED else None
-        path = streams[lane >> 1].path
+        stream, direction = lane >> 1, lane & 1
+        path = streams[stream].path
+        latency = (acked_time - time) / NS_PER_S if outcome == Outcome.MEASURED else None
         yield line(
-            number, frame, lane >> 1, lane & 1, path if path >= 0 else None, acked_frame or None, latency, outcome
+            _Ack(
+                number,
+                frame,
+                stream,
+                direction,
+                path if path >= 0 else None,
+                acked_frame or None,
+                latency,
+                _WORDS[outcome],
+            )
         )
 
 
-def _csv_line(*values: Any) -> str:
-    *plain, latency, outcome = values
-    cells = ["" if value is None else str(value) for value in plain]
-    return ",".join((*cells, "" if latency is None else f"{latency:.9f}", _WORDS[outcome])) + "\n"
+def _csv_line(ack: _Ack) -> str:
+    path = "" if ack.path is None else ack.path
+    acked_frame = ack.acked_frame or ""
+    latency = "" if ack.latency is None else f"{ack.latency:.9f}"
+    return f"{ack.number},{ack.frame},{ack.stream},{ack.direction},{path},{acked_frame},{latency},{ack.outcome}\n"
 
 
-def _json_line(*values: Any) -> str:
-    *plain, latency, outcome = values
-    number, frame, stream, direction, path, acked_frame = ("null" if value is None else value for value in plain)
+def _json_line(ack: _Ack) -> str:
+    path = "null" if ack.path is None else ack.path
+    latency = "null" if ack.latency is None else f"{ack.latency:.9f}"
     return (
-        f'{{"number": {number}, "frame": {frame}, "stream": {stream}, "direction": {direction}, "path": {path}, '
-        f'"acked_frame": {acked_frame}, "latency": {"null" if latency is None else f"{latency:.9f}"}, '
-        f'"outcome": "{_WORDS[outcome]}"}}\n'
+        f'{{"number": {ack.number}, "frame": {ack.frame}, "stream": {ack.stream}, "direction": {ack.direction}, '
+        f'"path": {path}, "acked_frame": {ack.acked_frame or "null"}, "latency": {latency}, '
+        f'"outcome": "{ack.outcome}"}}\n'
     )
 
 

@@ -6,10 +6,8 @@ depends on how much of the traffic was captured stands beside ``coverage``, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
-from operator import attrgetter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 SECTIONS = (
@@ -137,7 +135,7 @@ class PathShare:
     messages: int
     bytes: int
     share: float
-    """Of the bytes, or of the messages where there are none."""
+    """Share of the bytes, or of the messages where there are no bytes."""
 
 
 @dataclass(slots=True)
@@ -357,34 +355,6 @@ class CaptureStats:
     rdma: Sequence[RdmaStats] = ()
 
     def section(self, name: str) -> Sequence[Any]:
-        """The records of a section."""
+        """The records of a section, by its name; the capture as a whole is one record."""
         part = getattr(self, name)
         return part if isinstance(part, Sequence) else (part,)
-
-    def records(self, sections: Sequence[str] = SECTIONS) -> Iterator[dict[str, Any]]:
-        """One dictionary for each line of ``--json``: ``section`` first, then the fields of the dataclass."""
-        for name in sections:
-            for record in self.section(name):
-                yield {"section": name, **_plain(record)}
-
-
-def _plain(value: Any) -> Any:
-    """Records as dictionaries, all the way down."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if not hasattr(type(value), "__dataclass_fields__"):
-        return value
-    return {name: _plain(item) for name, item in fields_of(value).items()}
-
-
-def fields_of(record: Any) -> dict[str, Any]:
-    """A record as a dictionary, with the records in it as they are."""
-    names, get = _reader(record.__class__)
-    return dict(zip(names, get(record), strict=True))
-
-
-@cache
-def _reader(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
-    """Names of a dataclass's fields, two at least, and what reads all of them at once."""
-    names = tuple(field.name for field in fields(kind))
-    return names, attrgetter(*names)

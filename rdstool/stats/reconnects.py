@@ -42,7 +42,7 @@ class Numbering:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
         self.first: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        """Of the first message that was not flagged as sent again; 0: none."""
+        """Sequence number of each lane's first message that was not flagged as sent again; 0 without one."""
         self.last: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self.last_frame: NDArray[np.int64] = np.zeros(0, np.int64)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,7 +13,6 @@ from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.stats.acks import OUTCOMES, Outcome
 from rdstool.stats.assemble import (
     Span,
-    agreed_paths,
     at_second,
     count_of,
     coverage_of,
@@ -28,15 +27,13 @@ from rdstool.stats.assemble import (
     sizes_of,
     sum_of,
 )
+from rdstool.stats.connections import connections_of
 from rdstool.stats.findings import Findings
 from rdstool.stats.groups import LANE_HISTOGRAMS, OTHERS
 from rdstool.stats.model import (
-    Balance,
     CaptureStats,
     CaptureSummary,
     CongestionStats,
-    ConnectionStats,
-    PathShare,
     PathStats,
     PingStats,
     PortStats,
@@ -47,10 +44,8 @@ from rdstool.stats.model import (
     SocketStats,
     StreamStats,
 )
-from rdstool.stats.reconnects import Reconnect, find_reconnects
+from rdstool.stats.reconnects import find_reconnects
 from rdstool.stats.ways import Ways
-
-PairKey = tuple[bytes, bytes, Transport]
 
 
 def summarise(found: Findings, frames: FrameCounts) -> CaptureStats:
@@ -65,7 +60,7 @@ def summarise(found: Findings, frames: FrameCounts) -> CaptureStats:
     sockets = Records(len(found.sockets.known), lambda place: _socket(found, place + 1, coverage))
     return CaptureStats(
         capture=_capture(found, frames),
-        connections=_connections(found, ways, again),
+        connections=connections_of(found, ways, again),
         sides=[
             SideStats(
                 address=address_text(side.address),
@@ -114,11 +109,6 @@ def summarise(found: Findings, frames: FrameCounts) -> CaptureStats:
     )
 
 
-def _pair_key(stream: Stream) -> PairKey:
-    """The RDS connection that a stream serves."""
-    return *stream.address_pair, stream.transport
-
-
 def _lanes_of(stream: Stream) -> tuple[int, int]:
     return 2 * stream.number, 2 * stream.number + 1
 
@@ -136,9 +126,9 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
         passed_over=frames.reasons(),
         passed_over_kinds=frames.kinds(),
         streams=len(found.streams),
-        messages=count_of(traffic.all, everything)[0],
+        messages=count_of(traffic.all, everything).messages,
         kinds=kinds_of(traffic.kinds.sum(axis=0)),
-        data_bytes=count_of(traffic.data, everything)[1],
+        data_bytes=count_of(traffic.data, everything).bytes,
         first_time=span.begin,
         last_time=span.end,
         duration=span.seconds,
@@ -153,7 +143,7 @@ def _capture(found: Findings, frames: FrameCounts) -> CaptureSummary:
 def _beyond_limit(found: Findings) -> int:
     """Data and pings whose sender has no number: all others are in the tallies of sockets."""
     kinds = found.traffic.kinds.sum(axis=0)
-    numbered = count_of(found.traffic.sent, range(1, len(found.traffic.sent.messages)))[0]
+    numbered = count_of(found.traffic.sent, range(1, len(found.traffic.sent.messages))).messages
     return int(kinds[MessageKind.DATA] + kinds[MessageKind.PING]) - numbered
 
 
@@ -183,76 +173,6 @@ def _coverage_by_address(found: Findings) -> dict[bytes, float | None]:
     return {address: seen_of(parts, Transport.TCP).coverage for address, parts in by_address.items()}
 
 
-def _connections(found: Findings, ways: Ways, again: list[Reconnect]) -> Records[ConnectionStats]:
-    reconnects: dict[PairKey, list[Reconnect]] = defaultdict(list)
-    for one in again:
-        reconnects[_pair_key(one.stream)].append(one)
-    announced = Counter(_pair_key(found.streams[restart.stream]) for restart in found.handshakes.restarts)
-    order = ways.by_first_stream()
-
-    def make(place: int) -> ConnectionStats:
-        streams = [found.streams[number] for number in ways.connections[order[place]]]
-        first = streams[0]
-        a, b, transport = _pair_key(first)
-        sides = [side for address in (a, b) if (side := found.handshakes.sides.get(address)) and side.announced]
-        npaths = agreed_paths(side.announced.npaths for side in sides if side.announced) if sides else None
-        npaths = npaths if transport is Transport.TCP else None
-        flipped = int(first.a.address != a)
-        there_by_path, here_by_path = (ways.way_of(2 * first.number + (flipped ^ way)) for way in (0, 1))
-        forward, back = ([lane for lanes in way.values() for lane in lanes] for way in (there_by_path, here_by_path))
-        forward = [] if a == b else forward
-        there, here = count_of(found.traffic.data, forward), count_of(found.traffic.data, back)
-        span = Span.of([(found.traffic.all, [*forward, *back])])
-        mine = reconnects.get((a, b, transport), [])
-        balances = (_balance(found, a, b, there_by_path, npaths), _balance(found, b, a, here_by_path, npaths))
-        return ConnectionStats(
-            a=address_text(a),
-            b=address_text(b),
-            transport=transport.label,
-            npaths=npaths,
-            streams=len(streams),
-            messages=there[0] + here[0],
-            bytes=there[1] + here[1],
-            a_to_b_messages=there[0],
-            a_to_b_bytes=there[1],
-            b_to_a_messages=here[0],
-            b_to_a_bytes=here[1],
-            reconnects=len(mine),
-            restarts=announced[a, b, transport] or _restarts(mine),
-            first_time=span.begin,
-            last_time=span.end,
-            coverage=seen_of((coverage for stream in streams for coverage in stream.coverage), transport).coverage,
-            balance=[balance for balance in balances if balance is not None],
-        )
-
-    return Records(len(order), make)
-
-
-def _restarts(again: list[Reconnect]) -> int:
-    """Restarts that the connections show. A restart makes all paths connect again, so paths are not added up."""
-    by_path: dict[int, int] = defaultdict(int)
-    for one in again:
-        by_path[one.stream.path] += one.kind == "restart"
-    return max(by_path.values(), default=0)
-
-
-def _balance(
-    found: Findings, source: bytes, destination: bytes, paths: dict[int, list[int]], npaths: int | None
-) -> Balance | None:
-    counts = {path: count_of(found.traffic.data, lanes) for path, lanes in sorted(paths.items())}
-    by_bytes = any(size for _, size in counts.values())
-    weight = {path: size if by_bytes else messages for path, (messages, size) in counts.items()}
-    total = sum(weight.values())
-    if not total:
-        return None
-    known = {path: part for path, part in weight.items() if path >= 0}
-    imbalance = None
-    if known and sum(known.values()) == total and (npaths or len(known)) > 1:
-        imbalance = round(max(known.values()) * (npaths or len(known)) / total, 3)
-    shares = [PathShare(path_or_none(path), *counts[path], round(part / total, 4)) for path, part in weight.items()]
-    return Balance(address_text(source), address_text(destination), shares, imbalance)
-
-
 def _stream(found: Findings, stream: Stream) -> StreamStats:
     lanes = _lanes_of(stream)
     forward, back = (seen_of((coverage,), stream.transport) for coverage in stream.coverage)
@@ -269,7 +189,7 @@ def _stream(found: Findings, stream: Stream) -> StreamStats:
         confidence=stream.path_confidence,
         basis=stream.path_basis if stream.transport is Transport.TCP else "InfiniBand has no paths",
         first_frame=stream.first_frame,
-        messages=count_of(found.traffic.all, lanes)[0],
+        messages=count_of(found.traffic.all, lanes).messages,
         clocks_comparable=not doubtful,
         a_to_b=forward,
         b_to_a=back,
@@ -281,7 +201,7 @@ def _path(found: Findings, lanes: list[int]) -> PathStats:
     source, destination = stream.ends(lanes[0] & 1)
     transport, path = stream.transport, stream.path
     traffic = found.traffic
-    messages, _ = count_of(traffic.all, lanes)
+    messages = count_of(traffic.all, lanes).messages
     data_messages, data_bytes = count_of(traffic.data, lanes)
     span = Span.of([(traffic.all, lanes)])
     rows = [row for lane in lanes if (row := found.lanes.histogram.item(lane)) != OTHERS]

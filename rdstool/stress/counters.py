@@ -1,20 +1,15 @@
-"""What a run has counted, as a whole and from one look to the next."""
+"""What a run counts: messages, bytes, round trips, and keys of memory regions."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 _PARTS = 8
 """Buckets for each doubling of a time: a percentile is off by a sixteenth at most."""
-_COUNTS = 11
-"""Numbers that ``Watch`` looks at, beside the clocks."""
 TRACKED_KEYS = 32 << 10
 """Keys of memory regions that are remembered; the oldest are forgotten."""
-_PROC_STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,110 +112,3 @@ class Counters:
         self.round_trips.add(us)
         if self.outlier_us is not None and us > self.outlier_us:
             self.tell(f"round trip of {us} us: {port} to {peer}")
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """What happened between two looks."""
-
-    seconds: float
-    tasks: int
-    requests_sent: int
-    requests_received: int
-    acks_sent: int
-    acks_received: int
-    bytes_sent: int
-    bytes_received: int
-    rdma_bytes_in: int
-    """Moved by RDMA."""
-    rdma_bytes_out: int
-    send_us: float
-    """Mean duration of a call that sends a request."""
-    round_trip_us: float
-    """Mean."""
-    cpu_percent: float
-    """Processor time in percent of one processor; of the whole machine where that was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The whole run, beginning when traffic did."""
-
-    interval: Interval
-    p50_us: float
-    """Median of the round trips."""
-    p99_us: float
-    longest_us: float
-    round_trips: list[Doubling]
-    keys: KeyMeter
-
-
-class Watch:
-    """Takes looks at counters. What they counted before is part of the first interval."""
-
-    def __init__(self, counters: Counters, tasks: int, *, whole_machine: bool = False) -> None:
-        self._counters = counters
-        self._tasks = tasks
-        self._cpu = _machine_cpu if whole_machine else time.process_time
-        self._begin = self._last = (time.monotonic(), self._cpu(), *[0.0] * _COUNTS)
-
-    def interval(self) -> Interval:
-        """What has happened since the last call."""
-        before, self._last = self._last, self._look()
-        return self._between(before, self._last)
-
-    def summary(self) -> Summary:
-        """What has happened since the beginning."""
-        times = self._counters.round_trips
-        return Summary(
-            self._between(self._begin, self._look()),
-            times.percentile_us(0.5),
-            times.percentile_us(0.99),
-            times.longest_us,
-            times.doublings(),
-            self._counters.keys,
-        )
-
-    def _look(self) -> tuple[float, ...]:
-        now = self._counters
-        return (
-            time.monotonic(),
-            self._cpu(),
-            now.requests_sent,
-            now.requests_received,
-            now.acks_sent,
-            now.acks_received,
-            now.bytes_sent,
-            now.bytes_received,
-            now.send_us,
-            now.round_trips.count,
-            now.round_trips.total_us,
-            now.rdma_bytes_in,
-            now.rdma_bytes_out,
-        )
-
-    def _between(self, before: tuple[float, ...], after: tuple[float, ...]) -> Interval:
-        difference = (new - old for old, new in zip(before, after, strict=True))
-        seconds, cpu, sent, received, acks_sent, acks_received, out, back, send_us, trips, trips_us, *rdma = difference
-        return Interval(
-            seconds=seconds,
-            tasks=self._tasks,
-            requests_sent=int(sent),
-            requests_received=int(received),
-            acks_sent=int(acks_sent),
-            acks_received=int(acks_received),
-            bytes_sent=int(out),
-            bytes_received=int(back),
-            rdma_bytes_in=int(rdma[0]),
-            rdma_bytes_out=int(rdma[1]),
-            send_us=send_us / sent if sent else 0.0,
-            round_trip_us=trips_us / trips if trips else 0.0,
-            cpu_percent=100 * cpu / seconds if seconds else 0.0,
-        )
-
-
-def _machine_cpu() -> float:
-    """Seconds of processor time that all programs of the machine used, as a share of its processors."""
-    first = _PROC_STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
-    user, nice, system, _idle, _wait, *interrupts = map(int, first)
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)

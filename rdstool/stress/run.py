@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from rdstool.endpoint.node import Node
 from rdstool.errors import first_of
 from rdstool.stress.control import Control
-from rdstool.stress.counters import Counters, Interval, Summary, Watch
+from rdstool.stress.counters import Counters
 from rdstool.stress.failure import RdmaFailedError, StressError
 from rdstool.stress.parameters import Parameters
 from rdstool.stress.traffic import Task
+from rdstool.stress.watch import Interval, Summary, Watch
 
 INTERVAL_S = 1.0
 """Between two reports."""
@@ -98,7 +99,7 @@ class Run:
     async def _watching(
         self, watch: Watch, traffic: asyncio.Task[None], ended: asyncio.Task[None], report: Callable[[Interval], None]
     ) -> None:
-        """Until the time is over, the peer ends the run, or something fails."""
+        """Wait until the time is over, the peer ends the run, or something fails; report each second."""
         loop = asyncio.get_running_loop()
         begun, limit = loop.time(), self._parameters.seconds if self._side.active else 0
         last_heard, received = begun, -1

@@ -106,7 +106,7 @@ class Pair:
         self.owed += 1
 
     def ack_came(self, data: bytes, now: float) -> float:
-        """Check an ack; gives the seconds since its request. Raises ``StressError``."""
+        """Check an ack; returns the seconds since its request. Raises ``StressError``."""
         if not self.outstanding:
             raise StressError(f"{self._who} acks a request that was not made")
         index = (self._send_index - self.outstanding) % self._depth

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from itertools import count
 
+from dissectors.wire.rds import TCP_PORT
 from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.addresses import canonical
 from rdstool.protocol.link import BaseLink, Link
-from rdstool.protocol.source_ports import source_port
+from rdstool.protocol.source_ports import EPHEMERAL_PORTS, source_port
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
 
 WRITE_BYTES = 1 << 18
 """Handed over at once."""
-_PORTS = (32_768, 60_999)
-_PORT = 16_385
 
 HostPort = tuple[str, int]
 
@@ -75,7 +74,7 @@ class LoopTransport:
             return
         if isinstance(wanted, events.ReadWanted):
             if end.other is not None:
-                self._driver.loop.call_soon(end.other.owner._hand_over, end.other)
+                self._driver.loop.call_soon(end.other.owner.hand_over, end.other)
         elif isinstance(wanted, events.CloseWanted):
             self._finish(end)
         elif isinstance(wanted, events.AbortWanted):
@@ -86,14 +85,14 @@ class LoopTransport:
         if link.path is None:
             return  # given up meanwhile
         host = self._network.hosts.get(canonical(wanted.peer))
-        port = source_port(wanted.path, next(self._network.attempts), *_PORTS, wanted.npaths)
+        port = source_port(wanted.path, next(self._network.attempts), *EPHEMERAL_PORTS, wanted.npaths)
         there = host.accept(wanted.peer, wanted.local, port) if host is not None else None
         with self._driver.lock:
             if there is None:
                 self._engine.connect_failed(link, "nobody has this address", self._driver.now())
             else:
                 link.local_port = port
-                here = self._add(link, (wanted.local, port), (wanted.peer, _PORT))
+                here = self._add(link, (wanted.local, port), (wanted.peer, TCP_PORT))
                 here.other, there.other = there, here
                 self._engine.connected(link, self._driver.now())
             self._driver.act()
@@ -102,7 +101,7 @@ class LoopTransport:
         """A node of the network connects."""
         with self._driver.lock:
             link = self._engine.accepted(address, peer, port, self._driver.now())
-            end = self._add(link, (address, _PORT), (peer, port)) if link is not None else None
+            end = self._add(link, (address, TCP_PORT), (peer, port)) if link is not None else None
             self._driver.loop.call_soon(self._act)
             return end
 
@@ -129,10 +128,11 @@ class LoopTransport:
         """Hand bytes over in the next callback."""
         end = self._ends.get(link.handle)
         if end is not None:
-            self._driver.loop.call_soon(self._hand_over, end)
+            self._driver.loop.call_soon(self.hand_over, end)
         return True
 
-    def _hand_over(self, end: _End) -> None:
+    def hand_over(self, end: _End) -> None:
+        """Give the other end what this one has to send, as long as that one reads."""
         other = end.other
         if end.closed or end.finished or other is None or other.closed:
             return
@@ -151,7 +151,7 @@ class LoopTransport:
                     self._tap.acknowledged(end.key, end.link.sent)
                 self._engine.bytes_acked(end.link, end.link.sent, self._driver.now())
             self._driver.act()
-        self._driver.loop.call_soon(self._hand_over, end)
+        self._driver.loop.call_soon(self.hand_over, end)
 
     def receive(self, end: _End, data: bytes) -> None:
         """Bytes of the other end."""
@@ -191,13 +191,13 @@ class LoopTransport:
             self._driver.act()
 
     def settle(self) -> None:
-        """Do nothing: nothing is ever left."""
+        """Do nothing: whatever there is to do has a callback already."""
 
     def check_acks(self) -> None:
-        """What is handed over is acknowledged."""
+        """Do nothing: what is handed over is acknowledged at once."""
 
     def open_links(self) -> int:
-        """Connections that are open."""
+        """Number of connections that are open."""
         return len(self._ends)
 
     def close(self) -> None:

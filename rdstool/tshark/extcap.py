@@ -57,7 +57,7 @@ def copy(frames: BinaryIO, fifo: BinaryIO) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Answer one question of Wireshark's. 0, or 1 with what is wrong on stderr, which Wireshark shows."""
+    """Answer one question of Wireshark's. Returns 0, or 1 with what is wrong on stderr, which Wireshark shows."""
     parser = argparse.ArgumentParser(prog="rdstool extcap", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--extcap-interfaces", action="store_true")
     parser.add_argument("--extcap-interface", default="")

@@ -24,11 +24,11 @@ _EXTCAP_MARK = "# Made by `rdstool lua install`: nodes of rdstool as interfaces.
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A plugin that lies where it is looked for."""
+    """A plugin where Wireshark looks for it."""
 
     path: Path
     version: str | None
-    """Of the rdstool that made it; None for a file of somebody else."""
+    """Version of the rdstool that made it; None for a file of somebody else."""
 
 
 def installed(directory: Path, elsewhere: str | None = None) -> Installed | None:

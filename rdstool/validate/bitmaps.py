@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dissectors.wire.congestion import BITMAP_BYTES, congested_ports
+from dissectors.wire.rds import Flags
 from rdstool.validate.view import View
 
 EMPTY = bytes(BITMAP_BYTES)
@@ -22,5 +23,5 @@ def marked_ports(view: View) -> dict[int, list[int]]:
     return {
         row: [] if payload == EMPTY else list(_ports(payload))
         for row, payload in sorted(view.decoded.messages.payloads.items())
-        if len(payload) == BITMAP_BYTES and view.flags[row] == 1
+        if len(payload) == BITMAP_BYTES and view.flags[row] == Flags.CONG_BITMAP
     }

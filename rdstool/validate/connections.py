@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,14 +16,27 @@ from rdstool.validate.view import PerFlow, View
 
 RECENT = 64
 """Streams of an address pair that are looked at for an older one of the same path."""
-Pair = tuple[bytes, bytes, int]
-"""Smaller address, larger address, transport."""
+
+
+class Pair(NamedTuple):
+    """What identifies an RDS connection in a capture: two addresses, and what carries it."""
+
+    smaller: bytes
+    larger: bytes
+    transport: int
+
+
+class Spoken(NamedTuple):
+    """Frames between which a stream carried messages."""
+
+    first: int
+    last: int
 
 
 def pair_of(stream: Stream) -> Pair:
-    """What identifies an RDS connection in a capture."""
-    first, second = stream.address_pair
-    return first, second, int(stream.transport)
+    """The RDS connection that a stream serves."""
+    smaller, larger = stream.address_pair
+    return Pair(smaller, larger, int(stream.transport))
 
 
 class Connections:
@@ -102,15 +116,15 @@ class Connections:
             return None
         return StreamOpened(frame, self._opened_time.one(stream), stream, self._opened_direction.one(stream))
 
-    def spoke(self, stream: int) -> tuple[int, int] | None:
-        """Frames of the first and the last message of a stream, up to its end; None without messages."""
+    def spoke(self, stream: int) -> Spoken | None:
+        """The first and the last message of a stream, up to its end; None without messages."""
         firsts = [frame for frame in self.first_frame.both(stream) if frame]
         if not firsts:
             return None
         last = max(self.last_frame.both(stream))
         # What was on its way when one side ended the connection still comes.
         closed = self.closed.get(stream)
-        return min(firsts), min(last, closed.frame) if closed is not None else last
+        return Spoken(min(firsts), min(last, closed.frame) if closed is not None else last)
 
     def older(self, stream: Stream) -> list[int]:
         """The streams of its address pair that came before it, no more than the latest ``RECENT``."""
@@ -139,5 +153,5 @@ class Connections:
     def tcp_pairs(self) -> Iterator[tuple[Pair, list[int]]]:
         """The address pairs that speak RDS over TCP."""
         for pair, numbers in self.pairs.items():
-            if pair[2] == Transport.TCP:
+            if pair.transport == Transport.TCP:
                 yield pair, numbers

@@ -29,9 +29,10 @@ def _titles(rules: Sequence[Rule]) -> dict[str, str]:
 
 
 class TextFormat:
-    """A line each: frame, message, severity, rule, what that is about, and the evidence."""
+    """A line for each finding: frame, message, severity, rule, what that is about, and the evidence."""
 
     def __init__(self, rules: Sequence[Rule], label: FrameLabel | None, paint: Callable[[str, str], str]) -> None:
+        """``label`` names the file of each finding, for several captures; ``paint`` colours a text by its severity."""
         self._titles = _titles(rules)
         self._label = label
         self._paint = paint
@@ -48,7 +49,7 @@ class TextFormat:
         return f"{where:<12} {number:<7} {level} {finding.rule}  {words}\n"
 
     def end(self, withheld: dict[str, int]) -> str:
-        """How many more there are of each rule."""
+        """A line for each rule of which there are more findings than are shown."""
         return "".join(f"{rule}: and {count} more\n" for rule, count in sorted(withheld.items()))
 
 
@@ -56,6 +57,7 @@ class JsonFormat:
     """One JSON object a line."""
 
     def __init__(self, rules: Sequence[Rule], label: FrameLabel | None) -> None:
+        """``label`` names the file of each finding, for several captures."""
         self._titles = _titles(rules)
         self._label = label
 

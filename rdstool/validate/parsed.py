@@ -19,4 +19,5 @@ def parse_field(field: bytes) -> ParsedExtensions:
 
 def field_of(view: View, index: int) -> bytes:
     """The 16 bytes of ``h_exthdr``."""
-    return view.raw[index, 32:].tobytes()
+    field: bytes = view.exthdr[index].tobytes()
+    return field

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dissectors.wire.rds import HEADER_BYTES, Flags
+from dissectors.wire.rds import Flags
 from rdstool.capture.columns import Ints
 from rdstool.capture.pipeline import Decoded
 from rdstool.protocol.kinds import MessageKind, Transport
@@ -71,7 +71,6 @@ class View:
         self.count = len(rows)
         header = np.ascontiguousarray(rows["header"])
         self.header = header
-        self.raw: NDArray[np.uint8] = header.view(np.uint8).reshape(self.count, HEADER_BYTES)
         self.number: Ints = rows["number"].copy()
         self.frame: Ints = rows["frame"].copy()
         self.first_frame: Ints = rows["first_frame"].copy()
@@ -79,8 +78,10 @@ class View:
         self.stream: Ints = rows["stream"].astype(np.int64)
         self.flow: Ints = self.stream * 2 + rows["direction"]
         self.kind: NDArray[np.uint8] = rows["kind"].copy()
-        self.flags: NDArray[np.uint8] = self.raw[:, 24].copy()
-        self.credit: NDArray[np.uint8] = self.raw[:, 25].copy()
+        self.flags: NDArray[np.uint8] = header["flags"].copy()
+        self.credit: NDArray[np.uint8] = header["credit"].copy()
+        self.padding: NDArray[np.void] = np.ascontiguousarray(header["padding"])
+        self.exthdr: NDArray[np.void] = np.ascontiguousarray(header["exthdr"])
         self.length: Ints = header["length"].astype(np.int64)
         self.sport: Ints = header["sport"].astype(np.int64)
         self.dport: Ints = header["dport"].astype(np.int64)
@@ -90,8 +91,7 @@ class View:
         self.end: Ints = rows["end"].copy()
         self.tcp: Mask = np.asarray(rows["transport"] == Transport.TCP)
         self.ib: Mask = ~self.tcp
-        words = np.ascontiguousarray(self.raw[:, 32:]).view(np.uint64)
-        self.extended: Mask = np.asarray(words.any(axis=1))
+        self.extended: Mask = _any_bits(self.exthdr)
         """The row has extension headers."""
 
     @cached_property
@@ -128,3 +128,14 @@ class View:
     def port_text(self, index: int) -> str:
         """Such as ``4001 to 4002``."""
         return f"{int(self.sport[index])} to {int(self.dport[index])}"
+
+    @cached_property
+    def padded(self) -> Mask:
+        """Rows whose padding is not all zeros."""
+        return _any_bits(self.padding)
+
+
+def _any_bits(fields: NDArray[np.void]) -> Mask:
+    """Which of the fields, whole numbers of 32 bits long, have a bit set."""
+    words = fields.view(np.uint32).reshape(len(fields), fields.itemsize // 4)
+    return np.asarray(words.any(axis=1))

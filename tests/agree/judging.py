@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rdstool.tshark.program import Tshark
 from tests.agree.damaging import damaged
-from tests.captures.test_sharing import all_of, is_shared, options
+from tests.kit.sharing import all_of, is_shared, options
 from tests.thinned.thinning import write
 from tests.tshark.running import differences_in, rows
 

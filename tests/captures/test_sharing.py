@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +27,14 @@ from rdstool.capture.sharing import decode_shared, files_to_share
 from rdstool.capture.streams import StreamTable
 from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
-from rdstool.validate.rule import Finding
-from rdstool.validate.validator import Validator
+from tests.kit.sharing import all_of, is_shared, options
 from tests.kit.tunnels import in_tunnels
 from tests.unit.capture.capture_files import pcap_file
 from tests.unit.cli.running import TIMEOUT_S, environment, rdstool, rdstool_here
 
 PCAPS = Path(__file__).parents[2] / "pcaps"
-CHUNK_BYTES = 128 << 10
 SECTION = struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)
 INTERFACE = struct.pack("<IIHHII", 1, 20, 1, 0, 0, 20)
-
-
-def options(jobs: int, chunk_bytes: int = CHUNK_BYTES, **more: Any) -> CaptureOptions:
-    """Chunks so small that a test's capture has many."""
-    return CaptureOptions(jobs=jobs, chunk_bytes=chunk_bytes, **more)
-
-
-def is_shared(*paths: str, jobs: int = 2, **more: Any) -> bool:
-    """Tell whether several processes read these files."""
-    files = files_to_share(paths, options(jobs, **more))
-    if files is not None:
-        files.close()
-    return files is not None
 
 
 def grown(name: str, path: Path, copies: int = 3) -> str:
@@ -62,42 +46,6 @@ def grown(name: str, path: Path, copies: int = 3) -> str:
         output.seek(0)
         assert grow(source, output, copies * size - 24 * copies, 4) == copies
     return str(path)
-
-
-def all_of(paths: Sequence[str], how: CaptureOptions) -> dict[str, Any]:
-    """Everything that reading tells, and the error that ends it."""
-    problem = None
-    told: list[list[Any]] = [[], [], [], [], [], []]
-    with open_capture(paths, how) as capture:
-        validator = Validator(capture)
-        findings: list[Finding] = []
-        try:
-            for decoded in capture.batches():
-                batch = decoded.messages
-                told[0].append(batch.rows)
-                told[1] += [sorted(beside.items()) for beside in (batch.payloads, batch.digests, batch.rdma)]
-                told[2].append(decoded.acks)
-                told[3].append(decoded.fragments)
-                told[4].append(decoded.consumed)
-                told[5] += decoded.events
-                findings += validator.feed(decoded)
-        except CaptureError as error:
-            problem = str(error), error.position
-        findings += validator.finish(reread=False)
-    return {
-        "messages": np.concatenate(told[0]).tobytes(),
-        "beside": [item for items in told[1] for item in items],
-        "acks": np.concatenate(told[2]).tobytes(),
-        "fragments": np.concatenate(told[3]).tobytes(),
-        "consumed": told[4],
-        "events": told[5],
-        "findings": findings,
-        "streams": capture.streams.streams,
-        "passed over": capture.streams.passed_over,
-        "frames": capture.frames,
-        "label": capture.frame_label(capture.frames.frames),
-        "problem": problem,
-    }
 
 
 def pcapng(path: str) -> str:

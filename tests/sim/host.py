@@ -12,11 +12,10 @@ from rdstool.protocol.config import Limits, Settings
 from rdstool.protocol.link import BaseLink
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import Profile
-from rdstool.protocol.source_ports import source_port
+from rdstool.protocol.source_ports import EPHEMERAL_PORTS, source_port
 from tests.sim.clock import Clock
 from tests.sim.tcp import KEEPALIVE_S, Side, Weather, cut
 
-EPHEMERAL = (32_768, 60_999)
 CONNECT_TIMEOUT_S = (0.5, 3.0)
 
 
@@ -219,7 +218,7 @@ class Host:
     # ---- Connecting
 
     def _connect(self, wanted: events.ConnectWanted) -> None:
-        port = source_port(wanted.path, wanted.attempt, *EPHEMERAL, wanted.npaths)
+        port = source_port(wanted.path, wanted.attempt, *EPHEMERAL_PORTS, wanted.npaths)
         side = Side(self.weather, self, self.address, port)
         side.connecting = True
         side.link = wanted.link

@@ -17,7 +17,7 @@ class Assembler:
         self._limit = message_bytes
         self._short = min(message_bytes, FRAGMENT_BYTES)
         self._first: FrameHeader | None = None
-        """Of the message that has begun: the header that counts."""
+        """Header of the first fragment of the message that has begun; None between messages."""
         self._pieces: list[bytes] = []
         self._missing = 0
         self.began = 0.0
@@ -29,7 +29,7 @@ class Assembler:
         return 0 if self._first is None else self._first.length - self._missing
 
     def add(self, header: FrameHeader, frame: bytes, now: float) -> tuple[FrameHeader, bytes] | None:
-        """One frame more; gives a message's first header and its payload when that is complete.
+        """Take one more frame; returns a message's first header and its payload when that is complete.
 
         Raises ``RemoteProtocolError`` where the frame cannot follow the one before it.
         """

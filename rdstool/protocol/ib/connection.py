@@ -155,7 +155,7 @@ class IbConnection(BaseConnection):
     # ---- Work
 
     def receives_posted(self, link: IbLink, receives: int) -> None:
-        """So many receives more wait for frames: the peer is to know, where it counts them."""
+        """``receives`` more were posted for frames: the peer is to know of them, where it counts them."""
         if link.flow is None:
             link.reposted += receives
             return
@@ -359,7 +359,7 @@ def _checked(frame: bytes, counters: Counters) -> FrameHeader:
 
 
 def _take_extensions(inbox: Inbox, exthdr: bytes) -> int | None:
-    """What a message says of RDMA; gives the cookie of the memory that it offers."""
+    """Read what a message says of RDMA; returns the cookie of the memory that it offers."""
     cookie = None
     for item in parse_extensions(exthdr).items:
         if isinstance(item, Rdma) and inbox.memory is not None:

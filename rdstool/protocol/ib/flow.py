@@ -23,7 +23,7 @@ class FlowControl:
         """Receives posted since, which the peer does not know of."""
 
     def posted(self, receives: int) -> bool:
-        """So many receives more; True where the peer should be told soon."""
+        """``receives`` more were posted; True where the peer should be told soon."""
         self.to_grant += receives
         return self.to_grant >= self._update_at
 
@@ -32,7 +32,7 @@ class FlowControl:
         self.send.grant(min(credit, CREDIT_LIMIT - 1 - self.send.available))
 
     def grab(self, wanted: int) -> tuple[int, int]:
-        """Take credits for up to ``wanted`` frames; gives how many may be sent, and what the first one grants.
+        """Take credits for up to ``wanted`` frames; returns how many may be sent, and what the first one grants.
 
         The last credit is kept for a frame that grants some itself: else both sides could wait for each other.
         """

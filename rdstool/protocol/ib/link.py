@@ -23,16 +23,16 @@ class IbOwner(LinkOwner, Protocol):
         """Private data of the answer to the peer's request."""
 
     def established(self, link: IbLink, said: Greeting | None, now: float) -> None:
-        """It is there; ``said`` is what the peer's answer told, where we have asked."""
+        """The connection is established; ``said`` is what the peer's answer told, where we have asked."""
 
     def receives_posted(self, link: IbLink, receives: int) -> None:
-        """So many receives more wait for frames."""
+        """``receives`` more were posted for frames."""
 
     def work_to_post(self, link: IbLink) -> list[Work]:
-        """Work requests to post on it, in this order."""
+        """The work requests to post, in this order."""
 
     def frames_received(self, link: IbLink, frames: Sequence[bytes], now: float) -> None:
-        """Frames came on it."""
+        """Frames have come."""
 
     def work_completed(self, link: IbLink, work: int, status: int, original: int, now: float) -> None:
         """A work request has ended."""

@@ -35,7 +35,7 @@ class RdmaFlags(IntFlag):
     """``RDS_RDMA_*`` (§8.2). DONTWAIT does nothing, as in the kernel."""
 
     READWRITE = 0x01
-    """Of an operation: write to the peer. Of a region: the peer may write to it."""
+    """An operation with it writes to the peer; a region with it may be written to by the peer."""
     FENCE = 0x02
     INVALIDATE = 0x04
     USE_ONCE = 0x08
@@ -110,7 +110,7 @@ class SocketMemory:
         return split_cookie(cookie)[0] in self._by_key
 
     def offer(self, memory: Memory, flags: RdmaFlags) -> int:
-        """Register memory for peers; gives its cookie. Raises ``SocketError``: EMSGSIZE, EINVAL.
+        """Register memory for peers; returns its cookie. Raises ``SocketError``: EMSGSIZE, EINVAL.
 
         Peers may read it, and with READWRITE write and do atomics: what the kernel gives where it maps on demand. Its
         ordinary regions, which are tied to a connection, refuse atomics.

@@ -170,7 +170,7 @@ class MaskedOperation(AtomicOperation):
 
     @property
     def unfinished(self) -> bool:
-        """As long as the number has not been what was expected."""
+        """Whether the number has yet to be found as it was expected."""
         return not self.ended
 
     def _work(self, new_id: Callable[[], int]) -> Sequence[Work]:

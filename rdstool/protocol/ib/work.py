@@ -34,7 +34,7 @@ class WorkStatus(IntEnum):
 
     @classmethod
     def words(cls, status: int) -> str:
-        """Of a number that need not be one of these."""
+        """A status in words, whether or not it is one of these."""
         try:
             return cls(status).name.replace("_", " ").lower()
         except ValueError:

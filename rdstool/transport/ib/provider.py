@@ -202,7 +202,7 @@ class Completed(NamedTuple):
     data: bytes = b""
     """What a RECEIVE got."""
     original: int = 0
-    """What an atomic found."""
+    """The number that an atomic operation found."""
     solicited: bool = False
     """The sender of what a RECEIVE got asked to wake us, where the provider can tell."""
 
@@ -214,7 +214,7 @@ class ConnectRequested:
     connection: Connection
     service_id: int
     private_data: bytes
-    """As it came, filled up with zeros; without the IP CM header where the service has one."""
+    """Private data of the REQ, filled up with zeros; without the IP CM header where the service has one."""
     source_port: int
     """Port of the IP CM header; 0 without one."""
 
@@ -225,7 +225,7 @@ class Established:
 
     connection: Connection
     private_data: bytes
-    """Of the peer's REP or RTU, filled up with zeros."""
+    """Private data of the peer's REP or RTU, filled up with zeros."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,15 +44,15 @@ SEND_BUFFER_BYTES = 4 << 20
 RECEIVE_BATCH = 64
 """Datagrams that are received before answers go out."""
 ROUNDS = 64
-"""Times to receive and send before the owner has its turn."""
+"""Times that we receive and send before the owner has its turn."""
 BLOCKED_WAIT_S = 0.0005
-"""After a full send buffer."""
+"""Pause after the send buffer was full."""
 
 # Of linux/in.h, linux/in6.h and linux/udp.h; the socket module lacks them.
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
 _IP_MTU, _IPV6_MTU = 14, 24
 _MAX_HEADER_BYTES = 80
-"""Of IP, UDP and the transport together, at most (``RXE_MAX_HDR_LENGTH``)."""
+"""Headers of IP, UDP and the transport together, at most (``RXE_MAX_HDR_LENGTH``)."""
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _SEGMENT = struct.Struct("=H")
 _GRO_SIZE = struct.Struct("=i")

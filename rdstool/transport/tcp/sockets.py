@@ -11,7 +11,7 @@ from pathlib import Path
 from dissectors.wire.rds import TCP_PORT
 from rdstool.errors import AddressError
 from rdstool.protocol.config import Settings
-from rdstool.protocol.source_ports import source_port
+from rdstool.protocol.source_ports import EPHEMERAL_PORTS, source_port
 from rdstool.transport.scopes import socket_address
 
 BACKLOG = 64
@@ -19,8 +19,6 @@ BACKLOG = 64
 KEEPALIVE_S = 5
 """Idle time before the first probe, and between probes (``rds_tcp_keepalive``)."""
 KEEPALIVE_PROBES = 5
-EPHEMERAL_PORTS = (32_768, 60_999)
-"""Source ports where the system does not tell its own range."""
 DIAL_TRIES = 64
 """Source ports that are tried before an attempt counts as failed."""
 
@@ -104,7 +102,7 @@ def abort(sock: socket.socket) -> None:
 
 
 def ephemeral_ports() -> tuple[int, int]:
-    """Lowest and highest port that the system gives to connections."""
+    """First and last port that the system gives to connections; Linux's own where it does not tell."""
     try:
         low, high = _PORT_RANGE.read_text().split()
         return int(low), int(high)

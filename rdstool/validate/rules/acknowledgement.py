@@ -14,6 +14,7 @@ from rdstool.capture.gather import distinct
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.flows import Numbered
+from rdstool.validate.parsed import field_of
 from rdstool.validate.rule import ERROR, IB, NOTE, WARNING, Rule
 from rdstool.validate.view import REORDER_FRAMES, PerFlow, View
 
@@ -315,4 +316,4 @@ class AcknowledgementCheck(Check):
 
 
 def _extension(view: View, index: int) -> str:
-    return str(view.raw[index, 32:].tobytes().hex()) if view.extended[index] else "none"
+    return field_of(view, index).hex() if view.extended[index] else "none"

@@ -179,8 +179,7 @@ class HeaderCheck(Check):
             return
         report, flags, kind = self.report, view.flags, view.kind
         report.rows(LENGTH, view, view.length > MAX_MESSAGE_BYTES, lambda i: f"h_len is {view.length[i]} bytes")
-        padding = view.raw[:, 26:30].any(axis=1)
-        report.rows(PADDING, view, padding, lambda i: f"padding is {view.raw[i, 26:30].tobytes().hex()}")
+        report.rows(PADDING, view, view.padded, lambda i: f"padding is {view.padding[i].tobytes().hex()}")
         unknown = (flags & ~np.uint8(KNOWN_FLAGS)) != 0
         report.rows(UNKNOWN_FLAGS, view, unknown, lambda i: f"flags are 0x{flags[i]:02x}")
         beats = kind == MessageKind.HEARTBEAT

@@ -127,7 +127,7 @@ class MultipathCheck(Check):
     def _sender_key(self, stream: Stream, flow: int) -> Sender:
         source, _ = stream.ends(flow & 1)
         pair = self.context.connections.pair[stream.number]
-        return pair, int(source.address == pair[1])
+        return pair, int(source.address == pair.larger)
 
     def _hold(self, batch: Batch, said: Announcement, sender: Sender) -> None:
         """Remember what the receiver of the handshake had sent on this stream before."""
@@ -197,7 +197,7 @@ class MultipathCheck(Check):
         """A connection that speaks while an older one of its pair lives, and no handshake came before."""
         for pair in self.context.connections.shared - self._early_told:
             numbers = self.context.connections.pairs[pair]
-            if pair[2] != Transport.TCP:
+            if pair.transport != Transport.TCP:
                 self._early_told.add(pair)
                 continue
             first = self.context.streams[numbers[0]]
@@ -343,13 +343,14 @@ class MultipathCheck(Check):
             limit = self._paths(pair)
             if len(numbers) <= limit:
                 continue
-            alive: list[tuple[int, int]] = []
+            alive: list[int] = []
+            """Last frames of the connections that still carry messages."""
             for number in numbers:
                 stream, spoke = self.context.streams[number], connections.spoke(number)
                 if spoke is None or stream.a.address > stream.b.address:
                     continue
-                alive = [one for one in alive if one[0] > spoke[0]]
-                alive.append((spoke[1], number))
+                alive = [last for last in alive if last > spoke.first]
+                alive.append(spoke.last)
                 if len(alive) > limit:
                     opened = connections.opened(number)
                     self.report.at(

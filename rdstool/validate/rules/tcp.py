@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from dissectors.wire.extensions import SportIdx
 from dissectors.wire.rds import MAX_PATHS, TCP_PORT
 from rdstool.capture.events import Closing, StreamClosed
@@ -62,6 +64,14 @@ SAME_PATH = Rule(
 )
 
 
+class _Holder(NamedTuple):
+    """The stream that carries a path."""
+
+    stream: int
+    last_frame: int
+    """Of its messages."""
+
+
 class TcpCheck(Check):
     """Looks at connections, not at messages."""
 
@@ -102,14 +112,14 @@ class TcpCheck(Check):
                 self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
             if stream.a.address > stream.b.address:
                 if spoke is not None:
-                    text = f"{stream.a.host} opened it, and messages follow from frame {spoke[0]} on"
+                    text = f"{stream.a.host} opened it, and messages follow from frame {spoke.first} on"
                     self.report.at(LARGER, text, opened.frame, opened.time, stream=stream.number)
                 elif connections.now - opened.time >= DUEL_NS and self._stays(stream):
                     text = f"{stream.a.host}, the larger address, opened it and it stays open"
                     self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
         for pair, numbers in connections.tcp_pairs():
             # Where the capture lacks frames the ends of connections may be among them.
-            if pair[0] in self._ports_tell and not self.context.continuity.lossy:
+            if pair.smaller in self._ports_tell and not self.context.continuity.lossy:
                 self._one_path_one_connection(numbers)
 
     def _stays(self, stream: Stream) -> bool:
@@ -125,22 +135,22 @@ class TcpCheck(Check):
 
     def _one_path_one_connection(self, numbers: list[int]) -> None:
         connections, streams = self.context.connections, self.context.streams
-        holders: dict[int, tuple[int, int]] = {}
+        holders: dict[int, _Holder] = {}
         for number in numbers:
             stream, spoke = streams[number], connections.spoke(number)
             if spoke is None or not stream.from_start or stream.a.address > stream.b.address:
                 continue
             path = stream.a.port % MAX_PATHS
             holder = holders.get(path)
-            if holder is not None and holder[1] > spoke[0]:
+            if holder is not None and holder.last_frame > spoke.first:
                 opened = connections.opened(number)
                 self.report.at(
                     SAME_PATH,
-                    f"TCP source port {stream.a.port} is path {path}, which stream {holder[0]} still carries "
-                    f"(messages up to frame {holder[1]})",
+                    f"TCP source port {stream.a.port} is path {path}, which stream {holder.stream} still carries "
+                    f"(messages up to frame {holder.last_frame})",
                     stream.first_frame,
                     opened.time if opened else 0,
                     stream=number,
                 )
-            if holder is None or holder[1] < spoke[1]:
-                holders[path] = number, spoke[1]
+            if holder is None or holder.last_frame < spoke.last:
+                holders[path] = _Holder(number, spoke.last)

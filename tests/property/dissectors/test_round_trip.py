@@ -83,24 +83,24 @@ def round_trip(packet: Packet) -> Packet:
 
 
 @given(message=MESSAGES, payload=st.binary(max_size=60))
-def test_a_message(message: RDS, payload: bytes) -> None:
+def test_any_message_survives_a_round_trip(message: RDS, payload: bytes) -> None:
     found = round_trip(message / payload)
     assert bytes(found.payload) == payload
     assert found.length == len(payload)
 
 
 @given(data=st.binary(min_size=16, max_size=16))
-def test_any_sixteen_bytes_of_extensions(data: bytes) -> None:
+def test_any_sixteen_bytes_of_extensions_survive_a_round_trip(data: bytes) -> None:
     assert bytes(rebuilt(RDS(bytes(32) + data)))[32:] == data
 
 
 @given(ports=st.lists(U16, max_size=100, unique=True))
-def test_a_congestion_bitmap(ports: list[int]) -> None:
+def test_any_congestion_bitmap_survives_a_round_trip(ports: list[int]) -> None:
     assert round_trip(RDSCongestion(ports=ports)).ports == sorted(ports)
 
 
 @given(messages=st.lists(st.tuples(st.integers(1, 2**64 - 1), U16, st.binary(max_size=50)), min_size=1, max_size=8))
-def test_messages_of_one_segment(messages: list[tuple[int, int, bytes]]) -> None:
+def test_any_messages_of_one_segment_survive_a_round_trip(messages: list[tuple[int, int, bytes]]) -> None:
     segment: Packet = TCP(dport=16385)
     for sequence, port, payload in messages:
         segment = segment / RDS(sequence=sequence, sport=port, dport=port)
@@ -114,7 +114,7 @@ def test_messages_of_one_segment(messages: list[tuple[int, int, bytes]]) -> None
 
 
 @given(message=MESSAGES, payload=st.binary(max_size=60), qp=st.integers(2, 2**24 - 1), native=st.booleans())
-def test_a_message_over_infiniband(message: RDS, payload: bytes, qp: int, native: bool) -> None:
+def test_any_message_over_infiniband_survives_a_round_trip(message: RDS, payload: bytes, qp: int, native: bool) -> None:
     del message.checksum
     network = LRH() if native else IP() / UDP()
     found = round_trip(network / BTH(dqpn=qp) / message / payload)
@@ -124,13 +124,13 @@ def test_a_message_over_infiniband(message: RDS, payload: bytes, qp: int, native
 
 
 @given(va=U64, rkey=U32, dlen=U32)
-def test_an_rdma_read(va: int, rkey: int, dlen: int) -> None:
+def test_any_rdma_read_survives_a_round_trip(va: int, rkey: int, dlen: int) -> None:
     found = round_trip(IP() / UDP() / BTH(opcode=Opcode.READ_REQUEST) / RETH(va=va, rkey=rkey, dlen=dlen))
     assert (found[RETH].va, found[RETH].rkey, found[RETH].dlen) == (va, rkey, dlen)
 
 
 @given(ack=U64, credit=U32, tos=U8, qpn=st.integers(0, 2**24 - 1))
-def test_a_connect_request(ack: int, credit: int, tos: int, qpn: int) -> None:
+def test_any_connect_request_survives_a_round_trip(ack: int, credit: int, tos: int, qpn: int) -> None:
     private = IPCM() / RDSPrivate4(saddr="10.0.0.1", daddr="10.0.0.2", ack_seq=ack, credit=credit, tos=tos)
     request = CMReq(service_id=0x10648CA, local_qpn=qpn, private=private)
     found = round_trip(IP() / UDP() / BTH() / DETH() / MAD() / request)
@@ -139,7 +139,7 @@ def test_a_connect_request(ack: int, credit: int, tos: int, qpn: int) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
-def test_defaults(layer: type[Packet]) -> None:
+def test_every_layer_survives_a_round_trip_as_it_is_made(layer: type[Packet]) -> None:
     if bytes(layer()):
         round_trip(layer())
 

@@ -36,7 +36,7 @@ def test_a_counter_is_a_name_and_a_value() -> None:
 
 
 @FAMILIES
-def test_a_connection(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
+def test_a_connection_is_read_field_by_field(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
     raw = number(124, 8) + number(3, 8) + ends[0] + ends[1] + b"tcp".ljust(16, b"\0") + b"\x04"
     if len(ends[0]) == 4:
         raw += b"\x06"  # only the record for IPv4 has the type of service
@@ -53,7 +53,7 @@ def test_a_connection(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None
 
 
 @FAMILIES
-def test_a_message(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
+def test_a_message_is_read_field_by_field(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
     raw = number(7, 8) + number(65_536, 4) + ends[0] + ends[1] + port(4000) + port(4001) + b"\x02\x05"
     assert len(raw) == (26 if len(ends[0]) == 4 else 50)
     assert records.message(raw, len(ends[0])) == {
@@ -69,7 +69,7 @@ def test_a_message(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
 
 
 @FAMILIES
-def test_a_socket(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
+def test_a_socket_is_read_field_by_field(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
     raw = number(4_194_304, 4) + ends[0] + ends[1] + port(55_531) + port(0) + number(16_777_216, 4) + number(265, 8)
     assert len(raw) == (28 if len(ends[0]) == 4 else 52)
     assert records.bound_socket(raw, len(ends[0])) == {
@@ -84,7 +84,7 @@ def test_a_socket(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
 
 
 @FAMILIES
-def test_a_tcp_socket(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
+def test_a_tcp_connection_is_read_field_by_field(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
     raw = ends[0] + port(32_776) + ends[1] + port(16_385) + number(48, 8) + number(9, 8)
     raw += number(1_900_897_930, 4) + number(1_900_898_026, 4) + number(1_900_898_026, 4)
     if len(ends[0]) == 4:
@@ -105,7 +105,7 @@ def test_a_tcp_socket(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None
 
 
 @FAMILIES
-def test_an_infiniband_connection(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
+def test_an_infiniband_connection_is_read_field_by_field(ends: tuple[bytes, bytes], names: tuple[str, str]) -> None:
     gids = bytes.fromhex("fe80" + "00" * 13 + "01"), bytes.fromhex("fe80" + "00" * 13 + "02")
     raw = ends[0] + ends[1] + gids[0] + gids[1]
     raw += b"".join(number(each, 4) for each in (256, 1024, 8, 32, 257)) + b"\x03\x04\0\0" + number(99, 4)

@@ -257,7 +257,7 @@ INFINIBAND: dict[str, tuple[int, bytes, tuple[str, str], int, int]] = {
 
 @pytest.mark.parametrize("name", INFINIBAND)
 @pytest.mark.parametrize("trailer", [0, 2, 9], ids=["exact", "VCRC", "padding"])
-def test_packets_of_infiniband(name: str, trailer: int) -> None:
+def test_packets_of_infiniband_are_found_behind_every_link_header(name: str, trailer: int) -> None:
     link, frame, addresses, network, bth = INFINIBAND[name]
     parsed, counts = parse_frames([frame + b"\xff" * trailer], link)
     ib = parsed.ib

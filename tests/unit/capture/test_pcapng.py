@@ -69,7 +69,9 @@ def test_sections_have_a_byte_order_and_interfaces_of_their_own(tmp_path: Path) 
     ],
 )
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_time_resolutions(tmp_path: Path, order: str, resolution: int | None, stamp: int, ns: int) -> None:
+def test_stamps_of_any_resolution_are_read_as_nanoseconds(
+    tmp_path: Path, order: str, resolution: int | None, stamp: int, ns: int
+) -> None:
     options = b"" if resolution is None else option(9, bytes([resolution]), order) + option(0, b"", order)
     frames, error, _ = read(
         tmp_path, section(order) + interface(order, options=options) + enhanced(b"x", order, stamp=stamp)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from rdstool import __version__
-from rdstool.__main__ import COLLECT_AFTER
 from rdstool.cli import app, exit_codes, output
+from rdstool.cli.cycles import search_seldom
 from rdstool.cli.endpoints import run_job
 from rdstool.cli.progress import LONG_INPUT_BYTES, progress
 from tests.thinned.thinning import whole, write
@@ -53,7 +53,7 @@ def test_peers_that_are_forgotten_are_freed_while_a_node_runs() -> None:
         return exit_codes.ExitCode.CLEAN
 
     before = gc.get_threshold()
-    gc.set_threshold(COLLECT_AFTER)  # as the command's entry point does
+    search_seldom()  # as the command's entry point does
     try:
         run_job(job)
     finally:

@@ -45,7 +45,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "fragments": (int,),
     "complete": (bool,),
 }
-"""The keys that design.md section 5 promises, in its order."""
+"""The keys that are promised, in their order."""
 
 
 def objects(*arguments: str | Path) -> list[dict[str, Any]]:

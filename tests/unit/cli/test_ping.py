@@ -11,10 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.cli.numbers import duration
 from rdstool.cli.places import source_for
 from rdstool.endpoint.pinger import Tally
-from rdstool.errors import UsageError
 from tests.kit.loopback import own_addresses
 from tests.unit.cli.background import background
 from tests.unit.cli.running import COMMAND, TIMEOUT_S, rdstool
@@ -146,8 +144,7 @@ def test_a_run_without_end_ends_quietly_when_nobody_reads_what_it_prints(peer: s
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["127.0.0.1", "-i", "soon"], "'soon' is not a time"),
-        (["127.0.0.1", "--timeout", "0"], "--timeout 0 would wait for no answer"),
+        (["127.0.0.1", "-i", "soon"], "--interval: 'soon' is not a duration: write seconds, or 500ms, 2s, 1m"),
         (["127.0.0.1", "-c", "0"], "--count"),
         (["127.0.0.1", "-Q", "256"], "--tos"),
         (["127.0.0.1:4000", "-c", "1"], "'127.0.0.1:4000': no port belongs here, only an address"),
@@ -161,19 +158,6 @@ def test_wrong_use_is_told_in_one_line(arguments: list[str], complaint: str) -> 
     assert done.returncode == 2
     assert complaint in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("1", 1), ("0.5s", 0.5), ("20ms", 0.02), ("20 msec", 0.02), ("100us", 1e-4), (".5", 0.5)]
-)
-def test_times_are_read_with_their_units(text: str, seconds: float) -> None:
-    assert duration(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "-1", "1m", "nan", "1e3", "s"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        duration(text)
 
 
 def test_the_figures_of_a_tally() -> None:

@@ -10,9 +10,9 @@ from rdstool.craft.hearing import Came
 from rdstool.craft.judge import Differs, Seen, meets, words
 from rdstool.craft.scenario import Expect
 
-PONG = Came("pong", 1.0, RdsHeader(sequence=3, dport=5000))
-AGAIN = Came("pong", 1.0, RdsHeader(sequence=3, dport=5000, flags=Flags.RETRANSMITTED))
-ANSWER = Came("probe-reply", 1.0, RdsHeader(dport=1, exthdr=build_extensions([NPaths(4)])))
+PONG = Came("pong", RdsHeader(sequence=3, dport=5000))
+AGAIN = Came("pong", RdsHeader(sequence=3, dport=5000, flags=Flags.RETRANSMITTED))
+ANSWER = Came("probe-reply", RdsHeader(dport=1, exthdr=build_extensions([NPaths(4)])))
 
 
 def expect(*outcomes: str, count: int = 1, **fields: int) -> Expect:
@@ -32,8 +32,8 @@ def expect(*outcomes: str, count: int = 1, **fields: int) -> Expect:
         (AGAIN, expect("pong", flags=4), True),
         (ANSWER, expect("probe-reply", npaths=4), True),
         (ANSWER, expect("probe-reply", gen_num=1), False),
-        (Came("reset", 1.0), expect("closed", "reset"), True),
-        (Came("congestion", 1.0, RdsHeader(flags=1)), expect("silence"), False),
+        (Came("reset"), expect("closed", "reset"), True),
+        (Came("congestion", RdsHeader(flags=1)), expect("silence"), False),
     ],
 )
 def test_a_message_meets_an_expectation_or_is_passed_over(came: Came, step: Expect, met: bool) -> None:
@@ -48,8 +48,8 @@ def test_the_last_of_several_meets_it() -> None:
 @pytest.mark.parametrize(
     ("came", "step", "difference"),
     [
-        (Came("reset", 1.0), expect("pong"), "the connection was reset"),
-        (Came("closed", 1.0), expect("silence"), "the connection was closed"),
+        (Came("reset"), expect("pong"), "the connection was reset"),
+        (Came("closed"), expect("silence"), "the connection was closed"),
         (PONG, expect("silence"), "pong seq 3 0 > 5000 len 0 came"),
     ],
 )

@@ -137,7 +137,7 @@ def test_other_messages_show_their_name(layer: type[Packet]) -> None:
     assert layer().summary().startswith(layer.__name__)
 
 
-def test_summaries() -> None:
+def test_summaries_name_service_queue_pair_reason_and_addresses() -> None:
     assert CMReq(service_id=0x10648CA, local_qpn=17).summary() == "CM ConnectRequest for RDS from queue pair 0x11"
     assert CMRep(local_qpn=17).summary() == "CM ConnectReply from queue pair 0x11"
     assert CMRej(reason=99).summary() == "CM ConnectReject: reason 99"

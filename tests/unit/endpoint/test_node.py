@@ -19,6 +19,7 @@ from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.connection import Connection
 from rdstool.protocol.errors import SocketError, WouldBlock
+from rdstool.protocol.profile import UEK
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
 from rdstool.transport.driver import BURST_BYTES
@@ -28,6 +29,8 @@ from rdstool.transport.tcp.unacked import unacknowledged
 from tests.kit.loopback import own_addresses
 
 SIZES = (0, 1, 47, 48, 4096, 65_536, 1 << 20)
+GENEROUS_S = 60.0
+"""For what takes no time, on a busy machine."""
 BIG = rdstool.Settings(sndbuf=4 << 20, rcvbuf=4 << 20)
 
 
@@ -224,6 +227,22 @@ async def test_a_closed_socket_wakes_whoever_reads_from_it() -> None:
         sock.close()
         with pytest.raises(SocketError, match="EBADF"):
             await reader
+
+
+@pytest.mark.parametrize("ends", ["socket", "node"])
+async def test_closing_ends_what_waits_for_a_peer_that_never_answers(ends: str) -> None:
+    options = rdstool.NodeOptions(profile=UEK, network=LoopNetwork())
+    async with rdstool.Node("10.0.0.1", options=options) as node:
+        sock = node.socket(4000)
+        sender = asyncio.create_task(sock.sendto(b"whether there are other paths", ("10.0.0.2", 4000)))
+        await asyncio.sleep(0)
+        assert not sender.done()
+        if ends == "socket":
+            sock.close()
+        else:
+            await node.close()
+        with pytest.raises(SocketError, match="EBADF"):
+            await asyncio.wait_for(sender, GENEROUS_S)
 
 
 async def test_nothing_can_come_to_a_socket_that_is_not_bound() -> None:

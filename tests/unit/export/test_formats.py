@@ -14,6 +14,7 @@ from dissectors.wire.extensions import EXTENSION_BYTES, CapBits, Version, build_
 from dissectors.wire.rds import Flags, RdsHeader
 from rdstool.capture.columns import Ints, MessageBatch
 from rdstool.capture.events import CmMessage, RdmaOperation
+from rdstool.cli.decode_forms import TIME_FORMS
 from rdstool.cli.hexdump import header_spans
 from rdstool.cli.lines import LineWriter
 from rdstool.errors import UsageError
@@ -166,7 +167,7 @@ def test_summaries_of_rare_messages() -> None:
     assert words_of(RdsHeader(sequence=1, sport=5, dport=6, exthdr=capable)) == "version 3, capabilities 0x1"
 
 
-def test_events_in_words() -> None:
+def test_events_are_told_in_words() -> None:
     request, read = sample.events()
     assert isinstance(request, CmMessage)
     assert isinstance(read, RdmaOperation)
@@ -267,3 +268,7 @@ def test_the_fields_of_a_header_cover_its_48_bytes() -> None:
         spans = header_spans(header)
         assert [span.start for span in spans] == [0, *(span.end for span in spans[:-1])]
         assert spans[-1].end == 48
+
+
+def test_the_command_line_offers_every_form_of_time() -> None:
+    assert set(TIME_FORMS) == {form.value for form in TimeForm}

@@ -47,7 +47,7 @@ def test_a_length_that_cannot_be(length: int) -> None:
     assert undisturbed(node, honest)
 
 
-def test_pings_without_end() -> None:
+def test_a_peer_that_pings_without_end_is_cut_off() -> None:
     node, honest, hostile = attacked(pongs=100)
     for sequence in range(1, 200):
         node.bytes_received(hostile, header(sequence, 0, 4000, 0), 0.0)
@@ -136,7 +136,7 @@ def test_a_message_longer_than_all_limits_has_room_in_an_empty_socket() -> None:
     assert received(socket) == [bytes(1 << 20)]
 
 
-def test_connections_without_end() -> None:
+def test_connections_without_end_are_refused_once_too_many_wait() -> None:
     node, honest, _ = attacked(parked=8)
     taken = [node.accepted(LARGE, SMALL, 40000 + number, 0.0) for number in range(1000)]
     assert sum(1 for link in taken if link is not None) == 8
@@ -145,7 +145,7 @@ def test_connections_without_end() -> None:
     assert undisturbed(node, honest)
 
 
-def test_peers_without_end() -> None:
+def test_peers_without_end_are_refused_once_there_are_too_many() -> None:
     node, honest, _ = attacked(connections=50)
     for number in range(1000):
         meet = greeted if number < 48 else Node.accepted

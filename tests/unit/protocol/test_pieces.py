@@ -41,12 +41,12 @@ def test_link_local_addresses_alone_have_a_scope() -> None:
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.2", "::1", "fe80::1"])
-def test_addresses_of_hosts(address: str) -> None:
+def test_an_address_of_one_host_is_known_as_such(address: str) -> None:
     assert is_host(address)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "ff02::1", "::"])  # noqa: S104
-def test_addresses_of_no_one_host(address: str) -> None:
+def test_an_address_of_none_or_of_many_is_no_hosts(address: str) -> None:
     assert not is_host(address)
 
 

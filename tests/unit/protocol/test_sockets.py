@@ -58,7 +58,7 @@ def fails(number: int, call: Callable[[], object]) -> SocketError:
         (SMALL, 4000, errno.EADDRINUSE),
     ],
 )
-def test_what_bind_refuses(address: str, port: int, number: int) -> None:
+def test_bind_refuses_with_the_errno_of_the_kernel(address: str, port: int, number: int) -> None:
     node = make_node()
     bound(node, 4000)
     fails(number, lambda: node.socket().bind(address, port))
@@ -76,7 +76,7 @@ def test_port_zero_takes_a_free_port_above_one() -> None:
     assert min(ports) >= 2
 
 
-def test_all_ports_taken() -> None:
+def test_no_port_is_given_once_all_are_taken() -> None:
     node = make_node()
     first = bound(node, 0)
     node.ports[SMALL].update(dict.fromkeys(range(2, 65536), first))
@@ -93,7 +93,7 @@ def test_all_ports_taken() -> None:
         ("x", errno.EINVAL),
     ],
 )
-def test_what_connect_refuses(address: str, number: int) -> None:
+def test_connect_refuses_with_the_errno_of_the_kernel(address: str, number: int) -> None:
     fails(number, lambda: make_node().socket().connect(address, 4000))
 
 

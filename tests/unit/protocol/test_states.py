@@ -27,7 +27,7 @@ def test_the_table_has_every_state_and_every_input() -> None:
 
 
 @pytest.mark.parametrize(("old", "given", "after"), CASES)
-def test_state_and_input(old: str, given: str, after: str) -> None:
+def test_a_state_takes_the_inputs_of_its_row_and_refuses_all_others(old: str, given: str, after: str) -> None:
     state, what = PathState[old], PathInput[given]
     if after == "-":
         with pytest.raises(LocalProtocolError, match=f"{old} cannot take {given}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from rich.console import Console
@@ -243,24 +244,15 @@ def test_clocks_that_count_from_boot_do_not_stretch_the_capture() -> None:
     assert any("count from boot" in note for note in stats.capture.notes)
 
 
-def test_records_name_their_section_and_have_fixed_keys() -> None:
-    scene = Scene()
-    scene.sends(scene.stream())
-    records = list(scene.stats().records())
-    assert {record["section"] for record in records} <= set(SECTIONS)
-    assert next(iter(records[0])) == "section"
-    assert {"src", "dst", "path", "latency", "in_flight", "seen"} <= set(records[3])
-
-
-def test_lines_of_json_are_the_records() -> None:
+@pytest.mark.parametrize("sections", [SECTIONS, ("paths", "streams")])
+def test_each_line_of_json_names_its_section_and_holds_all_of_a_record(sections: tuple[str, ...]) -> None:
     scene = Scene()
     scene.sends(scene.stream())
     stats = scene.stats()
-    names = [name for name in SECTIONS if name != "capture"]
-    assert [json.loads(line) for line in record_lines(stats, SECTIONS)] == list(stats.records())
-    assert [next(iter(json.loads(line))) for line in record_lines(stats, names)] == ["section"] * len(
-        list(stats.records(names))
-    )
+    records = [{"section": name, **asdict(record)} for name in sections for record in stats.section(name)]
+    lines = [json.loads(line) for line in record_lines(stats, sections)]
+    assert lines == records
+    assert {next(iter(line)) for line in lines} == {"section"}
 
 
 def test_records_are_made_for_the_rows_that_a_table_shows_alone() -> None:

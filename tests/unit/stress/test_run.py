@@ -16,12 +16,13 @@ from rdstool.protocol import events
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.kinds import Transport
 from rdstool.stress.control import Doorway, dial
-from rdstool.stress.counters import Counters, Interval, KeyMeter, Summary, Times
+from rdstool.stress.counters import Counters, KeyMeter, Times
 from rdstool.stress.failure import StressError
 from rdstool.stress.parameters import LONG_BYTES, SHORT_BYTES, Parameters, RdmaParameters, unpack
 from rdstool.stress.rdma import Rdma
 from rdstool.stress.run import Run, Side
 from rdstool.stress.traffic import Pair
+from rdstool.stress.watch import Interval, Summary
 from tests.kit.loopback import own_addresses
 
 PATIENCE_S = 60.0

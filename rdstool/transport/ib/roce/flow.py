@@ -53,7 +53,7 @@ ICRC = struct.Struct("<I")
 ETHERNET_BYTES = 14
 
 Seals = tuple[int, list[int], dict[int, int]]
-"""Of a length of datagram: CRC of everything before the BTH, and what ``_of_length`` gives."""
+"""For one length of datagram: the CRC of everything before the BTH, and what ``_of_length`` returns."""
 
 
 class Flow:

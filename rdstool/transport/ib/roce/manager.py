@@ -13,6 +13,7 @@ from random import Random
 from dissectors.wire.cm import Attribute, CmDrep, CmDreq, CmMra, CmRej, CmRep, CmReq, CmRtu, RejectReason
 from rdstool.errors import TransportError
 from rdstool.protocol.errors import LocalProtocolError
+from rdstool.protocol.source_ports import EPHEMERAL_PORTS
 from rdstool.transport.ib.provider import (
     ConnectFailed,
     ConnectionOptions,
@@ -43,8 +44,6 @@ MAX_REQUESTS = 128
 """Requests that wait for ``accept`` or ``reject``; RDS in the kernel listens with the same backlog."""
 ANSWER_WITHIN_S = 60.0
 """Time that the owner has to ``accept`` or ``reject``."""
-_FIRST_EPHEMERAL_PORT, _EPHEMERAL_PORTS = 32_768, 28_232
-
 _LEAST_ACK_TIMEOUT, _MOST_ACK_TIMEOUT = 14, 21
 """Limits to what a peer can have us wait: 67 ms and 8.6 s."""
 
@@ -79,7 +78,8 @@ class Manager:
         """Send REQ."""
         if is_ip_service(service_id):
             filled(private_data, REQ_ROOM - len(with_ip_header(b"", self._device.address, 0, peer)))
-            port = _FIRST_EPHEMERAL_PORT + self._random.randrange(_EPHEMERAL_PORTS)
+            first, last = EPHEMERAL_PORTS
+            port = self._random.randrange(first, last + 1)
             private_data = with_ip_header(private_data, self._device.address, port, peer)
         filled(private_data, REQ_ROOM)
         connection = self._new(peer, options)

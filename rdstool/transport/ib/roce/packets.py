@@ -102,7 +102,7 @@ def _kind(opcode: Opcode) -> PacketKind | None:
 
 
 KINDS: list[PacketKind | None] = [None] * 256
-"""By opcode; None for what is no packet of a reliable connection."""
+"""What a packet is, by its opcode; None for what is no packet of a reliable connection."""
 for _opcode in Opcode:
     KINDS[_opcode] = _kind(_opcode)
 
@@ -110,7 +110,7 @@ SENDS: list[tuple[bool, bool] | None] = [
     (kind.starts, kind.ends) if kind is not None and kind.part is Part.SEND and kind.supported else None
     for kind in KINDS
 ]
-"""By opcode: whether a SEND's packet starts and ends its message; None for all else."""
+"""Whether a SEND's packet starts and ends its message, by its opcode; None for other packets."""
 
 SEND_OPCODES = {
     (True, True): int(Opcode.SEND_ONLY),

@@ -16,7 +16,7 @@ from rdstool.transport.ib.provider import Buffer
 from rdstool.transport.ib.verbs import rdmacm
 
 SLOT_BYTES = 4_160
-"""Of a slot of the pool: a frame of RDS (protocol.md §7.4), and up to the next cache line."""
+"""Size of a slot of the pool: a frame of RDS (protocol.md §7.4), rounded up to a cache line."""
 SLAB_SLOTS = 256
 """Slots that are registered at a time: 1 MiB of memory that stays where it is."""
 

@@ -42,7 +42,7 @@ from rdstool.transport.ib.verbs.pair import RECEIVE_DEPTH, SEND_DEPTH, Pair, Req
 from rdstool.transport.ib.verbs.rdmacm import CmEvent, ConnectionId, EventType
 
 COMPLETIONS = SEND_DEPTH + RECEIVE_DEPTH
-"""Of one connection, at most, that wait to be seen."""
+"""Completions of one connection that can wait to be taken."""
 LAST_WORDS_S = 2.0
 """Time for a device to finish requests of a connection that the peer has ended. Soft-RoCE was seen to tell of the end
 before it told of the NAK that had come earlier."""
@@ -149,7 +149,7 @@ class VerbsProvider:
         return connection
 
     def path_mtu(self, peer: str) -> int:
-        """That of the device's port: RDMA-CM asks for no more."""
+        """The path MTU of the device's port: RDMA-CM asks for no larger one."""
         reachable(peer, self.address)
         code = int(self._anchor.context.query_port(self._anchor.port_num).active_mtu)
         return PATH_MTUS[min(max(code, 1), len(PATH_MTUS)) - 1]

@@ -130,7 +130,7 @@ class DeliveryCheck(Check):
                 return True
             spoke = self.context.connections.spoke(number)
             if spoke is not None:
-                earliest_end = spoke[1] if earliest_end is None else min(earliest_end, spoke[1])
+                earliest_end = spoke.last if earliest_end is None else min(earliest_end, spoke.last)
         return False
 
     def _payloads(self) -> None:

@@ -41,7 +41,7 @@ class Legs:
     def end_of(self, flow: int) -> int:
         """Which end sends a flow: 0 for the smaller address."""
         source, _ = self._context.streams[flow >> 1].ends(flow & 1)
-        return int(source.address == self._pair[1])
+        return int(source.address == self._pair.larger)
 
     def flow_of(self, number: int, end: int) -> int:
         """What an end sends on a connection."""
@@ -51,7 +51,8 @@ class Legs:
         """All that the lane sent before is known, so that an earlier copy would be."""
         flows = [self.flow_of(number, leg.lane.end) for number in leg.lane.streams[:-1]]
         kept = [self.kept[flow] for flow in flows]
-        tcp = self._pair[2] == Transport.TCP  # What InfiniBand sent last, and nobody acknowledged, may not be there.
+        # What InfiniBand sent last, and nobody acknowledged, may not be there.
+        tcp = self._pair.transport == Transport.TCP
         return tcp and self.from_start and all(one is not None and one.all for one in kept)
 
     def _begins(self) -> bool:
@@ -77,7 +78,7 @@ class Legs:
     def _round_trips(self) -> tuple[RoundTrip, RoundTrip]:
         trips = [RoundTrip(), RoundTrip()]
         for flow, one in self.kept.items():
-            if one is not None and self._pair[2] == Transport.TCP:
+            if one is not None and self._pair.transport == Transport.TCP:
                 receiver = 1 - self.end_of(flow)
                 trips[receiver] = trips[receiver].joined(one.trip)
         return trips[0], trips[1]

@@ -43,7 +43,9 @@ def test_the_service_is_18634_for_ipv4_and_16385_for_ipv6() -> None:
         ((5, 0), 3, None),
     ],
 )
-def test_versions_agreed_on(version: tuple[int, int], mask: int, answer: tuple[int, int] | None) -> None:
+def test_a_request_is_answered_with_the_highest_version_that_both_speak(
+    version: tuple[int, int], mask: int, answer: tuple[int, int] | None
+) -> None:
     assert agree_on_version(Greeting(ONE, TWO, version, mask)) == answer
 
 

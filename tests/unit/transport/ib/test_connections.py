@@ -124,7 +124,7 @@ def test_a_service_that_is_not_of_rdma_cm_has_no_ip_header(pair: Pair) -> None:
     assert (event.private_data, event.source_port) == (b"x" * 92, 0)
 
 
-def test_ipv6_connections() -> None:
+def test_a_connection_over_ipv6_carries_messages() -> None:
     pair = Pair("2001:db8::1", "2001:db8::2")
     active, passive = pair.connect()
     passive.post_receive(0, 10)
@@ -453,7 +453,7 @@ def test_a_service_that_is_listened_for_no_more_is_refused(pair: Pair) -> None:
 
 @pytest.mark.parametrize("state", list(CmState))
 @pytest.mark.parametrize("given", list(CmInput))
-def test_state_and_input(pair: Pair, state: CmState, given: CmInput) -> None:
+def test_a_state_takes_the_inputs_of_its_row_and_refuses_all_others(pair: Pair, state: CmState, given: CmInput) -> None:
     connection = pair.active.queue_pair(PASSIVE)
     connection.cm_state = state
     if (state, given) in TRANSITIONS:

@@ -102,7 +102,7 @@ def test_a_send_takes_as_many_packets_as_its_bytes_need(pair: Pair, size: int, p
 
 
 @pytest.mark.parametrize("mtu", [256, 512, 1024, 2048, 4096])
-def test_every_path_mtu(pair: Pair, mtu: int) -> None:
+def test_a_message_is_cut_at_every_path_mtu(pair: Pair, mtu: int) -> None:
     active, passive = pair.connect(replace(QUICK, path_mtu=mtu))
     receives(passive)
     active.post_send(1, TEXT)
@@ -163,7 +163,7 @@ def test_a_read_behind_sends_goes_out_without_a_timer(pair: Pair, behind: int) -
     assert statuses(pair.active)[-1] == (1000, Status.SUCCESS)
 
 
-def test_both_sides_send(pair: Pair) -> None:
+def test_both_sides_can_send_at_once(pair: Pair) -> None:
     active, passive = pair.connect()
     receives(active)
     receives(passive)
@@ -500,7 +500,7 @@ def test_doubled_packets_are_executed_once(pair: Pair) -> None:
     assert statuses(pair.active) == [(1, Status.SUCCESS), (2, Status.SUCCESS), (3, Status.SUCCESS)]
 
 
-def test_psns_wrap(pair: Pair) -> None:
+def test_packets_stay_in_order_when_their_numbers_wrap(pair: Pair) -> None:
     pair.active._random.seed(0)
     active = pair.active.queue_pair(PASSIVE, QUICK)
     passive = pair.passive.queue_pair(pair.active.address, QUICK)
@@ -520,7 +520,9 @@ def test_psns_wrap(pair: Pair) -> None:
 
 @pytest.mark.parametrize("state", list(QueuePairState))
 @pytest.mark.parametrize("given", list(QueuePairInput))
-def test_state_and_input(state: QueuePairState, given: QueuePairInput) -> None:
+def test_a_state_takes_the_inputs_of_its_row_and_refuses_all_others(
+    state: QueuePairState, given: QueuePairInput
+) -> None:
     after = TRANSITIONS.get((state, given))
     if after is None:
         with pytest.raises(LocalProtocolError, match=f"{state.name} cannot take {given.name}"):

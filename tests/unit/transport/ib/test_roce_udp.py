@@ -104,7 +104,7 @@ async def test_where_bursts_cannot_go_datagrams_go_one_by_one() -> None:
         provider.close()
 
 
-async def test_a_connection_over_sockets(providers: tuple[RoceProvider, RoceProvider]) -> None:
+async def test_a_connection_over_sockets_carries_sends_and_writes(providers: tuple[RoceProvider, RoceProvider]) -> None:
     client, server = (Party(provider) for provider in providers)
     frames: list[bytes] = []
     for provider in providers:

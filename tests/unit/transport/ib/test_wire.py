@@ -236,7 +236,7 @@ def test_a_psn_is_counted_on_from_what_is_near(reference: int, distance: int) ->
     assert nearest((reference + distance) & PSN_MASK, reference) == reference + distance
 
 
-def test_coded_times() -> None:
+def test_times_are_decoded_as_infiniband_codes_them() -> None:
     assert coded_time_s(17) == pytest.approx(0.5369, abs=1e-4)
     assert len(RNR_TIMER_MS) == 32
     assert RNR_TIMER_MS[10] == 0.32
