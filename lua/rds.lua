@@ -890,9 +890,18 @@ function from_bytes.finish(message)
    return message.position + HEADER_BYTES + u32(message.raw, 17)
 end
 
-function from_bytes.kind(message)
-   local raw = message.raw
-   return kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
+-- A message is asked for its kind some ten times in a row: the last answer is kept.
+do
+   local last, kind
+
+   function from_bytes.kind(message)
+      if message ~= last then
+         local raw = message.raw
+         kind = kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
+         last = message
+      end
+      return kind
+   end
 end
 
 -- Over InfiniBand all frames of a message have one: what is not good is said.
@@ -2178,6 +2187,18 @@ do
       return message
    end
 
+   -- Cut what follows from the part `first` on to `room` bytes.
+   local function cut_parts(parts, first, room)
+      for index = first, #parts do
+         local part = parts[index]
+         if #part > room then
+            part = sub(part, 1, room)
+         end
+         parts[index] = part
+         room = room - #part
+      end
+   end
+
    local function extend_message(message, unit, status, frame)
       local data = unit.length - HEADER_BYTES
       local room = max(0, message.length - message.total)
@@ -2196,12 +2217,10 @@ do
          local parts, from = message.parts, unit.parts
          local count = #parts
          for index = 1, unit.packets do
-            local part = from[index]
-            if #part > room then
-               part = sub(part, 1, room)
-            end
-            parts[count + index] = part
-            room = room - #part
+            parts[count + index] = from[index]
+         end
+         if size > room then
+            cut_parts(parts, count + 1, room)
          end
       end
    end
