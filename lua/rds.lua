@@ -893,9 +893,18 @@ function from_bytes.finish(message)
    return message.position + HEADER_BYTES + u32(message.raw, 17)
 end
 
-function from_bytes.kind(message)
-   local raw = message.raw
-   return kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
+-- A message is asked for its kind some ten times in a row: the last answer is kept.
+do
+   local last, kind
+
+   function from_bytes.kind(message)
+      if message ~= last then
+         local raw = message.raw
+         kind = kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
+         last = message
+      end
+      return kind
+   end
 end
 
 -- Over InfiniBand all frames of a message have one: what is not good is said.
@@ -1822,7 +1831,7 @@ end
 
 -- RDS over InfiniBand and RoCE. What it gives to the rest, and what it takes from 41_rules.lua.
 
-local start_infiniband, finish_infiniband, feed_packet, read_packet, whole_packet, take_middle, start_cm
+local start_infiniband, finish_infiniband, feed_packet, feed_known, read_packet, whole_packet, take_middle, start_cm
 local orphans -- number of a frame -> it ends a SEND whose begin was not captured, and is not known to be RDS
 local SEND_MIDDLE, MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
 local check_fragment, check_cm
@@ -1922,7 +1931,7 @@ do
       local order = flow.order
       local expected = order.expected
       accept_packet(flow, packet, expected, now)
-      order.expected = expected + span_of(order, packet)
+      order.expected = expected + (packet.what.part == READ and span_of(order, packet) or 1)
       order.fresh, order.choices = false, nil
       if order.far[1] then
          order.far = {}
@@ -2183,6 +2192,18 @@ do
       return message
    end
 
+   -- Cut what follows from the part `first` on to `room` bytes.
+   local function cut_parts(parts, first, room)
+      for index = first, #parts do
+         local part = parts[index]
+         if #part > room then
+            part = sub(part, 1, room)
+         end
+         parts[index] = part
+         room = room - #part
+      end
+   end
+
    local function extend_message(message, unit, status, frame)
       local data = unit.length - HEADER_BYTES
       local room = max(0, message.length - message.total)
@@ -2201,12 +2222,10 @@ do
          local parts, from = message.parts, unit.parts
          local count = #parts
          for index = 1, unit.packets do
-            local part = from[index]
-            if #part > room then
-               part = sub(part, 1, room)
-            end
-            parts[count + index] = part
-            room = room - #part
+            parts[count + index] = from[index]
+         end
+         if size > room then
+            cut_parts(parts, count + 1, room)
          end
       end
    end
@@ -2870,6 +2889,20 @@ do
       end
    end
 
+   -- Take a packet of a flow that is RDS. Where that is `known`, nothing is to be learned of it but what packets carry.
+   function feed_known(flow, packet, now)
+      local what = OPCODES[packet.opcode]
+      if not what then
+         return
+      end
+      packet.what, packet.frame, flow.last_frame = what, now, now
+      follow(flow, packet, now)
+      if packet.length > what.header and not (now.messages or now.parts) then
+         -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
+         tell_part(flow.lane, now)
+      end
+   end
+
    -- Take a packet of the InfiniBand transport. Returns true where its flow is RDS.
    function feed_packet(packet, now)
       if packet.qpn == CM_QP and packet.opcode == 0x64 then
@@ -2899,11 +2932,8 @@ do
       if flow.stream then
          local order = flow.order
          order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
-         follow(flow, packet, now)
-         if packet.length > what.header and not (now.messages or now.parts) then
-            -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
-            tell_part(flow.lane, now)
-         end
+         flow.known = flow.mtu and flow.peer
+         feed_known(flow, packet, now)
          return true
       end
       flow.packets = flow.packets + 1
@@ -3160,7 +3190,7 @@ do
             finish_flow(old, now)
          end
          if old and old.peer and old.peer.peer == old then
-            old.peer.peer = nil
+            old.peer.peer, old.peer.known = nil, nil
          end
          return new_flow(src, dst, qpn), kept
       end
@@ -4766,7 +4796,7 @@ end
 
 -- InfiniBand and RoCE: their watchers, and what they hand on.
 
-local ICRC_BYTES = 4
+local UDP, ICRC_BYTES = 17, 4
 local watch_taken, watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
 local remember_route, take_routed
 local routes -- addresses and ports as they lie in IPv4 and UDP -> number of a queue pair -> the flow to it
@@ -4818,9 +4848,13 @@ do
 
    -- Take a packet as most are: over IPv4 without options, whole, and of a flow whose route is known. `head` has the first of
    -- its `size` bytes. Returns whether it was one.
-   function take_routed(route, head, size, tvb, pinfo)
-      local queue_pairs = routes[route]
-      if not queue_pairs or size < DATA_AT + ICRC_BYTES then
+   function take_routed(queue_pairs, head, size, tvb, pinfo)
+      local version, _, l1, l0, _, _, f1, f0, _, protocol = byte(head, 1, 10)
+      if version ~= 0x45 or protocol ~= UDP or l1 * 256 + l0 ~= size or f1 % 64 > 0 or f0 > 0 then
+         return false
+      end
+      local stop = size - ICRC_BYTES
+      if stop < DATA_AT then
          return false
       end
       local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, DATA_AT)
@@ -4828,11 +4862,17 @@ do
       if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
          return false
       end
-      local psn, data = (p2 * 256 + p1) * 256 + p0, raw_bytes(tvb, DATA_AT, size - DATA_AT - ICRC_BYTES)
+      local psn = (p2 * 256 + p1) * 256 + p0
+      local data = stop <= HEAD_BYTES and sub(head, DATA_AT + 1, stop) or raw_bytes(tvb, DATA_AT, stop - DATA_AT)
       if opcode == SEND_MIDDLE and psn == flow.next_middle then
          take_middle(flow, data, current)
+         return true
+      end
+      local packet = whole_packet(flow, opcode, bits >= 128, psn, data)
+      if flow.known then
+         feed_known(flow, packet, now_of(pinfo))
       else
-         feed_packet(whole_packet(flow, opcode, bits >= 128, psn, data), now_of(pinfo))
+         feed_packet(packet, now_of(pinfo))
       end
       return true
    end
@@ -4889,7 +4929,7 @@ do
    function infiniband_payload(tvb, pinfo, tree)
       note_frame(pinfo)
       local frame = shown[current]
-      if not frame or not (frame.messages or frame.parts) then
+      if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
       end
       if not done then
@@ -4918,7 +4958,7 @@ local put_inside -- in 5_watchers.lua
 local watch_ip
 do
    local IPV4_BYTES, IPV6_BYTES, UDP_BYTES = 20, 40, 8
-   local HOP_BY_HOP, UDP, FRAGMENT = 0, 17, 44
+   local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
@@ -4939,17 +4979,8 @@ do
       return 0, 0, nil
    end
 
-   local function watch_inside_ip(tvb, pinfo, tree, original)
-      local size = captured_len(tvb)
-      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
-      if not visited and size >= IPV4_BYTES then
-         local first, _, l1, l0, _, _, f1, f0, _, carried = byte(head, 1, 10)
-         local plain = carried == UDP and first == 0x45 and l1 * 256 + l0 == size and f1 % 64 == 0 and f0 == 0
-         if plain and take_routed(sub(head, 13, 24), head, size, tvb, pinfo) then
-            taken = true
-            return watch_taken(tvb, pinfo, tree, original)
-         end
-      end
+   -- What is not known by its route. `head` has the first bytes of `tvb`.
+   local function watch_inside_ip(head, tvb, pinfo, tree, original)
       local at, stop, protocol, src, dst = read_ip(head)
       taken = false
       if stop > at and protocol == TCP then
@@ -4980,8 +5011,16 @@ do
       if inside == "links" then
          put_inside(nil)
       end
-      local saved = taken
-      local used = watch_inside_ip(tvb, pinfo, tree, original)
+      local saved, size = taken, captured_len(tvb)
+      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      local queue_pairs = not visited and routes[sub(head, 13, 24)]
+      local used
+      if queue_pairs and take_routed(queue_pairs, head, size, tvb, pinfo) then
+         taken = true
+         used = watch_taken(tvb, pinfo, tree, original)
+      else
+         used = watch_inside_ip(head, tvb, pinfo, tree, original)
+      end
       taken = saved
       return used
    end

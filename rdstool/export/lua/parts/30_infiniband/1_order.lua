@@ -92,7 +92,7 @@ do
       local order = flow.order
       local expected = order.expected
       accept_packet(flow, packet, expected, now)
-      order.expected = expected + span_of(order, packet)
+      order.expected = expected + (packet.what.part == READ and span_of(order, packet) or 1)
       order.fresh, order.choices = false, nil
       if order.far[1] then
          order.far = {}

@@ -111,6 +111,18 @@ do
       return message
    end
 
+   -- Cut what follows from the part `first` on to `room` bytes.
+   local function cut_parts(parts, first, room)
+      for index = first, #parts do
+         local part = parts[index]
+         if #part > room then
+            part = sub(part, 1, room)
+         end
+         parts[index] = part
+         room = room - #part
+      end
+   end
+
    local function extend_message(message, unit, status, frame)
       local data = unit.length - HEADER_BYTES
       local room = max(0, message.length - message.total)
@@ -129,12 +141,10 @@ do
          local parts, from = message.parts, unit.parts
          local count = #parts
          for index = 1, unit.packets do
-            local part = from[index]
-            if #part > room then
-               part = sub(part, 1, room)
-            end
-            parts[count + index] = part
-            room = room - #part
+            parts[count + index] = from[index]
+         end
+         if size > room then
+            cut_parts(parts, count + 1, room)
          end
       end
    end

@@ -177,6 +177,20 @@ do
       end
    end
 
+   -- Take a packet of a flow that is RDS. Where that is `known`, nothing is to be learned of it but what packets carry.
+   function feed_known(flow, packet, now)
+      local what = OPCODES[packet.opcode]
+      if not what then
+         return
+      end
+      packet.what, packet.frame, flow.last_frame = what, now, now
+      follow(flow, packet, now)
+      if packet.length > what.header and not (now.messages or now.parts) then
+         -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
+         tell_part(flow.lane, now)
+      end
+   end
+
    -- Take a packet of the InfiniBand transport. Returns true where its flow is RDS.
    function feed_packet(packet, now)
       if packet.qpn == CM_QP and packet.opcode == 0x64 then
@@ -206,11 +220,8 @@ do
       if flow.stream then
          local order = flow.order
          order.mtu = order.mtu or flow.mtu or (flow.peer and flow.peer.mtu)
-         follow(flow, packet, now)
-         if packet.length > what.header and not (now.messages or now.parts) then
-            -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
-            tell_part(flow.lane, now)
-         end
+         flow.known = flow.mtu and flow.peer
+         feed_known(flow, packet, now)
          return true
       end
       flow.packets = flow.packets + 1

@@ -161,7 +161,7 @@ do
             finish_flow(old, now)
          end
          if old and old.peer and old.peer.peer == old then
-            old.peer.peer = nil
+            old.peer.peer, old.peer.known = nil, nil
          end
          return new_flow(src, dst, qpn), kept
       end

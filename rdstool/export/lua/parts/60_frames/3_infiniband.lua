@@ -1,6 +1,6 @@
 -- InfiniBand and RoCE: their watchers, and what they hand on.
 
-local ICRC_BYTES = 4
+local UDP, ICRC_BYTES = 17, 4
 local watch_taken, watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
 local remember_route, take_routed
 local routes -- addresses and ports as they lie in IPv4 and UDP -> number of a queue pair -> the flow to it
@@ -52,9 +52,13 @@ do
 
    -- Take a packet as most are: over IPv4 without options, whole, and of a flow whose route is known. `head` has the first of
    -- its `size` bytes. Returns whether it was one.
-   function take_routed(route, head, size, tvb, pinfo)
-      local queue_pairs = routes[route]
-      if not queue_pairs or size < DATA_AT + ICRC_BYTES then
+   function take_routed(queue_pairs, head, size, tvb, pinfo)
+      local version, _, l1, l0, _, _, f1, f0, _, protocol = byte(head, 1, 10)
+      if version ~= 0x45 or protocol ~= UDP or l1 * 256 + l0 ~= size or f1 % 64 > 0 or f0 > 0 then
+         return false
+      end
+      local stop = size - ICRC_BYTES
+      if stop < DATA_AT then
          return false
       end
       local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, DATA_AT)
@@ -62,11 +66,17 @@ do
       if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
          return false
       end
-      local psn, data = (p2 * 256 + p1) * 256 + p0, raw_bytes(tvb, DATA_AT, size - DATA_AT - ICRC_BYTES)
+      local psn = (p2 * 256 + p1) * 256 + p0
+      local data = stop <= HEAD_BYTES and sub(head, DATA_AT + 1, stop) or raw_bytes(tvb, DATA_AT, stop - DATA_AT)
       if opcode == SEND_MIDDLE and psn == flow.next_middle then
          take_middle(flow, data, current)
+         return true
+      end
+      local packet = whole_packet(flow, opcode, bits >= 128, psn, data)
+      if flow.known then
+         feed_known(flow, packet, now_of(pinfo))
       else
-         feed_packet(whole_packet(flow, opcode, bits >= 128, psn, data), now_of(pinfo))
+         feed_packet(packet, now_of(pinfo))
       end
       return true
    end
@@ -123,7 +133,7 @@ do
    function infiniband_payload(tvb, pinfo, tree)
       note_frame(pinfo)
       local frame = shown[current]
-      if not frame or not (frame.messages or frame.parts) then
+      if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
       end
       if not done then

@@ -6,7 +6,7 @@ local put_inside -- in 5_watchers.lua
 local watch_ip
 do
    local IPV4_BYTES, IPV6_BYTES, UDP_BYTES = 20, 40, 8
-   local HOP_BY_HOP, UDP, FRAGMENT = 0, 17, 44
+   local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
@@ -27,17 +27,8 @@ do
       return 0, 0, nil
    end
 
-   local function watch_inside_ip(tvb, pinfo, tree, original)
-      local size = captured_len(tvb)
-      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
-      if not visited and size >= IPV4_BYTES then
-         local first, _, l1, l0, _, _, f1, f0, _, carried = byte(head, 1, 10)
-         local plain = carried == UDP and first == 0x45 and l1 * 256 + l0 == size and f1 % 64 == 0 and f0 == 0
-         if plain and take_routed(sub(head, 13, 24), head, size, tvb, pinfo) then
-            taken = true
-            return watch_taken(tvb, pinfo, tree, original)
-         end
-      end
+   -- What is not known by its route. `head` has the first bytes of `tvb`.
+   local function watch_inside_ip(head, tvb, pinfo, tree, original)
       local at, stop, protocol, src, dst = read_ip(head)
       taken = false
       if stop > at and protocol == TCP then
@@ -68,8 +59,16 @@ do
       if inside == "links" then
          put_inside(nil)
       end
-      local saved = taken
-      local used = watch_inside_ip(tvb, pinfo, tree, original)
+      local saved, size = taken, captured_len(tvb)
+      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      local queue_pairs = not visited and routes[sub(head, 13, 24)]
+      local used
+      if queue_pairs and take_routed(queue_pairs, head, size, tvb, pinfo) then
+         taken = true
+         used = watch_taken(tvb, pinfo, tree, original)
+      else
+         used = watch_inside_ip(head, tvb, pinfo, tree, original)
+      end
       taken = saved
       return used
    end
