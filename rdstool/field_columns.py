@@ -165,6 +165,20 @@ def _both(first: str, second: str) -> Callable[[MessageColumns], Column]:
     return make
 
 
+def _tcp_ports(*backs: bool) -> Callable[[MessageColumns], Column]:
+    """Ports of the ends: False for the source, True for the destination. Messages over InfiniBand have none."""
+
+    def make(columns: MessageColumns) -> Column:
+        rows = columns.batch.rows
+        own = np.flatnonzero(rows["transport"] == Transport.TCP)
+        ends, codes = np.unique(rows["stream"][own].astype("i8") * 2 + rows["direction"][own], return_inverse=True)
+        pairs = (columns.streams[end >> 1].ends(end & 1) for end in ends.tolist())
+        ports = np.array([[pair[back].port for back in backs] for pair in pairs], "u2").reshape(-1, len(backs))
+        return Column(ports[codes.reshape(-1)].reshape(-1), np.repeat(own, len(backs)))
+
+    return make
+
+
 def _path(columns: MessageColumns) -> Column:
     paths = columns.batch.rows["path"]
     rows = np.flatnonzero(paths >= 0)
@@ -218,6 +232,9 @@ _MESSAGE_COLUMNS: dict[str, Callable[[MessageColumns], Column]] = {
     "rds.sport": lambda columns: Column(columns.batch.rows["header"]["sport"].astype("u2")),
     "rds.dport": lambda columns: Column(columns.batch.rows["header"]["dport"].astype("u2")),
     "rds.port": _both("rds.sport", "rds.dport"),
+    "tcp.srcport": _tcp_ports(False),
+    "tcp.dstport": _tcp_ports(True),
+    "tcp.port": _tcp_ports(False, True),
     "rds.stream": _plain("stream"),
     "rds.path": _path,
     "rds.fragments": _plain("fragments"),

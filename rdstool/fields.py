@@ -93,6 +93,9 @@ DERIVED = (
     FieldInfo("rds.dst", FieldType.ADDRESS, "Destination address", Part.DERIVED),
     FieldInfo("rds.addr", FieldType.ADDRESS, "Source or destination address", Part.DERIVED),
     FieldInfo("rds.port", FieldType.UINT, "RDS source or destination port", Part.DERIVED, width=16),
+    FieldInfo("tcp.srcport", FieldType.UINT, "TCP source port of what carried the message", Part.DERIVED, width=16),
+    FieldInfo("tcp.dstport", FieldType.UINT, "TCP destination port of what carried it", Part.DERIVED, width=16),
+    FieldInfo("tcp.port", FieldType.UINT, "TCP source or destination port of what carried it", Part.DERIVED, width=16),
     FieldInfo("rds.stream", FieldType.UINT, "Number of the TCP connection or queue-pair pair", Part.DERIVED),
     FieldInfo("rds.path", FieldType.UINT, "Path of the RDS connection, where known", Part.DERIVED, width=8),
     FieldInfo("rds.fragments", FieldType.UINT, "InfiniBand frames of the message; 1 over TCP", Part.DERIVED),
@@ -134,6 +137,7 @@ ALIASES = {
 """Names of Wireshark's own, and protocols of the plugin, that mean the same here."""
 
 _NOT_IN_EVERY_MESSAGE = (
+    "tcp.",
     "rds.path",
     "rds.exthdr.",
     "rds.congested",

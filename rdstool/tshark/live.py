@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from dissectors.wire.encapsulation import ROCE_ETHERTYPE, ROCE_UDP_PORT
-from rdstool.capture.packets.ip import AUTHENTICATION
+from rdstool.capture.packets.ip import AUTHENTICATION, ROUTING
 from rdstool.capture.packets.tunnels import BY_PORT, BY_PROTOCOL, ON_LINKS
 from rdstool.errors import TsharkError, UsageError
 from rdstool.tshark.program import find_tshark
@@ -40,6 +40,7 @@ def capture_filter(tcp_ports: Sequence[int], *, tunnels: bool = False, ethernet:
     ethertypes = [ROCE_ETHERTYPE]
     if tunnels:
         wanted += [f"ip proto {protocol} or ip6 proto {protocol}" for protocol in (*BY_PROTOCOL, AUTHENTICATION)]
+        wanted += [f"ip6 proto {ROUTING}"]  # behind it may be each of these, which the filter does not see
         wanted += [f"udp dst port {port}" for port in BY_PORT]
         ethertypes += ON_LINKS
     if ethernet:

@@ -11,6 +11,7 @@ ETHERNET_BYTES = 14
 IPV4, IPV6, BRIDGED, MPLS = 0x0800, 0x86DD, 0x6558, 0x8847
 PPPOE, PROVIDER_BRIDGED, NSH = 0x8864, 0x88E7, 0x894F
 IN_IPV4, IN_IPV6, GRE, AUTHENTICATION, ETHERIP, MPLS_IN_IP, UDP = 4, 41, 47, 51, 97, 137, 17
+ROUTING, ETHERNET_IN_IP = 43, 143
 LABEL = 0x12345
 _MACS = bytes.fromhex("020000000012020000000011")
 
@@ -231,6 +232,12 @@ def authenticated(frame: bytes) -> bytes:
     return bytes(head) + body
 
 
+def segment_routing(frame: bytes) -> bytes:
+    """Ethernet over IPv6 with one segment to go to."""
+    segments = struct.pack(">BBBBI", ETHERNET_IN_IP, 2, 4, 0, 0) + bytes.fromhex("20010db8" + 23 * "0" + "2")
+    return ipv6(ROUTING, segments + frame)
+
+
 def etherip(frame: bytes) -> bytes:
     """Ethernet over IP."""
     return ipv4(ETHERIP, b"\x30\x00" + frame)
@@ -294,6 +301,7 @@ KNOWN_TO_WIRESHARK: tuple[Wrap, ...] = (
     gtp,
     gtp_with_extensions,
     ip_in_authentication,
+    segment_routing,
     tagged_in_vxlan,
     mirrored_overlay,
 )

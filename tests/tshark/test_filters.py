@@ -17,6 +17,8 @@ from tests.tshark.running import PLUGIN, ROOT, rows, run
 TCP = (
     "rds",
     "frame.time_relative < 2.5",
+    "tcp.srcport == 16385",
+    "(ip.addr eq 192.168.13.102 and ip.addr eq 192.168.13.147) and (tcp.port eq 32776 and tcp.port eq 16385)",
     "rds.sequence == 1",
     "rds.sequence > 10",
     "rds.sequence >= 10 && rds.sequence < 20",

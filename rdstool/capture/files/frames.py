@@ -21,11 +21,14 @@ DETECTION_BYTES = 24
 """No file of a known format is shorter."""
 DETECTION_LIMIT_BYTES = 64 << 10
 """How much of a file is looked at to find its format."""
+_CONVERT = "convert it to pcapng first (editcap -F pcapng)"
 _OTHER_MAGICS = {
     b"BZh": "compressed with bzip2: decompress it first",
     b"\x04\x22\x4d\x18": "compressed with lz4: decompress it first",
     b"PK\x03\x04": "a zip archive: unpack it first",
-    b"snoop\0": "a snoop file: convert it to pcapng first (editcap -F pcapng)",
+    b"snoop\0": f"a snoop file: {_CONVERT}",
+    b"RTSS": f"a Network Monitor file: {_CONVERT}",
+    b"GMBU": f"a Network Monitor file: {_CONVERT}",
 }
 
 __all__ = ["CHUNK_BYTES", "FrameCounts", "FrameReader", "read_frames"]

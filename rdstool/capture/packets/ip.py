@@ -25,7 +25,8 @@ MAX_EXTENSION_HEADERS = 8
 
 AUTHENTICATION = 51
 """The extension header that IPv4 has too."""
-_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
+ROUTING = 43
+_HOP_BY_HOP, _FRAGMENT, _DESTINATION = 0, 44, 60
 _IPV4_MIN_BYTES = 20
 _MORE, _PLACE = 0x2000, 0x1FFF
 """More fragments, and the fragment's place in units of 8 bytes."""
@@ -114,7 +115,7 @@ def ipv6(cursor: Cursor, frames: FrameBatch, counts: FrameCounts) -> tuple[Carri
     packets = counted_malformed(packets, good, counts)
     fragments: list[Fragments] = []
     for _ in range(MAX_EXTENSION_HEADERS):
-        extended = any_of(packets.protocol, (_HOP_BY_HOP, _ROUTING, _FRAGMENT, AUTHENTICATION, _DESTINATION))
+        extended = any_of(packets.protocol, (_HOP_BY_HOP, ROUTING, _FRAGMENT, AUTHENTICATION, _DESTINATION))
         if not extended.any():
             break
         packets, pieces = _pass_extension(packets, extended, frames, counts)

@@ -4,8 +4,8 @@ Each is told by what stands before it (an IP protocol, a UDP port, an EtherType)
 carries. A header that is not what its place says it is gives REFUSED: it is counted there, as if this were not known.
 
 Sources: RFC 2003 and 4213 (IP in IP), 2784, 2890 and 7637 (GRE, NVGRE), 3032, 4023, 4385 and 7510 (MPLS), 7348 (VXLAN),
-8926 (GENEVE), 3378 (EtherIP), 2516 (PPPoE), 8300 (NSH), draft-ietf-nvo3-vxlan-gpe, draft-foschiano-erspan; IEEE 802.1Q
-§9.7 (MAC-in-MAC); 3GPP TS 29.281 §5 (GTP-U).
+8926 (GENEVE), 3378 (EtherIP), 2516 (PPPoE), 8300 (NSH), 8986 (Ethernet over SRv6), draft-ietf-nvo3-vxlan-gpe,
+draft-foschiano-erspan; IEEE 802.1Q §9.7 (MAC-in-MAC); 3GPP TS 29.281 §5 (GTP-U).
 """
 
 from __future__ import annotations
@@ -204,6 +204,7 @@ BY_PROTOCOL: dict[int, Opener] = {
     47: _tunnel(_GRE, _gre),
     97: _tunnel(_ETHERIP, _etherip),
     137: _labels,
+    143: bridged,
 }
 """By IP protocol."""
 BY_PORT: dict[int, Opener] = {

@@ -13,7 +13,7 @@ from rdstool.export.lua.text import block, names, quoted, row
 from rdstool.export.lua.titles import title
 from rdstool.fields import FieldInfo, FieldType, Part, registry
 
-LEFT_TO_WIRESHARK = ("frame.", "infiniband.")
+LEFT_TO_WIRESHARK = ("frame.", "tcp.", "infiniband.")
 """Fields that Wireshark has itself."""
 NOT_IN_LUA = frozenset({"rds.sha256"})
 """Lua in Wireshark has no SHA-256."""

@@ -126,6 +126,7 @@ def test_the_size_of_chunks_does_not_matter(tmp_path: Path, chunk_bytes: int) ->
         (b"\x04\x22\x4d\x18" + bytes(50), "compressed with lz4"),
         (b"PK\x03\x04" + bytes(50), "a zip archive"),
         (b"snoop\0\0\0" + bytes(50), "a snoop file"),
+        (b"GMBU" + bytes(50), "a Network Monitor file: convert it to pcapng first (editcap -F pcapng)"),
         (bytes(100_000), "not a capture file"),
     ],
 )
