@@ -71,7 +71,7 @@ def log_to_stderr(*, verbose: bool) -> None:
 
 
 def run_node(node: Node, job: Callable[[Node], Awaitable[ExitCode]]) -> ExitCode:
-    """Run ``job`` on a started node. Ctrl-C and SIGTERM cancel it; what it does on the way out is still done."""
+    """Run ``job`` on a started node. What ends it by a signal cancels it; what it does on the way out is still done."""
     return run_nodes([node], lambda nodes: job(nodes[0]))
 
 
@@ -105,7 +105,7 @@ def run_nodes(nodes: Sequence[Node], job: Callable[[Sequence[Node]], Awaitable[E
 
 
 def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
-    """Run a job that starts its nodes by itself; Ctrl-C and SIGTERM cancel it.
+    """Run a job that starts its nodes by itself; Ctrl-C, SIGTERM and a terminal that is closed cancel it.
 
     Of tasks that fail together it raises the first error.
     """
@@ -114,7 +114,9 @@ def run_job(job: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
     async def whole() -> ExitCode:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await job()
 
     try:

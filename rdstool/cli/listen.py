@@ -146,7 +146,7 @@ def listen(
         raise UsageError("--quiet shows no messages: leave it out, or --json")
     timeout_s = time_limit(timeout) if timeout is not None else None
     if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
+        _make(directory)
     memory = offered(offer, transport) if offer is not None else None
     log_to_stderr(verbose=verbose)
     made = settings(assignments, paths=paths, rcvbuf=rcvbuf)
@@ -172,7 +172,7 @@ def listen(
         own = tuple(dict.fromkeys(each.address for each in places))
         code = run_nodes([Node(*own, options=each) for each in options], job.run)
     if memory is not None and directory is not None:
-        _keep(directory / MEMORY_FILE, bytes(memory))
+        keep(directory / MEMORY_FILE, bytes(memory))
     missed = sum(each.missed for each in job.echoes)
     note(job.total.line() + (f"; {missed} not sent back" if missed else ""))
     raise typer.Exit(code)
@@ -285,14 +285,27 @@ def _text_of(head: bytes, *, is_cut: bool) -> str | None:
     return text if text.isprintable() else None
 
 
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"--write {directory}: it is not a directory") from None
+
+
 def _write(directory: Path, arrival: Arrival) -> None:
     host = arrival.source.address.replace(":", "_").replace("%", "_")
-    _keep(directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.port}.bin", arrival.data)
+    keep(directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.port}.bin", arrival.data)
 
 
-def _keep(path: Path, data: bytes) -> None:
+def keep(path: Path, data: bytes) -> None:
+    """Write ``data`` to a new file, all of it or none. Raises ``TransportError`` where there is one, ``OSError``."""
     try:
-        with path.open("xb") as out:
-            out.write(data)
+        out = path.open("xb")
     except FileExistsError:
         raise TransportError(f"{path} exists already and is not overwritten: name an empty directory") from None
+    try:
+        with out:
+            out.write(data)
+    except OSError as problem:
+        path.unlink()  # half a message would pass for a whole one
+        raise OSError(problem.errno, problem.strerror, str(path)) from None

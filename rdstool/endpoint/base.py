@@ -221,7 +221,7 @@ class SocketBase:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._inner!r}>"
+        return f"<{type(self).__name__} {self._inner}>"
 
 
 def given(address: Address) -> Address:

@@ -35,10 +35,12 @@ class Keeper:
         self._path = socket_path(name)
         self._waiting: list[Conversation] = []
         """Those who asked for the end: they hear of it by the end of this process."""
-        self._path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self._path))
+        # It gets its name once it is served: one that refuses is taken for what a killed process left.
+        aside = self._path.with_suffix(f".{os.getpid()}")
+        self._listener.bind(str(aside))
         self._listener.listen(_BACKLOG)
+        aside.replace(self._path)
 
     def serve(self) -> None:
         """Answer until the guest is shut down, or ends by itself."""

@@ -79,6 +79,8 @@ class Conversation:
             sock.connect(str(socket_path(name)))
         except OSError as problem:
             sock.close()
+            if isinstance(problem, ConnectionRefusedError):
+                socket_path(name).unlink(missing_ok=True)  # its process was killed
             raise LabError(f"no guest {name!r} is up: rdstool lab up KERNEL") from problem
         return cls(sock)
 

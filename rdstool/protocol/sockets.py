@@ -120,8 +120,8 @@ class Socket(Outbox):
         Raises ``SocketError``: EINVAL, EADDRINUSE, EADDRNOTAVAIL, or ENOPROTOOPT where the transport that was chosen
         before does not own the address.
         """
-        address = self.node.host(address)
-        if self.closed or self.address or not 0 <= port < PORTS or port == PROBE_PORT:
+        address, port = self.node.host(address), checked_port(port)
+        if self.closed or self.address or port == PROBE_PORT:
             why = "port 1 belongs to the handshake" if port == PROBE_PORT else "the socket is bound or closed already"
             raise SocketError(errno.EINVAL, f"cannot bind to {address}:{port}: {why}")
         ports = self.node.ports.get(address)
@@ -402,5 +402,8 @@ class Socket(Outbox):
         """Mark or clear the port in the congestion map of the address."""
         self.node.mark_port(self, congested=congested)
 
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}" if self.address else "unbound"
+
     def __repr__(self) -> str:
-        return f"<Socket {self.address}:{self.port}>" if self.address else "<Socket unbound>"
+        return f"<Socket {self}>"

@@ -267,6 +267,47 @@ def test_ctrl_c_keeps_what_was_found_and_ends_with_130(tmp_path: Path) -> None:
     assert rest.endswith(b"}\n")
 
 
+INTERRUPTED = """
+import atexit, signal, sys
+from rdstool.__main__ import main
+
+moment = sys.argv[1]
+
+class InACallback:  # where Python drops exceptions, as when modules are imported
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+class Interruption:
+    def find_spec(name, path=None, target=None):
+        if name == moment:
+            signal.raise_signal(signal.SIGINT)
+        elif name == "rdstool.fields" and moment == "a callback":
+            InACallback()
+            while True:
+                pass
+
+if moment == "the end":
+    atexit.register(signal.raise_signal, signal.SIGINT)
+sys.meta_path.insert(0, Interruption)
+sys.argv[:2] = ["rdstool"]
+main()
+"""
+
+
+@pytest.mark.parametrize("moment", ["rdstool.cli.app", "typer", "rdstool.cli.fields", "a callback", "the end"])
+def test_ctrl_c_is_quiet_while_things_are_imported_and_at_the_end(moment: str) -> None:
+    done = subprocess.run(
+        [COMMAND[0], "-c", INTERRUPTED, moment, "fields"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        cwd=ROOT,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.parametrize("arguments", [("decode", str(TCP)), ("fields",), ("--version",), ("--help",)], ids=" ".join)
 def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:

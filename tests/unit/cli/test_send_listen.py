@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import rdstool as rdstool_api
 from rdstool.cli.echo import Echo
-from rdstool.cli.listen import preview
+from rdstool.cli.listen import keep, preview
 from rdstool.cli.payloads import Sizes, made_up, sizes
 from rdstool.cli.places import place
 from rdstool.endpoint.constants import MSG_PEEK
@@ -129,6 +130,29 @@ def test_ctrl_c_ends_a_listener_with_its_summary_and_a_whole_file(tmp_path: Path
     assert ended.returncode == 130
     assert "1 message, 3 bytes received" in ended.stderr
     assert rdstool_here("validate", pcap).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_that_is_closed_ends_a_listener_as_ctrl_c_does(number: signal.Signals, tmp_path: Path) -> None:
+    (own,) = own_addresses(1)
+    with background("listen", own, "--pcap", tmp_path / "heard.pcapng") as listening:
+        listening.wait_for("listening")
+        listening.process.send_signal(number)
+        heard = listening.end()
+    assert (heard.returncode, heard.stderr) == (130, "0 messages, 0 bytes received\n")
+
+
+def test_a_message_for_which_a_disk_has_no_room_leaves_no_part_of_itself(tmp_path: Path) -> None:
+    kept = tmp_path / "message.bin"
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            keep(kept, bytes(1001))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert caught.value.filename == str(kept)
+    assert not kept.exists()
 
 
 def test_a_recording_that_is_not_complete_is_told_at_the_end_and_by_the_status() -> None:
@@ -282,6 +306,7 @@ def test_a_message_that_the_send_buffer_cannot_hold_is_refused_with_its_name() -
         (["listen", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
         (["listen", "0.0.0.0"], "0.0.0.0 is not the address of one host"),  # noqa: S104
         (["listen", "127.213.1.1:1"], "port 1 belongs to the handshake"),
+        (["listen", "127.0.0.1", "--write", "/dev/null"], "--write /dev/null: it is not a directory"),
         (["listen", "127.0.0.1", "--raw", "--json"], "--raw writes payloads to standard output"),
         (["listen", "127.0.0.1", "--quiet", "--json"], "--quiet shows no messages: leave it out, or --json"),
     ],

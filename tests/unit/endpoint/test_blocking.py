@@ -339,6 +339,13 @@ def test_an_address_of_another_machine_gives_the_kernels_errno(chosen: bool, num
         assert problem.value.errno == number
 
 
+def test_a_socket_shows_its_name(ends: tuple[rdstool.Socket, rdstool.Socket]) -> None:
+    address, port = ends[0].getsockname()
+    assert repr(ends[0]) == f"<Socket {address}:{port}>"
+    with rdstool.Socket() as unbound:
+        assert repr(unbound) == "<Socket unbound>"
+
+
 def test_an_unbound_socket_can_neither_send_nor_wait() -> None:
     with Stack() as stack, rdstool.Socket(stack) as sock:
         for call in (lambda: sock.sendto(b"", ("127.0.0.1", 4000)), sock.recv):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,12 @@ def test_without_guests_the_error_says_how_to_get_one() -> None:
         find_standing("6.1")
 
 
-def test_a_socket_that_nobody_serves_is_no_guest() -> None:
-    socket_path("6.1").touch()
+def test_a_socket_that_nobody_serves_is_no_guest_and_removed() -> None:
+    path = socket_path("6.1")
+    with socket.socket(socket.AF_UNIX) as of_a_killed_process:
+        of_a_killed_process.bind(str(path))
     assert standing() == []
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b"])

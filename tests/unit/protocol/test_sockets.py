@@ -64,6 +64,13 @@ def test_bind_refuses_with_the_errno_of_the_kernel(address: str, port: int, numb
     fails(number, lambda: node.socket().bind(address, port))
 
 
+def test_bind_says_what_a_port_is() -> None:
+    socket = make_node().socket()
+    assert "70000 is not a port: they are 0 to 65535" in str(fails(errno.EINVAL, lambda: socket.bind(SMALL, 70000)))
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        socket.bind(SMALL, "4000")  # type: ignore[arg-type]
+
+
 def test_a_socket_binds_once() -> None:
     socket = bound(make_node())
     fails(errno.EINVAL, lambda: socket.bind(SMALL, 4001))
