@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from rdstool.capture.columns import Bytes, Ints
 
+_SHORT = np.uint16
+
 
 def gather(data: Bytes, offsets: Ints, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a contiguous array of ``dtype`` read from each of ``offsets``, which need not be aligned.
@@ -42,3 +44,9 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     first = np.ones(len(ordered), bool)
     first[1:] = ordered[1:] != ordered[:-1]
     return ordered[first]
+
+
+def ascending(numbers: Ints, limit: int) -> NDArray[np.intp]:
+    """Where to find the numbers, which are from 0 up to ``limit``, in ascending order; equal ones stay as they are."""
+    # NumPy sorts numbers this short, and no others, without comparing them: several times as fast.
+    return np.argsort(numbers.astype(_SHORT) if limit <= np.iinfo(_SHORT).max else numbers, kind="stable")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dissectors.wire.rds import Flags
 from rdstool.capture.columns import Ints
+from rdstool.capture.gather import ascending
 from rdstool.capture.pipeline import Decoded
 from rdstool.protocol.kinds import MessageKind, Transport
 
@@ -121,9 +122,7 @@ class View:
     @cached_property
     def order(self) -> Ints:
         """Rows by flow, in the order of the flow."""
-        top = int(self.flow.max()) if self.count else 0
-        key = self.flow.astype(np.uint16) if top < 1 << 16 else self.flow
-        return np.argsort(key, kind="stable")
+        return ascending(self.flow, int(self.flow.max(initial=0)))
 
     def port_text(self, index: int) -> str:
         """Such as ``4001 to 4002``."""

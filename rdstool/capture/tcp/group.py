@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Ints, Segments
+from rdstool.capture.gather import ascending
 from rdstool.capture.streams import Endpoint
 
 Key = bytes
@@ -69,7 +70,7 @@ def by_connection(segments: Segments) -> Grouping:
     high_port = np.where(backward, segments.sport, segments.dport).astype(np.uint64)
     ends[4] = low_port << np.uint64(16) | high_port
     first, group = _unique_columns(ends)
-    order = np.argsort(group, kind="stable")
+    order = ascending(group, len(first))
     bounds = np.searchsorted(group[order], np.arange(len(first) + 1))
     flags = np.bitwise_or.reduceat(segments.flags[order], bounds[:-1]).tolist()
     raw = ends[:, first].T.astype(">u8").tobytes()

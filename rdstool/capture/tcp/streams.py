@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dissectors.wire.rds import TCP_PORT
 from rdstool.capture.columns import ACK, Ints, Segments
 from rdstool.capture.events import Closing, Gap, GapReason, StreamClosed, StreamOpened
-from rdstool.capture.gather import joined
+from rdstool.capture.gather import ascending, joined
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import Stream, StreamTable
 from rdstool.capture.tcp.bulk import acknowledged, lanes_of, take_in_order
@@ -174,7 +174,7 @@ class TcpStreams:
         rows = np.flatnonzero(lane >= 0)
         lane = lane[rows]
         lane = lane * 2 + (grouping.backward[rows] ^ flipped[lane])
-        order = np.argsort(lane, kind="stable")
+        order = ascending(lane, 2 * len(regular))
         rows = rows[order]
         bounds = np.searchsorted(lane[order], np.arange(2 * len(regular) + 1))
         halves = [half for _, connection in regular for half in connection.halves]
