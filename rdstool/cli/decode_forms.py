@@ -31,13 +31,13 @@ class Form(Enum):
     """A row of a file, instead of text."""
 
 
-DETAILED = {Form.TREE, Form.LINE_AND_DUMP, Form.TREE_AND_DUMP}
-_OPTIONS = {Form.JSON: "--json", Form.CSV: "--csv", Form.PARQUET: "--parquet", **dict.fromkeys(DETAILED, "-V or -x")}
+_DETAILED = {Form.TREE, Form.LINE_AND_DUMP, Form.TREE_AND_DUMP}
+_OPTIONS = {Form.JSON: "--json", Form.CSV: "--csv", Form.PARQUET: "--parquet", **dict.fromkeys(_DETAILED, "-V or -x")}
 _SEPARATORS = {Form.LINE: "\t", Form.CSV: ",", Form.JSON: None}
 """The forms that chosen fields can have, and what is between two of them."""
 TIME_FORMS = ("relative", "epoch", "delta", "utc", "local")
 """Values of ``--time``."""
-_TIMED = {Form.LINE, Form.CSV, *DETAILED}
+_TIMED = {Form.LINE, Form.CSV, *_DETAILED}
 """Forms whose times are as the user wants them; the others have seconds since 1970."""
 
 

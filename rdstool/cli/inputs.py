@@ -123,7 +123,7 @@ class Reading:
         return self.capture.paths[file], number
 
     def exit_code(self, *, problems: bool = False) -> ExitCode:
-        """The command's exit status; tells on stderr why the reading ended early."""
+        """Return the command's exit status, and tell on stderr why the reading ended early."""
         if self.interrupted:
             return ExitCode.INTERRUPTED
         if self.problem is not None:

@@ -405,7 +405,7 @@ class Connection(BaseConnection):
         self._end(DropReason.CLOSED, now, abort=False)
 
     def forget(self, now: float) -> None:
-        """Give them up at once, unread; the node knows this peer no more."""
+        """Give up all TCP connections at once, unread. The node does not know this peer any more."""
         self._end(DropReason.FORGOTTEN, now, abort=True)
 
     @property

@@ -59,7 +59,7 @@ class Node(SocketHost):
         self.connections: dict[tuple[str, str, int], BaseConnection | LoopbackConnection] = {}
         """Connections by local address, peer address and type of service."""
         self.remembered: dict[Ends, Remembered] = {}
-        """What is kept of peers that were forgotten; the first that was forgotten first."""
+        """What is kept of peers that were forgotten, in the order in which they were."""
         self.first_tx = 1
         """Where the numbers of a new connection begin: above all that peers were sent which are not even remembered."""
         self.ib = IbPort(self)

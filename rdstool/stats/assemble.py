@@ -90,7 +90,7 @@ class Span:
 
 
 def sum_of(column: NDArray[np.int64], groups: Sequence[int]) -> int:
-    """Sum over some groups; what the column does not reach counts nothing."""
+    """Sum over some groups. Groups beyond the end of the column count nothing."""
     count = len(column)
     # NumPy's own sums take longer than a few additions, and most groups are of one or two.
     if len(groups) == 1:

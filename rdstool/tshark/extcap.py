@@ -19,7 +19,7 @@ from rdstool.errors import RdsError, TransportError
 from rdstool.version import __version__
 
 PREFIX = "rdstool-"
-"""How an interface's name begins; the node's process follows."""
+"""What an interface's name begins with. The number of the node's process follows."""
 READ_BYTES = 1 << 16
 ETHERNET = "dlt {number=1}{name=EN10MB}{display=Ethernet}"
 

@@ -66,7 +66,9 @@ def changed(directory: Path) -> list[Path]:
 
 
 def install(directory: Path, version: str, *, force: bool = False, named: bool = False) -> list[Path]:
-    """Write the plugin and what belongs to it; the files written. ``named``: the directory is not the user's own.
+    """Write the plugin and what belongs to it; returns the files written.
+
+    ``named`` says that the user named the directory, and that it is not where Wireshark looks by itself.
 
     What :func:`changed` finds is left as it is, unless ``force`` is given.
 
@@ -84,7 +86,7 @@ def install(directory: Path, version: str, *, force: bool = False, named: bool =
 
 
 def export(directory: Path, version: str, *, force: bool = False) -> list[Path]:
-    """Write all files of the plugin, over those of any version; the files written.
+    """Write all files of the plugin, over those of any version; returns the files written.
 
     Raises ``TsharkError`` where a plugin of somebody else lies there and ``force`` is not given, and where the
     directory cannot be written.
@@ -101,7 +103,9 @@ def _texts(version: str) -> dict[str, str]:
 
 
 def install_extcap(directory: Path, *, force: bool = False, named: bool = False) -> Path:
-    """Write the program that has Wireshark list running nodes as interfaces; the file written. ``named`` as above.
+    """Write the program that has Wireshark list running nodes as interfaces; returns the file written.
+
+    ``named`` as for ``install``.
 
     Raises ``TsharkError`` where a file of somebody else is there and ``force`` is not given, and where the directory
     cannot be written.
@@ -139,7 +143,7 @@ def _write(path: Path, text: str, mode: int, elsewhere: str | None = None) -> Pa
 
 
 def uninstall(directory: Path, *, force: bool = False, named: bool = False) -> list[Path]:
-    """Remove the plugin; the files removed. ``force`` and ``named`` as for ``install``.
+    """Remove the plugin; returns the files removed. ``force`` and ``named`` as for ``install``.
 
     Raises ``TsharkError`` where it is not rdstool's, or cannot be removed.
     """
@@ -153,7 +157,7 @@ def uninstall(directory: Path, *, force: bool = False, named: bool = False) -> l
 
 
 def uninstall_extcap(directory: Path, *, force: bool = False, named: bool = False) -> list[Path]:
-    """Remove the program; the file removed. Raises ``TsharkError`` as ``uninstall``."""
+    """Remove the program; returns the file removed. Raises ``TsharkError`` as ``uninstall``."""
     path, elsewhere = directory / EXTCAP_FILE, _ANOTHER_EXTCAP if named else None
     if not force and _is_foreign(path, elsewhere):
         raise TsharkError(f"{path} was not made by rdstool; to remove it all the same, add --force")

@@ -10,7 +10,7 @@ import numpy as np
 from dissectors.wire.extensions import Extension, NPaths, Unknown
 from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind
-from rdstool.validate.parsed import field_of, parse_field
+from rdstool.validate.parsed import extensions_at
 from rdstool.validate.view import View
 
 
@@ -45,7 +45,7 @@ def announcements(view: View, streams: StreamTable) -> list[Announcement]:
     for row in np.flatnonzero((kinds == MessageKind.PROBE) | (kinds == MessageKind.PROBE_REPLY)).tolist():
         flow = int(view.flow[row])
         source, destination = streams[flow >> 1].ends(flow & 1)
-        items = parse_field(field_of(view, row)).items
+        items = extensions_at(view, row).items
         reply = bool(kinds[row] == MessageKind.PROBE_REPLY)
         frame, time = int(view.frame[row]), int(view.time[row])
         found.append(Announcement(row, frame, time, flow, source.address, destination.address, reply, items))

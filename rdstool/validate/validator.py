@@ -66,7 +66,7 @@ class Validator:
         return bool(self.severities[Severity.ERROR] or self.severities[Severity.WARNING])
 
     def feed(self, decoded: Decoded) -> Iterator[Finding]:
-        """Check the next batch; its findings in the order of the capture."""
+        """Check the next batch; yields its findings in the order of the capture."""
         context = self._context
         view = View(decoded)
         grouped = context.continuity.group(view, context.streams)
@@ -79,7 +79,10 @@ class Validator:
         yield from self._report.take()
 
     def finish(self, *, reread: bool = True) -> Iterator[Finding]:
-        """What only the end of the capture tells. ``reread``: read payloads of repeated messages again to compare."""
+        """Yield what only the end of the capture tells.
+
+        With ``reread``, the payloads of repeated messages are read again, and compared.
+        """
         self._context.reread = reread
         for check in self._checks:
             check.finish()

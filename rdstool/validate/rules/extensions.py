@@ -23,7 +23,7 @@ from dissectors.wire.extensions import (
 from dissectors.wire.rds import MAX_PATHS, Flags
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.parsed import field_of, parse_field
+from rdstool.validate.parsed import extensions_at, field_of
 from rdstool.validate.rule import BOTH, ERROR, IB, NOTE, TCP, WARNING, Rule, Severity
 from rdstool.validate.view import View
 
@@ -191,7 +191,7 @@ class ExtensionCheck(Check):
         self.report.rows(EXTENSION_FLAG, view, bare, lambda i: "flag 0x20 is set, but there is no RDMA_BYTES")
         tcp, kinds = view.tcp, view.kind
         for index in rows.tolist():
-            parsed = parse_field(field_of(view, index))
+            parsed = extensions_at(view, index)
             self._form(view, index, parsed)
             if tcp[index]:
                 self._over_tcp(view, index, MessageKind(int(kinds[index])), parsed)

@@ -8,7 +8,7 @@ from dissectors.wire.extensions import Rdma, RdmaBytes, RdmaDest, RdmaDirection
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.capture.events import RdmaKind, RdmaOperation
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.parsed import field_of, parse_field
+from rdstool.validate.parsed import extensions_at
 from rdstool.validate.rule import IB, NOTE, WARNING, Rule
 from rdstool.validate.view import View
 
@@ -114,7 +114,7 @@ class RdmaCheck(Check):
                 self._operation(event)
 
     def _message(self, view: View, row: int, *, joined: bool) -> None:
-        items = parse_field(field_of(view, row)).items
+        items = extensions_at(view, row).items
         work = view.decoded.messages.rdma.get(row, ())
         keys = [item.rkey for item in items if isinstance(item, Rdma)]
         if keys and not work and joined:

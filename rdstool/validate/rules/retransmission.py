@@ -7,7 +7,7 @@ import numpy as np
 from dissectors.wire.extensions import Rdma
 from dissectors.wire.rds import Flags
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.parsed import field_of, parse_field
+from rdstool.validate.parsed import extensions_at
 from rdstool.validate.rule import BOTH, IB, NOTE, WARNING, Rule
 
 PLACE = Rule(
@@ -95,7 +95,7 @@ class RetransmissionCheck(Check):
         silent = indices[~asks & view.ib[indices]]
         self.report.rows(ACK_REQUIRED, view, silent, lambda i: f"flags are 0x{view.flags[i]:02x}")
         announced = indices[view.extended[indices] & view.ib[indices]].tolist()
-        with_rdma = [i for i in announced if any(isinstance(x, Rdma) for x in parse_field(field_of(view, i)).items)]
+        with_rdma = [i for i in announced if any(isinstance(x, Rdma) for x in extensions_at(view, i).items)]
         self.report.rows(WITH_RDMA, view, with_rdma, lambda i: f"sequence {sequence[i]} is resent with RDMA")
         self._first_connection(batch, places)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
+
+import pytest
 
 from dissectors.wire.rds import HEADER_BYTES, RDS_HEADER, RdsHeader
 from rdstool.protocol import events
 from rdstool.protocol.config import Settings
 from rdstool.protocol.connection import Connection
+from rdstool.protocol.errors import SocketError
 from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_7, Profile
@@ -175,3 +178,17 @@ def received(socket: Socket, now: float = 0.0) -> list[bytes]:
     while socket.received:
         taken.append(socket.recvmsg(now=now).data)
     return taken
+
+
+def fails(number: int, call: Callable[[], object]) -> SocketError:
+    """Call, and see that it raises this errno; returns the error."""
+    with pytest.raises(SocketError) as caught:
+        call()
+    assert caught.value.errno == number, caught.value
+    assert isinstance(caught.value, OSError)
+    return caught.value
+
+
+def send(socket: Socket, data: bytes = b"", address: str | None = LARGE, flags: int = 0) -> int:
+    """Send to port 4000 of an address; returns the length."""
+    return socket.sendmsg(data, address, 4000, now=0.0, flags=flags)

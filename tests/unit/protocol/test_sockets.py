@@ -4,154 +4,34 @@ from __future__ import annotations
 
 import errno
 from array import array
-from collections.abc import Callable
 from random import Random
 
 import pytest
 
 from rdstool.protocol import events
 from rdstool.protocol.config import Limits
-from rdstool.protocol.control import ZerocopyCookie
-from rdstool.protocol.errors import SocketError, Wait, WouldBlock
+from rdstool.protocol.errors import Wait, WouldBlock
 from rdstool.protocol.inbox import MSG_DONTWAIT, MSG_OOB, MSG_PEEK, MSG_TRUNC
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.node import Node
 from rdstool.protocol.profile import LINUX_6
 from rdstool.protocol.reasons import SendStatus
-from rdstool.protocol.received import CongestionUpdate, Latency, Notification, Poll, Timestamp, ZerocopyCompletion
+from rdstool.protocol.received import Latency, Notification, Poll, Timestamp
 from rdstool.protocol.sockets import Socket
-from rdstool.protocol.zerocopy import MSG_ZEROCOPY
 from tests.unit.protocol.driving import (
     LARGE,
     SMALL,
     bound,
     connection_of,
+    fails,
     greeted,
     header,
     make_node,
     of_kind,
     pair,
     received,
+    send,
 )
-
-
-def fails(number: int, call: Callable[[], object]) -> SocketError:
-    """The call raises the errno."""
-    with pytest.raises(SocketError) as caught:
-        call()
-    assert caught.value.errno == number, caught.value
-    assert isinstance(caught.value, OSError)
-    return caught.value
-
-
-@pytest.mark.parametrize(
-    ("address", "port", "number"),
-    [
-        ("0.0.0.0", 4000, errno.EINVAL),  # noqa: S104
-        ("224.0.0.1", 4000, errno.EINVAL),
-        ("255.255.255.255", 4000, errno.EINVAL),
-        ("nowhere", 4000, errno.EINVAL),
-        (SMALL, 1, errno.EINVAL),
-        (SMALL, 65536, errno.EINVAL),
-        (SMALL, -1, errno.EINVAL),
-        (LARGE, 4000, errno.EADDRNOTAVAIL),
-        (SMALL, 4000, errno.EADDRINUSE),
-    ],
-)
-def test_bind_refuses_with_the_errno_of_the_kernel(address: str, port: int, number: int) -> None:
-    node = make_node()
-    bound(node, 4000)
-    fails(number, lambda: node.socket().bind(address, port))
-
-
-def test_bind_says_what_a_port_is() -> None:
-    socket = make_node().socket()
-    assert "70000 is not a port: they are 0 to 65535" in str(fails(errno.EINVAL, lambda: socket.bind(SMALL, 70000)))
-    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
-        socket.bind(SMALL, "4000")  # type: ignore[arg-type]
-
-
-def test_a_socket_binds_once() -> None:
-    socket = bound(make_node())
-    fails(errno.EINVAL, lambda: socket.bind(SMALL, 4001))
-
-
-def test_port_zero_takes_a_free_port_above_one() -> None:
-    node = make_node()
-    ports = {bound(node, 0).port for _ in range(200)}
-    assert len(ports) == 200
-    assert min(ports) >= 2
-
-
-def test_no_port_is_given_once_all_are_taken() -> None:
-    node = make_node()
-    first = bound(node, 0)
-    node.ports[SMALL].update(dict.fromkeys(range(2, 65536), first))
-    fails(errno.EADDRINUSE, lambda: node.socket().bind(SMALL, 0))
-
-
-@pytest.mark.parametrize(
-    ("address", "number"),
-    [
-        ("0.0.0.0", errno.EDESTADDRREQ),  # noqa: S104
-        ("::", errno.EPROTOTYPE),
-        ("ff02::1", errno.EPROTOTYPE),
-        ("224.0.0.1", errno.EINVAL),
-        ("x", errno.EINVAL),
-    ],
-)
-def test_connect_refuses_with_the_errno_of_the_kernel(address: str, number: int) -> None:
-    fails(number, lambda: make_node().socket().connect(address, 4000))
-
-
-LOCAL = "fe80::1%eth0"
-
-
-@pytest.mark.parametrize("call", ["bind", "connect", "sendmsg"])
-def test_a_link_local_address_needs_its_interface(call: str) -> None:
-    node = make_node(LOCAL)
-    socket = node.socket() if call == "bind" else bound(node)
-    refused: dict[str, Callable[[], object]] = {
-        "bind": lambda: socket.bind("fe80::1", 4000),
-        "connect": lambda: socket.connect("fe80::2", 4000),
-        "sendmsg": lambda: send(socket, address="fe80::2"),
-    }
-    assert "fe80::1%eth0" in str(fails(errno.EINVAL, refused[call])).replace("::2", "::1")
-
-
-def test_a_link_local_address_reaches_its_own_link_and_what_is_not_link_local() -> None:
-    socket = bound(make_node(LOCAL))
-    fails(errno.EINVAL, lambda: socket.connect("fe80::2%eth1", 4000))
-    fails(errno.EINVAL, lambda: send(socket, address="fe80::2%eth1"))
-    assert send(socket, b"x", "fe80::2%eth0") == 1
-    assert send(socket, b"x", "fd00::2") == 1
-
-
-def test_an_interface_that_a_program_numbers_is_known_by_its_name() -> None:
-    def name(text: str) -> str:
-        return text.replace("%2", "%eth0")
-
-    node = Node("fe80::1%2", random=Random(1), name=name)
-    socket = bound(node)
-    assert socket.address == LOCAL
-    send(socket, address="fe80::2%2")
-    socket.connect("fe80::2%2", 4000)
-    send(socket, address=None)
-    assert list(node.connections) == [(LOCAL, "fe80::2%eth0", 0)]
-
-
-def test_connect_only_sets_the_default_destination() -> None:
-    node = make_node()
-    socket = bound(node)
-    socket.connect(LARGE, 1)
-    socket.connect(LARGE, 4000)
-    assert node.take_events() == []
-    assert socket.sendmsg(b"abc", now=0.0) == 3
-    assert connection_of(node, LARGE).paths[0].queue[0].dport == 4000
-
-
-def send(socket: Socket, data: bytes = b"", address: str | None = LARGE, flags: int = 0) -> int:
-    return socket.sendmsg(data, address, 4000, now=0.0, flags=flags)
 
 
 def test_sendmsg_checks_in_the_kernels_order() -> None:
@@ -310,75 +190,6 @@ def test_messages_with_a_token_report_their_end() -> None:
     assert sender.recvmsg(now=0.0).control == (Notification(7, SendStatus.ACKNOWLEDGED),)
 
 
-def zerocopy_socket(node: Node) -> Socket:
-    socket = bound(node)
-    socket.zerocopy = True
-    return socket
-
-
-def test_with_zerocopy_a_sender_learns_that_its_buffer_is_free_once_the_peer_has_the_message() -> None:
-    small, large, wire = pair(paths=1)
-    sender, receiver = zerocopy_socket(small), bound(large)
-    wire.acknowledging = False
-    sender.sendmsg(bytearray(b"abc"), LARGE, 4000, now=0.0, flags=MSG_ZEROCOPY, control=[ZerocopyCookie(7)])
-    wire.run()
-    assert received(receiver) == [b"abc"]
-    fails(errno.EAGAIN, lambda: sender.recvmsg(now=0.0, flags=MSG_DONTWAIT))
-    link = connection_of(small, LARGE).paths[0].link
-    assert link is not None
-    small.bytes_acked(link, link.sent, 0.0)
-    assert events.SocketReadable(sender) in wire.run()
-    assert sender.readable
-    assert sender.recvmsg(now=0.0, flags=MSG_DONTWAIT).control == (ZerocopyCompletion((7,)),)
-    assert not sender.readable
-
-
-def test_completions_come_eight_at_a_time_with_messages_or_alone_to_who_does_not_wait() -> None:
-    small, large, wire = pair()
-    sender, other = zerocopy_socket(small), bound(large)
-    for cookie in range(20):
-        sender.sendmsg(b"x", LARGE, 4000, now=0.0, flags=MSG_ZEROCOPY, control=[ZerocopyCookie(cookie)])
-    other.sendmsg(b"first", SMALL, 4000, now=0.0)
-    other.sendmsg(b"second", SMALL, 4000, now=0.0)
-    wire.run()
-    assert sender.recvmsg(now=0.0).control == (ZerocopyCompletion(tuple(range(8))),)
-    second = sender.recvmsg(now=0.0, with_control=False)
-    assert (second.data, second.control) == (b"second", ())
-    fails(errno.EAGAIN, lambda: sender.recvmsg(now=0.0))
-    alone = [sender.recvmsg(now=0.0, flags=MSG_DONTWAIT).control for _ in range(2)]
-    assert alone == [(ZerocopyCompletion(tuple(range(8, 16))),), (ZerocopyCompletion(tuple(range(16, 20))),)]
-    fails(errno.EAGAIN, lambda: sender.recvmsg(now=0.0, flags=MSG_DONTWAIT))
-
-
-def test_the_buffer_of_a_message_that_was_given_up_is_free() -> None:
-    socket = zerocopy_socket(make_node())
-    socket.sendmsg(b"x", LARGE, 4000, now=0.0, flags=MSG_ZEROCOPY, control=[ZerocopyCookie(1)])
-    socket.cancel_sent_to(LARGE, 4000)
-    assert socket.recvmsg(now=0.0, flags=MSG_DONTWAIT).control == (ZerocopyCompletion((1,)),)
-
-
-@pytest.mark.parametrize(
-    ("enabled", "flags", "cookies", "data"),
-    [
-        (True, MSG_ZEROCOPY, (), b"x"),
-        (False, MSG_ZEROCOPY, (1,), b"x"),
-        (True, 0, (1,), b"x"),
-        (True, MSG_ZEROCOPY, (1,), b""),
-        (True, MSG_ZEROCOPY, (1 << 32,), b"x"),
-        (True, MSG_ZEROCOPY, (-1,), b"x"),
-    ],
-    ids=["no cookie", "not enabled", "no flag", "no payload", "a cookie of 33 bits", "a negative cookie"],
-)
-def test_zerocopy_needs_the_option_the_flag_a_cookie_and_a_payload(
-    enabled: bool, flags: int, cookies: tuple[int, ...], data: bytes
-) -> None:
-    socket = bound(make_node())
-    socket.zerocopy = enabled
-    control = [ZerocopyCookie(number) for number in cookies]
-    fails(errno.EINVAL, lambda: socket.sendmsg(data, LARGE, 4000, now=0.0, flags=flags, control=control))
-    assert socket.outstanding == 0
-
-
 def test_with_timestamps_a_message_tells_when_it_was_queued() -> None:
     small, large, wire = pair()
     sender, receiver = bound(small), bound(large)
@@ -512,111 +323,3 @@ def test_a_kernel_6_sender_waits_for_the_number_of_paths() -> None:
     assert error.waiting_for is Wait.HANDSHAKE
     assert connection_of(node, LARGE).paths[0].control
     assert socket.sendmsg(b"", LARGE, 4000, now=0.0, flags=MSG_DONTWAIT) == 0
-
-
-# ---- Congestion
-
-
-def overfull(rcvbuf: int = 1000) -> tuple[Node, Node, Socket, Socket, Callable[[], object]]:
-    """A receiver just above its receive buffer; the last is what moves messages."""
-    small, large, wire = pair(rcvbuf=rcvbuf)
-    sender, receiver = bound(small, 5000), bound(large)
-    for length in (rcvbuf, 1):
-        send(sender, b"x" * length)
-        wire.run()
-    return small, large, sender, receiver, wire.run
-
-
-def test_a_full_receive_buffer_is_not_congested_but_one_byte_more_is() -> None:
-    small, large, wire = pair(rcvbuf=1000)
-    sender, receiver = bound(small), bound(large)
-    send(sender, b"x" * 1000)
-    wire.run()
-    assert not receiver.congested
-    send(sender)
-    wire.run()
-    assert not receiver.congested
-    send(sender, b"x")
-    assert events.PortCongested(LARGE, 4000, True) in wire.run()
-
-
-def test_senders_to_a_congested_port_wait_and_others_do_not() -> None:
-    _, _, sender, _, _ = overfull()
-    error = fails(errno.ENOBUFS, lambda: send(sender, flags=MSG_DONTWAIT))
-    assert isinstance(error, WouldBlock)
-    assert error.waiting_for is Wait.CONGESTION
-    fails(errno.ENOBUFS, lambda: send(sender))
-    assert sender.node.counters.cong_send_error == 1
-    assert sender.node.counters.cong_send_blocked == 1
-    assert sender.sendmsg(b"", LARGE, 4001, now=0.0) == 0
-
-
-def test_congestion_ends_below_half_of_the_receive_buffer() -> None:
-    small, large, wire = pair(rcvbuf=1000)
-    sender, receiver = bound(small, 5000), bound(large)
-    for length in (400, 100, 501):
-        send(sender, b"x" * length)
-    wire.run()
-    assert receiver.congested
-    receiver.recvmsg(now=0.0)
-    receiver.recvmsg(now=0.0)
-    assert (receiver.receive_bytes, receiver.congested) == (501, True)
-    receiver.recvmsg(now=0.0)
-    assert not receiver.congested
-    assert events.CongestionChanged(SMALL, LARGE) in wire.run()
-    assert send(sender, flags=MSG_DONTWAIT) == 0
-
-
-def test_exactly_half_is_still_congested() -> None:
-    small, large, wire = pair(rcvbuf=1000)
-    sender, receiver = bound(small, 5000), bound(large)
-    for length in (501, 500):
-        send(sender, b"x" * length)
-    wire.run()
-    receiver.recvmsg(now=0.0)
-    assert (receiver.receive_bytes, receiver.congested) == (500, True)
-
-
-def test_in_flight_messages_are_accepted_above_the_limit() -> None:
-    small, large, wire = pair(rcvbuf=10)
-    sender, receiver = bound(small, 5000), bound(large)
-    for _ in range(20):
-        send(sender, b"x" * 10)
-    wire.run()
-    assert receiver.receive_bytes == 200
-
-
-def test_closing_a_congested_socket_ends_its_congestion() -> None:
-    _, large, sender, receiver, run = overfull()
-    receiver.close()
-    run()
-    assert send(sender, flags=MSG_DONTWAIT) == 0
-    assert large.maps[LARGE].ports == set()
-
-
-def test_the_monitor_reports_ports_to_which_a_send_failed() -> None:
-    _, _, sender, receiver, run = overfull()
-    sender.set_congestion_monitor(True)
-    fails(errno.ENOBUFS, lambda: send(sender, flags=MSG_DONTWAIT))
-    assert Poll.IN not in sender.poll()
-    received(receiver)
-    run()
-    assert Poll.IN in sender.poll()
-    assert sender.recvmsg(now=0.0).control == (CongestionUpdate(1 << (4000 % 64)),)
-    assert Poll.IN not in sender.poll()
-
-
-def test_without_monitor_any_new_map_wakes_poll_once() -> None:
-    _, _, sender, _, _ = overfull()
-    assert sender.poll() & (Poll.IN | Poll.WRBAND) == Poll.IN | Poll.WRBAND
-    assert not sender.poll() & Poll.IN
-
-
-def test_congested_loopback_ports_refuse_too() -> None:
-    node = make_node(rcvbuf=10)
-    socket = bound(node)
-    for _ in range(2):
-        socket.sendmsg(b"x" * 10, SMALL, 4000, now=0.0)
-    fails(errno.ENOBUFS, lambda: socket.sendmsg(b"", SMALL, 4000, now=0.0))
-    received(socket)
-    assert socket.sendmsg(b"", SMALL, 4000, now=0.0) == 0

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import rdstool
-from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, RdmaMode, RdmaOp, StressMessage, pattern
-from rdstool.errors import TransportError, UsageError
+from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, RdmaMode, RdmaOp, StressMessage
+from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.kinds import Transport
 from rdstool.stress.control import Doorway, dial
-from rdstool.stress.counters import Counters, KeyMeter, Times
+from rdstool.stress.counters import Counters
 from rdstool.stress.failure import StressError
-from rdstool.stress.parameters import LONG_BYTES, SHORT_BYTES, Parameters, RdmaParameters, unpack
+from rdstool.stress.parameters import Parameters, RdmaParameters
 from rdstool.stress.rdma import Rdma
 from rdstool.stress.run import Run, Side
 from rdstool.stress.traffic import Pair
 from rdstool.stress.watch import Interval, Summary
 from tests.kit.loopback import own_addresses
+from tests.unit.stress.runs import RDMA_RUNS
 
 PATIENCE_S = 60.0
 
@@ -91,15 +91,6 @@ async def test_both_sides_run_and_agree(parameters: Parameters, larger_active: b
     assert 0 < active.p50_us <= active.p99_us <= active.longest_us
 
 
-RDMA_RUNS = {
-    "one use": RdmaParameters(10_000),
-    "freed": RdmaParameters(4096, use_once=False, fence=False),
-    "registered before": RdmaParameters(100, use_get_mr=True, key_meter=True),
-    "kept": RdmaParameters(8192, use_once=False, use_get_mr=True, cache=True, mode=RdmaMode.WRITE_ONLY),
-    "vectors": RdmaParameters(2_500, vector=3, mode=RdmaMode.READ_ONLY),
-}
-
-
 @pytest.mark.parametrize("rdma", RDMA_RUNS.values(), ids=RDMA_RUNS)
 async def test_memory_of_both_sides_is_read_and_written_and_compared(rdma: RdmaParameters) -> None:
     parameters = Parameters(tasks=2, depth=3, verify=True, rdma=rdma)
@@ -148,12 +139,6 @@ async def test_rdma_that_fails_is_a_failure_unless_the_peer_ends_the_run(
             await asyncio.wait_for(job, PATIENCE_S)
 
 
-@pytest.mark.parametrize("rdma", RDMA_RUNS.values(), ids=RDMA_RUNS)
-def test_the_peer_is_told_what_rdma_to_do(rdma: RdmaParameters) -> None:
-    parameters = Parameters(rdma=rdma)
-    assert unpack(parameters.packed("10.0.0.1", "10.0.0.2")) == (parameters, "10.0.0.1")
-
-
 @pytest.mark.parametrize("kind", ["written", "read"])
 async def test_memory_with_other_bytes_than_agreed_ends_a_run(kind: str) -> None:
     here, there = own_addresses(2)
@@ -194,29 +179,6 @@ def test_a_request_for_other_rdma_than_agreed_ends_a_run() -> None:
     for header in (StressMessage(rdma_op=1, rdma_size=65, rdma_vector=1), StressMessage(rdma_op=3, rdma_size=64)):
         with pytest.raises(StressError, match=r"a request asks for RDMA .* 1 times 64 were agreed"):
             rdma.request_came(0, header, [RdmaDest(7)])
-
-
-@pytest.mark.parametrize(
-    ("made", "complaint"),
-    [
-        (lambda: RdmaParameters(1 << 19, vector=3), "the bytes of one RDMA is 1572864"),
-        (lambda: RdmaParameters(1, vector=513), "the number of RDMA buffers is 513"),
-        (lambda: RdmaParameters(64, cache=True), "cannot be for one use"),
-        (lambda: RdmaParameters(64, cache=True, use_once=False), "is registered before"),
-        (lambda: Parameters(tasks=64, rdma=RdmaParameters(1 << 20)), "are more than"),
-    ],
-)
-def test_rdma_that_cannot_be_done_is_refused(made: Callable[[], object], complaint: str) -> None:
-    with pytest.raises(UsageError, match=complaint):
-        made()
-
-
-def test_keys_that_come_again_are_counted() -> None:
-    keys = KeyMeter()
-    for cookie in (1, 2, 1 << 32 | 1, 1):
-        keys.add(cookie)
-    assert keys.reissued == 2
-    assert 0 <= keys.least_s <= keys.total_s / 2
 
 
 async def test_reports_come_each_second_until_the_time_is_over() -> None:
@@ -286,133 +248,3 @@ async def test_a_run_that_is_cancelled_while_the_answer_arrives_is_over(turns: i
         if job.cancel():
             with pytest.raises(asyncio.CancelledError):
                 await job
-
-
-# ---- What is checked
-
-
-def pairs(depth: int = 1, request_bytes: int = 1024) -> tuple[Pair, Pair]:
-    parameters = Parameters(depth=depth, request_bytes=request_bytes)
-    one, other = ("10.0.0.1", 4001), ("10.0.0.2", 4002)
-    return Pair(one, other, parameters), Pair(other, one, parameters)
-
-
-def test_requests_and_acks_share_one_sequence_and_acks_name_their_slot() -> None:
-    one, other = pairs(depth=3)
-    requests = [one.next_request(b"")[0] for _ in range(3)]
-    for request in requests:
-        other.request_came(request)
-    acks = [other.next_ack(b"")[0] for _ in range(3)]
-    back = other.next_request(b"")[0]
-    assert [STRESS_MESSAGE.unpack_from(each).index for each in (*requests, *acks)] == [0, 1, 2, 0, 1, 2]
-    assert [STRESS_MESSAGE.unpack_from(each).seq for each in (*acks, back)] == [0, 1, 2, 3]
-    for ack in acks:
-        one.ack_came(ack, 0.0)
-    one.request_came(back)
-    assert (one.outstanding, one.owed, other.outstanding) == (0, 1, 1)
-
-
-def request(pair: Pair) -> bytes:
-    message, _ = pair.next_request(b"")
-    return message
-
-
-@pytest.mark.parametrize(
-    ("spoil", "complaint"),
-    [
-        (lambda pair: [request(pair), request(pair)][1], "seq 1 instead of 0, index 1 instead of 0"),
-        (lambda pair: b"\0\0\0\0\x7f" + request(pair)[5:], r"from_addr 127\.0\.0\.1 instead of 10\.0\.0\.1"),
-        (lambda pair: request(pair)[:14] + b"\0\x63" + request(pair)[16:], "to_port 99 instead"),
-    ],
-    ids=["one is missing", "another address", "another port"],
-)
-def test_a_message_that_was_not_to_come_is_told_field_by_field(spoil: Callable[[Pair], bytes], complaint: str) -> None:
-    one, other = pairs(depth=4)
-    with pytest.raises(StressError, match=complaint):
-        other.request_came(spoil(one))
-
-
-def test_more_requests_than_agreed_are_refused() -> None:
-    one, other = pairs(depth=1)
-    other.request_came(one.next_request(b"")[0])
-    with pytest.raises(StressError, match="more than 1 requests outstanding"):
-        other.request_came(one.next_request(b"")[0])
-
-
-def test_an_ack_for_nothing_is_refused() -> None:
-    one, other = pairs()
-    one.request_came(other.next_request(b"")[0])
-    ack = one.next_ack(b"")[0]
-    other.ack_came(ack, 0.0)
-    with pytest.raises(StressError, match="acks a request that was not made"):
-        other.ack_came(ack, 0.0)
-
-
-# ---- Options
-
-
-@pytest.mark.parametrize("tos", [0, 9])
-def test_the_options_come_over_whole(tos: int) -> None:
-    parameters = Parameters(3, 2000, 100, 5000, 4, 60, verify=True, simplex=True, tos=tos, show=True, real_time=True)
-    block = parameters.packed("10.0.0.1", "10.0.0.2")
-    assert len(block) == (LONG_BYTES if tos else SHORT_BYTES)
-    assert unpack(block) == (parameters, "10.0.0.1")
-
-
-@pytest.mark.parametrize(
-    ("changed", "complaint"),
-    [
-        ({"request_bytes": 62}, "request size is 62, it can be 63 to 1048576"),
-        ({"ack_bytes": (1 << 20) + 1}, "ack size"),
-        ({"depth": 0}, "depth is 0"),
-        ({"tasks": 257}, "number of tasks is 257"),
-        ({"port": 65535}, "port is 65535"),
-        ({"tasks": 200, "depth": 60000, "request_bytes": 100_000}, "buffers of .* choose less"),
-    ],
-)
-def test_what_cannot_be_done_is_refused(changed: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(UsageError, match=complaint):
-        replace(Parameters(), **changed)
-
-
-@pytest.mark.parametrize(("at", "complaint"), [(3, "depth"), (27, "tasks")], ids=["no depth", "no tasks"])
-def test_a_hostile_option_block_is_refused(at: int, complaint: str) -> None:
-    block = bytearray(Parameters().packed("10.0.0.1", "10.0.0.2"))
-    block[at] = 0
-    with pytest.raises(UsageError, match=complaint):
-        unpack(bytes(block))
-
-
-def test_percentiles_are_off_by_a_sixteenth_at_most() -> None:
-    times = Times()
-    for us in range(1, 10_001):
-        times.add(us)
-    for share in (0.1, 0.5, 0.9, 0.99):
-        assert times.percentile_us(share) == pytest.approx(share * 10_000, rel=1 / 16)
-    assert times.percentile_us(1.0) <= times.longest_us == 10_000
-    assert Times().percentile_us(0.5) == 0
-
-
-def test_a_histogram_counts_between_powers_of_two() -> None:
-    times = Times()
-    assert times.doublings() == []
-    for us in (0, 1, 2, 3, 4, 1023, 1024, 1025, 5_000_000):
-        times.add(us)
-    counted = {each.from_us: each.count for each in times.doublings() if each.count}
-    assert counted == {0: 2, 2: 2, 4: 1, 512: 1, 1024: 2, 1 << 22: 1}
-    edges = [(each.from_us, each.below_us) for each in times.doublings()]
-    assert edges == [(0, 2), *((1 << power, 2 << power) for power in range(1, 23))]
-
-
-def test_long_round_trips_are_told() -> None:
-    told: list[str] = []
-    counters = Counters(outlier_us=100, tell=told.append)
-    for us in (50, 100, 101):
-        counters.round_trip(us, 4001, "10.0.0.2:4002")
-    assert told == ["round trip of 101 us: 4001 to 10.0.0.2:4002"]
-    assert counters.round_trips.count == 3
-
-
-def test_the_pattern_is_what_verified_messages_carry() -> None:
-    one, _ = pairs(request_bytes=100)
-    assert one.next_request(pattern(37))[0][63:] == pattern(37)

@@ -179,7 +179,7 @@ class VerbsProvider:
         return self._channel.fileno(), self._completions.fileno()
 
     def next_timer(self) -> float | None:
-        """The end of connections that the peer has ended; the rest of the time is the kernel's to keep."""
+        """When connections that the peer has ended are over; all other times are kept by the kernel."""
         return min((deadline for deadline, _ in self._closing.values()), default=None)
 
     def process(self, now: float) -> list[Event]:

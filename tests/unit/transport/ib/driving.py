@@ -7,6 +7,7 @@ from random import Random
 from typing import NamedTuple, TypeVar
 
 from dissectors.wire.infiniband import BTH, Bth, Opcode
+from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import Completed, ConnectionOptions, ConnectRequested, Event, Status
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
@@ -15,6 +16,9 @@ from rdstool.transport.ib.roce.mads import unpack
 ACTIVE, PASSIVE = "192.0.2.1", "192.0.2.2"
 SERVICE = 0x0106_1C06
 QUICK = ConnectionOptions(ack_timeout=14)
+ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
+TEXT = bytes(index * 7 & 0xFF for index in range(10_000))
+"""Longer than a packet."""
 E = TypeVar("E")
 Filter = Callable[[str, Bth, bytes], list[bytes]]
 """(source address, BTH, datagram) -> what arrives in its place"""
@@ -130,3 +134,26 @@ def messages(device: Device) -> list[bytes]:
 def flip(data: bytes, at: int) -> bytes:
     """One bit of a datagram is wrong."""
     return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
+
+
+def receives(connection: RoceConnection, count: int = 1, size: int = 16_384) -> None:
+    """Post so many receives, each of ``size`` bytes."""
+    for number in range(count):
+        connection.post_receive(number, size)
+
+
+def lose(*lost: tuple[str, int]) -> Filter:
+    """Lose the n-th packet, from 1, of each of these opcodes."""
+    seen: dict[str, int] = {}
+
+    def apply(_: str, bth: Bth, datagram: bytes) -> list[bytes]:
+        name = Opcode(bth.opcode).name
+        seen[name] = seen.get(name, 0) + 1
+        return [] if (name, seen[name]) in lost else [datagram]
+
+    return apply
+
+
+def opcodes(pair: Pair, source: str) -> list[str]:
+    """Names of the packets that an address has sent, in their order."""
+    return [name for sender, name, _ in pair.wire if sender == source]

@@ -33,11 +33,6 @@ from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, QUICK, SERVICE, Dat
 PLAIN_SERVICE = 0x1234_5678_9ABC_DEF0
 
 
-@pytest.fixture
-def pair() -> Pair:
-    return Pair()
-
-
 def asked(pair: Pair, private_data: bytes = b"", **options: Any) -> tuple[RoceConnection, RoceConnection]:
     """The active side has sent REQ, and the passive one has seen it."""
     active = pair.active.connect(PASSIVE, SERVICE, private_data, replace(QUICK, **options))

@@ -24,11 +24,6 @@ from tests.unit.transport.ib.test_connections import request, tell
 ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 
 
-@pytest.fixture
-def pair() -> Pair:
-    return Pair()
-
-
 class Attacker:
     """Sends any packet to the passive end of a connection, as if from its active end."""
 
