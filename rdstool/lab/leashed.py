@@ -14,22 +14,27 @@ import sys
 import threading
 
 _PR_SET_PDEATHSIG = 1
+_PID_BYTES = 16
 _LIBC = ctypes.CDLL(None)
 
 
 def end_with(leash: int) -> None:
     """Let this process end when the other end of ``leash`` is closed, and what it forks when it ends itself."""
     here = os.getpid()
-    threading.Thread(target=_watch, args=(leash,), name="leash", daemon=True).start()
-    os.register_at_fork(after_in_child=lambda: _follow(here))
+    forked, tell = os.pipe()
+    threading.Thread(target=_watch, args=(leash, forked), name="leash", daemon=True).start()
+    os.register_at_fork(after_in_child=lambda: _follow(here, tell))
 
 
-def _watch(leash: int) -> None:
+def _watch(leash: int, forked: int) -> None:
     os.read(leash, 1)
     os.kill(os.getpid(), signal.SIGTERM)
+    # Python looks for signals before it waits for a process; one that comes in between would be seen after that wait.
+    os.kill(int(os.read(forked, _PID_BYTES)), signal.SIGKILL)
 
 
-def _follow(parent: int) -> None:
+def _follow(parent: int, tell: int) -> None:
+    os.write(tell, b"%d" % os.getpid())
     # It holds for the program that is executed next, too.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # which ended before
