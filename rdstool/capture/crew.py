@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdstool.capture.memory import KEPT_BYTES, keep_memory
 from rdstool.errors import CaptureError
 
 PIPE_BYTES = 1 << 20
 """What waits in a pipe until it is read."""
+KEPT_BYTES = 64 << 20
+"""Memory that all processes of a crew keep for their next step: given back, its pages would be cleared each time."""
 WAITING_ITEMS, ITEM_BYTES = 4, 8 << 20
 """What a process may deliver before the first one takes it: a pipe alone holds less than one item."""
 ALIGNED_BYTES = 64
@@ -33,6 +34,7 @@ ALIGNED_BYTES = 64
 _ENDED = "a worker process ended unexpectedly: try again with --jobs 1"
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def can_fork() -> bool:
@@ -229,8 +231,11 @@ def _start(
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Where that one is killed, nobody else would end this one.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    keep_memory(KEPT_BYTES // len(ways))
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with suppress(AttributeError):  # A C library that knows nothing of it.
+        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            libc.mallopt(parameter, KEPT_BYTES // len(ways))
     # A pipe that nobody else can write to ends with its process.
     for other, way in enumerate(ways):
         if other != number:

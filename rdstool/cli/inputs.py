@@ -175,7 +175,6 @@ def open_inputs(
             f"--jobs and {'--follow' if follow else '--engine tshark'} exclude each other; leave out --jobs"
         )
     from rdstool.capture.files.source import STANDARD_INPUT  # noqa: PLC0415
-    from rdstool.capture.memory import keep_memory  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
 
     options = CaptureOptions(
@@ -193,5 +192,4 @@ def open_inputs(
         from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
 
         return Reading(TsharkCapture(names, options))
-    keep_memory()
     return Reading(open_capture(names, options))
