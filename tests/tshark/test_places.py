@@ -11,7 +11,7 @@ import pytest
 
 from rdstool.tshark.program import Tshark
 from tests.fuzz.damage import split
-from tests.tshark.running import ROOT, rows
+from tests.tshark.running import PLUGIN, ROOT, rows, run
 
 ETHERNET, RAW, LOOPBACK = 1, 101, 0
 RECORD, LINK, IPV4 = struct.Struct("<IIII"), 14, 20
@@ -77,3 +77,36 @@ def test_messages_are_found_wherever_ip_lies(place: str, name: str, tshark: Tsha
     put_there = [one for number, frame in enumerate(frames) for one in put(frame, number)]
     assert plain
     assert messages(tshark, write(tmp_path / "there.pcap", link, put_there)) == plain
+
+
+TAKEN_AWAY = """
+local gone = Proto("gone", "A plugin that was there before")
+local places = {
+   { "ethertype", 0x0800 },
+   { "ethertype", 0x86dd },
+   { "ip.proto", 6 },
+   { "wtap_encap", wtap_encaps.RAW_IP },
+   { "erf.types.type", 25 },
+}
+function gone.dissector() end
+for _, place in ipairs(places) do
+   local dissectors = DissectorTable.get(place[1])
+   dissectors:add(place[2], gone)
+   dissectors:remove(place[2], gone)
+end
+"""
+"""Leaves the tables as "Reload Lua Plugins" does: what watched there before is gone, and what it watched is, too."""
+
+
+@pytest.mark.parametrize("name", ["tcp-basic-73", "ib-basic-61"])
+def test_wiresharks_own_dissectors_are_found_after_a_reload_of_the_plugins(
+    name: str, tshark: Tshark, tmp_path: Path
+) -> None:
+    reloaded = tmp_path / "reloaded.lua"
+    reloaded.write_text(TAKEN_AWAY)
+    shown, again = (
+        run(tshark, "-r", str(ROOT / "pcaps" / name / "a.pcap.gz"), scripts=scripts)
+        for scripts in ((PLUGIN,), (reloaded, PLUGIN))
+    )
+    assert " RDS " in shown
+    assert again == shown

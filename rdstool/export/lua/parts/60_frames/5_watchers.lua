@@ -45,9 +45,11 @@ do
       end
    end
 
-   local function watcher(name, description, table_name, pattern, watch, place)
+   -- Wireshark's own dissector is not in its table any more once "Reload Lua Plugins" has taken away the watcher that
+   -- was there. Then it is found by its name, if it has one.
+   local function watcher(name, description, table_name, pattern, own_name, watch, place)
       local dissectors = DissectorTable.get(table_name)
-      local original = dissectors and dissectors:get_dissector(pattern)
+      local original = dissectors and (dissectors:get_dissector(pattern) or own_name and Dissector.get(own_name))
       if not original then
          return
       end
@@ -83,11 +85,12 @@ do
       dissectors:add(pattern, proto)
    end
 
-   watcher("rds_watch_ip", "IP, watched for RDS", "ethertype", 0x0800, watch_ip, "ip")
-   watcher("rds_watch_ip6", "IPv6, watched for RDS", "ethertype", 0x86dd, watch_ip, "ip")
-   watcher("rds_watch_raw", "IP without a link, watched for RDS", "wtap_encap", wtap_encaps.RAW_IP, watch_ip, "ip")
-   watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", TCP, watch_tcp, "inside")
-   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", ROCE_PORT, watch_roce_v2, "inside")
-   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, watch_roce_v1, "link")
-   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, watch_native, "link")
+   local RAW = wtap_encaps.RAW_IP
+   watcher("rds_watch_ip", "IP, watched for RDS", "ethertype", 0x0800, "ip", watch_ip, "ip")
+   watcher("rds_watch_ip6", "IPv6, watched for RDS", "ethertype", 0x86dd, "ipv6", watch_ip, "ip")
+   watcher("rds_watch_raw", "IP without a link, watched for RDS", "wtap_encap", RAW, "raw_ip", watch_ip, "ip")
+   watcher("rds_watch_tcp", "TCP, watched for RDS", "ip.proto", TCP, "tcp", watch_tcp, "inside")
+   watcher("rds_watch_roce2", "RoCE v2, watched for RDS", "udp.port", ROCE_PORT, nil, watch_roce_v2, "inside")
+   watcher("rds_watch_roce1", "RoCE v1, watched for RDS", "ethertype", 0x8915, nil, watch_roce_v1, "link")
+   watcher("rds_watch_ib", "InfiniBand, watched for RDS", "erf.types.type", 25, "infiniband_link", watch_native, "link")
 end
