@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ def root() -> Path:
 def pcaps() -> Path:
     """The folder of real captures; pcaps/README.md says what is in it."""
     return ROOT / "pcaps"
+
+
+@pytest.fixture
+def hung_up() -> Iterator[None]:
+    """Programs end by SIGHUP, also where the tests were told not to, as by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -85,14 +85,6 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def hung_up() -> Iterator[None]:
-    """Programs end by SIGHUP, also where the tests were told not to, as by nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.mark.usefixtures("hung_up")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("arguments", [["run", "6.12", "--", "true"], ["up", "6.12"]], ids=["run", "up"])

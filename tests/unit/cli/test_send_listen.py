@@ -132,6 +132,7 @@ def test_ctrl_c_ends_a_listener_with_its_summary_and_a_whole_file(tmp_path: Path
     assert rdstool_here("validate", pcap).returncode == 0
 
 
+@pytest.mark.usefixtures("hung_up")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminal_that_is_closed_ends_a_listener_as_ctrl_c_does(number: signal.Signals, tmp_path: Path) -> None:
     (own,) = own_addresses(1)
