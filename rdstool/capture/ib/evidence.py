@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dissectors.wire.checksum import checksum_good
 from dissectors.wire.infiniband import PSN_MASK
 from dissectors.wire.rds import HEADER_BYTES, MAX_MESSAGE_BYTES, RDS_HEADER, Flags, RdsHeader
-from rdstool.capture.ib.packets import HEADER_OF, PART_OF, STARTS, Packets, Part
+from rdstool.capture.ib.packets import HEADER_OF, PART_OF, STARTS, Packets, Part, psn_distance
 
 MIN_CHAIN = 2
 """Headers that must verify and agree before a flow is RDS."""
@@ -37,20 +37,15 @@ class NumberRange:
         for number in numbers:
             if self.low < 0:
                 self.low = self.high = number
-            elif _lies_ahead(self.high, number):
+            elif psn_distance(number, self.high) > 0:
                 self.high = number
-            elif _lies_ahead(number, self.low):
+            elif psn_distance(self.low, number) > 0:
                 self.low = number
 
     def near(self, psn: int, slack: int = 4096) -> bool:
         """A number lies in the range, or not far outside."""
         width = (self.high - self.low) & PSN_MASK
         return ((psn - self.low + slack) & PSN_MASK) <= width + 2 * slack
-
-
-def _lies_ahead(of: int, number: int) -> bool:
-    """A number is beyond another, the short way round."""
-    return 0 < (number - of) & PSN_MASK <= PSN_MASK // 2
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dissectors.wire.infiniband import PSN_MASK, Opcode
 from rdstool.capture.columns import Ints
 from rdstool.capture.events import GapReason
-from rdstool.capture.ib.packets import PSN_HALF, Packets, words_at
+from rdstool.capture.ib.packets import Packets, psn_distance, words_at
 from rdstool.capture.streams import Coverage
 
 MAX_WAITING_PACKETS = 1024
@@ -178,7 +178,7 @@ class PacketOrder:
     def distance(self, psn: int) -> int:
         """How far a 24-bit number lies behind (above 0: ahead of) the expected one."""
         expected = self.expected if self.expected is not None else psn
-        return ((psn - expected + PSN_HALF) & PSN_MASK) - PSN_HALF
+        return psn_distance(psn, expected)
 
     def _reads(self, packets: Packets) -> dict[int, int]:
         """Index -> bytes asked for, of the RDMA READ requests."""
@@ -196,10 +196,10 @@ class PacketOrder:
         assert self.expected is not None
         out = _Sorted()
         for index, psn in enumerate(packets.psn.tolist()):
-            delta = ((psn - self.expected + PSN_HALF) & PSN_MASK) - PSN_HALF
+            delta = psn_distance(psn, self.expected)
             if delta and self._choices:
                 self._learn(psn)
-                delta = ((psn - self.expected + PSN_HALF) & PSN_MASK) - PSN_HALF
+                delta = psn_distance(psn, self.expected)
             if delta == 0:
                 size = reads.get(index)
                 self._accept(out, packets, index, 1 if size is None else self.span(size))
@@ -313,7 +313,7 @@ class PacketOrder:
 def lowest_position(psns: Ints) -> int:
     """The earliest of a few packet sequence numbers that lie near each other."""
     first = int(psns[0])
-    return first + int((((psns - first + PSN_HALF) & PSN_MASK) - PSN_HALF).min()) & PSN_MASK
+    return first + int(psn_distance(psns, first).min()) & PSN_MASK
 
 
 def pieces(items: list[Packets | Hole | Restart]) -> Iterator[Packets]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from rdstool.capture.gather import gather
 
 _BTH_WORDS = np.dtype(("V", BTH.size))
 _WORD = np.dtype(">u4")
-PSN_HALF = PSN_MODULUS // 2
+_PSN_HALF = PSN_MODULUS // 2
+
+_Numbers = TypeVar("_Numbers", int, Ints)
 
 
 class Part:
@@ -150,6 +152,11 @@ class Packets:
     def bytes_held(self) -> int:
         """Bytes of the packets themselves."""
         return int(self.captured.sum())
+
+
+def psn_distance(psn: _Numbers, reference: int) -> _Numbers:
+    """How far 24-bit numbers lie ahead of another one, the short way round; below 0 where they lie behind it."""
+    return ((psn - reference + _PSN_HALF) & PSN_MASK) - _PSN_HALF
 
 
 def words_at(data: Bytes, at: Ints) -> Ints:
