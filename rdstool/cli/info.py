@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,8 +95,9 @@ def info(
                 warn(f"{source.title} does not have this table: {TABLES[section].title}")
         for section in source.truncated:
             warn(f"{source.title} has more: only the first {len(source.sections[section])} of {TABLES[section].title}")
-    if names and not any(source.sections.get(COUNTERS) for source in sources):
-        raise UsageError(f"no counter is called {' or '.join(names)}: see all with 'rdstool info -c'")
+    shown = [record["name"] for source in sources for record in source.sections.get(COUNTERS, ())]
+    if unknown := [name for name in names or () if not fnmatch.filter(shown, name)]:
+        raise UsageError(f"no counter is called {' or '.join(unknown)}: see all with 'rdstool info -c'")
     with Results() as results:
         for source in sources:
             results.write(_as_json(source) if json else _as_text(source, verbose=verbose, alone=len(sources) == 1))

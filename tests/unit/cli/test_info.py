@@ -90,7 +90,9 @@ def test_counters_are_chosen_by_name_and_with_wildcards(node: tuple[str, Backgro
         "value": 3,
     }
     assert all(record["name"].startswith("tcp_") for record in records[1:])
-    assert rdstool("info", "no_such_counter").returncode == 2
+    wrong = rdstool("info", "tcp_*", "recv_queue")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "rdstool: error: no counter is called recv_queue: see all with 'rdstool info -c'\n"
 
 
 def test_json_has_every_path_and_every_field(node: tuple[str, Background]) -> None:
