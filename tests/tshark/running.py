@@ -1,8 +1,10 @@
-"""Run tshark with the plugin of this tree: take what it prints, or compare it with the native decoder."""
+"""Run rdstool, and tshark with the plugin of this tree: take what is printed, or compare it with the native decoder."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from rdstool.tshark.program import Tshark
 from tests.kit.tsharks import newer_tshark, system_tshark
 
 ROOT = Path(__file__).parents[2]
+RDSTOOL = str(Path(sys.executable).with_name("rdstool"))
+CAPTURE = ROOT / "pcaps" / "ib-rdma-73" / "a.pcap.gz"
+"""One with messages, RDMA and handshakes."""
 PLUGIN = ROOT / "lua" / "rds.lua"
 STRESS = ROOT / "lua" / "rds_stress.lua"
 PCAPS = sorted((ROOT / "pcaps").glob("*/a.pcap.gz"))
@@ -68,3 +73,25 @@ def differences_in(path: Path, tshark: Tshark) -> list[str]:
     with open_capture(path, OPTIONS) as capture:
         ours, told = natively(capture)
     return list(map(str, differences(ours, theirs) + finding_differences(told, second.findings)))
+
+
+def rdstool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    return subprocess.run(
+        [RDSTOOL, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command says that was used wrongly."""
+    assert done.returncode == 2
+    assert done.stderr.startswith("rdstool: error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def fake(path: Path, text: str) -> Path:
+    """A program made of these lines of shell."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
