@@ -35,8 +35,8 @@ from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.mads import ManagementMessage, unpack
 from rdstool.transport.ib.roce.packets import KINDS, Part
+from tests.kit.pcap import roce_frames
 from tests.unit.transport.ib.driving import sent
-from tests.unit.transport.ib.test_wire import roce_frames
 
 RECEIVE_BYTES = 4144
 REGION_BYTES = 1 << 20

@@ -1,8 +1,10 @@
-"""Frames to a classic pcap file (microseconds, Ethernet), with IPv4 headers around them."""
+"""Frames to a classic pcap file (microseconds, Ethernet), with IPv4 headers around them, and from one."""
 
 from __future__ import annotations
 
+import gzip
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -44,3 +46,16 @@ class Pcap:
             for time, frame in self.frames:
                 out.write(struct.pack("<IIII", time // 1_000_000, time % 1_000_000, len(frame), len(frame)) + frame)
         return path
+
+
+def roce_frames(path: Path) -> Iterator[bytes]:
+    """Whole frames to port 4791 of a capture of Ethernet and IPv4."""
+    content = gzip.decompress(path.read_bytes())
+    position = 24
+    while position < len(content):
+        captured, length = struct.unpack_from("<II", content, position + 8)
+        frame = content[position + 16 : position + 16 + captured]
+        position += 16 + captured
+        udp = frame[12:14] == b"\x08\x00" and frame[23] == 17 and captured == length
+        if udp and struct.unpack_from(">H", frame, 36)[0] == 4791:
+            yield frame

@@ -19,8 +19,8 @@ from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_B
 from tests.kit.tsharks import newer_tshark
 from tests.kit.tunnels import KNOWN_TO_WIRESHARK, Wrap, in_turn, mpls_in_udp, vxlan_gpe
 from tests.tshark.running import OPTIONS, PCAPS, ROOT, compare
-from tests.unit.validate.test_mutations import CASES as BROKEN
-from tests.unit.validate.test_mutations import CLEAN, Script
+from tests.unit.validate.mutations import CASES as BROKEN
+from tests.unit.validate.mutations import CLEAN, Script
 
 COOKED = 113
 """Link type of Linux cooked captures."""

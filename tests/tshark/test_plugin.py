@@ -34,7 +34,7 @@ from tests.kit.rds import bitmap
 from tests.kit.tsharks import NEWER, newer_tshark, system_tshark
 from tests.tshark.running import PCAPS, PLUGIN, ROOT, STRESS, compare, rows, run
 from tests.unit.validate.checking import findings
-from tests.unit.validate.test_mutations import CASES, CLEAN, Script
+from tests.unit.validate.mutations import CASES, CLEAN, Script
 
 MUTATED = 2000
 """Damaged captures that are read without an error of Lua."""

@@ -11,15 +11,10 @@ import pytest
 from dissectors.wire.stress import MESSAGE_BYTES, STRESS_MESSAGE, Op, StressMessage
 from rdstool.validate.registry import RULES
 from tests.kit import ib, tcp
-from tests.unit.validate import ib_mutations, tcp_mutations
+from tests.unit.validate import ib_mutations
 from tests.unit.validate.checking import findings, rules_of
+from tests.unit.validate.mutations import CASES, CLEAN, Script
 
-Script = tcp.Script | ib.Script
-CLEAN: dict[str, Callable[[], Script]] = {**tcp_mutations.CLEAN, **ib_mutations.CLEAN}
-CASES: list[tuple[str, str, Callable[[], Script]]] = [
-    *(("tcp", rule, make) for rule, make in tcp_mutations.MUTATIONS.items()),
-    *(("ib", rule, make) for rule, make in ib_mutations.MUTATIONS.items()),
-]
 ON_REQUEST = {"RDS-APP-001"}
 
 

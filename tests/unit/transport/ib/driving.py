@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from dissectors.wire.cm import Attribute, CmReq
 from dissectors.wire.infiniband import BTH, Bth, Opcode
 from rdstool.protocol.ib.memory import Access
 from rdstool.transport.ib.provider import Completed, ConnectionOptions, ConnectRequested, Event, Status
+from rdstool.transport.ib.roce import mads
 from rdstool.transport.ib.roce.connection import RoceConnection
 from rdstool.transport.ib.roce.device import Device
-from rdstool.transport.ib.roce.mads import unpack
+from rdstool.transport.ib.roce.flow import Flow
+from rdstool.transport.ib.roce.mads import ManagementMessage, unpack
+from rdstool.transport.ib.roce.numbers import gid_of
 
 ACTIVE, PASSIVE = "192.0.2.1", "192.0.2.2"
 SERVICE = 0x0106_1C06
@@ -157,3 +161,30 @@ def lose(*lost: tuple[str, int]) -> Filter:
 def opcodes(pair: Pair, source: str) -> list[str]:
     """Names of the packets that an address has sent, in their order."""
     return [name for sender, name, _ in pair.wire if sender == source]
+
+
+# ---- Management messages
+
+
+def message(outgoing: Datagram) -> ManagementMessage:
+    """The management message that a datagram is."""
+    found = unpack(outgoing.data)
+    assert found is not None
+    return found
+
+
+def tell(device: Device, attribute: Attribute, body: Any, peer: str = ACTIVE) -> list[Any]:
+    """Send a message to a device; what it answers."""
+    flow = Flow(peer, 49152, device.address)
+    datagram = flow.seal(mads.head(0), mads.pack(ManagementMessage(attribute, 99, body)), 0)
+    device.receive([datagram], peer, 49152, device.now)
+    return [message(outgoing).body for outgoing in sent(device, device.now)]
+
+
+def request(**fields: Any) -> CmReq:
+    """A REQ of the active side, with these fields."""
+    wanted: dict[str, Any] = {
+        "local_comm_id": 0x100, "service_id": SERVICE, "local_qpn": 0x55, "path_mtu": 3,
+        "primary_local_gid": gid_of(ACTIVE), "primary_remote_gid": gid_of(PASSIVE), "primary_ack_timeout": 17,
+    }  # fmt: skip
+    return CmReq(**wanted | fields)

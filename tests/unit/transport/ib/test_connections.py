@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dissectors.wire.cm import Attribute, CmRej, CmReq, RejectReason
+from dissectors.wire.cm import Attribute, CmRej, RejectReason
 from dissectors.wire.infiniband import Bth
 from rdstool.errors import TransportError
 from rdstool.protocol.errors import LocalProtocolError
@@ -24,11 +24,23 @@ from rdstool.transport.ib.provider import (
 )
 from rdstool.transport.ib.roce import mads, manager
 from rdstool.transport.ib.roce.connection import TRANSITIONS, CmInput, CmState, RoceConnection
-from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import Flow
-from rdstool.transport.ib.roce.mads import ManagementMessage, unpack
+from rdstool.transport.ib.roce.mads import unpack
 from rdstool.transport.ib.roce.numbers import gid_of
-from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, QUICK, SERVICE, Datagram, Filter, Pair, of_kind, one, sent
+from tests.unit.transport.ib.driving import (
+    ACTIVE,
+    PASSIVE,
+    QUICK,
+    SERVICE,
+    Filter,
+    Pair,
+    message,
+    of_kind,
+    one,
+    request,
+    sent,
+    tell,
+)
 
 PLAIN_SERVICE = 0x1234_5678_9ABC_DEF0
 
@@ -54,28 +66,6 @@ def lose_messages(*lost: str) -> Filter:
 
 def names(pair: Pair) -> list[str]:
     return [name for _, name, _ in pair.wire]
-
-
-def message(outgoing: Datagram) -> ManagementMessage:
-    found = unpack(outgoing.data)
-    assert found is not None
-    return found
-
-
-def tell(device: Device, attribute: Attribute, body: Any, peer: str = ACTIVE) -> list[Any]:
-    """Send a message to a device; what it answers."""
-    flow = Flow(peer, 49152, device.address)
-    datagram = flow.seal(mads.head(0), mads.pack(ManagementMessage(attribute, 99, body)), 0)
-    device.receive([datagram], peer, 49152, device.now)
-    return [message(outgoing).body for outgoing in sent(device, device.now)]
-
-
-def request(**fields: Any) -> CmReq:
-    wanted: dict[str, Any] = {
-        "local_comm_id": 0x100, "service_id": SERVICE, "local_qpn": 0x55, "path_mtu": 3,
-        "primary_local_gid": gid_of(ACTIVE), "primary_remote_gid": gid_of(PASSIVE), "primary_ack_timeout": 17,
-    }  # fmt: skip
-    return CmReq(**wanted | fields)
 
 
 # ---- Making a connection

@@ -18,8 +18,7 @@ from rdstool.transport.ib.roce.device import Device
 from rdstool.transport.ib.roce.flow import Flow
 from rdstool.transport.ib.roce.memory import MemoryTable
 from rdstool.transport.ib.roce.states import QueuePairState
-from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, Pair, flip, of_kind, sent, statuses
-from tests.unit.transport.ib.test_connections import request, tell
+from tests.unit.transport.ib.driving import ACTIVE, PASSIVE, Pair, flip, of_kind, request, sent, statuses, tell
 
 ALL = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ | Access.REMOTE_ATOMIC
 

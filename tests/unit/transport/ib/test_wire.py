@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zlib
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -49,21 +47,9 @@ from rdstool.transport.ib.roce.packets import (
     RETH_VALUES,
     SOLICITED,
 )
+from tests.kit.pcap import roce_frames
 
 ADDRESSES = (("192.0.2.1", "192.0.2.77"), ("2001:db8::1", "2001:db8::ffff"))
-
-
-def roce_frames(path: Path) -> Iterator[bytes]:
-    """Whole frames to port 4791 of a capture of Ethernet and IPv4."""
-    content = gzip.decompress(path.read_bytes())
-    position = 24
-    while position < len(content):
-        captured, length = struct.unpack_from("<II", content, position + 8)
-        frame = content[position + 16 : position + 16 + captured]
-        position += 16 + captured
-        udp = frame[12:14] == b"\x08\x00" and frame[23] == 17 and captured == length
-        if udp and struct.unpack_from(">H", frame, 36)[0] == 4791:
-            yield frame
 
 
 @pytest.mark.parametrize("name", ["ib-basic-61", "ib-rdma-73", "ib-reconnect-612"])
