@@ -108,14 +108,14 @@ class TcpCheck(Check):
             if TCP_PORT not in (stream.a.port, stream.b.port) or (
                 stream.b.port != TCP_PORT and stream.a.port == TCP_PORT
             ):
-                text = f"{stream.a.host} opened it to port {stream.b.port}"
+                text = _opening(stream)
                 self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
             if stream.a.address > stream.b.address:
                 if spoke is not None:
-                    text = f"{stream.a.host} opened it, and messages follow from frame {spoke.first} on"
+                    text = f"{_opening(stream)}, and messages follow from frame {spoke.first} on"
                     self.report.at(LARGER, text, opened.frame, opened.time, stream=stream.number)
                 elif connections.now - opened.time >= DUEL_NS and self._stays(stream):
-                    text = f"{stream.a.host}, the larger address, opened it and it stays open"
+                    text = f"{_opening(stream)}, which is the smaller address, and it stays open"
                     self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
         for pair, numbers in connections.tcp_pairs():
             # Where the capture lacks frames the ends of connections may be among them.
@@ -154,3 +154,7 @@ class TcpCheck(Check):
                 )
             if holder is None or holder.last_frame < spoke.last:
                 holders[path] = _Holder(number, spoke.last)
+
+
+def _opening(stream: Stream) -> str:
+    return f"{stream.a.host} port {stream.a.port} opened it to {stream.b.host} port {stream.b.port}"
