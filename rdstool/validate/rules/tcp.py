@@ -101,7 +101,7 @@ class TcpCheck(Check):
         """Judge each connection as a whole."""
         connections = self.context.connections
         for stream in self.context.streams.streams:
-            opened = connections.opened(stream.number)
+            opened = connections.opened.get(stream.number)
             if stream.transport is not Transport.TCP or not stream.initiator_known or opened is None:
                 continue
             spoke = connections.spoke(stream.number)
@@ -143,7 +143,7 @@ class TcpCheck(Check):
             path = stream.a.port % MAX_PATHS
             holder = holders.get(path)
             if holder is not None and holder.last_frame > spoke.first:
-                opened = connections.opened(number)
+                opened = connections.opened.get(number)
                 self.report.at(
                     SAME_PATH,
                     f"TCP source port {stream.a.port} is path {path}, which stream {holder.stream} still carries "
