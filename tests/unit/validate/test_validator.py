@@ -84,6 +84,16 @@ def test_a_fault_is_found_row_by_row_too(rule: str, tmp_path: Path) -> None:
     assert {finding.rule for finding in parts} == {finding.rule for finding in whole}
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_an_acknowledgement_that_goes_back_is_told_once(size: int, tmp_path: Path) -> None:
+    script = ib.conversation()
+    script.change("a4", ack=1)
+    script.change("a5", ack=1)
+    with open_capture(script.write(tmp_path / "back.pcap")) as capture:
+        found, _ = run(capture, [part for decoded in capture.batches() for part in in_parts(decoded, size)])
+    assert [one.message for one in found if one.rule == "RDS-ACK-001"] == ["h_ack is 1 after 2"]
+
+
 def padded(count: int) -> tcp.Script:
     """A conversation whose last messages all have padding."""
     script = tcp.conversation()
