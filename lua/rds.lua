@@ -1545,7 +1545,7 @@ end
 
 local connections -- both ports -> source -> destination -> the half that the sender fills
 do
-   local STRAY_BYTES = 8388608 -- nothing that a closed connection repeats lies further from its end
+   local STRAY_BYTES = 8388608 -- nothing that a connection sends out of order, or repeats, lies further off
    local MAX_CONNECTIONS = 131072
    local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
 
@@ -1647,10 +1647,50 @@ do
       return half
    end
 
+   -- The stream was not seen from its start: its first payload has this number.
+   local function begin(half, number)
+      half.base = number
+      half.search = { since = 0, last_sequence = 0 }
+   end
+
+   local function is_far(half, number)
+      return half.base ~= nil and math.abs(offset_in(half, number) - half.next) > STRAY_BYTES
+   end
+
+   -- Whether a segment belongs to another connection whose SYN was not captured: the one that is known has ended, or the
+   -- numbers of both directions have jumped, and a segment that came before waits where they have jumped to.
    local function is_another(half, segment)
-      return half.base ~= nil
-         and segment.size > 0
-         and math.abs(offset_in(half, segment.seq) - half.next) > STRAY_BYTES
+      if segment.size == 0 or not is_far(half, segment.seq) then
+         return false
+      end
+      local last = half.pending[#half.pending]
+      return half.connection.over
+         or is_far(half.connection.halves[1 - half.direction], segment.ack)
+            and last ~= nil
+            and math.abs(last.start - offset_in(half, segment.seq)) <= STRAY_BYTES
+   end
+
+   -- Begin another connection with a segment, and with what of it waits behind a hole of the one that is known.
+   local function open_another(half, segment, now, backward)
+      local base, offset, waiting = half.base, offset_in(half, segment.seq), {}
+      for index = #half.pending, 1, -1 do
+         local piece = half.pending[index]
+         if math.abs(piece.start - offset) <= STRAY_BYTES then
+            insert(waiting, 1, remove(half.pending, index))
+            half.pending_bytes = half.pending_bytes - #piece.data
+         end
+      end
+      local first = half.patient and waiting[1] and waiting[1].frame or now
+      end_connection(half, first)
+      half = open_connection(segment, first, backward, false)
+      for _, piece in ipairs(half and waiting or {}) do
+         local number = (base + piece.start) % TWO32
+         if half.base == nil then
+            begin(half, number)
+         end
+         take(half, offset_in(half, number), piece.size, piece.data, half.patient and piece.frame or now)
+      end
+      return half
    end
 
    local function close(half, segment, now)
@@ -1738,7 +1778,9 @@ do
          return false
       end
       half.last_ack = number
-      return offset_in(other, number) > other.acked
+      local offset = offset_in(other, number)
+      -- Where both numbers are far away, another connection may have begun.
+      return offset > other.acked and (offset - other.acked <= STRAY_BYTES or not is_far(half, segment.seq))
    end
 
    function seen_segment(number, time)
@@ -1768,11 +1810,12 @@ do
       if segment.syn then
          half = opened_by_syn(half, segment, now)
       else
-         if half and half.connection.over and is_another(half, segment) then
-            end_connection(half, now)
-            half = nil
+         local backward = rds_port(segment.sport) and not rds_port(segment.dport)
+         if not half then
+            half = open_connection(segment, now, backward, false)
+         elseif is_another(half, segment) then
+            half = open_another(half, segment, now, backward)
          end
-         half = half or open_connection(segment, now, rds_port(segment.sport) and not rds_port(segment.dport), false)
       end
       if not half then
          return
@@ -1780,10 +1823,10 @@ do
       if segment.size > 0 then
          local seq = segment.syn and (segment.seq + 1) % TWO32 or segment.seq
          if half.base == nil then
-            half.base = seq
             if not sure then
-               half.search = { since = 0, last_sequence = 0 }
+               begin(half, seq)
             else
+               half.base = seq
                -- The other direction's next message begins where this side awaits it.
                half.connection.halves[1 - half.direction].base = segment.ack
             end
@@ -2722,6 +2765,7 @@ do
    local MAX_FOREIGN = 8 -- frames without a good header after which a flow is something else
    local MAX_FLOWS = 131072
    local MAX_KEPT_PACKETS = 256 -- of a flow that is not decided
+   local MAX_LIKELY_PACKETS = 4096 -- of one in which a header says so: the next may come behind RDMA operations
    local SETTLED_PACKETS = 16 -- requests that a flow is judged on where the capture is read twice
    local PAIRING_PACKETS = 128 -- in which the proof is awaited that it is the other direction of a known one
    local CM_QP = 1
@@ -2942,7 +2986,7 @@ do
          observe(flow, packet)
       end
       insert(flow.kept, keep_packet(packet))
-      if #flow.kept > MAX_KEPT_PACKETS then
+      if #flow.kept > (flow.good > 0 and MAX_LIKELY_PACKETS or MAX_KEPT_PACKETS) then
          remove(flow.kept, 1)
       end
       decide(flow, now)
@@ -3792,12 +3836,15 @@ do
       if message.kind == "ack" and (message.flags ~= 0 or sub(message.raw, 33, 48) ~= NO_EXTENSIONS) then
          say(message, "RDS-ACK-003", format("flags are 0x%02x", message.flags))
       end
-      local before = lane.highest_ack or -1
+      if message.status == "bad" then
+         return -- A receiver looks at nothing else of it.
+      end
+      local before = lane.latest_ack or -1
       -- A message has the acknowledgement of the time when it began; ack-only frames may stand between its fragments.
       if message.ack < before and message.first.number > lane.acks_until then
          say(message, "RDS-ACK-001", format("h_ack is %s after %s", whole(message.ack), whole(before)))
       end
-      lane.highest_ack, lane.acks_until = max(before, message.ack), message.frame.number
+      lane.latest_ack, lane.acks_until = message.ack, message.frame.number
    end
 
    function check_message(message, lane)

@@ -12,6 +12,7 @@ from rdstool.capture.events import StreamClosed, StreamOpened
 from rdstool.capture.streams import Stream, StreamTable
 from rdstool.protocol.kinds import Transport
 from rdstool.validate.flows import Grouped
+from rdstool.validate.moments import Moments
 from rdstool.validate.view import PerFlow, View
 
 RECENT = 64
@@ -49,10 +50,12 @@ class Connections:
         """Pairs with more than one stream."""
         self.pair: list[Pair] = []
         """Of each stream: what ``pair_of`` gives, which takes its time."""
-        self.closed: dict[int, StreamClosed] = {}
+        self.opened = Moments()
+        """When a stream began, where that was captured."""
+        self.closed = Moments()
         """The first end seen of a stream."""
-        self.ended: dict[int, StreamClosed] = {}
-        """Flow -> how its sender ended it."""
+        self.ended = Moments()
+        """When, and how, the sender of a flow ended it."""
         self.first_frame = PerFlow(np.int64, 0)
         self.first_end = PerFlow(np.int64, 0)
         """Frame that completed the first message of a flow; 0 without one."""
@@ -60,10 +63,6 @@ class Connections:
         self.last_time = PerFlow(np.int64, 0)
         self.now = 0
         """Time of the latest message, ns."""
-        self._opened_frame = PerFlow(np.int64, 0)
-        self._opened_time = PerFlow(np.int64, 0)
-        self._opened_direction = PerFlow(np.int8, 0)
-        """By stream; frame 0: it was not seen to begin."""
         self._first_end: dict[Pair, int] = {}
         """Pair -> frame in which one of its streams first ended."""
 
@@ -76,15 +75,13 @@ class Connections:
             members.append(number)
             if len(members) == 2:
                 self.shared.add(pair)
-        fresh: list[StreamOpened] = []
-        for event in view.decoded.events:
-            if isinstance(event, StreamOpened):
-                fresh.append(event)
-            elif isinstance(event, StreamClosed):
-                self.closed.setdefault(event.stream, event)
-                self._first_end.setdefault(self.pair[event.stream], event.frame)
-                self.ended.setdefault(2 * event.stream + event.direction, event)
-        self._note_opened(fresh)
+        begun = [event for event in view.decoded.events if isinstance(event, StreamOpened)]
+        self.opened.note([event.stream for event in begun], begun)
+        ends = [event for event in view.decoded.events if isinstance(event, StreamClosed)]
+        self.closed.note([event.stream for event in ends], ends)
+        self.ended.note([2 * event.stream + event.direction for event in ends], ends)
+        for event in ends:
+            self._first_end.setdefault(self.pair[event.stream], event.frame)
         at = np.flatnonzero(grouped.begins)
         if not len(at):
             return
@@ -99,22 +96,6 @@ class Connections:
         whole = view.rows["complete"][grouped.index[last]]
         self.last_time[keys[whole]] = view.time[grouped.index[last[whole]]]
         self.now = max(self.now, int(view.time[-1]))
-
-    def _note_opened(self, events: list[StreamOpened]) -> None:
-        """The first of each stream counts: the last that is assigned."""
-        events.reverse()
-        numbers = np.array([event.stream for event in events], np.int64)
-        known = self._opened_frame[numbers] > 0
-        for column, name in ((self._opened_time, "time"), (self._opened_direction, "direction")):
-            column[numbers] = np.where(known, column[numbers], [getattr(event, name) for event in events])
-        self._opened_frame[numbers] = np.where(known, self._opened_frame[numbers], [event.frame for event in events])
-
-    def opened(self, stream: int) -> StreamOpened | None:
-        """How a stream began; None where that was not captured."""
-        frame = self._opened_frame.one(stream)
-        if not frame:
-            return None
-        return StreamOpened(frame, self._opened_time.one(stream), stream, self._opened_direction.one(stream))
 
     def spoke(self, stream: int) -> Spoken | None:
         """The first and the last message of a stream, up to its end; None without messages."""
@@ -138,7 +119,7 @@ class Connections:
 
     def made_again(self, pair: Pair) -> bool:
         """Some stream of the pair began after another had ended."""
-        youngest = max(self._opened_frame.one(number) for number in self.pairs[pair])
+        youngest = max(opened.frame if (opened := self.opened.get(number)) else 0 for number in self.pairs[pair])
         return youngest > self._first_end.get(pair, youngest)
 
     def is_over(self, number: int, frame: int) -> bool:

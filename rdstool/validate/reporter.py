@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from heapq import heappush, heapreplace
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +17,17 @@ FINDINGS_PER_RULE = 100
 """Findings of one rule that are kept; further ones are counted."""
 
 
+class _Waiting(NamedTuple):
+    """A finding by its place, the latest in the capture first, and of those the one that was reported last."""
+
+    frame: int
+    number: int
+    turn: int
+    finding: Finding
+
+
 class Reporter:
-    """Collects the findings of the rules that run."""
+    """Collects the findings of the rules that run. What is kept of a rule stands before what is not."""
 
     def __init__(self, rules: Sequence[Rule], limit: int = FINDINGS_PER_RULE) -> None:
         self.limit = limit
@@ -24,8 +35,9 @@ class Reporter:
         """Findings of each rule, kept or not."""
         self.severities: Counter[Severity] = Counter()
         self._rules = {rule.id: rule for rule in rules}
-        self._kept: Counter[str] = Counter()
-        self._waiting: list[Finding] = []
+        self._taken: Counter[str] = Counter()
+        self._waiting: dict[str, list[_Waiting]] = defaultdict(list)
+        """Rule -> heap of what was found since the last call of ``take``, no more than may still be kept."""
 
     def wants(self, *rules: Rule) -> bool:
         """True where one of the rules runs."""
@@ -48,10 +60,16 @@ class Reporter:
         level = severity or rule.severity
         self.counts[rule.id] += 1
         self.severities[level] += 1
-        if self._kept[rule.id] >= self.limit:
+        room = self.limit - self._taken[rule.id]
+        if not room:
             return
-        self._kept[rule.id] += 1
-        self._waiting.append(Finding(rule.id, level, message, frame, number, stream, time, rule.reference))
+        waiting = self._waiting[rule.id]
+        finding = Finding(rule.id, level, message, frame, number, stream, time, rule.reference)
+        entry = _Waiting(-frame, -(number or 0), -self.counts[rule.id], finding)
+        if len(waiting) < room:
+            heappush(waiting, entry)
+        elif entry > waiting[0]:
+            heapreplace(waiting, entry)
 
     def rows(
         self,
@@ -65,10 +83,10 @@ class Reporter:
         if rule.id not in self._rules:
             return
         chosen = np.asarray(found)
-        indices = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
+        indices = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else np.sort(chosen.astype(np.int64))
         if not len(indices):
             return
-        room = max(0, self.limit - self._kept[rule.id])
+        room = self.limit - self._taken[rule.id]
         for index in indices[:room].tolist():
             self.at(
                 rule,
@@ -90,10 +108,13 @@ class Reporter:
 
     def take(self) -> list[Finding]:
         """What was found since the last call, in the order of the capture."""
-        found, self._waiting = self._waiting, []
-        found.sort(key=lambda finding: finding.order)
-        return found
+        for rule, waiting in self._waiting.items():
+            self._taken[rule] += len(waiting)
+        found = [entry.finding for entry in chain.from_iterable(self._waiting.values())]
+        self._waiting.clear()
+        return sorted(found, key=lambda finding: (*finding.order, finding.message))
 
     def withheld(self) -> dict[str, int]:
         """Rule -> findings that were counted but not kept."""
-        return {rule: count - self._kept[rule] for rule, count in self.counts.items() if count > self._kept[rule]}
+        kept = self._taken + Counter({rule: len(waiting) for rule, waiting in self._waiting.items()})
+        return {rule: count - kept[rule] for rule, count in self.counts.items() if count > kept[rule]}

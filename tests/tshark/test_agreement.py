@@ -125,6 +125,14 @@ def pieces_of(frame: bytes, number: int) -> Iterator[bytes]:
         yield _sized(head + start + piece)
 
 
+def with_port_tags(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
+    """As between a switch and what gives it more ports: VN-Tags and those of 802.1BR, some before one of a VLAN."""
+    tags = [bytes.fromhex("892680010002"), bytes.fromhex("893f000000050000")]
+    tags += [tag + bytes.fromhex("81000007") for tag in tags]
+    at = RECORD_HEADER_BYTES + ETHERNET_BYTES - 2
+    return header, [_sized(frame[:at] + tags[number % 4] + frame[at:]) for number, frame in enumerate(frames)]
+
+
 def in_tunnels(header: bytes, frames: Frames) -> tuple[bytes, Frames]:
     """Each frame in another tunnel: an end of a tunnel would see so what others of its network do."""
     return _tunnelled(header, frames, KNOWN_TO_WIRESHARK)
@@ -182,6 +190,7 @@ CASES: list[tuple[str, Change]] = [
     *(("ib-basic-73", change) for change in (thinned, from_the_middle, in_fragments)),
     *((name, in_fragments) for name in (TCP, TCP6)),
     *((name, in_tunnels) for name in (TCP, TCP6, INFINIBAND)),
+    *((name, with_port_tags) for name in (TCP, INFINIBAND)),
     (TCP, over_infiniband),
     (TCP, in_mpls_over_udp),
     (INFINIBAND, in_vxlan_gpe),

@@ -27,7 +27,9 @@ def test_the_capture_filter_lets_rds_pass_and_nothing_else(tmp_path: Path) -> No
     assert "ether" not in capture_filter([1, 2], ethernet=False)
     assert "vlan" not in capture_filter([1, 2], vlan=False)
     assert "4789" not in text
-    assert "4789" in capture_filter([16385], tunnels=True)
+    tunnelled = capture_filter([16385], tunnels=True)
+    assert "4789" in tunnelled
+    assert "0x8926" in tunnelled
 
 
 def test_all_interfaces_at_once_are_captured_though_their_filters_know_no_vlan() -> None:

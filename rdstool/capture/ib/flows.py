@@ -18,6 +18,8 @@ from rdstool.capture.streams import Stream, address_bytes
 
 MAX_UNDECIDED_PACKETS = 256
 """Packets that are kept of a flow that may yet turn out to be RDS."""
+MAX_LIKELY_PACKETS = 4096
+"""The same where a header says so: the next one may come behind RDMA operations, of 1 MiB each."""
 SETTLED_PACKETS = 16
 """Request packets that a flow without RDMA-CM is judged on: reordering at its start is undone within them."""
 PAIRING_PACKETS = 128
@@ -176,13 +178,14 @@ class Flow:
     def keep(self, packets: Packets, budget: Budget) -> None:
         """Hold packets until the flow is decided; the oldest go where it takes long."""
         self.requests_seen += int((PART_OF[packets.opcode] != Part.RESPONSE).sum())
-        own = packets.part(slice(max(0, len(packets) - MAX_UNDECIDED_PACKETS), None)).owned()
+        most = MAX_LIKELY_PACKETS if self.evidence.good else MAX_UNDECIDED_PACKETS
+        own = packets.owned()
         if not budget.take(own.bytes_held):
             budget.give(own.bytes_held)
             return
         self.kept.append(own)
         self.kept_packets += len(own)
-        while self.kept_packets - len(self.kept[0]) >= MAX_UNDECIDED_PACKETS:
+        while self.kept_packets - len(self.kept[0]) >= most:
             self._forget(budget)
 
     def _forget(self, budget: Budget) -> Packets:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dissectors.wire.encapsulation import ROCE_ETHERTYPE
 from rdstool.capture.columns import Bytes, FrameBatch, Ints
 from rdstool.capture.counts import FrameCounts
-from rdstool.capture.gather import distinct
+from rdstool.capture.gather import distinct, gather
 from rdstool.capture.packets.cursor import Cursor, Mask
 
 ETHERTYPE_IPV4 = 0x0800
@@ -29,8 +29,12 @@ UNKNOWN = 0x1_0001
 """Stands for what the link header does not name."""
 MIN_ETHERTYPE = 0x0600
 """Smaller values are lengths of 802.3 frames."""
-TAG_ETHERTYPES = (0x8100, 0x88A8, 0x9100)
-"""IEEE 802.1Q and 802.1ad, and what was used before 802.1ad."""
+_VN_TAG, _E_TAG = 0x8926, 0x893F
+PORT_TAGS = (_VN_TAG, _E_TAG)
+"""VN-Tag and that of IEEE 802.1BR: between a switch and what gives it more ports."""
+_TAG_BYTES = {0x8100: 4, 0x88A8: 4, 0x9100: 4, _VN_TAG: 6, _E_TAG: 8}
+"""Those of IEEE 802.1Q and 802.1ad, what was before 802.1ad, and tags of ports: the tag and the EtherType behind it."""
+TAG_ETHERTYPES = tuple(_TAG_BYTES)
 MAX_TAGS = 4
 
 LINKTYPE_NULL = 0
@@ -47,7 +51,6 @@ LINKTYPES_RAW = (12, 14, LINKTYPE_RAW, 228, 229)
 
 _IPV6_FAMILIES = (10, 24, 28, 30)
 """AF_INET6 of Linux; NetBSD and OpenBSD; FreeBSD; macOS. AF_INET is 2 everywhere."""
-_TAG_BYTES = 4
 _ERF_HEADER_BYTES = 16
 _ERF_EXTENSION_BYTES = 8
 _MAX_ERF_EXTENSIONS = 8
@@ -63,7 +66,7 @@ _SLL = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [14], "i
 _SLL2 = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [0], "itemsize": 20})
 _IPOIB = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [40], "itemsize": 44})
 """IP over InfiniBand (RFC 4391 §6): room for a GRH, or the receiver's address, in front."""
-_TAG = np.dtype({"names": ["ethertype"], "formats": [">u2"], "offsets": [2], "itemsize": _TAG_BYTES})
+_TYPE = np.dtype([("ethertype", ">u2")])
 _FAMILY = np.dtype([("little", "<u4")])
 _BYTE = np.dtype([("value", "u1")])
 _ERF = np.dtype({"names": ["type"], "formats": ["u1"], "offsets": [8], "itemsize": _ERF_HEADER_BYTES})
@@ -74,7 +77,7 @@ Named = tuple[Cursor, Ints]
 
 
 def network_layer(frames: FrameBatch, counts: FrameCounts) -> Named:
-    """Pass the link headers, VLAN tags included, of all frames whose link type is known; sorted by row."""
+    """Pass the link headers, tags included, of all frames whose link type is known; sorted by row."""
     rows = np.arange(len(frames), dtype=np.int64)
     everything = Cursor(frames.data, rows, frames.offset, frames.offset + frames.captured, frames.offset + frames.wire)
     parts: list[Named] = []
@@ -115,19 +118,22 @@ def joined(data: Bytes, parts: list[Named]) -> Named:
 
 
 def _pass_tags(cursor: Cursor, ethertype: Ints, counts: FrameCounts) -> Named:
-    """Go behind VLAN tags. More than MAX_TAGS stay where they are, with the EtherType of a tag."""
+    """Go behind tags, of VLANs or of ports. More than MAX_TAGS stay where they are, with the EtherType of a tag."""
     for _ in range(MAX_TAGS):
         tagged = any_of(ethertype, TAG_ETHERTYPES)
         if not tagged.any():
             break
-        cut = tagged & (cursor.at + _TAG_BYTES > cursor.end)
+        size = np.zeros(len(cursor), np.int64)
+        for tag, tag_bytes in _TAG_BYTES.items():
+            size[ethertype == tag] = tag_bytes
+        cut = cursor.at + size > cursor.end
         if cut.any():
+            cut &= tagged
             counts.cut += int(cut.sum())
-            cursor, ethertype, tagged = cursor.pick(~cut), ethertype[~cut], tagged[~cut]
-        _, tags = cursor.pick(tagged).headers(_TAG, counts)
+            cursor, ethertype, tagged, size = cursor.pick(~cut), ethertype[~cut], tagged[~cut], size[~cut]
+        cursor = cursor.behind(size)
         ethertype = ethertype.copy()
-        ethertype[tagged] = tags["ethertype"]
-        cursor = cursor.behind(np.where(tagged, _TAG_BYTES, 0))
+        ethertype[tagged] = gather(cursor.data, cursor.at[tagged] - _TYPE.itemsize, _TYPE)["ethertype"]
     return cursor, ethertype
 
 

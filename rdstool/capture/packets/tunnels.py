@@ -24,6 +24,7 @@ from rdstool.capture.packets.links import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
     ETHERTYPE_ROCE,
+    PORT_TAGS,
     TAG_ETHERTYPES,
     Named,
     any_of,
@@ -42,8 +43,8 @@ _ETHERTYPE_PPPOE = 0x8864
 """A session; what begins and ends one has a type of its own."""
 _ETHERTYPE_MAC_IN_MAC = 0x88E7
 _ETHERTYPE_NSH = 0x894F
-ON_LINKS = (*MPLS_ETHERTYPES, _ETHERTYPE_PPPOE, _ETHERTYPE_MAC_IN_MAC, _ETHERTYPE_NSH)
-"""What may come first in a frame; other tunnels have IP in front."""
+ON_LINKS = (*MPLS_ETHERTYPES, _ETHERTYPE_PPPOE, _ETHERTYPE_MAC_IN_MAC, _ETHERTYPE_NSH, *PORT_TAGS)
+"""What may come first in a frame, or before what does; other tunnels have IP in front."""
 _ETHERTYPE_ERSPAN = 0x88BE
 _ETHERTYPE_ERSPAN_3 = 0x22EB
 _GTP_EXTENSION = 0x1_0003

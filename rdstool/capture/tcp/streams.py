@@ -141,16 +141,18 @@ class TcpStreams:
         connection = self.connections.get(key)
         if grouping.flags[group] & SYN:
             rows = grouping.rows(group)
-            flags = segments.flags[rows]
+            flags, backward = segments.flags[rows], grouping.backward[rows]
             for at in np.flatnonzero(flags & SYN).tolist():
                 row = int(rows[at])
                 if connection is None and at == 0:
-                    connection = self._open(key, segments, row, flags[at] & ACK_FLAG, grouping.backward[row], out)
+                    connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], out)
                 if connection is None or connection.over or segments.length[row]:
                     return None
-                half = connection.halves[int(grouping.backward[row]) ^ connection.flipped]
+                half = connection.halves[int(backward[at]) ^ connection.flipped]
                 first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
                 if half.base is None and half.search is None and connection.stream.from_start:
+                    if _has_said(segments, rows[:at], backward[:at] == backward[at]):
+                        return None
                     half.base = first_payload
                 elif half.base != first_payload:
                     return None
@@ -234,6 +236,10 @@ class TcpStreams:
                     begin, connection = at, self.connections[key]
             if connection is not None:
                 half = connection.halves[int(backward[at]) ^ connection.flipped]
+                if half.base is None and _has_said(segments, rows[begin:at], backward[begin:at] == backward[at]):
+                    self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
+                    begin, connection = at, self.connections[key]
+                    half = connection.halves[half.direction]
                 known = half.base == first_payload or (half.base is None and _may_begin(connection, segments, row))
                 if begin < at and (not known or connection.over):
                     self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
@@ -480,6 +486,11 @@ def _has_begun(segments: Segments, rows: Ints, backward: NDArray[np.bool_], syn:
         return False
     ago = int(segments.frame[syn]) - int(segments.frame[rows[telling[0]]])
     return ago > REORDER_FRAMES or bool((backward[telling] != own).any())
+
+
+def _has_said(segments: Segments, rows: Ints, own: NDArray[np.bool_]) -> bool:
+    """Some of these segments bring payload of a direction, those of ``own``."""
+    return bool((segments.length[rows[own]] > 0).any())
 
 
 def _unfinished(half: Half) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dissectors.wire.rds import Flags
-from rdstool.capture.columns import Ints
+from rdstool.capture.columns import ChecksumStatus, Ints
 from rdstool.capture.events import CmMessage
 from rdstool.capture.gather import distinct
 from rdstool.protocol.kinds import MessageKind
@@ -132,8 +132,10 @@ class AcknowledgementCheck(Check):
         super().__init__(context)
         self._acked = PerFlow(np.int64, -1)
         """Highest position acknowledged, by the flow that carries the acknowledgement."""
-        self._acked_frame = PerFlow(np.int64, -1)
-        """Frame of its latest row."""
+        self._latest = PerFlow(np.int64, -1)
+        """What its latest row acknowledges."""
+        self._latest_frame = PerFlow(np.int64, -1)
+        """Frame of that row."""
         self._run = PerFlow(np.int64, 0)
         """Messages since the last that asked, or since a hole."""
         self._waiting: dict[int, _Waiting] = {}
@@ -171,21 +173,25 @@ class AcknowledgementCheck(Check):
 
     def _order(self, batch: Batch) -> None:
         view, grouped = batch.view, batch.grouped
-        ib = view.ib[grouped.index]
-        index, flow, begins = grouped.index[ib], grouped.flow[ib], grouped.begins[ib]
+        # A receiver looks at nothing else of a frame whose checksum is wrong (protocol.md §1.1).
+        read = view.ib & (view.rows["checksum_status"] != ChecksumStatus.BAD)
+        index, flow = grouped.index[read[grouped.index]], grouped.flow[read[grouped.index]]
         ack = view.ack[index]
-        at = np.flatnonzero(begins)
+        self._beyond(batch, index, flow, ack)
+        if not len(ack):
+            return
+        at = np.flatnonzero(np.diff(flow, prepend=-1))
+        last = np.append(at[1:], len(ack)) - 1
         frame = view.frame[index]
         before, before_frame = np.empty((2, len(ack)), np.int64)
         before[1:], before_frame[1:] = ack[:-1], frame[:-1]
-        before[at], before_frame[at] = self._acked[flow[at]], self._acked_frame[flow[at]]
+        before[at], before_frame[at] = self._latest[flow[at]], self._latest_frame[flow[at]]
         # A message has the acknowledgement of the time when it began; ack-only frames may stand between its fragments.
         back = np.flatnonzero((ack < before) & (view.first_frame[index] > before_frame))
         old = dict(zip(index[back].tolist(), before[back].tolist(), strict=True))
         self.report.rows(DECREASE, view, index[back], lambda i: f"h_ack is {view.ack[i]} after {old[i]}")
-        self._beyond(batch, index, flow, ack)
-        self._acked[flow[at]] = np.maximum(self._acked[flow[at]], np.maximum.reduceat(ack, at) if len(at) else ack)
-        self._acked_frame[flow[at]] = frame[np.append(at[1:], len(frame)) - 1] if len(at) else frame
+        self._acked[flow[at]] = np.maximum(self._acked[flow[at]], np.maximum.reduceat(ack, at))
+        self._latest[flow[at]], self._latest_frame[flow[at]] = ack[last], frame[last]
 
     def _beyond(self, batch: Batch, index: Ints, flow: Ints, ack: Ints) -> None:
         """Acknowledgements above the highest sequence of the other direction."""

@@ -140,12 +140,15 @@ class CongestionCheck(Check):
         view, grouped = batch.view, batch.grouped
         opens = grouped.index[grouped.opens & (grouped.segment == 0)]
         unset = opens[view.tcp[opens] & ((view.flags[opens] & Flags.CONG_BITMAP) == 0)]
-        for index in unset.tolist():
-            stream = self.context.streams[int(view.stream[index])]
-            if stream.from_start and self.context.connections.is_first(stream):
-                self.report.rows(
-                    OPENING, view, [index], lambda i: f"begins with a {MessageKind(int(view.kind[i])).label} message"
-                )
+        streams, connections = self.context.streams, self.context.connections
+        opening = [streams[number] for number in view.stream[unset].tolist()]
+        first = [stream.from_start and connections.is_first(stream) for stream in opening]
+
+        def describe(index: int) -> str:
+            flow, kind = int(view.flow[index]), MessageKind(int(view.kind[index]))
+            return f"{self.who(flow >> 1, flow & 1)} begins with a {kind.label} message"
+
+        self.report.rows(OPENING, view, unset[np.array(first, np.bool_)], describe)
 
     def _heeded(self, batch: Batch) -> None:
         """Bitmaps and what they forbid, in their order; rows that no bitmap concerns are left out at once."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,8 +21,8 @@ from rdstool.validate.handshake import Announcement
 from rdstool.validate.rules.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PORTS, PROBE_PATH
 from rdstool.validate.view import View
 
-MAX_SOCKETS = 65536
-"""RDS sockets whose streams are remembered."""
+MAX_USES = 1 << 18
+"""RDS sockets that are remembered, counted for each stream that they send on."""
 MAX_ELSEWHERE = 4096
 """Handshake messages on a second stream that are remembered."""
 SURE = 0.9
@@ -79,8 +80,9 @@ class MultipathCheck(Check):
         self._caught_up_with: set[Sender] = set()
         self._modern: set[bytes] = set()
         """Hosts that announce GEN_NUM or SPORT_IDX."""
-        self._sockets: dict[tuple[Pair, bytes, int], _Socket] = {}
         self._known_uses: set[int] = set()
+        self._uses = array("q")
+        """Flow and RDS source port, frame, time and number of the first message of each use, one after the other."""
 
     def feed(self, batch: Batch) -> None:
         """Take a batch of RDS over TCP."""
@@ -216,7 +218,7 @@ class MultipathCheck(Check):
             if other is None:
                 continue
             self._early_told.add(pair)
-            opened = self.context.connections.opened(second.number)
+            opened = self.context.connections.opened.get(second.number)
             shaken = self._shaken.get(pair)
             late = opened and (shaken is None or (shaken.frame > opened.frame and shaken.time > opened.time))
             if opened and late and second.a.address < second.b.address:
@@ -262,20 +264,23 @@ class MultipathCheck(Check):
         for key, row in _first_of_each(keys, data):
             if key in self._known_uses:
                 continue
-            if len(self._known_uses) >= MAX_SOCKETS * MAX_PATHS:
+            if len(self._known_uses) >= MAX_USES:
                 return
             self._known_uses.add(key)
+            self._uses.extend((key, int(view.frame[row]), int(view.time[row]), int(view.number[row])))
+
+    def _sockets(self) -> Iterable[_Socket]:
+        """What sent, and on which streams: made at last, as there can be a great many."""
+        sockets: dict[tuple[Pair, bytes, int], _Socket] = {}
+        uses = iter(self._uses)
+        for key, frame, time, number in zip(uses, uses, uses, uses, strict=True):
             flow, port = key >> 16, key & 0xFFFF
             stream = self.context.streams[flow >> 1]
             pair = self.context.connections.pair[stream.number]
-            source, _ = stream.ends(flow & 1)
-            name = pair, source.address, port
-            socket = self._sockets.get(name)
-            if socket is None:
-                if len(self._sockets) >= MAX_SOCKETS:
-                    continue
-                socket = self._sockets[name] = _Socket(pair, source.address, port)
-            socket.uses[flow] = int(view.frame[row]), int(view.time[row]), int(view.number[row])
+            sender = stream.ends(flow & 1)[0].address
+            socket = sockets.setdefault((pair, sender, port), _Socket(pair, sender, port))
+            socket.uses[flow] = frame, time, number
+        return sockets.values()
 
     def finish(self) -> None:
         """What needs to know how long each stream lived."""
@@ -284,7 +289,7 @@ class MultipathCheck(Check):
         strays: dict[tuple[Pair, bytes], list[tuple[_Socket, int]]] = {}
         # What moved where connections were made again is told by RDS-DLV.
         again = {pair for pair in self.context.connections.shared if self.context.connections.made_again(pair)}
-        for socket in self._sockets.values():
+        for socket in self._sockets():
             if socket.pair not in again:
                 self._moved(socket)
             for flow in socket.uses:
@@ -352,7 +357,7 @@ class MultipathCheck(Check):
                 alive = [last for last in alive if last > spoke.first]
                 alive.append(spoke.last)
                 if len(alive) > limit:
-                    opened = connections.opened(number)
+                    opened = connections.opened.get(number)
                     self.report.at(
                         COUNT,
                         f"{len(alive)} connections carry messages at one time, {limit} paths were agreed",

@@ -101,21 +101,21 @@ class TcpCheck(Check):
         """Judge each connection as a whole."""
         connections = self.context.connections
         for stream in self.context.streams.streams:
-            opened = connections.opened(stream.number)
+            opened = connections.opened.get(stream.number)
             if stream.transport is not Transport.TCP or not stream.initiator_known or opened is None:
                 continue
             spoke = connections.spoke(stream.number)
             if TCP_PORT not in (stream.a.port, stream.b.port) or (
                 stream.b.port != TCP_PORT and stream.a.port == TCP_PORT
             ):
-                text = f"{stream.a.host} opened it to port {stream.b.port}"
+                text = _opening(stream)
                 self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
             if stream.a.address > stream.b.address:
                 if spoke is not None:
-                    text = f"{stream.a.host} opened it, and messages follow from frame {spoke.first} on"
+                    text = f"{_opening(stream)}, and messages follow from frame {spoke.first} on"
                     self.report.at(LARGER, text, opened.frame, opened.time, stream=stream.number)
                 elif connections.now - opened.time >= DUEL_NS and self._stays(stream):
-                    text = f"{stream.a.host}, the larger address, opened it and it stays open"
+                    text = f"{_opening(stream)}, which is the smaller address, and it stays open"
                     self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
         for pair, numbers in connections.tcp_pairs():
             # Where the capture lacks frames the ends of connections may be among them.
@@ -143,7 +143,7 @@ class TcpCheck(Check):
             path = stream.a.port % MAX_PATHS
             holder = holders.get(path)
             if holder is not None and holder.last_frame > spoke.first:
-                opened = connections.opened(number)
+                opened = connections.opened.get(number)
                 self.report.at(
                     SAME_PATH,
                     f"TCP source port {stream.a.port} is path {path}, which stream {holder.stream} still carries "
@@ -154,3 +154,7 @@ class TcpCheck(Check):
                 )
             if holder is None or holder.last_frame < spoke.last:
                 holders[path] = _Holder(number, spoke.last)
+
+
+def _opening(stream: Stream) -> str:
+    return f"{stream.a.host} port {stream.a.port} opened it to {stream.b.host} port {stream.b.port}"

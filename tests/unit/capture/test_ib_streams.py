@@ -196,6 +196,15 @@ def test_a_direction_of_a_single_frame_is_told_by_its_answers() -> None:
     assert sequences(reading) == [list(range(1, 21)), [1]]
 
 
+def test_a_message_before_a_long_rdma_operation_waits_for_the_one_that_proves_it_to_be_rds() -> None:
+    connection = Connection()
+    connection.a.message(PAYLOAD)
+    connection.a.write(0, 0x100, bytes(1 << 19))
+    connection.a.message(PAYLOAD)
+    reading = read(connection.capture.packets())
+    assert sequences(reading) == [[1, 2], []]
+
+
 def test_other_protocols_on_the_same_transport_are_counted_and_passed_over() -> None:
     capture = Captured()
     other = Sender(capture, A, B, 0x40)

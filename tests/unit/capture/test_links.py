@@ -41,11 +41,15 @@ def ipoib(protocol: int, data: bytes) -> bytes:
 
 
 QINQ = ETHERNET / Dot1AD(vlan=3) / Dot1Q(vlan=4)
+VN_TAG_AND_VLAN = b"\x80\x01\0\2" + b"\x81\0\0\7" + b"\x86\xdd"
+E_TAG_AND_VLAN = b"\0\0\0\5\0\0" + b"\x81\0\0\7" + b"\x86\xdd"
 LINKS: dict[str, tuple[int, bytes, bytes]] = {
     "Ethernet": (1, ethernet(0x800, V4), ethernet(0x86DD, V6)),
     "802.1Q": (1, ethernet(0x8100, b"\0\x07\x08\0" + V4), ethernet(0x8100, b"\0\x07\x86\xdd" + V6)),
     "QinQ": (1, bytes(QINQ / IP(V4)), bytes(QINQ / IPv6(V6))),
     "0x9100": (1, ethernet(0x9100, b"\0\x01\x08\0" + V4), ethernet(0x9100, b"\0\x01\x81\0\0\x02\x86\xdd" + V6)),
+    "VN-Tag": (1, ethernet(0x8926, b"\x80\x01\0\2\x08\0" + V4), ethernet(0x8926, VN_TAG_AND_VLAN + V6)),
+    "802.1BR": (1, ethernet(0x893F, b"\0\0\0\x05\0\0\x08\0" + V4), ethernet(0x893F, E_TAG_AND_VLAN + V6)),
     "four tags": (1, ethernet(0x8100, b"\0\x01\x81\0" * 3 + b"\0\x01\x08\0" + V4), ethernet(0x86DD, V6)),
     "cooked": (113, sll(0x800, V4), sll(0x86DD, V6)),
     "cooked with a tag": (113, sll(0x8100, b"\0\x07\x08\0" + V4), sll(0x86DD, V6)),

@@ -95,6 +95,14 @@ def test_a_connection_whose_answer_to_the_syn_stands_behind_data_was_not_seen_fr
     assert [(stream.first_frame, stream.from_start) for stream in result.streams.streams] == [(1, False)]
 
 
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_data_whose_syn_stands_behind_it_was_found_by_a_search(chunk: int | None) -> None:
+    syn, answer, *data = Conversation().syn().stream(STREAM, 1000, backward=True).segments
+    result = decode([syn, *data[:12], answer, *data[12:]], chunk)
+    assert result.sequences == SEQUENCES
+    assert [bool(row["inferred"]) for row in result.rows] == [True] + [False] * (len(SEQUENCES) - 1)
+
+
 def test_a_hole_inside_a_payload_costs_that_message_only() -> None:
     talk = Conversation().syn().send(0, STREAM[: AT[4] + 200])
     talk.send(AT[4] + 700, STREAM[AT[4] + 700 :]).ack(len(STREAM))

@@ -54,6 +54,17 @@ def test_rds_stress_numbers_its_messages(sequences: tuple[int, ...], faults: int
     assert findings(path, payloads=True) == []
 
 
+def test_a_header_whose_checksum_is_wrong_acknowledges_nothing(tmp_path: Path) -> None:
+    def corrupt(fragments: list[ib.Fragment]) -> None:
+        raw = bytearray(fragments[0].header)
+        raw[12] ^= 0x80
+        fragments[0].header = bytes(raw)
+
+    script = ib.conversation()
+    script["a4"].edit = corrupt
+    assert rules_of(script.write(tmp_path / "corrupt.pcap")) == {"RDS-HDR-005"}
+
+
 def test_what_is_lost_in_the_capture_is_no_fault(tmp_path: Path) -> None:
     """Every message in turn is missing from the capture of a faultless conversation."""
     script = tcp.conversation()

@@ -18,6 +18,7 @@ from rdstool.validate.formats import Format, JsonFormat, SarifFormat, TextFormat
 from rdstool.validate.junit import JunitFormat
 from rdstool.validate.reference import page
 from rdstool.validate.registry import RULES
+from rdstool.validate.reporter import Reporter
 from rdstool.validate.rule import Finding, Severity
 from rdstool.validate.validator import Validator
 from tests.kit import ib, tcp
@@ -83,6 +84,16 @@ def test_a_fault_is_found_row_by_row_too(rule: str, tmp_path: Path) -> None:
     assert {finding.rule for finding in parts} == {finding.rule for finding in whole}
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_an_acknowledgement_that_goes_back_is_told_once(size: int, tmp_path: Path) -> None:
+    script = ib.conversation()
+    script.change("a4", ack=1)
+    script.change("a5", ack=1)
+    with open_capture(script.write(tmp_path / "back.pcap")) as capture:
+        found, _ = run(capture, [part for decoded in capture.batches() for part in in_parts(decoded, size)])
+    assert [one.message for one in found if one.rule == "RDS-ACK-001"] == ["h_ack is 1 after 2"]
+
+
 def padded(count: int) -> tcp.Script:
     """A conversation whose last messages all have padding."""
     script = tcp.conversation()
@@ -98,6 +109,17 @@ def test_findings_beyond_the_limit_are_counted_not_kept(tmp_path: Path) -> None:
     assert validator.counts == {"RDS-HDR-003": 4}
     assert validator.severities[Severity.WARNING] == 4
     assert validator.withheld == {"RDS-HDR-003": 3}
+
+
+def test_the_findings_of_a_rule_that_are_kept_are_the_earliest_in_the_capture() -> None:
+    rule = RULES[0]
+    report = Reporter(RULES, limit=3)
+    for frame in (9, 4, 4, 7, 2, 8):
+        report.at(rule, f"frame {frame}", frame, 0)
+    assert [finding.frame for finding in report.take()] == [2, 4, 4]
+    assert report.withheld() == {rule.id: 3}
+    report.at(rule, "no more is taken back", 1, 0)
+    assert (report.take(), report.withheld()) == ([], {rule.id: 4})
 
 
 def test_notes_alone_are_no_failure(tmp_path: Path) -> None:

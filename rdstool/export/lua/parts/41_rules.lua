@@ -281,12 +281,15 @@ do
       if message.kind == "ack" and (message.flags ~= 0 or sub(message.raw, 33, 48) ~= NO_EXTENSIONS) then
          say(message, "RDS-ACK-003", format("flags are 0x%02x", message.flags))
       end
-      local before = lane.highest_ack or -1
+      if message.status == "bad" then
+         return -- A receiver looks at nothing else of it.
+      end
+      local before = lane.latest_ack or -1
       -- A message has the acknowledgement of the time when it began; ack-only frames may stand between its fragments.
       if message.ack < before and message.first.number > lane.acks_until then
          say(message, "RDS-ACK-001", format("h_ack is %s after %s", whole(message.ack), whole(before)))
       end
-      lane.highest_ack, lane.acks_until = max(before, message.ack), message.frame.number
+      lane.latest_ack, lane.acks_until = message.ack, message.frame.number
    end
 
    function check_message(message, lane)

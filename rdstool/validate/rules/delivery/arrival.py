@@ -6,7 +6,8 @@ before the receiver's FIN or RST comes by cannot have been there in time, wherev
 
 from __future__ import annotations
 
-from rdstool.capture.events import Closing, StreamClosed, StreamOpened
+from rdstool.capture.events import Closing
+from rdstool.validate.moments import Moment
 from rdstool.validate.rules.delivery.journal import RoundTrip, Sent
 
 SURELY_WITHIN = 0.75
@@ -17,7 +18,7 @@ PROMPT_NS = 2_000_000
 """Time that a kernel takes to do so at least counts as prompt, where the round trip is shorter."""
 
 
-def came_too_late(sent: Sent, ended: StreamClosed | None, trip: RoundTrip) -> bool:
+def came_too_late(sent: Sent, ended: Moment | None, trip: RoundTrip) -> bool:
     """The receiver had reset the connection before the message can have reached it.
 
     Behind its own FIN a kernel may still read (protocol.md §4.6; seen: 6.1).
@@ -30,7 +31,7 @@ def came_too_late(sent: Sent, ended: StreamClosed | None, trip: RoundTrip) -> bo
     return trip.known and left < SURELY_WITHIN * trip.shortest
 
 
-def was_told(sent: Sent, ended: StreamClosed | None, trip: RoundTrip) -> bool:
+def was_told(sent: Sent, ended: Moment | None, trip: RoundTrip) -> bool:
     """The acknowledgement reached the sender before that one ended the connection: it forgets the message.
 
     ``trip`` is that from the place of the capture to the sender.
@@ -40,7 +41,7 @@ def was_told(sent: Sent, ended: StreamClosed | None, trip: RoundTrip) -> bool:
     return ended is None or ended.time - sent.acked_time > trip.shortest
 
 
-def closed_at_once(first: Sent, opened: StreamOpened | None, ended: StreamClosed | None, trip: RoundTrip) -> bool:
+def closed_at_once(first: Sent, opened: Moment | None, ended: Moment | None, trip: RoundTrip) -> bool:
     """The receiver ended the connection as soon as it can have accepted it: it had no path for it."""
     if opened is None or ended is None or not trip.known or first.time < opened.time:
         return False

@@ -105,7 +105,7 @@ class Legs:
         receiver = 1 - self.end_of(flow)
         if self.from_start and not 0 < self._spoke[receiver] < closed.frame:
             return Refusal.CERTAIN
-        opened, ended = self._connections.opened(number), self._connections.ended.get(flow ^ 1)
+        opened, ended = self._connections.opened.get(number), self._connections.ended.get(flow ^ 1)
         if closed_at_once(kept.sent[0], opened, ended, self.trips[receiver]):
             return Refusal.LIKELY
         return Refusal.NONE

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from rdstool.capture.events import StreamClosed
 from rdstool.protocol.receive_rule import Expected, Verdict
+from rdstool.validate.moments import Moment
 from rdstool.validate.rules.delivery.journal import Kept, Sent
 from rdstool.validate.rules.delivery.lanes import Lane
 
@@ -61,7 +61,7 @@ class Leg:
     """It is this lane: its number says so, or messages that it has sent before."""
     kept: Kept
     refusal: Refusal
-    ended: StreamClosed | None
+    ended: Moment | None
     """How the receiver ended the connection, if it did."""
     heard: bool
     """The receiver sent messages on it."""

@@ -301,11 +301,11 @@ class Story:
                 continue
             if not lane.went_on_behind(copies[-1].sent):
                 continue  # It may still be sent again.
-            if last.refusal is Refusal.NONE:
+            closed = self._connections.closed.get(last.sent.flow >> 1)
+            if last.refusal is Refusal.NONE or closed is None:
                 continue
             sure = all(one.missed for one in copies)
-            closed = self._connections.closed[last.sent.flow >> 1]
-            text = f"{self._words.told(last.sent)}; the connection ended in frame {closed.frame} ({closed.how.value}), "
+            text = f"{self._words.told(last.sent)}; the connection ended in frame {closed.frame} ({closed.word}), "
             text += "and the receiver had sent nothing on it"
             if not sure:
                 text += ": it closed it as soon as it can have accepted it"

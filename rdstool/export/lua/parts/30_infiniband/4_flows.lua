@@ -10,6 +10,7 @@ do
    local MAX_FOREIGN = 8 -- frames without a good header after which a flow is something else
    local MAX_FLOWS = 131072
    local MAX_KEPT_PACKETS = 256 -- of a flow that is not decided
+   local MAX_LIKELY_PACKETS = 4096 -- of one in which a header says so: the next may come behind RDMA operations
    local SETTLED_PACKETS = 16 -- requests that a flow is judged on where the capture is read twice
    local PAIRING_PACKETS = 128 -- in which the proof is awaited that it is the other direction of a known one
    local CM_QP = 1
@@ -230,7 +231,7 @@ do
          observe(flow, packet)
       end
       insert(flow.kept, keep_packet(packet))
-      if #flow.kept > MAX_KEPT_PACKETS then
+      if #flow.kept > (flow.good > 0 and MAX_LIKELY_PACKETS or MAX_KEPT_PACKETS) then
          remove(flow.kept, 1)
       end
       decide(flow, now)
