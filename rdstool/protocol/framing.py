@@ -12,8 +12,9 @@ from rdstool.protocol.errors import RemoteProtocolError
 from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.room import room_for
 
-AHEAD_BYTES = 1 << 18
-"""Of payloads that may follow and get room beforehand. More would leave the processor's cache before it is used."""
+AHEAD_BYTES = 1 << 20
+"""Of payloads that may follow and get room beforehand: as much as the system often has, for each further read costs
+more than what it brings."""
 LONG_BYTES = 16_384
 """Payloads of this length or more had better be read alone: then they need not be copied."""
 NO_EXTENSIONS = bytes(EXTENSION_BYTES)

@@ -16,6 +16,7 @@ from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
 from rdstool.transport.lookout import READ, WRITE
+from rdstool.transport.lookout import TURN_BYTES as TURN_LONG_BYTES
 from rdstool.transport.scopes import host_of
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
@@ -25,7 +26,7 @@ READ_BYTES = 1 << 16
 READ_LONG_BYTES = 1 << 18
 """At once of a long payload that has no room of its own yet."""
 TURN_BYTES = 1 << 19
-"""Read from one socket before others have their turn, and the application has its own."""
+"""Of short messages, read from one socket before others have their turn, and the application has its own."""
 ACCEPT_ROUNDS = 64
 """Connections taken before others have their turn."""
 ACCEPT_PAUSE_S = 1.0
@@ -280,7 +281,7 @@ class TcpTransport:
                 if before is not None and before.reading:
                     self._read_all(before)
         if not stream.ended:
-            count = self._read(stream, TURN_BYTES)
+            count = self._read(stream, TURN_BYTES, TURN_LONG_BYTES)
         if not stream.ended:
             if stream.asked:
                 stream.notice()
@@ -288,18 +289,21 @@ class TcpTransport:
                 self._update_acked(stream)
         return count
 
-    def _read(self, stream: Stream, limit: int) -> int:
-        """Read until the system has no more, or until ``limit`` bytes have come; gives how many of long payloads."""
+    def _read(self, stream: Stream, limit: int, limit_long: int) -> int:
+        """Read until the system has no more, or ``limit`` bytes have come, or ``limit_long`` of long payloads.
+
+        Gives how many of long payloads came.
+        """
         stream.fresh = False
-        count = self._take_bytes(stream, limit)
+        count = self._take_bytes(stream, limit, limit_long)
         if not stream.ended:
             stream.wait_for(stream.link.deframer.worth_waking)
         return count
 
-    def _take_bytes(self, stream: Stream, limit: int) -> int:
+    def _take_bytes(self, stream: Stream, limit: int, limit_long: int) -> int:
         engine, now, link = self._engine, self._driver.now, stream.link
         long = 0
-        while limit > 0:
+        while limit > 0 and long < limit_long:
             # A tap wants the bytes themselves.
             room = link.deframer.room() if stream.tap is None else None
             try:
@@ -327,9 +331,9 @@ class TcpTransport:
                 if stream.tap is not None:
                     stream.tap.received(stream.key, data)
                 engine.bytes_received(link, data, now())
+                limit -= count
             if count < size or not link.reading:
                 break
-            limit -= count
         return long
 
     def _read_into(self, room: Sequence[memoryview | bytearray], sock: socket.socket) -> int:
@@ -346,12 +350,12 @@ class TcpTransport:
             lock.acquire()
 
     def _read_all(self, stream: Stream) -> None:
-        """Read what the system has; a peer that goes on sending cannot prolong it beyond one receive buffer."""
+        """Read what the system has; a peer that goes on sending cannot prolong it beyond two receive buffers."""
         try:
             limit = READ_BYTES + stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         except OSError:
             limit = READ_BYTES
-        self._read(stream, limit)
+        self._read(stream, limit, limit)
 
     # ---- Keeping track
 
