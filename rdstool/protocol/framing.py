@@ -178,8 +178,13 @@ class Deframer:
             self._payload, self._room, _ = expected[0]
             self._advance(count)
             return []
-        pieces = (piece for each in expected for piece in (each.room, each.behind))
-        return self.feed(b"".join(pieces)[:count], now)
+        pieces: list[memoryview | bytearray] = []
+        for piece in (piece for each in expected for piece in (each.room, each.behind)):
+            if count <= 0:
+                break
+            pieces.append(piece[:count])
+            count -= len(piece)
+        return self.feed(b"".join(pieces), now)
 
     def feed(self, data: bytes, now: float) -> list[Frame]:
         """The messages that ``data`` completes, in order. ``now`` in seconds."""
