@@ -345,8 +345,11 @@ class AsyncSocket(SocketBase):
                 self._driver.transport.check_acks()
                 self._driver.kick()
             future = self._waiters.wait(reason)
-        async with asyncio.timeout_at(deadline):
+        if deadline is None:  # a timeout that never comes takes time as well
             await future
+        else:
+            async with asyncio.timeout_at(deadline):
+                await future
         self._check_open()
 
     def _check_open(self) -> None:
