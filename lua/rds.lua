@@ -4600,6 +4600,9 @@ do
 
    local function show_messages(messages, tvb, pinfo, root, wanted)
       local lines, ranges = {}, {}
+      if not wanted then
+         root:add(rds, tvb) -- "Protocol Hierarchy" counts it, though nothing asks for it
+      end
       for index, message in ipairs(messages) do
          lines[index] = headline(message)
          ranges[index] = show_message(message, tvb, root, wanted)
@@ -4671,6 +4674,7 @@ local tcp_ports = {}
 -- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, whether
 -- the watcher at IP has seen what it carries, and whether it was dissected before.
 local current, held, segment, done, taken, visited = nil, {}, nil, false, false, false
+local switched_on -- whether RDS is; nil until Wireshark has called its dissector, or has been asked to
 local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
@@ -4701,6 +4705,19 @@ local function settle_at_end()
    end
 end
 
+-- Whether RDS is switched on: Wireshark calls no dissector of a protocol that is not. Where it has not called that of RDS
+-- so far, it is asked to, with nothing, of which it shows nothing. `tvb` is of this frame.
+local function is_switched_on(tvb, pinfo, root)
+   if switched_on == nil then
+      switched_on = false
+      call_dissector(Dissector.get("rds"), tvb(0, 0):tvb(), pinfo, root)
+      if not switched_on then
+         shown[current] = nil
+      end
+   end
+   return switched_on
+end
+
 local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
@@ -4709,13 +4726,34 @@ local function show_once(tvb, pinfo, root)
    end
 end
 
+-- Show what no dissector has handed on to RDS. `whole` is what a watcher sees.
+local function show_directly(whole, tvb, pinfo, root)
+   if not done and shown[current] and is_switched_on(whole, pinfo, root) then
+      show_once(tvb, pinfo, root)
+   end
+end
+
 -- Whether a frame is shown before Wireshark dissects it: where that may end in the middle, and nothing may be missing.
 local function shows_first()
    return at_end or lost_frames[current]
 end
 
--- Where nobody watches, what is known of the frame was noted before, in the first pass.
+-- Let Wireshark's own dissector do its work on what is shown already. The columns are to stay as they are then.
+local function pass_on_shown(original, tvb, pinfo, tree)
+   local frame = done and shown[current]
+   if not (frame and (frame.messages or frame.cm)) then
+      return pass_on(original, tvb, pinfo, tree)
+   end
+   local columns = columns_of(pinfo)
+   local protocol, info = tostring(columns.protocol), tostring(columns.info)
+   local used = pass_on(original, tvb, pinfo, tree)
+   columns.protocol, columns.info = protocol, info
+   return used
+end
+
+-- Wireshark calls RDS. Where nobody watches, what is known of the frame was noted before, in the first pass.
 local function note_frame(pinfo)
+   switched_on = true
    if not watching and current ~= pinfo.number then
       current, held.tvb, segment, done = pinfo.number, nil, nil, false
    end
@@ -4732,7 +4770,8 @@ do
       if frame then
          local has_header = #head >= at + TCP_HEADER_BYTES
          local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+         local data = payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil
+         show_directly(tvb, data, pinfo, tree)
       end
    end
 
@@ -4764,7 +4803,7 @@ do
       if shows_first() then
          show_segment(tvb, head, at, pinfo, tree)
       end
-      local used = pass_on(original, tvb, pinfo, tree)
+      local used = pass_on_shown(original, tvb, pinfo, tree)
       show_segment(tvb, head, at, pinfo, tree)
       held.tvb, segment, done = nil, nil, saved_done
       return used
@@ -4807,6 +4846,9 @@ do
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
       note_frame(pinfo)
+      if captured_len(tvb) == 0 then
+         return 0
+      end
       if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then
@@ -4853,12 +4895,10 @@ do
       local saved_done = done
       done = false
       if shows_first() then
-         show_once(nil, pinfo, tree)
+         show_directly(tvb, nil, pinfo, tree)
       end
-      local used = pass_on(original, tvb, pinfo, tree)
-      if not done then
-         show_once(nil, pinfo, tree)
-      end
+      local used = pass_on_shown(original, tvb, pinfo, tree)
+      show_directly(tvb, nil, pinfo, tree)
       done = saved_done
       return used
    end
@@ -5146,7 +5186,12 @@ do
             current, taken = number, false
          end
          depth = depth + 1
-         local used = watch(tvb, pinfo, tree, original)
+         local used
+         if switched_on == false then
+            used = pass_on(original, tvb, pinfo, tree)
+         else
+            used = watch(tvb, pinfo, tree, original)
+         end
          depth = depth - 1
          return used
       end
@@ -5177,7 +5222,7 @@ function rds.init()
    start_tcp()
    start_infiniband()
    start_cm()
-   odd_ends, lost_frames, routes, newest = {}, {}, {}, 0
+   odd_ends, lost_frames, routes, newest, switched_on = {}, {}, {}, 0, nil
    if at_ip then
       put_inside("links")
    end

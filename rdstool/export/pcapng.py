@@ -13,15 +13,16 @@ SNAP_BYTES = 262_144
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
 _MAGIC = 0x1A2B3C4D
 _UNKNOWN_LENGTH = 0xFFFF_FFFF_FFFF_FFFF
-_OPTION_USERAPPL, _OPTION_TSRESOL = 4, 9
+_OPTION_USERAPPL, _OPTION_IF_NAME, _OPTION_TSRESOL = 4, 2, 9
 _NANOSECONDS = 9
 _PACKET_HEAD = struct.Struct("<IIIIIII")
 
 
 def file_head(application: str) -> bytes:
-    """What a file begins with: its section, with the program that wrote it, and its interface."""
+    """What a file begins with: its section, with the program that wrote it, and its interface, the program itself."""
     section = struct.pack("<IHHQ", _MAGIC, 1, 0, _UNKNOWN_LENGTH) + _option(_OPTION_USERAPPL, application.encode())
-    interface = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, SNAP_BYTES) + _option(_OPTION_TSRESOL, bytes([_NANOSECONDS]))
+    named = _option(_OPTION_IF_NAME, application.encode()) + _option(_OPTION_TSRESOL, bytes([_NANOSECONDS]))
+    interface = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, SNAP_BYTES) + named
     return _block(_SECTION, section + bytes(4)) + _block(_INTERFACE, interface + bytes(4))
 
 

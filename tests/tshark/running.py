@@ -49,13 +49,14 @@ def rows(
     path: Path,
     fields: Sequence[str],
     *arguments: str,
+    scripts: Sequence[Path] = (PLUGIN,),
     quiet: bool = True,
     limit_s: float = RUN_S,
 ) -> list[tuple[str, ...]]:
     """These fields of the frames, several values of one joined by ``|``."""
     chosen = [part for field in fields for part in ("-e", field)]
     form = ("-T", "fields", "-E", "aggregator=|", *chosen)
-    text = run(tshark, "-r", str(path), *form, *arguments, quiet=quiet, limit_s=limit_s)
+    text = run(tshark, "-r", str(path), *form, *arguments, scripts=scripts, quiet=quiet, limit_s=limit_s)
     return [tuple(line.split("\t")) for line in text.splitlines()]
 
 

@@ -398,6 +398,9 @@ do
 
    local function show_messages(messages, tvb, pinfo, root, wanted)
       local lines, ranges = {}, {}
+      if not wanted then
+         root:add(rds, tvb) -- "Protocol Hierarchy" counts it, though nothing asks for it
+      end
       for index, message in ipairs(messages) do
          lines[index] = headline(message)
          ranges[index] = show_message(message, tvb, root, wanted)

@@ -5,6 +5,7 @@ local tcp_ports = {}
 -- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, whether
 -- the watcher at IP has seen what it carries, and whether it was dissected before.
 local current, held, segment, done, taken, visited = nil, {}, nil, false, false, false
+local switched_on -- whether RDS is; nil until Wireshark has called its dissector, or has been asked to
 local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
@@ -35,6 +36,19 @@ local function settle_at_end()
    end
 end
 
+-- Whether RDS is switched on: Wireshark calls no dissector of a protocol that is not. Where it has not called that of RDS
+-- so far, it is asked to, with nothing, of which it shows nothing. `tvb` is of this frame.
+local function is_switched_on(tvb, pinfo, root)
+   if switched_on == nil then
+      switched_on = false
+      call_dissector(Dissector.get("rds"), tvb(0, 0):tvb(), pinfo, root)
+      if not switched_on then
+         shown[current] = nil
+      end
+   end
+   return switched_on
+end
+
 local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
@@ -43,13 +57,34 @@ local function show_once(tvb, pinfo, root)
    end
 end
 
+-- Show what no dissector has handed on to RDS. `whole` is what a watcher sees.
+local function show_directly(whole, tvb, pinfo, root)
+   if not done and shown[current] and is_switched_on(whole, pinfo, root) then
+      show_once(tvb, pinfo, root)
+   end
+end
+
 -- Whether a frame is shown before Wireshark dissects it: where that may end in the middle, and nothing may be missing.
 local function shows_first()
    return at_end or lost_frames[current]
 end
 
--- Where nobody watches, what is known of the frame was noted before, in the first pass.
+-- Let Wireshark's own dissector do its work on what is shown already. The columns are to stay as they are then.
+local function pass_on_shown(original, tvb, pinfo, tree)
+   local frame = done and shown[current]
+   if not (frame and (frame.messages or frame.cm)) then
+      return pass_on(original, tvb, pinfo, tree)
+   end
+   local columns = columns_of(pinfo)
+   local protocol, info = tostring(columns.protocol), tostring(columns.info)
+   local used = pass_on(original, tvb, pinfo, tree)
+   columns.protocol, columns.info = protocol, info
+   return used
+end
+
+-- Wireshark calls RDS. Where nobody watches, what is known of the frame was noted before, in the first pass.
 local function note_frame(pinfo)
+   switched_on = true
    if not watching and current ~= pinfo.number then
       current, held.tvb, segment, done = pinfo.number, nil, nil, false
    end

@@ -9,7 +9,8 @@ do
       if frame then
          local has_header = #head >= at + TCP_HEADER_BYTES
          local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
-         show_once(payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil, pinfo, tree)
+         local data = payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil
+         show_directly(tvb, data, pinfo, tree)
       end
    end
 
@@ -41,7 +42,7 @@ do
       if shows_first() then
          show_segment(tvb, head, at, pinfo, tree)
       end
-      local used = pass_on(original, tvb, pinfo, tree)
+      local used = pass_on_shown(original, tvb, pinfo, tree)
       show_segment(tvb, head, at, pinfo, tree)
       held.tvb, segment, done = nil, nil, saved_done
       return used
@@ -84,6 +85,9 @@ do
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
       note_frame(pinfo)
+      if captured_len(tvb) == 0 then
+         return 0
+      end
       if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then

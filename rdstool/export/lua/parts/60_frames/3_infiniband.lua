@@ -10,12 +10,10 @@ do
       local saved_done = done
       done = false
       if shows_first() then
-         show_once(nil, pinfo, tree)
+         show_directly(tvb, nil, pinfo, tree)
       end
-      local used = pass_on(original, tvb, pinfo, tree)
-      if not done then
-         show_once(nil, pinfo, tree)
-      end
+      local used = pass_on_shown(original, tvb, pinfo, tree)
+      show_directly(tvb, nil, pinfo, tree)
       done = saved_done
       return used
    end

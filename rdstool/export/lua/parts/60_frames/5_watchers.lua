@@ -71,7 +71,12 @@ do
             current, taken = number, false
          end
          depth = depth + 1
-         local used = watch(tvb, pinfo, tree, original)
+         local used
+         if switched_on == false then
+            used = pass_on(original, tvb, pinfo, tree)
+         else
+            used = watch(tvb, pinfo, tree, original)
+         end
          depth = depth - 1
          return used
       end
