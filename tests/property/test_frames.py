@@ -48,7 +48,7 @@ ETHERNET = [frame for link, frame in PACKETS if link == 1]
 def pcapng_file() -> bytes:
     parts = [section(), block(5, bytes(12))]
     parts += [interface(link=link, options=option(9, b"\x09")) for link in LINK_TYPES]
-    parts += [enhanced(frame, interface_id=LINK_TYPES.index(link)) for link, frame in PACKETS[:12]]
+    parts += [enhanced(frame, interface_id=LINK_TYPES.index(link)) for link, frame in PACKETS]
     parts += [section(">"), interface(">", link=1, snaplen=60), old_packet(ETHERNET[0], ">"), simple(ETHERNET[1], ">")]
     parts += [enhanced(frame, ">", options=option(1, b"comment", ">")) for frame in ETHERNET[2:6]]
     return b"".join(parts)
