@@ -146,7 +146,7 @@ class TcpStreams:
                 row = int(rows[at])
                 if connection is None and at == 0:
                     connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], out)
-                if connection is None or connection.over or segments.length[row]:
+                if connection is None or connection.over or segments.length[row] or _may_end(flags[:at]):
                     return None
                 half = connection.halves[int(backward[at]) ^ connection.flipped]
                 first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
@@ -241,7 +241,7 @@ class TcpStreams:
                     begin, connection = at, self.connections[key]
                     half = connection.halves[half.direction]
                 known = half.base == first_payload or (half.base is None and _may_begin(connection, segments, row))
-                if begin < at and (not known or connection.over):
+                if begin < at and (not known or connection.over or _may_end(flags[begin:at])):
                     self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
                     begin = at
                     connection = self.connections[key]
@@ -486,6 +486,11 @@ def _has_begun(segments: Segments, rows: Ints, backward: NDArray[np.bool_], syn:
         return False
     ago = int(segments.frame[syn]) - int(segments.frame[rows[telling[0]]])
     return ago > REORDER_FRAMES or bool((backward[telling] != own).any())
+
+
+def _may_end(flags: NDArray[np.uint8]) -> bool:
+    """Some of these segments end a direction, or the connection."""
+    return bool((flags & (FIN | RST)).any())
 
 
 def _has_said(segments: Segments, rows: Ints, own: NDArray[np.bool_]) -> bool:

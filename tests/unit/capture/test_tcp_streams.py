@@ -195,6 +195,15 @@ def test_a_port_used_again_is_another_stream(chunk: int | None) -> None:
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 4])
+@pytest.mark.parametrize("flag", [FIN, RST])
+def test_a_port_used_again_from_the_same_number_is_another_stream(flag: int, chunk: int | None) -> None:
+    talk = Conversation().syn().stream(STREAM, 1000).end(len(STREAM), flag).end(0, FIN, backward=True)
+    result = decode(talk.segments * 2, chunk)
+    assert result.sequences == SEQUENCES * 2
+    assert [int(row["stream"]) for row in result.rows] == [0] * len(SEQUENCES) + [1] * len(SEQUENCES)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
 def test_streams_are_numbered_by_their_first_frames_on_ports_used_again_too(chunk: int | None) -> None:
     first = Conversation(port=1).syn().end(0, RST)
     others = [Conversation(port=port).syn() for port in (2, 3, 4)]
