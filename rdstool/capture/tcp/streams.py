@@ -15,8 +15,20 @@ from rdstool.capture.columns import ACK, Ints, Segments
 from rdstool.capture.events import Closing, Gap, GapReason, StreamClosed, StreamOpened
 from rdstool.capture.gather import ascending, joined
 from rdstool.capture.part import Part, PayloadOptions
-from rdstool.capture.streams import Stream, StreamTable
+from rdstool.capture.streams import StreamTable
 from rdstool.capture.tcp.bulk import acknowledged, lanes_of, take_in_order
+from rdstool.capture.tcp.connection import (
+    ACK_FLAG,
+    FIN,
+    REORDER_FRAMES,
+    RST,
+    SYN,
+    Connection,
+    has_begun,
+    has_said,
+    may_begin,
+    may_end,
+)
 from rdstool.capture.tcp.group import Grouping, Key, by_connection, ends_of
 from rdstool.capture.tcp.half import MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns, nearest
 from rdstool.capture.tcp.messages import Framing, RowBuilder
@@ -24,30 +36,11 @@ from rdstool.capture.tcp.reuse import first_jump
 from rdstool.capture.tcp.search import BoundarySearch
 from rdstool.protocol.kinds import Transport
 
-FIN, SYN, RST, ACK_FLAG = 0x01, 0x02, 0x04, 0x10
-REORDER_FRAMES = 64
-"""An acknowledgement may stand this many frames before the data it covers: captures reorder a little."""
 _SEQUENCE_SPACE = 1 << 32
 _IN_ORDER, _AGAIN = 0, 1
 """Steps of this stage, as turns of the stream table."""
 _Waiting = tuple[int, int, Iterator[int] | None]
 """A connection's next frame, its number in the grouping, and what takes its segments, if that has begun."""
-
-
-@dataclass(slots=True)
-class Connection:
-    """State of one TCP connection. ``halves[0]`` carries what ``stream.a`` sends."""
-
-    stream: Stream
-    flipped: bool
-    """``stream.a`` is the larger end of the key."""
-    halves: tuple[Half, Half]
-    reset: bool = False
-
-    @property
-    def over(self) -> bool:
-        """Nothing more is to come."""
-        return self.reset or all(half.ended for half in self.halves)
 
 
 @dataclass(slots=True)
@@ -146,12 +139,12 @@ class TcpStreams:
                 row = int(rows[at])
                 if connection is None and at == 0:
                     connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], out)
-                if connection is None or connection.over or segments.length[row] or _may_end(flags[:at]):
+                if connection is None or connection.over or segments.length[row] or may_end(flags[:at]):
                     return None
                 half = connection.halves[int(backward[at]) ^ connection.flipped]
                 first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
                 if half.base is None and half.search is None and connection.stream.from_start:
-                    if _has_said(segments, rows[:at], backward[:at] == backward[at]):
+                    if has_said(segments, rows[:at], backward[:at] == backward[at]):
                         return None
                     half.base = first_payload
                 elif half.base != first_payload:
@@ -229,19 +222,19 @@ class TcpStreams:
             row = int(rows[at])
             first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
             connection = self.connections.get(key)
-            if connection is None and _has_begun(segments, rows[begin:at], backward[begin:at], row, backward[at]):
+            if connection is None and has_begun(segments, rows[begin:at], backward[begin:at], row, backward[at]):
                 connection = self._open_unknown(key, segments, int(rows[begin]))
                 if connection is not None:
                     self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
                     begin, connection = at, self.connections[key]
             if connection is not None:
                 half = connection.halves[int(backward[at]) ^ connection.flipped]
-                if half.base is None and _has_said(segments, rows[begin:at], backward[begin:at] == backward[at]):
+                if half.base is None and has_said(segments, rows[begin:at], backward[begin:at] == backward[at]):
                     self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
                     begin, connection = at, self.connections[key]
                     half = connection.halves[half.direction]
-                known = half.base == first_payload or (half.base is None and _may_begin(connection, segments, row))
-                if begin < at and (not known or connection.over or _may_end(flags[begin:at])):
+                known = half.base == first_payload or (half.base is None and may_begin(connection, segments, row))
+                if begin < at and (not known or connection.over or may_end(flags[begin:at])):
                     self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
                     begin = at
                     connection = self.connections[key]
@@ -468,34 +461,6 @@ class TcpStreams:
                 number = connection.stream.number
                 gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.NOT_CAPTURED)
                 out.rows.events.append(gap)
-
-
-def _may_begin(connection: Connection, segments: Segments, row: int) -> bool:
-    """A SYN of a direction of which nothing was seen may be that of the connection, not of another one."""
-    stream = connection.stream
-    if stream.from_start:
-        return True
-    late = int(segments.frame[row]) - stream.first_frame
-    return late <= REORDER_FRAMES and not any(half.ended for half in connection.halves)
-
-
-def _has_begun(segments: Segments, rows: Ints, backward: NDArray[np.bool_], syn: int, own: np.bool_) -> bool:
-    """The SYN in row ``syn``, which goes the way of ``own``, comes late: its peer, or either long ago, said more."""
-    telling = np.flatnonzero((segments.length[rows] > 0) | (segments.flags[rows] & (FIN | RST) != 0))
-    if not len(telling):
-        return False
-    ago = int(segments.frame[syn]) - int(segments.frame[rows[telling[0]]])
-    return ago > REORDER_FRAMES or bool((backward[telling] != own).any())
-
-
-def _may_end(flags: NDArray[np.uint8]) -> bool:
-    """Some of these segments end a direction, or the connection."""
-    return bool((flags & (FIN | RST)).any())
-
-
-def _has_said(segments: Segments, rows: Ints, own: NDArray[np.bool_]) -> bool:
-    """Some of these segments bring payload of a direction, those of ``own``."""
-    return bool((segments.length[rows[own]] > 0).any())
 
 
 def _unfinished(half: Half) -> int:

@@ -16,7 +16,8 @@ from rdstool.capture.columns import Segments
 from rdstool.capture.events import Event
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import StreamTable
-from rdstool.capture.tcp.streams import ACK_FLAG, FIN, RST, SYN, TcpStreams
+from rdstool.capture.tcp.connection import ACK_FLAG, FIN, RST, SYN
+from rdstool.capture.tcp.streams import TcpStreams
 
 __all__ = ["ACK_FLAG", "FIN", "RST", "SYN", "Conversation", "Result", "data", "decode", "handshake"]
 
