@@ -18,10 +18,9 @@ SEEDS ?= 20000
 CASES ?= 200
 TESTS ?= tests
 
-# Tests run beside each other, in as many processes as there are processors. Those of real kernels run after them, two at
-# a time, where guests in emulation take all of a small machine; those that share a guest stay in one process.
+# Tests that may run beside each other do, in as many processes as there are processors. Those of real kernels run alone,
+# for guests in emulation take all of the machine.
 BESIDE := -p xdist -n auto --maxprocesses 4 --dist worksteal --ignore tests/interop
-IN_TWO := -p xdist -n 2 --dist loadgroup
 KERNEL_TESTS = $(filter tests tests/interop%,$(TESTS))
 OTHER_TESTS = $(if $(filter tests/interop%,$(TESTS)),,$(TESTS))
 
@@ -70,7 +69,7 @@ system-packages:
 test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
 	@$(if $(KERNEL_TESTS),$(BIN)/rdstool lab fetch >/dev/null)
 	@$(if $(OTHER_TESTS),$(BIN)/python -m pytest -q $(BESIDE) $(OTHER_TESTS))
-	@$(if $(KERNEL_TESTS),$(BIN)/python -m pytest -q $(IN_TWO) $(patsubst tests,tests/interop,$(TESTS)))
+	@$(if $(KERNEL_TESTS),$(BIN)/python -m pytest -q $(patsubst tests,tests/interop,$(TESTS)))
 
 test-oldest: $(VENV)/.created ## Run all tests with the oldest dependencies that pyproject.toml allows
 	@$(BIN)/python -m venv --clear $(VENV)-oldest

@@ -2,7 +2,7 @@
 
 ``guest``
     A running kernel with RDS over TCP: the test runs once for each of Linux 6.1, 6.12 and the newest. It is booted
-    once for all tests; each finds it alive, without sockets, connections, counters and changed sysctls of RDS.
+    once for all of them; each test finds it alive, without sockets, connections, counters and changed sysctls of RDS.
     ``guest.rds`` has AF_RDS sockets in it, ``guest.rds.counters()`` and ``guest.rds.table("connections")`` what
     rds-info shows, ``guest.wire`` its faults: ``with guest.wire.netem("loss", "1%")``, ``guest.wire.cut()``.
     ``guest.kill()``, ``guest.start()`` and ``guest.reboot()`` (about 10 s) are allowed. ``guest.run(["command"])``
@@ -48,53 +48,73 @@ LOGGER = logging.getLogger(__name__)
 KERNELS = tuple(source.name for source in SOURCES)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run a test of this folder once more where it fails: kernels in emulation have faults and delays of their own.
-
-    Where two processes run the tests, those that use the same guest stay together.
-    """
-    own = [item for item in items if Path(__file__).parent in item.path.parents]
-    once_more(own)
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in own:
-            item.add_marker(pytest.mark.xdist_group(_guest_of(item)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run a test of this folder once more where it fails: kernels in emulation have faults and delays of their own."""
+    once_more(item for item in items if Path(__file__).parent in item.path.parents)
 
 
-def _guest_of(item: pytest.Item) -> str:
-    """The guest that all tests share, or that of the module, by its kernel."""
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    kernel = next((value for value in parameters if value in KERNELS), "any")
-    return kernel if "shared_guest" in getattr(item, "fixturenames", ()) else f"{item.path.stem} {kernel}"
+class Guests:
+    """Guests by their kernels; all that the session needs boot at the same time."""
+
+    def __init__(self, wanted: list[str]) -> None:
+        self._wanted = wanted
+        self._guests: dict[str, Guest] = {}
+        self._fresh: set[str] = set()
+
+    def get(self, name: str, *, as_new: bool = True) -> Guest:
+        """The guest with this kernel, running; ``as_new``: with nothing left of earlier tests in its RDS."""
+        if not self._guests:
+            self._begin()
+        guest = self._guests[name]
+        if name in self._fresh:
+            self._fresh.remove(name)
+            guest.await_agent()
+        elif not guest.alive:
+            guest.start()
+        elif as_new:
+            try:
+                guest.reset_rds()
+            except LabError as problem:
+                # Its kernel does not let go of what the test before left, or hangs: that is no fault of the next test.
+                LOGGER.warning("%s is booted again: %s", name, problem)
+                guest.reboot()
+        return guest
+
+    def stop(self) -> None:
+        """Switch all off."""
+        for guest in self._guests.values():
+            guest.stop()
+            assert guest.network is not None
+            guest.network.stop()
+
+    def _begin(self) -> None:
+        for name in self._wanted:
+            guest = Guest(fetch_kernel(name), Network().start())
+            self._guests[name] = guest
+            guest.begin()
+            self._fresh.add(name)
 
 
-@pytest.fixture(scope="session", params=KERNELS)
-def shared_guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """The guest with this kernel, which need not be running: pytest has the tests that use it follow each other."""
-    with Network() as network:
-        guest = Guest(fetch_kernel(request.param), network)
-        yield guest
-        guest.stop()
+@pytest.fixture(scope="package")
+def guests(request: pytest.FixtureRequest) -> Iterator[Guests]:
+    """All guests of these tests, which end with the last of them: without KVM even idle ones cost the others time."""
+    asked = {item.callspec.params.get("kernel") for item in request.session.items if hasattr(item, "callspec")}
+    made = Guests([name for name in KERNELS if name in asked])
+    yield made
+    made.stop()
 
 
-@pytest.fixture
-def kernel(shared_guest: Guest) -> str:
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest) -> str:
     """The name of the guest's kernel."""
-    return shared_guest.kernel.name
+    name: str = request.param
+    return name
 
 
 @pytest.fixture
-def guest(shared_guest: Guest) -> Guest:
-    """A running kernel, with nothing left of earlier tests in its RDS."""
-    if not shared_guest.alive:
-        return shared_guest.start()
-    try:
-        shared_guest.reset_rds()
-    except LabError as problem:
-        # Its kernel does not let go of what the test before left, or hangs: that is no fault of the next test.
-        LOGGER.warning("%s is booted again: %s", shared_guest.kernel.name, problem)
-        shared_guest.reboot()
-    return shared_guest
+def guest(guests: Guests, kernel: str) -> Guest:
+    """A running kernel, as new."""
+    return guests.get(kernel)
 
 
 @pytest.fixture

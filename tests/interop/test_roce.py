@@ -18,6 +18,7 @@ from rdstool.lab.capture import Capture
 from rdstool.transport.ib.provider import Completed, Refused, Status
 from rdstool.transport.ib.roce.flow import MAX_BURST
 from rdstool.transport.ib.roce.numbers import gid_of
+from tests.interop.conftest import Guests
 from tests.interop.roce import (
     ALL,
     OPTIONS,
@@ -43,24 +44,27 @@ FAMILIES = pytest.mark.parametrize("suffix", ["", "6"], ids=["ipv4", "ipv6"])
 
 
 @pytest.fixture
-def guest(shared_guest: Guest) -> Guest:
+def guest(guests: Guests, kernel: str) -> Guest:
     """A running kernel. Nothing here uses its RDS, which would take a second to load anew."""
-    return shared_guest if shared_guest.alive else shared_guest.start()
+    return guests.get(kernel, as_new=False)
 
 
 @pytest.fixture(scope="module")
-def device(shared_guest: Guest) -> Iterator[None]:
-    """A Soft-RoCE device, which takes seconds to make, ends with the tests of this module."""
-    yield
-    if shared_guest.alive:
-        remove_rxe(shared_guest)
+def with_rxe() -> Iterator[dict[str, Guest]]:
+    """Guests that have a Soft-RoCE device, by kernel: it takes seconds to make one."""
+    made: dict[str, Guest] = {}
+    yield made
+    for guest in made.values():
+        if guest.alive:
+            remove_rxe(guest)
 
 
 @pytest.fixture
-def rxe(guest: Guest, device: None) -> Guest:
+def rxe(guest: Guest, with_rxe: dict[str, Guest]) -> Guest:
     """The guest with a Soft-RoCE device."""
     if guest.run(["test", "-d", "/sys/class/infiniband/rxe0"], check=False).status:
         add_rxe(guest)
+        with_rxe[guest.kernel.name] = guest
     return guest
 
 

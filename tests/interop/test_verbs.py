@@ -20,6 +20,7 @@ from rdstool.lab import Guest, Network
 from rdstool.lab.annex import Annex
 from rdstool.lab.capture import Capture
 from rdstool.lab.content import digest, payload
+from rdstool.lab.kernels import Kernel
 from rdstool.lab.rds import RdsSocket
 from rdstool.protocol.config import Settings
 from rdstool.protocol.errors import RdmaError
@@ -87,28 +88,57 @@ class Remote:
         self._process.kill("SIGKILL")
 
 
+class Neighbours:
+    """Guests beside others in their networks, by kernel."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Guest] = {}
+        self._booting: set[str] = set()
+
+    def begin(self, kernel: Kernel, network: Network) -> None:
+        """Have one boot, unless there is one."""
+        if kernel.name not in self._made:
+            made = self._made[kernel.name] = Guest(kernel, Annex(network).start())
+            made.begin()
+            self._booting.add(kernel.name)
+
+    def get(self, kernel: Kernel, network: Network) -> Guest:
+        """One that is up."""
+        self.begin(kernel, network)
+        made = self._made[kernel.name]
+        if kernel.name in self._booting:
+            self._booting.remove(kernel.name)
+            made.await_agent()
+            for name in ("wmem_max", "rmem_max"):
+                made.sysctl(f"net.core.{name}", BUFFER)
+            made.add_rxe()
+        return made
+
+    def stop(self) -> None:
+        """Switch all off."""
+        for guest in self._made.values():
+            guest.kill()
+
+
 @pytest.fixture(scope="module")
-def neighbour(shared_guest: Guest) -> Iterator[Guest]:
-    """A guest with the same kernel beside the other in its network; it boots while that one is prepared."""
-    assert shared_guest.network is not None
-    made = Guest(shared_guest.kernel, Annex(shared_guest.network).start())
-    made.begin()
+def remotes() -> Iterator[dict[str, tuple[Guest, Remote]]]:
+    """Programs in guests that have a Soft-RoCE device, by kernel: they take seconds to start."""
+    made: dict[str, tuple[Guest, Remote]] = {}
     yield made
-    made.kill()
+    for guest, program in made.values():
+        if guest.alive:
+            program.end()
+            remove_rxe(guest)
 
 
-@pytest.fixture(scope="module")
-def remote(shared_guest: Guest, neighbour: Guest) -> Iterator[Remote]:
-    """The program in the guest, which has a Soft-RoCE device: both take seconds to make."""
-    if not shared_guest.alive:
-        shared_guest.start()
-    assert shared_guest.network is not None
-    add_rxe(shared_guest)
-    program = Remote(shared_guest, shared_guest.network)
-    yield program
-    if shared_guest.alive:
-        program.end()
-        remove_rxe(shared_guest)
+@pytest.fixture
+def remote(guest: Guest, network: Network, remotes: dict[str, tuple[Guest, Remote]], neighbours: Neighbours) -> Remote:
+    """The program in the guest. The guest beside it boots meanwhile."""
+    if guest.kernel.name not in remotes:
+        neighbours.begin(guest.kernel, network)
+        add_rxe(guest)
+        remotes[guest.kernel.name] = guest, Remote(guest, network)
+    return remotes[guest.kernel.name][1]
 
 
 def test_roce_here_uses_all_that_verbs_there_can(remote: Remote, guest: Guest, network: Network) -> None:
@@ -225,20 +255,19 @@ def test_memory_that_rds_over_verbs_offers_is_used_from_here(
 
 
 @pytest.fixture(scope="module")
-def rds_beside(neighbour: Guest) -> Guest:
-    """The guest beside, with RDS over Soft-RoCE."""
-    neighbour.await_agent()
-    for name in ("wmem_max", "rmem_max"):
-        neighbour.sysctl(f"net.core.{name}", BUFFER)
-    neighbour.add_rxe()
-    return neighbour
+def neighbours() -> Iterator[Neighbours]:
+    """Guests with RDS over Soft-RoCE beside those with verbs."""
+    made = Neighbours()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
-def kernels(rds_beside: Guest) -> Iterator[Guest]:
-    """The same; its sockets end with the test."""
-    yield rds_beside
-    rds_beside.rds.close_all()
+def kernels(neighbours: Neighbours, network: Network, guest: Guest) -> Iterator[Guest]:
+    """The guest beside, with the same kernel."""
+    made = neighbours.get(guest.kernel, network)
+    yield made
+    made.rds.close_all()
 
 
 def kernel_sends(kernels: Guest, there: RdsSocket, rds: Remote, to: tuple[str, int]) -> None:
@@ -268,7 +297,7 @@ def test_rds_over_verbs_exchanges_messages_with_a_kernel_that_connects_and_offer
     program.kill()
 
 
-@pytest.mark.parametrize("shared_guest", ONCE_MORE, indirect=True)
+@pytest.mark.parametrize("kernel", ONCE_MORE)
 def test_rds_over_verbs_connects_to_a_kernel_and_exchanges_messages(
     rds: Remote, guest: Guest, kernels: Guest, judged: Capture
 ) -> None:

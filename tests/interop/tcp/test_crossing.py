@@ -24,7 +24,7 @@ def crossings(meeting: Meeting) -> int:
     return len(refused) + len(told)
 
 
-@pytest.mark.parametrize("shared_guest", ["newest"], indirect=True)
+@pytest.mark.parametrize("kernel", ["newest"], indirect=True)
 @pytest.mark.parametrize("role", ["smaller", "larger"])
 async def test_dials_that_cross_after_a_cut_cost_no_message(ground: Ground, role: Role) -> None:
     """Kernels before 7.0 lose messages themselves when connections are cut."""
