@@ -57,9 +57,9 @@ local function show_once(tvb, pinfo, root)
    end
 end
 
--- Show what no dissector has handed on to RDS. `whole` is what a watcher sees.
-local function show_directly(whole, tvb, pinfo, root)
-   if not done and shown[current] and is_switched_on(whole, pinfo, root) then
+-- Show what no dissector has handed on to RDS. `watched` is what a watcher sees.
+local function show_directly(watched, tvb, pinfo, root)
+   if not done and shown[current] and is_switched_on(watched, pinfo, root) then
       show_once(tvb, pinfo, root)
    end
 end
