@@ -20,7 +20,7 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 STAND_BACK_S = 0.002
 """How long sockets may be left alone by a thread that attended, before the loop does so again."""
 
-TURN_BYTES = 1 << 21
+TURN_LONG_BYTES = 1 << 21
 """Of long payloads, read in one turn of all sockets before the application has its own. Sockets that were ready too
 are first in the next turn. Copying them drives all else out of the processor's own cache, so what is done once a turn
 runs slowly: as long as reading ten messages of 64 KiB takes. With half of these bytes a receiver takes a fifth longer.
@@ -147,7 +147,7 @@ class Lookout:
         if not ready or self._closed:
             return
         self._left = []
-        room = TURN_BYTES
+        room = TURN_LONG_BYTES
         for number, (key, events) in enumerate(ready):
             if room <= 0:
                 self._left = [each for each in ready[number:] if each[0].fileobj in self._wanted]

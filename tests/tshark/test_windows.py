@@ -9,11 +9,10 @@ import pytest
 from rdstool.endpoint.recorder import APPLICATION
 from rdstool.export.pcapng import PcapngWriter
 from rdstool.tshark.program import Tshark
-from tests.tshark.running import ROOT, rows, run
+from tests.tshark.running import CAPTURE, ROOT, rows, run
 
 TCP = ROOT / "pcaps" / "tcp-basic-73" / "a.pcap.gz"
-INFINIBAND = ROOT / "pcaps" / "ib-rdma-73" / "a.pcap.gz"
-CAPTURES = pytest.mark.parametrize("path", [TCP, INFINIBAND], ids=["tcp", "ib"])
+CAPTURES = pytest.mark.parametrize("path", [TCP, CAPTURE], ids=["tcp", "ib"])
 COLUMNS = ("frame.number", "_ws.col.Protocol", "_ws.col.Info")
 
 
@@ -33,12 +32,11 @@ def test_the_protocol_hierarchy_counts_the_frames_that_complete_a_message(path: 
 
 @CAPTURES
 def test_nothing_is_shown_of_rds_where_it_is_switched_off(path: Path, tshark: Tshark) -> None:
-    fields = ("frame.number", "_ws.col.Protocol", "_ws.col.Info")
     wanted = ("-Y", "rds || rds_part || rds_cm || rds_rdma")
     off = ("--disable-protocol", "rds")
-    assert rows(tshark, path, fields, *wanted)
-    assert rows(tshark, path, fields, *wanted, *off) == []
-    assert rows(tshark, path, fields, *off) == rows(tshark, path, fields, scripts=())
+    assert rows(tshark, path, COLUMNS, *wanted)
+    assert rows(tshark, path, COLUMNS, *wanted, *off) == []
+    assert rows(tshark, path, COLUMNS, *off) == rows(tshark, path, COLUMNS, scripts=())
 
 
 def test_frames_that_a_node_recorded_came_in_by_an_interface_with_a_name(tmp_path: Path, tshark: Tshark) -> None:

@@ -126,9 +126,8 @@ def _pass_tags(cursor: Cursor, ethertype: Ints, counts: FrameCounts) -> Named:
         size = np.zeros(len(cursor), np.int64)
         for tag, tag_bytes in _TAG_BYTES.items():
             size[ethertype == tag] = tag_bytes
-        cut = cursor.at + size > cursor.end
+        cut = tagged & (cursor.at + size > cursor.end)
         if cut.any():
-            cut &= tagged
             counts.cut += int(cut.sum())
             cursor, ethertype, tagged, size = cursor.pick(~cut), ethertype[~cut], tagged[~cut], size[~cut]
         cursor = cursor.behind(size)

@@ -15,8 +15,7 @@ from rdstool.protocol.link import BaseLink, Link
 from rdstool.transport.alarm import Alarm
 from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
-from rdstool.transport.lookout import READ, WRITE
-from rdstool.transport.lookout import TURN_BYTES as TURN_LONG_BYTES
+from rdstool.transport.lookout import READ, TURN_LONG_BYTES, WRITE
 from rdstool.transport.scopes import host_of
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from rdstool.transport.lookout import READ, TURN_BYTES, Lookout
+from rdstool.transport.lookout import READ, TURN_LONG_BYTES, Lookout
 from rdstool.transport.turn import Turn
 
 PATIENCE_S = 30
@@ -155,7 +155,7 @@ def test_sockets_that_bring_much_take_turns_with_the_application(watch: Watch) -
 
     def read(number: int, _events: int) -> int:
         told.append(number)
-        return TURN_BYTES
+        return TURN_LONG_BYTES
 
     with watch.turn.lock:
         for number, (near, far) in enumerate(pairs):
@@ -179,7 +179,7 @@ def test_what_is_forgotten_between_turns_is_not_told_of(watch: Watch) -> None:
 
     def read(sock: socket.socket, _events: int) -> int:
         told.append(sock)
-        return TURN_BYTES
+        return TURN_LONG_BYTES
 
     with watch.turn.lock:
         for near, far in pairs:
