@@ -9,6 +9,7 @@ from dissectors.wire.rds import Flags
 from rdstool.validate.view import View
 
 EMPTY = bytes(BITMAP_BYTES)
+_BITMAP = int(Flags.CONG_BITMAP)
 _CACHED_BITMAPS = 64
 """Bitmaps whose ports are remembered: one that is sent on several paths is read once."""
 
@@ -23,5 +24,5 @@ def marked_ports(view: View) -> dict[int, list[int]]:
     return {
         row: [] if payload == EMPTY else list(_ports(payload))
         for row, payload in sorted(view.decoded.messages.payloads.items())
-        if len(payload) == BITMAP_BYTES and view.flags[row] == Flags.CONG_BITMAP
+        if len(payload) == BITMAP_BYTES and view.flags[row] == _BITMAP
     }

@@ -8,7 +8,7 @@ from rdstool.capture.pipeline import Capture
 from rdstool.capture.streams import Stream, StreamTable
 from rdstool.validate.connections import Connections
 from rdstool.validate.flows import Continuity, Grouped, Numbered, Numbering
-from rdstool.validate.handshake import Announcement
+from rdstool.validate.handshake import Announcement, PathCounts
 from rdstool.validate.reporter import Reporter
 from rdstool.validate.rule import Rule
 from rdstool.validate.rules.delivery.words import Words
@@ -24,6 +24,7 @@ class Context:
     connections: Connections = field(default_factory=Connections)
     continuity: Continuity = field(default_factory=Continuity)
     numbering: Numbering = field(default_factory=Numbering)
+    path_counts: PathCounts = field(default_factory=PathCounts)
     not_followed: int = 0
     """Connections that were too many to follow messages over."""
     not_whole: int = 0

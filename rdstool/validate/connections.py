@@ -65,6 +65,8 @@ class Connections:
         """Time of the latest message, ns."""
         self._first_end: dict[Pair, int] = {}
         """Pair -> frame in which one of its streams first ended."""
+        self._last_beginning: dict[Pair, int] = {}
+        """Pair -> frame in which the last of its streams began, of those whose beginning was captured."""
 
     def observe(self, view: View, grouped: Grouped, streams: StreamTable) -> None:
         """Take the next batch."""
@@ -77,6 +79,9 @@ class Connections:
                 self.shared.add(pair)
         begun = [event for event in view.decoded.events if isinstance(event, StreamOpened)]
         self.opened.note([event.stream for event in begun], begun)
+        for beginning in begun:
+            pair = self.pair[beginning.stream]
+            self._last_beginning[pair] = max(beginning.frame, self._last_beginning.get(pair, 0))
         ends = [event for event in view.decoded.events if isinstance(event, StreamClosed)]
         self.closed.note([event.stream for event in ends], ends)
         self.ended.note([2 * event.stream + event.direction for event in ends], ends)
@@ -104,8 +109,8 @@ class Connections:
             return None
         last = max(self.last_frame.both(stream))
         # What was on its way when one side ended the connection still comes.
-        closed = self.closed.get(stream)
-        return Spoken(min(firsts), min(last, closed.frame) if closed is not None else last)
+        closed = self.closed.frame(stream)
+        return Spoken(min(firsts), min(last, closed) if closed else last)
 
     def older(self, stream: Stream) -> list[int]:
         """The streams of its address pair that came before it, no more than the latest ``RECENT``."""
@@ -119,13 +124,12 @@ class Connections:
 
     def made_again(self, pair: Pair) -> bool:
         """Some stream of the pair began after another had ended."""
-        youngest = max(opened.frame if (opened := self.opened.get(number)) else 0 for number in self.pairs[pair])
+        youngest = self._last_beginning.get(pair, 0)
         return youngest > self._first_end.get(pair, youngest)
 
     def is_over(self, number: int, frame: int) -> bool:
         """A stream was seen to end by that frame."""
-        closed = self.closed.get(number)
-        return closed is not None and closed.frame <= frame
+        return 0 < self.closed.frame(number) <= frame
 
     def replaced(self, stream: Stream) -> bool:
         """An older stream of its address pair ended before this one began."""

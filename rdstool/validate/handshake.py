@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dissectors.wire.extensions import Extension, NPaths, Unknown
+from dissectors.wire.rds import MAX_PATHS
 from rdstool.capture.streams import StreamTable
 from rdstool.protocol.kinds import MessageKind
+from rdstool.validate.connections import Pair
 from rdstool.validate.parsed import extensions_at
 from rdstool.validate.view import View
 
@@ -38,15 +41,32 @@ class Announcement:
         return any(isinstance(item, kind) for item in self.items)
 
 
+class PathCounts:
+    """How many paths the two sides of each connection agree on (protocol.md §5.1)."""
+
+    def __init__(self) -> None:
+        self._announced: dict[tuple[bytes, bytes], int] = {}
+        """(sender, receiver) -> paths announced last."""
+
+    def observe(self, shakes: Iterable[Announcement]) -> None:
+        """Take the handshake messages of the next batch."""
+        for said in shakes:
+            self._announced[said.source, said.destination] = min(MAX_PATHS, said.npaths)
+
+    def agreed(self, pair: Pair) -> int:
+        """The smaller of both counts; a side that was not heard agrees to all."""
+        one, other, _ = pair
+        return min(self._announced.get((one, other), MAX_PATHS), self._announced.get((other, one), MAX_PATHS))
+
+
 def announcements(view: View, streams: StreamTable) -> list[Announcement]:
     """The handshake messages of a batch in their order."""
-    kinds = view.kind
+    replies = view.kind == MessageKind.PROBE_REPLY
+    at = np.flatnonzero(replies | (view.kind == MessageKind.PROBE))
+    columns = (column[at].tolist() for column in (view.flow, view.frame, view.time, replies))
     found = []
-    for row in np.flatnonzero((kinds == MessageKind.PROBE) | (kinds == MessageKind.PROBE_REPLY)).tolist():
-        flow = int(view.flow[row])
+    for row, flow, frame, time, reply in zip(at.tolist(), *columns, strict=True):
         source, destination = streams[flow >> 1].ends(flow & 1)
         items = extensions_at(view, row).items
-        reply = bool(kinds[row] == MessageKind.PROBE_REPLY)
-        frame, time = int(view.frame[row]), int(view.time[row])
         found.append(Announcement(row, frame, time, flow, source.address, destination.address, reply, items))
     return found

@@ -57,12 +57,16 @@ class Moments:
         for column, values in columns:
             column[at] = np.where(known, column[at], values)
 
+    def frame(self, number: int) -> int:
+        """The frame of that moment; 0 where it was not seen."""
+        return self._frame.one(number)
+
     def get(self, number: int) -> Moment | None:
         """The moment of one; None where it was not seen."""
-        frame = self._frame.one(number)
+        frame = self.frame(number)
         if not frame:
             return None
         return Moment(frame, self._time.one(number), self._direction.one(number), _HOW[self._how.one(number)])
 
     def __contains__(self, number: int) -> bool:
-        return self._frame.one(number) > 0
+        return self.frame(number) > 0

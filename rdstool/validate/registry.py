@@ -19,6 +19,7 @@ from rdstool.validate.rules.pongs import PongCheck
 from rdstool.validate.rules.rdma import RdmaCheck
 from rdstool.validate.rules.retransmission import RetransmissionCheck
 from rdstool.validate.rules.sequence import SequenceCheck
+from rdstool.validate.rules.socket_paths import SocketPathCheck
 from rdstool.validate.rules.tcp import TcpCheck
 from rdstool.validate.selection import prefixes
 
@@ -31,6 +32,7 @@ CHECKS: tuple[type[Check], ...] = (
     CongestionCheck,
     PongCheck,
     MultipathCheck,
+    SocketPathCheck,
     TcpCheck,
     CmCheck,
     FragmentCheck,

@@ -72,7 +72,9 @@ class Validator:
         grouped = context.continuity.group(view, context.streams)
         context.connections.observe(view, grouped, context.streams)
         numbered = context.numbering.rows(view, grouped)
-        batch = Batch(view, grouped, numbered, announcements(view, context.streams), marked_ports(view))
+        shakes = announcements(view, context.streams)
+        context.path_counts.observe(shakes)
+        batch = Batch(view, grouped, numbered, shakes, marked_ports(view))
         self.messages += view.count
         for check in self._checks:
             check.feed(batch)

@@ -5,6 +5,7 @@ A *flow* is one direction of a stream; its key is ``2 * stream + direction``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -138,3 +139,9 @@ def _any_bits(fields: NDArray[np.void]) -> Mask:
     """Which of the fields, whole numbers of 32 bits long, have a bit set."""
     words = fields.view(np.uint32).reshape(len(fields), fields.itemsize // 4)
     return np.asarray(words.any(axis=1))
+
+
+def first_of_each(keys: Ints, rows: Ints) -> Iterator[tuple[int, int]]:
+    """Each key that occurs, ascending, and the first of the ``rows`` that have it."""
+    values, first = np.unique(keys, return_index=True)
+    yield from zip(values.tolist(), rows[first].tolist(), strict=True)

@@ -1,34 +1,23 @@
-"""RDS-MPR: multipath over TCP: handshake, fan-out, and which path a socket's messages take."""
+"""RDS-MPR: multipath over TCP: handshake and fan-out."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 
 from dissectors.wire.extensions import GenNum, SportIdx
 from dissectors.wire.rds import MAX_PATHS
-from rdstool.capture.columns import Ints
-from rdstool.capture.streams import Stream, address_text
-from rdstool.protocol.kinds import MessageKind, Transport
-from rdstool.protocol.pathhash import path_of_port
+from rdstool.capture.streams import Stream
+from rdstool.protocol.kinds import Transport
 from rdstool.validate.check import Batch, Check, Context
 from rdstool.validate.connections import Pair
 from rdstool.validate.handshake import Announcement
-from rdstool.validate.rules.multipath_rules import CATCH_UP, COUNT, EARLY, HASH, ONE_PATH, PORTS, PROBE_PATH
-from rdstool.validate.view import View
+from rdstool.validate.rules.multipath_rules import CATCH_UP, COUNT, EARLY, PORTS, PROBE_PATH
+from rdstool.validate.view import View, first_of_each
 
-MAX_USES = 1 << 18
-"""RDS sockets that are remembered, counted for each stream that they send on."""
 MAX_ELSEWHERE = 4096
 """Handshake messages on a second stream that are remembered."""
-SURE = 0.9
-"""Confidence from which on a path is taken as known."""
-PORT_RULE = "TCP source port"
-"""Words of ``path_basis`` where the path does not come from the hash that is to be checked."""
 
 
 @dataclass(slots=True)
@@ -44,30 +33,17 @@ class _CatchUp:
     """Frame of the acknowledgement that covers it; 0: not yet."""
 
 
-@dataclass(slots=True)
-class _Socket:
-    """One RDS port of one sender."""
-
-    pair: Pair
-    sender: bytes
-    port: int
-    uses: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    """Flow -> frame, time and number of the first message there."""
-
-
 Sender = tuple[Pair, int]
 """An address pair, and 1 where its larger address sends."""
 
 
 class MultipathCheck(Check):
-    """Follows handshakes and sockets."""
+    """Follows handshakes and connections."""
 
-    rules = (COUNT, EARLY, PROBE_PATH, PORTS, ONE_PATH, HASH, CATCH_UP)
+    rules = (COUNT, EARLY, PROBE_PATH, PORTS, CATCH_UP)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._npaths: dict[tuple[bytes, bytes], int] = {}
-        """(sender, receiver) -> paths announced."""
         self._home: dict[Pair, int] = {}
         """Pair -> the stream that carries its handshake."""
         self._elsewhere: list[tuple[Announcement, int, int]] = []
@@ -80,9 +56,6 @@ class MultipathCheck(Check):
         self._caught_up_with: set[Sender] = set()
         self._modern: set[bytes] = set()
         """Hosts that announce GEN_NUM or SPORT_IDX."""
-        self._known_uses: set[int] = set()
-        self._uses = array("q")
-        """Flow and RDS source port, frame, time and number of the first message of each use, one after the other."""
 
     def feed(self, batch: Batch) -> None:
         """Take a batch of RDS over TCP."""
@@ -96,8 +69,6 @@ class MultipathCheck(Check):
         if self.report.wants(CATCH_UP):
             self._acks(view)
             self._caught_up(batch)
-        if self.report.wants(ONE_PATH, HASH):
-            self._use(view)
 
     # Handshake.
 
@@ -116,7 +87,6 @@ class MultipathCheck(Check):
                 self._hold(batch, said, receiver)
         if said.has(GenNum) or said.has(SportIdx):
             self._modern.add(said.source)
-        self._npaths[said.source, said.destination] = min(MAX_PATHS, said.npaths)
         # The dialling side's own announcement, on the connection that carries the handshake.
         dials = stream.initiator_known and said.flow & 1 == 0
         if dials and said.has(SportIdx) and stream.a.port % MAX_PATHS and stream.number not in self._port_told:
@@ -152,23 +122,23 @@ class MultipathCheck(Check):
         return self.context.continuity.end(flow)
 
     def _acks(self, view: View) -> None:
-        waiting = {one.flow: one for one in self._catch_up.values() if not one.acked}
+        waiting = sorted((one for one in self._catch_up.values() if not one.acked), key=lambda one: one.flow)
         if not waiting:
             return
         acks = view.decoded.acks
-        flows = acks["stream"].astype(np.int64) * 2 + acks["direction"]
-        told = np.flatnonzero(np.isin(flows, list(waiting)))
-        columns = flows[told], acks["position"][told], acks["frame"][told]
-        for flow, position, frame in zip(*(column.tolist() for column in columns), strict=True):
-            one = waiting[flow]
-            if not one.acked and position >= one.target:
-                one.acked = frame
+        ack_flows = acks["stream"].astype(np.int64) * 2 + acks["direction"]
+        flows = np.array([one.flow for one in waiting])
+        targets = np.array([one.target for one in waiting])
+        place = np.minimum(np.searchsorted(flows, ack_flows), len(flows) - 1)
+        covering = np.flatnonzero((flows[place] == ack_flows) & (acks["position"] >= targets[place]))
+        for index, row in first_of_each(place[covering], covering):
+            waiting[index].acked = int(acks["frame"][row])
 
     def _caught_up(self, batch: Batch) -> None:
         """The first message of each sender on any other stream than the one of the handshake."""
         view = batch.view
         numbered = np.flatnonzero(view.numbered)
-        first = dict(_first_of_each(view.flow[numbered], numbered))
+        first = dict(first_of_each(view.flow[numbered], numbered))
         for sender, one in list(self._catch_up.items()):
             rows = [
                 first[flow]
@@ -254,98 +224,17 @@ class MultipathCheck(Check):
                     number=number,
                 )
 
-    # Sockets.
-
-    def _use(self, view: View) -> None:
-        data = np.flatnonzero((view.kind == MessageKind.DATA) & view.tcp & ~view.flagged & view.numbered)
-        if not len(data):
-            return
-        keys = view.flow[data] << 16 | view.sport[data]
-        for key, row in _first_of_each(keys, data):
-            if key in self._known_uses:
-                continue
-            if len(self._known_uses) >= MAX_USES:
-                return
-            self._known_uses.add(key)
-            self._uses.extend((key, int(view.frame[row]), int(view.time[row]), int(view.number[row])))
-
-    def _sockets(self) -> Iterable[_Socket]:
-        """What sent, and on which streams: made at last, as there can be a great many."""
-        sockets: dict[tuple[Pair, bytes, int], _Socket] = {}
-        uses = iter(self._uses)
-        for key, frame, time, number in zip(uses, uses, uses, uses, strict=True):
-            flow, port = key >> 16, key & 0xFFFF
-            stream = self.context.streams[flow >> 1]
-            pair = self.context.connections.pair[stream.number]
-            sender = stream.ends(flow & 1)[0].address
-            socket = sockets.setdefault((pair, sender, port), _Socket(pair, sender, port))
-            socket.uses[flow] = frame, time, number
-        return sockets.values()
-
     def finish(self) -> None:
         """What needs to know how long each stream lived."""
         self._probe_paths()
         self._too_many()
-        strays: dict[tuple[Pair, bytes], list[tuple[_Socket, int]]] = {}
-        # What moved where connections were made again is told by RDS-DLV.
-        again = {pair for pair in self.context.connections.shared if self.context.connections.made_again(pair)}
-        for socket in self._sockets():
-            if socket.pair not in again:
-                self._moved(socket)
-            for flow in socket.uses:
-                if self._strays(socket, flow):
-                    strays.setdefault((socket.pair, socket.sender), []).append((socket, flow))
-                    break
-        for found in strays.values():
-            for socket, flow in found[1:]:
-                frame, time, number = socket.uses[flow]
-                path = self.context.streams[flow >> 1].path
-                text = f"{address_text(socket.sender)} sends from port {socket.port} on path {path}, the hash says "
-                text += str(path_of_port(socket.port, self._paths(socket.pair)))
-                self.report.at(HASH, text, frame, time, stream=flow >> 1, number=number)
-
-    def _paths(self, pair: Pair) -> int:
-        one, other, _ = pair
-        return min(self._npaths.get((one, other), MAX_PATHS), self._npaths.get((other, one), MAX_PATHS))
-
-    def _strays(self, socket: _Socket, flow: int) -> bool:
-        stream = self.context.streams[flow >> 1]
-        known = stream.path_confidence >= SURE and stream.path_basis.startswith(PORT_RULE)
-        if stream.path <= 0 or not known or (npaths := self._paths(socket.pair)) < 2:
-            return False
-        swapped = (socket.port & 0xFF) << 8 | socket.port >> 8
-        return stream.path not in (path_of_port(socket.port, npaths), path_of_port(swapped, npaths))
-
-    def _moved(self, socket: _Socket) -> None:
-        """From a stream that is not the pair's first to another, while it lived on."""
-        if len(socket.uses) < 2:
-            return
-        connections = self.context.connections
-        first = connections.pairs[socket.pair][0]
-        flows = sorted(socket.uses, key=lambda flow: socket.uses[flow])
-        for old, new in pairwise(flows):
-            frame, time, number = socket.uses[new]
-            whole = all(self.context.continuity.whole(flow) for flow in (old, new))
-            ended = connections.closed.get(old >> 1)
-            lived = connections.last_frame.one(old) > frame and (ended is None or ended.frame > frame)
-            paths = [self.context.streams[flow >> 1].path for flow in (old, new)]
-            if paths[0] > 0 and paths[1] != 0 and old >> 1 != first and lived and whole:
-                self.report.at(
-                    ONE_PATH,
-                    f"{address_text(socket.sender)} port {socket.port} sends here, and on stream {old >> 1} before "
-                    f"(from frame {socket.uses[old][0]} on), which is still in use",
-                    frame,
-                    time,
-                    stream=new >> 1,
-                    number=number,
-                )
 
     def _too_many(self) -> None:
         connections = self.context.connections
         if self.context.continuity.lossy:
             return  # The ends of connections may be missing.
         for pair, numbers in connections.tcp_pairs():
-            limit = self._paths(pair)
+            limit = self.context.path_counts.agreed(pair)
             if len(numbers) <= limit:
                 continue
             alive: list[int] = []
@@ -366,8 +255,3 @@ class MultipathCheck(Check):
                         stream=number,
                     )
                     break
-
-
-def _first_of_each(keys: Ints, rows: Ints) -> Iterator[tuple[int, int]]:
-    values, first = np.unique(keys, return_index=True)
-    yield from zip(values.tolist(), rows[first].tolist(), strict=True)

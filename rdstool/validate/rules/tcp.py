@@ -104,13 +104,13 @@ class TcpCheck(Check):
             opened = connections.opened.get(stream.number)
             if stream.transport is not Transport.TCP or not stream.initiator_known or opened is None:
                 continue
-            spoke = connections.spoke(stream.number)
             if TCP_PORT not in (stream.a.port, stream.b.port) or (
                 stream.b.port != TCP_PORT and stream.a.port == TCP_PORT
             ):
                 text = _opening(stream)
                 self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
             if stream.a.address > stream.b.address:
+                spoke = connections.spoke(stream.number)
                 if spoke is not None:
                     text = f"{_opening(stream)}, and messages follow from frame {spoke.first} on"
                     self.report.at(LARGER, text, opened.frame, opened.time, stream=stream.number)
@@ -137,8 +137,11 @@ class TcpCheck(Check):
         connections, streams = self.context.connections, self.context.streams
         holders: dict[int, _Holder] = {}
         for number in numbers:
-            stream, spoke = streams[number], connections.spoke(number)
-            if spoke is None or not stream.from_start or stream.a.address > stream.b.address:
+            stream = streams[number]
+            if not stream.from_start or stream.a.address > stream.b.address:
+                continue
+            spoke = connections.spoke(number)
+            if spoke is None:
                 continue
             path = stream.a.port % MAX_PATHS
             holder = holders.get(path)
