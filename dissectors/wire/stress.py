@@ -16,7 +16,7 @@ from dissectors.wire.table import Kind, header, octets, u8, u16, u32, u64
 CONTROL_PORT = 4000
 """TCP port of the control channel, and the RDS port below that of the first task, unless the user chooses another."""
 VERSION = "2.0.7"
-"""What the version field of the longer form holds, padded with zeros."""
+"""What the version field of the longer form holds, up to a zero."""
 _SOURCE = "rds-tools 2.0.7, rds-stress.c"
 
 
@@ -115,7 +115,7 @@ class StressOptions:
 class StressVersion:
     """Before the options, in their longer form."""
 
-    version: bytes = octets(0, 16, "Version of rds-tools as text, padded with zeros")
+    version: bytes = octets(0, 16, "Version of rds-tools as text, which a zero ends")
 
 
 @header("rds.stress.options", size=2, title="rds-stress more options", source=f"{_SOURCE}; protocol.md §12.1")

@@ -33,7 +33,7 @@ SHORT_BYTES = STRESS_OPTIONS.size
 LONG_BYTES = STRESS_VERSION.size + STRESS_OPTIONS.size + STRESS_MORE.size
 FIRST_READ_BYTES = STRESS_VERSION.size
 """What tells the two forms apart: rds-stress reads so much, and at once."""
-_VERSION = VERSION.encode().ljust(STRESS_VERSION.size, b"\0")
+_VERSION = VERSION.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +177,23 @@ class Parameters:
         block = STRESS_OPTIONS.pack(options)
         if not self.tos:
             return block
-        return STRESS_VERSION.pack(StressVersion(_VERSION)) + block + STRESS_MORE.pack(StressMore(tos=self.tos))
+        version = _VERSION.ljust(STRESS_VERSION.size, b"\0")
+        return STRESS_VERSION.pack(StressVersion(version)) + block + STRESS_MORE.pack(StressMore(tos=self.tos))
 
 
 def is_long(beginning: bytes) -> bool:
-    """True where the first 16 bytes of an option block say that it has the longer form."""
-    return beginning == _VERSION
+    """True where the first 16 bytes of an option block say that it has the longer form.
+
+    They are a version then, and its end is a zero: rds-stress does not clear what is behind it. Raises ``UsageError``
+    where the version is another one: its options may have another form.
+    """
+    version = beginning.split(b"\0", 1)[0]
+    if version == _VERSION:
+        return True
+    if version[:1].isdigit():  # No depth of requests is so great.
+        text = version.decode("ascii", "backslashreplace")
+        raise UsageError(f"the active side runs rds-stress {text}; {VERSION} is understood")
+    return False
 
 
 def unpack(block: bytes) -> tuple[Parameters, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rdstool.errors import UsageError
-from rdstool.stress.parameters import LONG_BYTES, SHORT_BYTES, Parameters, RdmaParameters, unpack
+from rdstool.stress.parameters import LONG_BYTES, SHORT_BYTES, Parameters, RdmaParameters, is_long, unpack
 from tests.unit.stress.runs import RDMA_RUNS
 
 
@@ -40,6 +40,20 @@ def test_the_options_come_over_whole(tos: int) -> None:
     block = parameters.packed("10.0.0.1", "10.0.0.2")
     assert len(block) == (LONG_BYTES if tos else SHORT_BYTES)
     assert unpack(block) == (parameters, "10.0.0.1")
+
+
+def test_what_stands_behind_the_version_of_rds_stress_does_not_matter() -> None:
+    parameters = Parameters(tos=3)
+    block = parameters.packed("10.0.0.1", "10.0.0.2")
+    filled = block[:6] + b"\xff" * 10 + block[16:]  # As rds-stress 2.0.7 sends it.
+    assert filled != block
+    assert is_long(filled[:16])
+    assert unpack(filled) == (parameters, "10.0.0.1")
+
+
+def test_an_rds_stress_of_another_version_is_named() -> None:
+    with pytest.raises(UsageError, match=r"runs rds-stress 2\.3\.9; 2\.0\.7 is understood"):
+        is_long(b"2.3.9\0" + b"\xff" * 10)
 
 
 @pytest.mark.parametrize(
