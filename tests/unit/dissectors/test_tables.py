@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from scapy.packet import Packet
 
+import dissectors.all  # noqa: F401 - layers are known from when they are defined on
 from dissectors import reference
 from dissectors.extensions import EXTENSION_LAYERS
 from dissectors.layers import WireLayer, scapy_name
