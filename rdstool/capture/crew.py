@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.errors import CaptureError
+from rdstool.parentage import end_with_parent
 
 PIPE_BYTES = 1 << 20
 """What waits in a pipe until it is read."""
@@ -33,7 +34,6 @@ ALIGNED_BYTES = 64
 """Columns on a shelf begin at multiples of this."""
 _ENDED = "a worker process ended unexpectedly: try again with --jobs 1"
 _F_SETPIPE_SZ = 1031
-_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -231,8 +231,8 @@ def _start(
     # Ctrl-C goes to all processes of the terminal; the first one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Where that one is killed, nobody else would end this one.
+    end_with_parent(parent, signal.SIGKILL)
     libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(AttributeError):  # A C library that knows nothing of it.
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
             libc.mallopt(parameter, KEPT_BYTES // len(ways))
@@ -240,11 +240,10 @@ def _start(
     for other, way in enumerate(ways):
         if other != number:
             way.pipe.close()
-    if os.getppid() == parent:
-        deliver = ways[number].send
-        try:
-            run(*arguments, number, deliver)
-        except CaptureError as error:
-            deliver(error)
+    deliver = ways[number].send
+    try:
+        run(*arguments, number, deliver)
+    except CaptureError as error:
+        deliver(error)
     # What the first process has not yet written is not to be written by this one as well.
     os._exit(0)

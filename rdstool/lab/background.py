@@ -1,8 +1,8 @@
 """The process of a guest that stays up: boots it, serves its socket, and ends with it.
 
-``python -m rdstool.lab.background NAME KERNEL MEMORY PROCESSORS RXE MODULE...``, with 0 for the usual number of
-processors, and 1 or 0 for RXE, with Soft-RoCE or without: it closes stdout once the guest is up; what it writes there
-before is why it did not come up.
+``python -m rdstool.lab.background STARTER NAME KERNEL MEMORY PROCESSORS RXE MODULE...``, with the number of the
+process that starts it, 0 for the usual number of processors, and 1 or 0 for RXE, with Soft-RoCE or without. It closes
+stdout once the guest is up; what it writes there before is why it did not come up. Until then, it ends with STARTER.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rdstool.lab.guest import Guest
 from rdstool.lab.kernels import find_kernel
 from rdstool.lab.network import Network
 from rdstool.lab.standing import Conversation, socket_path
+from rdstool.parentage import end_with_parent, outlive_parent
 
 _BACKLOG = 16
 
@@ -114,9 +115,10 @@ class Keeper:
         talk.tell({"status": stream.wait()})
 
 
-def main(name: str, kernel: str, memory_mib: str, processors: str, rxe: str, *modules: str) -> None:
+def main(starter: str, name: str, kernel: str, memory_mib: str, processors: str, rxe: str, *modules: str) -> None:
     """Boot, serve, shut down."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    end_with_parent(int(starter), signal.SIGTERM)
     guest = Guest(
         find_kernel(kernel),
         Network().start(),
@@ -130,6 +132,7 @@ def main(name: str, kernel: str, memory_mib: str, processors: str, rxe: str, *mo
         if int(rxe):
             guest.add_rxe()
         keeper = Keeper(name, guest, guest.network)
+        outlive_parent()
         _come_up()
         try:
             keeper.serve()

@@ -7,15 +7,14 @@ removes its temporary files and gives the terminal back as it was.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 import threading
 
-_PR_SET_PDEATHSIG = 1
+from rdstool.parentage import end_with_parent
+
 _PID_BYTES = 16
-_LIBC = ctypes.CDLL(None)
 
 
 def end_with(leash: int) -> None:
@@ -35,10 +34,7 @@ def _watch(leash: int, forked: int) -> None:
 
 def _follow(parent: int, tell: int) -> None:
     os.write(tell, b"%d" % os.getpid())
-    # It holds for the program that is executed next, too.
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # which ended before
-        os._exit(1)
+    end_with_parent(parent, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from rdstool.errors import LabError
 from rdstool.lab.places import runtime_folder
@@ -176,12 +178,10 @@ def bring_up(
 
     Raises ``LabError`` where it does not come up.
     """
-    path = socket_path(name)
-    if name in {each.name for each in standing()}:
-        raise LabError(f"guest {name!r} is up already: rdstool lab down {name}")
-    log = path.with_suffix(".log")
-    arguments = [name, kernel, str(memory_mib), str(processors or 0), str(int(rxe)), *modules]
-    with log.open("wb") as out:
+    log = socket_path(name).with_suffix(".log")
+    arguments = [str(os.getpid()), name, kernel, str(memory_mib), str(processors or 0), str(int(rxe)), *modules]
+    with log.open("ab") as out:
+        _claim(name, out)
         process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "rdstool.lab.background", *arguments],
             stdin=subprocess.DEVNULL,
@@ -201,3 +201,14 @@ def bring_up(
     if process.poll() is not None:
         raise LabError(f"the guest's process ended: see {log}")
     return find_standing(name)
+
+
+def _claim(name: str, log: BinaryIO) -> None:
+    """Keep the name for the guest whose process gets this log: the lock lasts as long as that has the file open."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        is_up = name in {each.name for each in standing()}
+        problem = f"is up already: rdstool lab down {name}" if is_up else "comes up just now: wait, or choose a --name"
+        raise LabError(f"guest {name!r} {problem}") from None
+    log.truncate(0)

@@ -60,7 +60,7 @@ def children(process: int) -> list[int]:
     """Processes that it started."""
     try:
         return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 
@@ -86,7 +86,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("hung_up")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("arguments", [["run", "6.12", "--", "true"], ["up", "6.12"]], ids=["run", "up"])
 def test_a_command_that_is_ended_while_it_boots_leaves_no_guest(
     arguments: list[str], number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,8 +97,20 @@ def test_a_command_that_is_ended_while_it_boots_leaves_no_guest(
         until(lambda: any(map(is_guest, descendants(booting.process.pid))))
         guests = list(filter(is_guest, descendants(booting.process.pid)))
         booting.process.send_signal(number)
-        assert booting.end(BOOT_S).returncode == 130
+        assert booting.end(BOOT_S).returncode == (-number if number == signal.SIGKILL else 130)
         until(lambda: not any(map(is_guest, guests)))
+
+
+def test_a_name_is_taken_as_soon_as_its_guest_begins_to_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    fetch_kernel("6.12")
+    with background("lab", "up", "6.12") as booting:
+        until(lambda: any(map(is_guest, descendants(booting.process.pid))))
+        second = rdstool("lab", "up", "6.12")
+        told = "rdstool: error: guest '6.12' comes up just now: wait, or choose a --name\n"
+        assert (second.returncode, second.stderr) == (2, told)
+        booting.interrupt()
+        assert booting.end(BOOT_S).returncode == 130
 
 
 def test_a_reader_that_has_enough_ends_a_command_in_a_guest_and_not_the_guest(up: Callable[..., str]) -> None:

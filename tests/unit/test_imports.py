@@ -22,7 +22,15 @@ LAYERS = (
     ("rdstool.lab", "rdstool.export", "rdstool.validate", "rdstool.stats", "rdstool.filter", "rdstool.field_columns"),
     ("rdstool.capture", "rdstool.transport", "rdstool.afrds"),
     ("rdstool.protocol",),
-    ("rdstool.fields", "rdstool.durations", "rdstool.errors", "rdstool.folders", "rdstool.version", "rdstool.words"),
+    (
+        "rdstool.fields",
+        "rdstool.durations",
+        "rdstool.errors",
+        "rdstool.folders",
+        "rdstool.parentage",
+        "rdstool.version",
+        "rdstool.words",
+    ),
     ("dissectors",),
     ("dissectors.wire",),
 )
