@@ -14,6 +14,7 @@ from rdstool.lab.kernels import Kernel
 from rdstool.lab.machine import Machine
 from rdstool.lab.places import cache_folder
 from rdstool.lab.tools import need_virtme, program
+from rdstool.lab.uncompressed import uncompressed
 
 ACCELERATOR = "RDSTOOL_LAB_ACCEL"
 """Environment variable: ``kvm`` or ``tcg``, instead of trying KVM first."""
@@ -92,8 +93,14 @@ def virtme_options(
     if script is not None:
         line += ["--script-sh", script, "--show-boot-console"]
     if devices or emulated:
-        line += ["--qemu-opts", *devices, *(_EMULATION if emulated else ())]
+        line += ["--qemu-opts", *devices, *(_emulation(kernel) if emulated else ())]
     return line
+
+
+def _emulation(kernel: Kernel) -> Sequence[str]:
+    # virtme needs the compressed image to find the modules; QEMU takes the last that it is told of.
+    started = uncompressed(kernel)
+    return _EMULATION if started is None else (*_EMULATION, "-kernel", str(started))
 
 
 def _stubs() -> Path:
