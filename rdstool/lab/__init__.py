@@ -11,9 +11,10 @@ with Network() as network, Guest(find_kernel("6.12"), network) as guest:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in ``typing``, which the agent in the guest does without
 if TYPE_CHECKING:
+    from typing import Any
+
     from rdstool.lab.channel import GuestError
     from rdstool.lab.completed import Completed
     from rdstool.lab.content import digest, payload

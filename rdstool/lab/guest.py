@@ -324,9 +324,10 @@ class Guest:
         source = Path(__file__).parents[2]
         for part in ("lab/agent", "afrds"):
             compileall.compile_dir(source / "rdstool" / part, quiet=2)  # quicker here than in the guest
-        # -S: the agent needs the standard library only, and each file that Python looks for costs time.
-        parts = [sys.executable, "-S", "-B", "-m", "rdstool.lab.agent", PORT]
-        return f"PATH={GUEST_PATH} PYTHONPATH={shlex.quote(str(source))} exec {shlex.join(parts)}"
+        start = f"import sys; sys.path.append({str(source)!r}); from rdstool.lab.agent.main import main; main({PORT!r})"
+        # The agent needs little but the standard library (-S), which comes first (-I): each file that Python looks for
+        # in vain costs time.
+        return f"PATH={GUEST_PATH} exec {shlex.join([sys.executable, '-I', '-S', '-B', '-c', start])}"
 
     def _read_console(self) -> None:
         assert self._machine is not None

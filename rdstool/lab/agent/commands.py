@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import subprocess
 import threading
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from itertools import count
-from typing import IO, Any
 
 from rdstool.lab.agent.server import Server
+
+TYPE_CHECKING = False  # as in ``typing``, which is slow to import in a guest
+if TYPE_CHECKING:
+    from typing import IO, Any
 
 _CHUNK_BYTES = 1 << 16
 
@@ -41,7 +44,7 @@ class Commands:
     ) -> dict[str, Any]:
         """Run a program to its end. Texts are base64. A program that outlasts ``timeout`` is killed: status None."""
         process = self._start(argv, env, cwd, subprocess.PIPE)
-        data = base64.b64decode(stdin) if stdin is not None else b""
+        data = a2b_base64(stdin) if stdin is not None else b""
         late = False
         try:
             out, err = process.communicate(data, timeout)
@@ -89,7 +92,7 @@ class Commands:
         if data is None:
             process.stdin.close()
         else:
-            process.stdin.write(base64.b64decode(data))
+            process.stdin.write(a2b_base64(data))
             process.stdin.flush()
 
     def hang_up(self, key: str) -> None:
@@ -139,4 +142,4 @@ def _kill(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return b2a_base64(data, newline=False).decode()

@@ -1,4 +1,4 @@
-"""Requests from the host, one JSON object a line, each in a thread of its own; answers in the order they are done.
+"""Requests from the host, one JSON object a line, served beside each other; answers in the order they are done.
 
 Request: ``{"id": 7, "do": "sockets.send", "with": {...}}``. Answer: ``{"id": 7, "result": ...}`` or
 ``{"id": 7, "error": {"type": "OSError", "errno": "ENOBUFS", "message": "..."}}``. Before its answer, a request may give
@@ -10,9 +10,13 @@ from __future__ import annotations
 import errno
 import json
 import threading
+from collections import deque
 from contextlib import suppress
 from io import FileIO
-from typing import Any
+
+TYPE_CHECKING = False  # as in ``typing``, which is slow to import in a guest
+if TYPE_CHECKING:
+    from typing import Any
 
 HELLO = {"id": 0, "result": "ready"}
 """The first line, when the agent listens."""
@@ -25,6 +29,10 @@ class Server:
         self._port = port
         self._parts: dict[str, Any] = {}
         self._writing = threading.Lock()
+        self._requests: deque[dict[str, Any]] = deque()
+        self._waiting = 0
+        """Threads that wait for a request; a new one would take longer than most requests."""
+        self._changed = threading.Condition()
 
     def offer(self, part: object) -> None:
         """Let the host call the public methods of ``part`` as ``classname.method``."""
@@ -44,7 +52,25 @@ class Server:
         while chunk := self._port.read(1 << 16):
             *lines, left = (left + chunk).split(b"\n")
             for line in lines:
-                threading.Thread(target=self._serve, args=(json.loads(line),), daemon=True).start()
+                self._take(json.loads(line))
+
+    def _take(self, request: dict[str, Any]) -> None:
+        with self._changed:
+            self._requests.append(request)
+            if len(self._requests) <= self._waiting:
+                self._changed.notify()
+                return
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._waiting += 1
+                while not self._requests:
+                    self._changed.wait()
+                self._waiting -= 1
+                request = self._requests.popleft()
+            self._serve(request)
 
     def _serve(self, request: dict[str, Any]) -> None:
         answer = self._answer(request)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import select
-import signal
 import socket
 import struct
-import threading
 import time
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import count
-from typing import Any
 
 from rdstool.afrds.numbers import Transport
 from rdstool.afrds.sockets import cancel_sent_to, family_of, open_socket
+from rdstool.lab.agent.alarms import Alarms
 from rdstool.lab.content import digest, payload
+
+TYPE_CHECKING = False  # as in ``typing``, which is slow to import in a guest
+if TYPE_CHECKING:
+    from typing import Any
+
+    Record = dict[str, Any]
 
 _MESSAGE_BYTES = 1 << 20
 """The longest message that RDS takes."""
@@ -37,8 +41,6 @@ _FLAGS = {
     "zerocopy": 0x4000000,
 }
 
-Record = dict[str, Any]
-
 
 class Sockets:
     """Sockets by their numbers."""
@@ -47,7 +49,7 @@ class Sockets:
         self._sockets: dict[int, socket.socket] = {}
         self._timeouts: dict[int, float] = {}
         self._numbers = count(1)
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+        self._alarms = Alarms()
 
     def open(
         self,
@@ -101,8 +103,8 @@ class Sockets:
         timeout: float = 30.0,
     ) -> int:
         """Send one message, of ``payload(seed, size)`` or of base64 ``data``; the bytes that the kernel took."""
-        text = base64.b64decode(data) if data is not None else payload(seed, size or 0)
-        cmsgs = [(level, kind, base64.b64decode(value)) for level, kind, value in control]
+        text = a2b_base64(data) if data is not None else payload(seed, size or 0)
+        cmsgs = [(level, kind, a2b_base64(value)) for level, kind, value in control]
         with self._in_time(sock, timeout):
             return self._sockets[sock].sendmsg([text], cmsgs, _flags(flags), *((tuple(to),) if to else ()))
 
@@ -143,12 +145,8 @@ class Sockets:
             value = struct.pack("=qq", int(whole), int(part * 1_000_000))
             self._sockets[sock].setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
             self._timeouts[sock] = timeout
-        alarm = threading.Timer(timeout + _SIGNAL_AFTER_S, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
-        alarm.start()
-        try:
+        with self._alarms.after(timeout + _SIGNAL_AFTER_S):
             yield
-        finally:
-            alarm.cancel()
 
     def receive(
         self,
@@ -199,7 +197,7 @@ class Sockets:
 
     def set_option(self, sock: int, level: int, option: int, value: int | str) -> None:
         """Set an option to a number, or to base64 bytes."""
-        self._sockets[sock].setsockopt(level, option, base64.b64decode(value) if isinstance(value, str) else value)
+        self._sockets[sock].setsockopt(level, option, a2b_base64(value) if isinstance(value, str) else value)
 
     def cancel(self, sock: int, address: str, port: int) -> None:
         """Cancel what was sent to a destination (RDS_CANCEL_SENT_TO)."""
@@ -229,8 +227,8 @@ def _receive(number: int, sock: socket.socket, size: int, flags: int, *, with_da
         "length": len(data),
         "sha256": digest(data),
         "flags": given,
-        "control": [[level, kind, base64.b64encode(value).decode("ascii")] for level, kind, value in control],
+        "control": [[level, kind, b2a_base64(value, newline=False).decode()] for level, kind, value in control],
     }
     if with_data:
-        record["data"] = base64.b64encode(data).decode("ascii")
+        record["data"] = b2a_base64(data, newline=False).decode()
     return record

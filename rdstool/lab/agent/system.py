@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
 from time import sleep
 
-from rdstool.afrds import info
-from rdstool.afrds.records import Record
 from rdstool.afrds.sockets import open_socket
+
+TYPE_CHECKING = False  # as in ``typing``, which is slow to import in a guest
+if TYPE_CHECKING:
+    from rdstool.afrds.records import Record
 
 SETTLE_ATTEMPTS = 10
 SETTLE_PAUSE_S = 0.5
-_NET = Path("/sys/class/net")
+_NET = "/sys/class/net"
 
 
 class System:
@@ -23,7 +24,7 @@ class System:
         """Load modules, then bring up the device with hardware address ``mac``, with these addresses (and prefixes)."""
         self.load(["virtio_net", *modules])
         settle()
-        device = next((path.name for path in _NET.iterdir() if (path / "address").read_text().strip() == mac), None)
+        device = next((name for name in os.listdir(_NET) if _read(f"{_NET}/{name}/address").strip() == mac), None)
         commands = ["link set lo up"]
         if device is not None:
             commands += [f"address add {each} dev {device}{' nodad' * (':' in each)}" for each in addresses]
@@ -38,24 +39,29 @@ class System:
 
     def unload(self, modules: list[str]) -> None:
         """Unload modules, in this order. Modules that are not loaded are no error."""
-        loaded = {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
+        loaded = {line.split()[0] for line in _read("/proc/modules").splitlines()}
         if present := [module for module in modules if module in loaded]:
             _call(["rmmod", *present])
 
     def sysctl(self, name: str, value: str | None = None) -> str:
         """Set a sysctl where ``value`` is given; what it is then. Fields with several words have them apart by tabs."""
-        path = Path("/proc/sys") / name.replace(".", "/")
+        path = f"/proc/sys/{name.replace('.', '/')}"
         if value is not None:
-            path.write_text(value)
-        return path.read_text().strip()
+            with open(path, "w") as file:
+                file.write(value)
+        return _read(path).strip()
 
     def counters(self) -> dict[str, int]:
         """All counters of the kernel's RDS."""
+        from rdstool.afrds import info  # noqa: PLC0415 - slow to import in a guest, and not always needed
+
         with open_socket() as sock:
             return info.counters(sock)
 
     def table(self, name: str, ipv6: bool = False) -> list[Record]:
         """A table of ``rds-info``."""
+        from rdstool.afrds import info  # noqa: PLC0415 - as above
+
         with open_socket() as sock:
             return info.table(sock, name, ipv6=ipv6)
 
@@ -76,6 +82,11 @@ def settle() -> None:
             sleep(SETTLE_PAUSE_S)
         else:
             return
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def _call(command: list[str], text: str = "") -> None:
