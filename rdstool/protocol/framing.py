@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import NamedTuple
 
 from dissectors.wire.congestion import BITMAP_BYTES
 from dissectors.wire.extensions import EXTENSION_BYTES
@@ -13,8 +12,8 @@ from rdstool.protocol.reasons import DropReason
 from rdstool.protocol.room import room_for
 
 AHEAD_BYTES = 1 << 20
-"""Of payloads that may follow and get room beforehand: as much as the system often has, for each further read costs
-more than what it brings."""
+"""Of messages that follow and get room beforehand, and the rest of the last of them: as much as the system often has,
+for each further read costs more than what it brings."""
 LONG_BYTES = 16_384
 """Payloads of this length or more had better be read alone: then they need not be copied."""
 NO_EXTENSIONS = bytes(EXTENSION_BYTES)
@@ -42,13 +41,8 @@ is made for every message.
 """
 
 
-class _Expected(NamedTuple):
-    """Memory for a message that may follow: its payload, and the header of the one behind it."""
-
-    payload: BytesIO
-    room: memoryview
-    """All of ``payload``."""
-    behind: bytearray
+_Expected = tuple[BytesIO, memoryview, bytearray]
+"""Memory for a message that may follow: its payload, all of that as room, and room for the header behind it."""
 
 
 class Deframer:
@@ -58,7 +52,6 @@ class Deframer:
     """
 
     __slots__ = (
-        "_ahead",
         "_begun",
         "_behind",
         "_expected",
@@ -69,9 +62,9 @@ class Deframer:
         "_missing",
         "_payload",
         "_room",
-        "_roomy",
         "began",
         "error",
+        "roomy",
     )
 
     def __init__(self, message_bytes: int) -> None:
@@ -84,15 +77,13 @@ class Deframer:
         """A header, as in a frame, whose payload is not complete."""
         self._payload = BytesIO()
         """That payload. It grows as bytes come, unless there is ``_room``; and it becomes bytes without a copy."""
-        self._roomy = False
-        """That payload gets room for all of it with its first byte, for the peer has sent one as long before. Not
+        self.roomy = False
+        """That payload gets ``room`` for all of it with its first byte, for the peer has sent one as long before. Not
         sooner: many connections that wait for theirs would each keep memory, more than the processor's cache has."""
         self._room: memoryview | None = None
         """What is missing of that payload, in its room. Until it is released, it can become bytes only by a copy."""
         self._expected: list[_Expected] = []
         """Messages that may follow, as long as the one before."""
-        self._ahead = 0
-        """How many are worth expecting: about as many as the last read brought."""
         self._missing = 0
         self._long = False
         """The last message was a long one, and so may be the next."""
@@ -121,25 +112,24 @@ class Deframer:
     @property
     def worth_waking(self) -> int:
         """How many bytes are to be there before it is worth reading: the rest of a payload that has room, else any."""
-        return self._missing if self._roomy else 1
+        return self._missing if self.roomy else 1
 
-    def room(self) -> list[memoryview | bytearray] | None:
-        """Where the next bytes can go without a copy: what is missing of a long payload, and the next header.
+    def room(self, unread: int = 0) -> list[memoryview | bytearray]:
+        """Where the next bytes can go without a copy: what is missing of a ``roomy`` payload, and the next header.
 
-        Behind them is room for messages that may follow, if the last read brought several: each of the same length as
-        this one, payload and then header. Whoever asks for room calls ``placed``, which ends the use of all of it. None
-        where ``feed`` has to take the bytes.
+        Behind them is room for the messages that are among the ``unread`` bytes which the system has, if each of them
+        has the same length as this one: payload and then header. Whoever asks for room calls ``placed``, which ends
+        the use of all of it.
         """
-        if not self._roomy or self._begun is None:
-            return None
+        assert self._begun is not None
         if self._room is None:
             self._room = self._make_room()
         length = self._begun[1]
-        rooms = (room_for(length) for _ in range(min(self._ahead, AHEAD_BYTES // length)))
-        self._expected = [_Expected(payload, payload.getbuffer(), bytearray(HEADER_BYTES)) for payload in rooms]
+        behind = min(unread - self._missing - HEADER_BYTES, AHEAD_BYTES)
+        self._expected = [_expect(length) for _ in range(0, behind, length + HEADER_BYTES)]
         buffers: list[memoryview | bytearray] = [self._room, self._behind]
-        for expected in self._expected:
-            buffers += expected.room, expected.behind
+        for _, room, header in self._expected:
+            buffers += room, header
         return buffers
 
     def placed(self, count: int, now: float) -> list[Frame]:
@@ -147,7 +137,6 @@ class Deframer:
         frames: list[Frame] = []
         expected, self._expected = self._expected, []
         if count < self._missing:
-            self._ahead = 0
             self._advance(count)
             return frames
         count -= self._missing
@@ -164,7 +153,6 @@ class Deframer:
             frames.append((sequence, length, sport, dport, flags, payload.getvalue(), NO_EXTENSIONS))
             count -= HEADER_BYTES + length
             header, taken = behind, taken + 1
-        self._ahead = 2 * taken + 1 if taken == len(expected) else taken
         if count < HEADER_BYTES:
             self._header += header[:count]
         else:
@@ -174,12 +162,12 @@ class Deframer:
 
     def _placed_behind(self, expected: list[_Expected], count: int, now: float) -> list[Frame]:
         """The messages that ``count`` bytes complete which came behind a header, where others were expected."""
-        if 0 < count < self._missing == len(expected[0].room):
+        if 0 < count < self._missing == len(expected[0][1]):
             self._payload, self._room, _ = expected[0]
             self._advance(count)
             return []
         pieces: list[memoryview | bytearray] = []
-        for piece in (piece for each in expected for piece in (each.room, each.behind)):
+        for piece in (piece for _, room, behind in expected for piece in (room, behind)):
             if count <= 0:
                 break
             pieces.append(piece[:count])
@@ -243,7 +231,7 @@ class Deframer:
         self._begun = sequence, length, sport, dport, flags, exthdr
         self._missing = length
         self.began = now
-        self._roomy = LONG_BYTES <= length <= self._longest
+        self.roomy = LONG_BYTES <= length <= self._longest
 
     def _make_room(self) -> memoryview:
         self._payload = room_for(self._missing)
@@ -251,7 +239,7 @@ class Deframer:
 
     def _keep(self, piece: bytes) -> None:
         """Part of a payload."""
-        if self._roomy:
+        if self.roomy:
             if piece:
                 if self._room is None:
                     self._room = self._make_room()
@@ -276,7 +264,7 @@ class Deframer:
         if self._room is not None:
             self._room.release()
             self._room = None
-        self._roomy = False
+        self.roomy = False
         frames.append((sequence, length, sport, dport, flags, self._payload.getvalue(), exthdr))
         self._payload = BytesIO()
         self._begun = None
@@ -288,3 +276,9 @@ class Deframer:
         self.error = RemoteProtocolError(
             f"a header announces {length} bytes, {self._limit} are allowed", DropReason.OVERSIZED_MESSAGE
         )
+
+
+def _expect(length: int) -> _Expected:
+    """Memory for a message of this length."""
+    payload = room_for(length)
+    return payload, payload.getbuffer(), bytearray(HEADER_BYTES)

@@ -19,6 +19,7 @@ from rdstool.transport.lookout import READ, TURN_LONG_BYTES, WRITE
 from rdstool.transport.scopes import host_of
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
+from rdstool.transport.tcp.unread import unread
 
 READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""
@@ -301,21 +302,22 @@ class TcpTransport:
 
     def _take_bytes(self, stream: Stream, limit: int, limit_long: int) -> int:
         engine, now, link = self._engine, self._driver.now, stream.link
-        long = 0
+        deframer, long = link.deframer, 0
         while limit > 0 and long < limit_long:
             # A tap wants the bytes themselves.
-            room = link.deframer.room() if stream.tap is None else None
+            placing = deframer.roomy and stream.tap is None
             try:
-                if room is not None:
+                if placing:
+                    room = deframer.room(unread(stream.sock))
                     size = sum(map(len, room))
                     count = self._read_into(room, stream.sock)
                 else:
-                    size = min(link.deframer.best_read(READ_BYTES), READ_LONG_BYTES)
+                    size = min(deframer.best_read(READ_BYTES), READ_LONG_BYTES)
                     data = stream.sock.recv(size)
                     count = len(data)
             except (BlockingIOError, InterruptedError):
-                if room is not None:
-                    link.deframer.placed(0, now())
+                if placing:
+                    deframer.placed(0, now())
                 return long
             except OSError as problem:
                 self._lose(stream, problem.strerror or str(problem), by_peer=True, reset=True)
@@ -323,7 +325,7 @@ class TcpTransport:
             if not count:
                 self._lose(stream, "closed by the peer", by_peer=True)
                 return long
-            if room is not None:
+            if placing:
                 engine.bytes_placed(link, count, now())
                 long += count
             else:
