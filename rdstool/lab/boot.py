@@ -41,7 +41,7 @@ runs the guest: to wake another for it, which looks at all of 70 event descripto
 """
 
 _EMULATED_KERNEL = ("mitigations=off",)
-"""Options of its kernel. What keeps real processors from guessing is work for emulation too, and protects nothing in it."""
+"""Options of its kernel. Keeping a processor from guessing is work for emulation too, and protects nothing in it."""
 
 _OVERLAYS = ("/etc", "/home", "/opt", "/root", "/srv", "/tmp", "/usr", "/var")  # noqa: S108
 """Folders that a guest may write to; what it writes vanishes with it. ``/usr`` is there for ``/lib/modules``."""
