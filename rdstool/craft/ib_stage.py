@@ -43,8 +43,8 @@ ASK_AGAIN_S = 0.05, 0.5
 class IbStage:
     """Implements ``stage.Stage``. ``news`` is called for what does not happen on the connection of a path."""
 
-    crossed = False
-    """A request that crosses another is refused, and made again."""
+    doubt = ""
+    """None: a request that crosses another is refused, and made again."""
 
     def __init__(self, scenario: Scenario, match: Match, hear: Hear, news: Callable[[], None], tap: Tap | None) -> None:
         self._scenario = scenario

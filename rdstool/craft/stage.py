@@ -21,8 +21,8 @@ class Stage(Protocol):
     """Connections of one scenario, each by the name of its path."""
 
     @property
-    def crossed(self) -> bool:
-        """The peer connected when we did: what was seen says nothing about the scenario."""
+    def doubt(self) -> str:
+        """Why what was seen may say nothing about the scenario, in words; empty where nothing speaks for that."""
 
     def ready(self) -> AbstractAsyncContextManager[None]:
         """Take what the peer begins, and leave nothing open."""

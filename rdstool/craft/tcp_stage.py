@@ -38,8 +38,6 @@ class TcpStage:
     """Implements ``stage.Stage``. ``news`` is called for what does not happen on the connection of a path."""
 
     def __init__(self, scenario: Scenario, match: Match, hear: Hear, news: Callable[[], None], tap: Tap | None) -> None:
-        self.crossed = False
-        """The peer has connected since we did, although its address is the larger one."""
         self._scenario = scenario
         self._match = match
         self._hear = hear
@@ -54,8 +52,19 @@ class TcpStage:
         self._crowd: list[Wire] = []
         self._refused = 0
         self._dialled = False
+        self._crossed = False
+        """The peer has connected since we did, although its address is the larger one."""
         self._come: asyncio.Queue[Wire] = asyncio.Queue()
         self._sequences = dict.fromkeys(scenario.paths, 1)
+
+    @property
+    def doubt(self) -> str:
+        """The peer was busy with a connection of its own, or with the one of the scenario before."""
+        if self._crossed:
+            return "the peer connected to us at the same time"
+        if any(wire.dismissed for wire in self._all):
+            return "the peer ended a connection before it said anything"
+        return ""
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[None]:
@@ -110,7 +119,7 @@ class TcpStage:
         while True:
             incoming = await self._next(sock)
             abort(incoming)
-            self.crossed = self._dialled
+            self._crossed = self._dialled
             self._news()
 
     # ---- What we do
@@ -253,7 +262,7 @@ class TcpStage:
         return self._wires.get(path)
 
     def excused(self, _step: Expect, _came: Came) -> bool:
-        """False: over TCP a scenario that the peer has crossed is played again as a whole."""
+        """False: over TCP a scenario is played again as a whole."""
         return False
 
     async def incoming(self, step: Expect) -> str:

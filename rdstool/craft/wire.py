@@ -27,6 +27,8 @@ class Wire(Hearing, asyncio.Protocol):
     def __init__(self, name: str, news: Hear, tap: Tap | None, *, incoming: bool) -> None:
         super().__init__(name, news)
         self.sent_bytes = 0
+        self._silent = True
+        """Nothing has come."""
         self._tap = tap
         self._incoming = incoming
         self._key = next(_KEYS)
@@ -54,6 +56,7 @@ class Wire(Hearing, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Cut into messages; none is kept with its payload."""
+        self._silent = False
         if self._tap is not None:
             self._tap.received(self._key, data)
         if self._undecodable:
@@ -112,6 +115,11 @@ class Wire(Hearing, asyncio.Protocol):
     def usable(self) -> bool:
         """Whether it can be written to."""
         return self._transport is not None and not self._transport.is_closing() and self.ended != RESET
+
+    @property
+    def dismissed(self) -> bool:
+        """The peer has ended it without a word, although it took it."""
+        return self._silent and self.ended is not None and not self._incoming
 
     def stop_reading(self) -> None:
         """Leave everything that comes in the system's buffers."""

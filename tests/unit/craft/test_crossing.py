@@ -1,4 +1,4 @@
-"""A larger peer that connects while a scenario does, and then forgets the scenario's connection."""
+"""Peers that end a scenario's connection as they are busy with another: their own, or that of the scenario before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from dissectors.wire.rds import HEADER_BYTES, TCP_PORT
 from rdstool.craft.judge import Match
 from rdstool.craft.library import scenario
-from rdstool.craft.play import CROSSED_TRIES, play
+from rdstool.craft.play import TRIES, play
 from rdstool.craft.tcp_stage import TcpStage
 from tests.kit.hostile import PATIENCE_S, RawPeer, message
 from tests.kit.loopback import own_addresses
@@ -21,11 +21,13 @@ from tests.kit.loopback import own_addresses
 class Peer:
     """Answers a probe and a ping, but not on its first connections: those it closes."""
 
-    def __init__(self, own: str, other: str, failures: int, *, crossing: bool) -> None:
+    def __init__(self, own: str, other: str, failures: int, *, crossing: bool = False, answers: int = 0) -> None:
         self._own, self._other = own, other
         self._failures = failures
         self._crossing = crossing
         """Before it fails, it connects itself, and is refused."""
+        self._answers = answers
+        """What it says before it fails."""
         self.connections = 0
 
     async def serve(self) -> None:
@@ -41,22 +43,21 @@ class Peer:
 
     async def _answer(self, sock: socket.socket, *, fails: bool) -> None:
         loop = asyncio.get_running_loop()
-        if fails:
-            if self._crossing:
-                own = await RawPeer(self._own).reach(self._other)
-                assert await own.is_dropped()
-                own.close()
-            return
-        for reply in (message(1, 0, 1), message(2, 0, 5000)):
+        if fails and self._crossing:
+            own = await RawPeer(self._own).reach(self._other)
+            assert await own.is_dropped()
+            own.close()
+        for reply in (message(1, 0, 1), message(2, 0, 5000))[: self._answers if fails else None]:
             await loop.sock_recv(sock, HEADER_BYTES)
             await loop.sock_sendall(sock, reply)
-        await loop.sock_recv(sock, HEADER_BYTES)
+        if not fails:
+            await loop.sock_recv(sock, HEADER_BYTES)
 
 
-async def attempt(failures: int, *, crossing: bool) -> tuple[bool, int, int]:
-    """Play a scenario: whether it differed, the connections that it took, and how often a crossing was told."""
+async def attempt(failures: int, why: str, *, crossing: bool = False, answers: int = 0) -> tuple[bool, int, int]:
+    """Play a scenario: whether it differed, the connections that it took, and how often ``why`` was told."""
     own, other = own_addresses(2)
-    peer = Peer(other, own, failures, crossing=crossing)
+    peer = Peer(other, own, failures, crossing=crossing, answers=answers)
     told: list[str] = []
     serving = asyncio.create_task(peer.serve())
     try:
@@ -72,20 +73,32 @@ async def attempt(failures: int, *, crossing: bool) -> tuple[bool, int, int]:
     return (
         bool(verdict.difference),
         peer.connections,
-        told.count("the peer connected to us at the same time: once more"),
+        told.count(f"{why}: once more"),
     )
 
 
+CROSSED = "the peer connected to us at the same time"
+DISMISSED = "the peer ended a connection before it said anything"
+
+
 async def test_a_scenario_that_the_peer_crossed_is_played_again() -> None:
-    assert await attempt(1, crossing=True) == (False, 2, 1)
+    assert await attempt(1, CROSSED, crossing=True) == (False, 2, 1)
 
 
 async def test_a_peer_that_always_crosses_is_judged_in_the_end() -> None:
-    assert await attempt(100, crossing=True) == (True, CROSSED_TRIES, CROSSED_TRIES - 1)
+    assert await attempt(100, CROSSED, crossing=True) == (True, TRIES, TRIES - 1)
 
 
-async def test_without_a_crossing_the_first_difference_stands() -> None:
-    assert await attempt(1, crossing=False) == (True, 1, 0)
+async def test_a_connection_that_the_peer_ends_without_a_word_is_made_again() -> None:
+    assert await attempt(2, DISMISSED) == (False, 3, 2)
+
+
+async def test_a_peer_that_always_ends_connections_is_judged_in_the_end() -> None:
+    assert await attempt(100, DISMISSED) == (True, TRIES, TRIES - 1)
+
+
+async def test_what_a_peer_does_that_has_spoken_stands() -> None:
+    assert await attempt(1, DISMISSED, answers=1) == (True, 1, 0)
 
 
 @pytest.mark.parametrize("turns", range(4))
