@@ -12,7 +12,7 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from random import Random
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,6 +44,8 @@ FAULTS = 0.02
 """Part of the datagrams that something happens to."""
 TIMEOUT_S = 120.0
 """For a step that takes a second on an idle machine."""
+DIAL_AGAIN_S = 0.1
+"""Between attempts to connect: to refuse one takes the guest time, which it needs to come to where it listens."""
 RPING = SERVICE_ID_TCP | 7174
 ADVERT = struct.Struct(">QII")
 """What rping's ends tell each other: address, key and size of their memory."""
@@ -401,6 +403,7 @@ def dial(network: Network, address: str, port: int) -> socket.socket:
             wire.connect((address, port))
             return wire
         wire.close()
+        sleep(DIAL_AGAIN_S)
         assert monotonic() < deadline, f"nothing listens on {address} port {port}"
 
 
