@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import zstandard
@@ -36,18 +37,36 @@ _UNPACKERS: dict[bytes, Callable[[], Any]] = {
 
 
 def uncompressed(kernel: Kernel) -> Path | None:
-    """The kernel as an ELF file beside its record, unpacked anew with its image; None where QEMU cannot start it."""
+    """The kernel as an ELF file beside its record, unpacked anew with its image.
+
+    None where QEMU cannot start it, or there is no room for it.
+    """
     image, made = kernel.image, kernel.folder / "vmlinux"
     changed = image.stat().st_mtime_ns
     with suppress(FileNotFoundError):
         if made.stat().st_mtime_ns == changed:
             return made if made.stat().st_size else None
     content = unpack(image.read_bytes())
-    aside = made.with_name(f".{made.name}-{os.getpid()}")
-    aside.write_bytes(content if any(note in content for note in _ENTRY_NOTES) else b"")
-    os.utime(aside, ns=(changed, changed))
-    aside.replace(made)
-    return made if made.stat().st_size else None
+    if not any(note in content for note in _ENTRY_NOTES):
+        content = b""
+    try:
+        # Several guests may be started at once.
+        with NamedTemporaryFile(dir=made.parent, prefix=f".{made.name}-", delete=False) as aside:
+            _complete(Path(aside.name), made, content, changed)
+    except OSError:
+        return None
+    return made if content else None
+
+
+def _complete(aside: Path, made: Path, content: bytes, changed: int) -> None:
+    """Write ``aside``, and let it become ``made``. Raises ``OSError``, and leaves nothing then."""
+    try:
+        aside.write_bytes(content)
+        os.utime(aside, ns=(changed, changed))
+        aside.replace(made)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def unpack(image: bytes) -> bytes:

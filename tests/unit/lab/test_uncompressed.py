@@ -68,3 +68,11 @@ def test_a_kernel_that_was_built_anew_is_unpacked_anew(tmp_path: Path) -> None:
     assert made == before
     assert made is not None
     assert made.read_bytes() == ELF + b"new"
+
+
+def test_where_it_cannot_be_kept_the_kernel_is_left_as_it_is(tmp_path: Path) -> None:
+    found = kernel(tmp_path, bzimage(gzip.compress(ELF)))
+    os.utime(found.image, (1, 1))
+    (tmp_path / "vmlinux").mkdir()
+    assert uncompressed(found) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["boot", "vmlinux"]
