@@ -24,7 +24,7 @@ from rdstool.transport.ib.names import ROCE
 from rdstool.transport.ib.transport import IbTransport, MakeProvider
 from rdstool.transport.loop import LoopNetwork, LoopTransport
 from rdstool.transport.scopes import named
-from rdstool.transport.tcp import unacked
+from rdstool.transport.tcp import queues
 from rdstool.transport.tcp.sockets import MakeSocket
 from rdstool.transport.tcp.transport import TcpTransport
 
@@ -96,8 +96,8 @@ class Core:
             driver.transport = IbTransport(driver, _provider(options))
         else:
             driver.transport = TcpTransport(driver, make_socket=options.make_socket)
-            if not unacked.KNOWN:
-                LOGGER.warning(unacked.LIMITATION)
+            if not queues.TELLS_UNACKNOWLEDGED:
+                LOGGER.warning(queues.LIMITATION)
         try:
             if options.pcap is not None:
                 from rdstool.endpoint.recorder import Recording  # noqa: PLC0415

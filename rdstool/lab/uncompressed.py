@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import zstandard
@@ -51,22 +51,14 @@ def uncompressed(kernel: Kernel) -> Path | None:
         content = b""
     try:
         # Several guests may be started at once.
-        with NamedTemporaryFile(dir=made.parent, prefix=f".{made.name}-", delete=False) as aside:
-            _complete(Path(aside.name), made, content, changed)
+        with TemporaryDirectory(dir=made.parent, prefix=f".{made.name}-") as folder:
+            aside = Path(folder) / made.name
+            aside.write_bytes(content)
+            os.utime(aside, ns=(changed, changed))
+            aside.replace(made)
     except OSError:
         return None
     return made if content else None
-
-
-def _complete(aside: Path, made: Path, content: bytes, changed: int) -> None:
-    """Write ``aside``, and let it become ``made``. Raises ``OSError``, and leaves nothing then."""
-    try:
-        aside.write_bytes(content)
-        os.utime(aside, ns=(changed, changed))
-        aside.replace(made)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def unpack(image: bytes) -> bytes:

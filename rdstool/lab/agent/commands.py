@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import threading
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 from collections.abc import Callable
 from itertools import count
 
-from rdstool.lab.agent.server import Server
+from rdstool.lab.agent.server import Server, as_text
 
 TYPE_CHECKING = False  # as in ``typing``, which is slow to import in a guest
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Commands:
             _kill(process, signal.SIGKILL)
             out, err = process.communicate()
             late = True
-        return {"status": None if late else process.returncode, "stdout": _encode(out), "stderr": _encode(err)}
+        return {"status": None if late else process.returncode, "stdout": as_text(out), "stderr": as_text(err)}
 
     @_with_number
     def stream(
@@ -117,11 +117,11 @@ class Commands:
         except subprocess.TimeoutExpired:
             return {"status": None, "stdout": "", "stderr": ""}
         del self._running[number]
-        return {"status": process.returncode, "stdout": _encode(out), "stderr": _encode(err)}
+        return {"status": process.returncode, "stdout": as_text(out), "stderr": as_text(err)}
 
     def _copy(self, request: int, number: int, stream: IO[bytes]) -> None:
         while chunk := os.read(stream.fileno(), _CHUNK_BYTES):
-            self._server.tell({"id": request, "part": [number, _encode(chunk)]})
+            self._server.tell({"id": request, "part": [number, as_text(chunk)]})
 
     @staticmethod
     def _start(argv: list[str], env: dict[str, str] | None, cwd: str | None, stdin: int) -> subprocess.Popen[bytes]:
@@ -139,7 +139,3 @@ class Commands:
 def _kill(process: subprocess.Popen[bytes], number: int) -> None:
     if process.poll() is None:
         os.killpg(process.pid, number)
-
-
-def _encode(data: bytes) -> str:
-    return b2a_base64(data, newline=False).decode()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+from binascii import b2a_base64
 from collections import deque
 from contextlib import suppress
 from io import FileIO
@@ -95,3 +96,8 @@ class Server:
 
             told = "".join(traceback.format_exception(problem))
             return {"error": {"type": type(problem).__name__, "errno": None, "message": told}}
+
+
+def as_text(data: bytes) -> str:
+    """Bytes as JSON can hold them, in base64."""
+    return b2a_base64(data, newline=False).decode()

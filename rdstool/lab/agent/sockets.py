@@ -8,7 +8,7 @@ import select
 import socket
 import struct
 import time
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import count
@@ -16,6 +16,7 @@ from itertools import count
 from rdstool.afrds.numbers import Transport
 from rdstool.afrds.sockets import cancel_sent_to, family_of, open_socket
 from rdstool.lab.agent.alarms import Alarms
+from rdstool.lab.agent.server import as_text
 from rdstool.lab.content import digest, payload
 
 TYPE_CHECKING = False  # as in ``typing``, which is slow to import in a guest
@@ -227,8 +228,8 @@ def _receive(number: int, sock: socket.socket, size: int, flags: int, *, with_da
         "length": len(data),
         "sha256": digest(data),
         "flags": given,
-        "control": [[level, kind, b2a_base64(value, newline=False).decode()] for level, kind, value in control],
+        "control": [[level, kind, as_text(value)] for level, kind, value in control],
     }
     if with_data:
-        record["data"] = b2a_base64(data, newline=False).decode()
+        record["data"] = as_text(data)
     return record

@@ -11,7 +11,7 @@ from rdstool.protocol.link import Link
 from rdstool.transport.base import Tap
 from rdstool.transport.lookout import Handler
 from rdstool.transport.tcp.notices import ACK_NOTICE, allow_notices, take_notice
-from rdstool.transport.tcp.unacked import unacknowledged
+from rdstool.transport.tcp.queues import unacknowledged
 
 WRITE_BYTES = 1 << 19
 """Taken from the engine at once. What is taken stays in order behind it, so not too much."""

@@ -17,9 +17,9 @@ from rdstool.transport.base import Tap, Wanted
 from rdstool.transport.driver import Driver
 from rdstool.transport.lookout import READ, TURN_LONG_BYTES, WRITE
 from rdstool.transport.scopes import host_of
+from rdstool.transport.tcp.queues import unread
 from rdstool.transport.tcp.sockets import Dialler, MakeSocket, abort, listener, tune
 from rdstool.transport.tcp.stream import WRITE_BYTES, HostPort, Stream
-from rdstool.transport.tcp.unread import unread
 
 READ_BYTES = 1 << 16
 """Read from one socket at once. Buffers above this cost the system new pages, again and again."""

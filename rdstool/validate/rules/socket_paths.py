@@ -26,18 +26,19 @@ SURE = 0.9
 PORT_RULE = "TCP source port"
 """Words of ``path_basis`` where the path does not come from the hash that is to be checked."""
 _PORT_BITS = 16
-_USE = np.dtype([("flow", "i8"), ("port", "i8"), ("frame", "i8"), ("time", "i8"), ("number", "i8")])
-"""The first message that a socket sent on a flow."""
 
 
 class _Use(NamedTuple):
-    """A row of ``_USE``."""
+    """The first message that a socket sent on a flow."""
 
     flow: int
     port: int
     frame: int
     time: int
     number: int
+
+
+_USE = np.dtype([(name, np.int64) for name in _Use._fields])
 
 
 class SocketPathCheck(Check):

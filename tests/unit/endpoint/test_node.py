@@ -24,8 +24,8 @@ from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
 from rdstool.transport.driver import BURST_BYTES
 from rdstool.transport.loop import LoopNetwork
+from rdstool.transport.tcp.queues import unacknowledged
 from rdstool.transport.tcp.transport import TcpTransport
-from rdstool.transport.tcp.unacked import unacknowledged
 from tests.kit.loopback import own_addresses
 
 SIZES = (0, 1, 47, 48, 4096, 65_536, 1 << 20)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from rdstool.transport.tcp.notices import ACK_NOTICE, allow_notices, take_notice
+from rdstool.transport.tcp.queues import unacknowledged
 from rdstool.transport.tcp.stream import Stream
-from rdstool.transport.tcp.unacked import unacknowledged
 from tests.kit.hostile import PATIENCE_S
 from tests.unit.protocol.driving import ALL, LARGE, SMALL, bound, greeted, make_node
 

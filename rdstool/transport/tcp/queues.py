@@ -1,4 +1,4 @@
-"""How much of what a TCP socket took the peer has not acknowledged (protocol.md §4.5)."""
+"""What the system holds of a TCP connection: sent and not acknowledged (protocol.md §4.5), come and not read."""
 
 from __future__ import annotations
 
@@ -16,16 +16,33 @@ _SIOCOUTQ = 0x5411
 _SO_NWRITE = 0x1024
 _INT = struct.Struct("@i")
 
-KNOWN = sys.platform in {"linux", "darwin"}
-"""This system tells."""
+TELLS_UNACKNOWLEDGED = sys.platform in {"linux", "darwin"}
+"""This system tells what is not acknowledged."""
+
+if sys.platform != "win32":
+    from fcntl import ioctl
+    from termios import FIONREAD
+
+    def _ask(sock: socket.socket, request: int) -> int:
+        (count,) = _INT.unpack(ioctl(sock.fileno(), request, bytes(_INT.size)))
+        return int(count)
+
+    def unread(sock: socket.socket) -> int:
+        """Bytes that have come and that nobody has read. Raises ``OSError``."""
+        return _ask(sock, FIONREAD)
+
+else:
+
+    def unread(_sock: socket.socket) -> int:
+        """Nobody knows: 0."""
+        return 0
+
 
 if sys.platform == "linux":
-    from fcntl import ioctl
 
     def unacknowledged(sock: socket.socket) -> int:
         """Bytes that are unsent or unacknowledged; a FIN counts as one. Raises ``OSError``."""
-        (left,) = _INT.unpack(ioctl(sock.fileno(), _SIOCOUTQ, bytes(_INT.size)))
-        return int(left)
+        return _ask(sock, _SIOCOUTQ)
 
 elif sys.platform == "darwin":
 

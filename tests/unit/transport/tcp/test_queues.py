@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rdstool.transport.tcp.unread import unread
+from rdstool.transport.tcp.queues import unread
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody tells there")
