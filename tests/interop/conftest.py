@@ -15,6 +15,10 @@
     the guest has to be there: ``network.popen(["rdstool", "listen", ...])`` runs a program there, ``network.run`` waits
     for its end, ``network.socket()`` gives this process a socket there.
 
+``own_guest``
+    A guest that its module has to itself, in a network of its own (``own_guest.network``), which stays as tests leave
+    it: for what ends some kernels' RDS, or cannot be taken back. The tests of such a module run kernel by kernel.
+
 ``capture``
     Records all frames between guest and host, from the beginning of the test: ``capture.stop()``, then read
     ``capture.path``. Where it loses a frame, the test fails.
@@ -32,6 +36,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -42,15 +47,28 @@ from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
 from rdstool.lab.fetch import SOURCES, fetch_kernel
 from rdstool.validate.validator import validate
+from tests.interop.spares import Spares
 from tests.kit.once_more import once_more
 
 LOGGER = logging.getLogger(__name__)
 KERNELS = tuple(source.name for source in SOURCES)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run a test of this folder once more where it fails: kernels in emulation have faults and delays of their own."""
+    """Run a test of this folder once more where it fails: kernels in emulation have faults and delays of their own.
+
+    The tests of a module that has its guests to itself run kernel by kernel: pytest puts those together that have their
+    kernel at the same place of their parameters, and each change of kernels is a boot.
+    """
     once_more(item for item in items if Path(__file__).parent in item.path.parents)
+    modules = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (modules[item.path], KERNELS.index(_own_kernel(item) or KERNELS[0])))
+
+
+def _own_kernel(item: pytest.Item) -> str | None:
+    called = getattr(item, "callspec", None)
+    return called and called.params.get("own_guest")
 
 
 class Guests:
@@ -102,6 +120,22 @@ def guests(request: pytest.FixtureRequest) -> Iterator[Guests]:
     made = Guests([name for name in KERNELS if name in asked])
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="package")
+def spares(request: pytest.FixtureRequest) -> Iterator[Spares]:
+    """Guests for modules that have them to themselves."""
+    in_order = groupby((item.path, _own_kernel(item)) for item in request.session.items)
+    made = Spares(kernel for (_, kernel), _ in in_order if kernel)
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def own_guest(request: pytest.FixtureRequest, spares: Spares) -> Iterator[Guest]:
+    """A running kernel of this module's own."""
+    with spares.lend(request.param) as guest:
+        yield guest
 
 
 @pytest.fixture(params=KERNELS)

@@ -19,7 +19,6 @@ from rdstool.endpoint.blocking import Socket
 from rdstool.endpoint.core import NodeOptions
 from rdstool.endpoint.stack import Stack
 from rdstool.lab import Guest, Network
-from rdstool.lab.fetch import fetch_kernel
 from rdstool.lab.rds import RdsSocket
 from rdstool.protocol.config import Settings
 from rdstool.protocol.kinds import Transport
@@ -59,11 +58,11 @@ class CountingProvider(RoceProvider):
 
 
 class Meeting:
-    """One kernel and one stack of nodes; a context manager."""
+    """One kernel, as it has booted, and one stack of nodes; a context manager."""
 
-    def __init__(self, kernel: str) -> None:
-        self.network = Network()
-        self.guest = Guest(fetch_kernel(kernel), self.network)
+    def __init__(self, guest: Guest) -> None:
+        assert guest.network is not None
+        self.guest, self.network = guest, guest.network
         self.providers: dict[str, CountingProvider] = {}
         options = NodeOptions(Settings(sndbuf=BUFFER, rcvbuf=BUFFER), transport=Transport.IB, provider=self._provider)
         self.stack = Stack(options)
@@ -81,9 +80,8 @@ class Meeting:
         self.guest.add_rxe()
 
     def __enter__(self) -> Self:
-        network = self.network.start()
-        self.guest.start()
         self.prepare()
+        network = self.network
         for own in (CALLED, BROKEN):
             network.add_address(own)
         # An address is given up with its last socket.
@@ -95,8 +93,6 @@ class Meeting:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stack.close()
-        self.guest.stop()
-        self.network.stop()
 
     # ---- Sockets
 

@@ -16,6 +16,7 @@ import rdstool
 from dissectors.wire.icrc import icrc_good
 from rdstool.endpoint.blocking import Socket
 from rdstool.endpoint.constants import SO_RCVBUF, SOL_SOCKET
+from rdstool.lab import Guest
 from rdstool.lab.capture import Capture
 from rdstool.lab.content import digest, payload
 from rdstool.lab.rds import RdsSocket
@@ -27,7 +28,6 @@ from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
 from rdstool.validate.validator import validate
 from tests.interop import rdma_program
-from tests.interop.conftest import KERNELS
 from tests.interop.infiniband import BROKEN, BUFFER, CALLED, TIMEOUT_S, Meeting, await_port, until
 from tests.interop.rdma_program import REQUEST, content
 from tests.interop.roce import roce_packets
@@ -41,7 +41,7 @@ CROSSING = "192.0.2.79"
 SERVED, ASKING = 5001, 5002
 """Ports of programs in the guest."""
 PROGRAM = Path(rdma_program.__file__)
-ENDING = pytest.mark.parametrize("meeting", ["6.1", "newest"], indirect=True)
+ENDING = pytest.mark.parametrize("own_guest", ["6.1", "newest"], indirect=True)
 """Kernels whose RDS lives on when a connection ends: see ``tests/interop/infiniband.py``."""
 Away = Callable[[Wire], AbstractContextManager[None]]
 """Has the guest be away while the context lasts."""
@@ -51,10 +51,10 @@ TRIES = 5
 """Of an operation whose connection may end for another reason."""
 
 
-@pytest.fixture(scope="module", params=KERNELS)
-def meeting(request: pytest.FixtureRequest) -> Iterator[Meeting]:
+@pytest.fixture(scope="module")
+def meeting(own_guest: Guest) -> Iterator[Meeting]:
     """A kernel of this module's own: unloading rds_rdma, as others do between tests, ends some kernels."""
-    with Meeting(request.param) as made:
+    with Meeting(own_guest) as made:
         yield made
 
 

@@ -17,13 +17,13 @@ from rdstool.craft.library import names, scenario
 from rdstool.craft.play import play
 from rdstool.endpoint.base import Address
 from rdstool.endpoint.blocking import Socket
+from rdstool.lab import Guest
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.errors import RdmaError
 from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.kinds import Transport
 from rdstool.protocol.reasons import SendStatus
 from tests.interop import rdma_program
-from tests.interop.conftest import KERNELS
 from tests.interop.infiniband import BROKEN, TIMEOUT_S, Meeting, until
 from tests.unit.cli.running import ROOT
 
@@ -43,13 +43,13 @@ PATIENCE = 8.0
 AT_ONCE = 4
 """Scenarios: what takes time is mostly silence."""
 LIMIT_S = 200
-ENDING = pytest.mark.parametrize("meeting", ["6.1", "newest"], indirect=True)
+ENDING = pytest.mark.parametrize("own_guest", ["6.1", "newest"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=KERNELS)
-def meeting(request: pytest.FixtureRequest) -> Iterator[Meeting]:
+@pytest.fixture(scope="module")
+def meeting(own_guest: Guest) -> Iterator[Meeting]:
     """A kernel of this module's own: what is done to it leaves connections that it tries to make again."""
-    with Meeting(request.param) as made:
+    with Meeting(own_guest) as made:
         yield made
 
 
@@ -171,7 +171,7 @@ def test_a_kernel_refuses_what_is_behind_the_end_of_its_memory(meeting: Meeting)
         here.rdma_write(cookie, bytes(4096), peer, timeout_s=TIMEOUT_S)
 
 
-@pytest.mark.parametrize("meeting", [LASTING], indirect=True)
+@pytest.mark.parametrize("own_guest", [LASTING], indirect=True)
 def test_a_kernel_that_bears_no_end_refuses_what_is_behind_its_memory_too(meeting: Meeting) -> None:
     """The last test of its guest, whose RDS it ends."""
     if any(each["peer"] == BROKEN for each in meeting.guest.rds.table("connections")):
@@ -182,7 +182,7 @@ def test_a_kernel_that_bears_no_end_refuses_what_is_behind_its_memory_too(meetin
 
 
 @pytest.mark.timeout(900)  # a minute on an idle machine
-@pytest.mark.parametrize(("meeting", "unchecked"), UNCHECKED.items(), indirect=["meeting"])
+@pytest.mark.parametrize(("own_guest", "unchecked"), UNCHECKED.items(), indirect=["own_guest"])
 async def test_kernels_do_what_scenarios_say(meeting: Meeting, unchecked: set[str]) -> None:
     left_out = {OFFERED, *unchecked, *REFUSED}
     chosen = [name for name in names() if scenario(name).transport is Transport.IB and name not in left_out]

@@ -10,42 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from rdstool.lab import Guest, Network
-from rdstool.lab.fetch import fetch_kernel
+from rdstool.lab import Guest
 from tests.interop import rdma_stress_peer
-from tests.interop.conftest import KERNELS
 
 PEER = [sys.executable, "-m", rdma_stress_peer.__name__]
 PLACE = {"PYTHONPATH": str(Path(__file__).parents[2])}
 RDSTOOL = [sys.executable, "-m", "rdstool", "stress", "--transport", "ib", "--json", "--timeout", "120"]
 LOAD = ["-t", "2", "-d", "2", "-q", "500", "-a", "200", "-v", "-T", "3", "-D", "9000"]
 LIMIT_S = 240
-
-
 LASTING = "6.12"
 """Its RDS stands still once a connection has ended (``tests/interop/infiniband.py``): it boots for each test."""
 
 
-@pytest.fixture(scope="module", params=KERNELS)
-def machine(request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """A guest of this module's own, which need not be running."""
-    with Network() as net:
-        guest = Guest(fetch_kernel(request.param), net)
-        yield guest
-        guest.stop()
-
-
 @pytest.fixture
-def rxe(machine: Guest) -> Iterator[Guest]:
+def rxe(own_guest: Guest) -> Iterator[Guest]:
     """With RDS over Soft-RoCE."""
-    if not machine.alive:
-        machine.start()
+    if not own_guest.alive:
+        own_guest.start()
+    if own_guest.run(["test", "-d", "/sys/class/infiniband/rxe0"], check=False).status:
         for name in ("wmem_max", "rmem_max"):
-            machine.sysctl(f"net.core.{name}", 4 << 20)
-        machine.add_rxe()
-    yield machine
-    if machine.kernel.name == LASTING:
-        machine.kill()
+            own_guest.sysctl(f"net.core.{name}", 4 << 20)
+        own_guest.add_rxe()
+    yield own_guest
+    if own_guest.kernel.name == LASTING:
+        own_guest.kill()
 
 
 def judge(ours: str, kernels: str) -> None:
