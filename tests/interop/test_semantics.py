@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from rdstool.lab import Guest, Network
+from rdstool.lab import Guest
 
 MIB = 1 << 20
 PROGRAM = [sys.executable, "-m", "tests.interop.semantics"]
@@ -14,9 +14,12 @@ FEWEST = 100
 """Cases, at least."""
 
 
-def test_every_call_gives_what_the_kernel_gives(guest: Guest, network: Network) -> None:
-    guest.sysctl("net.core.wmem_max", 4 * MIB)
-    theirs: dict[str, Any] = json.loads(guest.run([*PROGRAM, "kernel", network.guest, network.guest6]).stdout)
+def test_every_call_gives_what_the_kernel_gives(own_guest: Guest) -> None:
+    """A bind that fails lets the kernel forget the transport of the socket (``rds_bind``): it stays in use for ever."""
+    network = own_guest.network
+    assert network is not None
+    own_guest.sysctl("net.core.wmem_max", 4 * MIB)
+    theirs: dict[str, Any] = json.loads(own_guest.run([*PROGRAM, "kernel", network.guest, network.guest6]).stdout)
     done = network.run([*PROGRAM, "rdstool", network.smaller, network.smaller6], capture_output=True, check=True)
     ours: dict[str, Any] = json.loads(done.stdout)
     assert len(theirs) > FEWEST
