@@ -21,6 +21,7 @@ from rdstool.lab.kernels import (
     release_in,
     write_record,
 )
+from rdstool.lab.modules import unpack_modules
 from rdstool.lab.places import cache_folder
 from rdstool.lab.tools import call
 
@@ -81,6 +82,7 @@ def _fetch(source: Source, mirror: str | None, say: Callable[[str], None]) -> Ke
             for package in apt.download(packages, Path(downloads)):
                 call(["dpkg-deb", "--extract", str(package), str(folder)], what=f"cannot unpack {package.name}")
         release = release_in(folder)
+        unpack_modules(modules_base(folder))
         say(f"{source.name}: indexing the modules of {release}")
         call(["depmod", "-b", str(modules_base(folder)), release], what=f"cannot index the modules of {release}")
         write_record(Kernel(source.name, release, f"{packages[0]} {version} ({source.suite})", folder))
