@@ -63,7 +63,7 @@ class _Table:
 
 
 class _Facts(NamedTuple):
-    """What is known of a stream when it is met: the arguments of ``Stream`` behind its number."""
+    """What is known of a stream when it is met: the arguments of ``StreamTable.add``."""
 
     transport: Transport
     a: Endpoint
@@ -317,12 +317,16 @@ class _Numbers:
             number = known[own_number]
             if number >= 0:
                 self._streams[number].a, self._streams[number].b = facts.a, facts.b
-        elif self._streams.full:
-            self._streams.passed_over = True
-            known.append(-1)
-        else:
-            known.append(len(self._streams))
-            self._streams.streams.append(Stream(len(self._streams), *facts))
+            return
+        stream = self._streams.add(
+            facts.transport,
+            facts.a,
+            facts.b,
+            initiator_known=facts.initiator_known,
+            first_frame=facts.first_frame,
+            from_start=facts.from_start,
+        )
+        known.append(-1 if stream is None else stream.number)
 
     def finish(self, last: list[_Last]) -> None:
         """What is known of streams only at the end."""

@@ -90,6 +90,9 @@ class Stream:
     first_frame: int
     from_start: bool
     """The capture holds the stream's beginning (SYN, or RDMA-CM)."""
+    pair: int
+    """Number of the RDS connection that it serves, the same for all streams of two addresses and a transport: from 0,
+    in the order of their first streams."""
     path: int = -1
     """-1: not known."""
     path_confidence: float = 0.0
@@ -103,9 +106,9 @@ class Stream:
 
     @property
     def address_pair(self) -> tuple[bytes, bytes]:
-        """The two addresses, smaller first: the key of the RDS connection that this stream serves."""
-        first, second = sorted((self.a.address, self.b.address))
-        return first, second
+        """The two addresses, smaller first."""
+        one, other = self.a.address, self.b.address
+        return (one, other) if one <= other else (other, one)
 
 
 Turn = tuple[int, int]
@@ -122,6 +125,8 @@ class StreamTable:
         self.began: int | None = None
         """Time of the capture's first frame, of RDS or not, in ns since 1970; relative times count from it."""
         self.streams: list[Stream] = []
+        self._pairs: dict[tuple[bytes, bytes, Transport], int] = {}
+        """Two addresses, smaller first, and what carries RDS between them -> ``Stream.pair``."""
         self.passed_over = False
         """There were more streams than ``MAX_STREAMS``; the later ones are not in here."""
         self.turn: Turn = (0, 0)
@@ -148,7 +153,9 @@ class StreamTable:
         if self.full:
             self.passed_over = True
             return None
-        stream = Stream(len(self.streams), transport, a, b, initiator_known, first_frame, from_start)
+        ends = (a.address, b.address, transport) if a.address <= b.address else (b.address, a.address, transport)
+        pair = self._pairs.setdefault(ends, len(self._pairs))
+        stream = Stream(len(self.streams), transport, a, b, initiator_known, first_frame, from_start, pair)
         self.streams.append(stream)
         self._tell(stream)
         return stream

@@ -35,7 +35,7 @@ class Context:
     def both_ends_heard(self, stream: Stream) -> bool:
         """The capture holds something that each of the two addresses sent to the other."""
         heard = set()
-        for number in self.connections.pairs[self.connections.pair[stream.number]]:
+        for number in self.connections.of_pair(stream.pair):
             for direction in (0, 1):
                 if self.continuity.heard(2 * number + direction):
                     heard.add(self.streams[number].ends(direction)[0].address)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from rdstool.capture.events import StreamClosed, StreamOpened
+from rdstool.capture.columns import Ints
+from rdstool.capture.events import Event, StreamClosed, StreamOpened
 from rdstool.capture.streams import Stream, StreamTable
-from rdstool.protocol.kinds import Transport
 from rdstool.validate.flows import Grouped
 from rdstool.validate.moments import Moments
 from rdstool.validate.view import PerFlow, View
 
 RECENT = 64
 """Streams of an address pair that are looked at for an older one of the same path."""
-
-
-class Pair(NamedTuple):
-    """What identifies an RDS connection in a capture: two addresses, and what carries it."""
-
-    smaller: bytes
-    larger: bytes
-    transport: int
 
 
 class Spoken(NamedTuple):
@@ -34,22 +27,14 @@ class Spoken(NamedTuple):
     last: int
 
 
-def pair_of(stream: Stream) -> Pair:
-    """The RDS connection that a stream serves."""
-    smaller, larger = stream.address_pair
-    return Pair(smaller, larger, int(stream.transport))
-
-
 class Connections:
-    """Follows all streams; a record for each, of which the stream table bounds the number."""
+    """Follows all streams, in columns: there can be a hundred thousand. A *pair* is a ``Stream.pair``."""
 
     def __init__(self) -> None:
-        self.pairs: dict[Pair, list[int]] = {}
-        """Streams of an address pair in the order of their first frames."""
-        self.shared: set[Pair] = set()
-        """Pairs with more than one stream."""
-        self.pair: list[Pair] = []
-        """Of each stream: what ``pair_of`` gives, which takes its time."""
+        self.shared: dict[int, list[int]] = {}
+        """The streams of each pair that has several, in the order of their first frames."""
+        self._first = array("i")
+        """The first stream of each pair."""
         self.opened = Moments()
         """When a stream began, where that was captured."""
         self.closed = Moments()
@@ -63,30 +48,27 @@ class Connections:
         self.last_time = PerFlow(np.int64, 0)
         self.now = 0
         """Time of the latest message, ns."""
-        self._first_end: dict[Pair, int] = {}
-        """Pair -> frame in which one of its streams first ended."""
-        self._last_beginning: dict[Pair, int] = {}
-        """Pair -> frame in which the last of its streams began, of those whose beginning was captured."""
+        self._known = 0
+        """Streams that were entered."""
+        self._first_end = PerFlow(np.int64, 0)
+        """Of each pair: frame in which one of its streams first ended; 0: none did."""
+        self._last_beginning = PerFlow(np.int64, 0)
+        """Of each pair: frame in which the last of its streams began, of those whose beginning was captured."""
 
     def observe(self, view: View, grouped: Grouped, streams: StreamTable) -> None:
         """Take the next batch."""
-        for number in range(len(self.pair), len(streams)):
-            pair = pair_of(streams[number])
-            self.pair.append(pair)
-            members = self.pairs.setdefault(pair, [])
-            members.append(number)
-            if len(members) == 2:
-                self.shared.add(pair)
+        self._enter(streams)
         begun = [event for event in view.decoded.events if isinstance(event, StreamOpened)]
         self.opened.note([event.stream for event in begun], begun)
-        for beginning in begun:
-            pair = self.pair[beginning.stream]
-            self._last_beginning[pair] = max(beginning.frame, self._last_beginning.get(pair, 0))
+        # Of several values that are assigned to one place the last one stays.
+        pairs, frames = _by_pair(begun, streams)
+        self._last_beginning[pairs] = frames
         ends = [event for event in view.decoded.events if isinstance(event, StreamClosed)]
         self.closed.note([event.stream for event in ends], ends)
         self.ended.note([2 * event.stream + event.direction for event in ends], ends)
-        for event in ends:
-            self._first_end.setdefault(self.pair[event.stream], event.frame)
+        pairs, frames = _by_pair(ends[::-1], streams)
+        known = self._first_end[pairs]
+        self._first_end[pairs] = np.where(known, known, frames)
         at = np.flatnonzero(grouped.begins)
         if not len(at):
             return
@@ -102,6 +84,15 @@ class Connections:
         self.last_time[keys[whole]] = view.time[grouped.index[last[whole]]]
         self.now = max(self.now, int(view.time[-1]))
 
+    def _enter(self, streams: StreamTable) -> None:
+        """Take in the streams that are new in the table."""
+        for stream in streams.streams[self._known :]:
+            if stream.pair == len(self._first):
+                self._first.append(stream.number)
+            else:
+                self.shared.setdefault(stream.pair, [self._first[stream.pair]]).append(stream.number)
+        self._known = len(streams)
+
     def spoke(self, stream: int) -> Spoken | None:
         """The first and the last message of a stream, up to its end; None without messages."""
         firsts = [frame for frame in self.first_frame.both(stream) if frame]
@@ -114,18 +105,21 @@ class Connections:
 
     def older(self, stream: Stream) -> list[int]:
         """The streams of its address pair that came before it, no more than the latest ``RECENT``."""
-        members = self.pairs[self.pair[stream.number]]
+        members = self.of_pair(stream.pair)
         place = bisect_left(members, stream.number)
         return members[max(0, place - RECENT) : place]
 
     def is_first(self, stream: Stream) -> bool:
         """No other stream of its address pair came before it."""
-        return self.pairs[self.pair[stream.number]][0] == stream.number
+        return self._first[stream.pair] == stream.number
 
-    def made_again(self, pair: Pair) -> bool:
+    def of_pair(self, pair: int) -> list[int]:
+        """The streams of a pair in the order of their first frames."""
+        return self.shared.get(pair) or [self._first[pair]]
+
+    def made_again(self, pair: int) -> bool:
         """Some stream of the pair began after another had ended."""
-        youngest = self._last_beginning.get(pair, 0)
-        return youngest > self._first_end.get(pair, youngest)
+        return 0 < self._first_end.one(pair) < self._last_beginning.one(pair)
 
     def is_over(self, number: int, frame: int) -> bool:
         """A stream was seen to end by that frame."""
@@ -133,10 +127,10 @@ class Connections:
 
     def replaced(self, stream: Stream) -> bool:
         """An older stream of its address pair ended before this one began."""
-        return self._first_end.get(self.pair[stream.number], stream.first_frame + 1) <= stream.first_frame
+        return 0 < self._first_end.one(stream.pair) <= stream.first_frame
 
-    def tcp_pairs(self) -> Iterator[tuple[Pair, list[int]]]:
-        """The address pairs that speak RDS over TCP."""
-        for pair, numbers in self.pairs.items():
-            if pair.transport == Transport.TCP:
-                yield pair, numbers
+
+def _by_pair(events: Sequence[Event], streams: StreamTable) -> tuple[Ints, Ints]:
+    """The pair and the frame of each event."""
+    pairs = np.array([streams[event.stream].pair for event in events], np.int64)
+    return pairs, np.array([event.frame for event in events], np.int64)

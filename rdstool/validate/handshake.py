@@ -10,9 +10,8 @@ import numpy as np
 
 from dissectors.wire.extensions import Extension, NPaths, Unknown
 from dissectors.wire.rds import MAX_PATHS
-from rdstool.capture.streams import StreamTable
+from rdstool.capture.streams import Stream, StreamTable
 from rdstool.protocol.kinds import MessageKind
-from rdstool.validate.connections import Pair
 from rdstool.validate.parsed import extensions_at
 from rdstool.validate.view import View
 
@@ -53,9 +52,9 @@ class PathCounts:
         for said in shakes:
             self._announced[said.source, said.destination] = min(MAX_PATHS, said.npaths)
 
-    def agreed(self, pair: Pair) -> int:
-        """The smaller of both counts; a side that was not heard agrees to all."""
-        one, other, _ = pair
+    def agreed(self, stream: Stream) -> int:
+        """The smaller count of both ends of a stream; a side that was not heard agrees to all."""
+        one, other = stream.address_pair
         return min(self._announced.get((one, other), MAX_PATHS), self._announced.get((other, one), MAX_PATHS))
 
 

@@ -273,7 +273,7 @@ def _infer(connection: Connection, common: Common) -> Verdict:
     path, confidence = _best(_normal([p * a * b for p, a, b in zip(prior, ours, theirs, strict=True)]))
     if confidence < LEAST_CONFIDENCE:
         return -1, 0.0, "not known"
-    return path, min(confidence, MOST_CONFIDENCE), _basis(connection, path, count, common) + note
+    return path, _stated(confidence), _basis(connection, path, count, common) + note
 
 
 @lru_cache(4096)
@@ -289,8 +289,13 @@ def _only_connection(sides: tuple[Ports, Ports], from_start: bool) -> Verdict:
     total = single + sum(lanes)
     if path and lanes[path] > single:
         basis = f"only connection, but the hash of {votes[path]} of {ports} RDS ports says path {path}"
-        return path, min(lanes[path] / total, MOST_CONFIDENCE), basis
-    return 0, min((single + lanes[0]) / total, MOST_CONFIDENCE), "only connection"
+        return path, _stated(lanes[path] / total), basis
+    return 0, _stated((single + lanes[0]) / total), "only connection"
+
+
+def _stated(chance: float) -> float:
+    """The confidence that is stated of an inference."""
+    return round(min(chance, MOST_CONFIDENCE), 3)
 
 
 def _prior(connection: Connection, count: int, rule: float) -> list[float]:

@@ -6,6 +6,7 @@ source port tells the path. Without them a path is an inference (:mod:`rdstool.c
 
 from __future__ import annotations
 
+from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any
@@ -38,17 +39,16 @@ LOOKS = 16
 OPEN_LIMIT = 2 * MAX_PATHS
 """Connections of one address pair that are weighed again when more is known; older ones keep their path."""
 
-AddressPairKey = tuple[bytes, bytes]
-
 
 class PathMap:
     """Finds and refines the path of every TCP connection as batches come by; InfiniBand has no paths."""
 
     def __init__(self, streams: StreamTable) -> None:
         self._streams = streams
-        self._pairs: dict[AddressPairKey, AddressPair] = {}
-        self._connections: dict[int, Connection] = {}
-        self._known = 0
+        self._pairs: list[AddressPair | None] = []
+        """By ``Stream.pair``; None for those of InfiniBand, and those that were not reached yet."""
+        self._connections: list[Connection | None] = []
+        """By the number of the stream; None also where its path will not change any more, as it has ended."""
         self._ahead: list[tuple[int, int]] = []
         """First frame and number of streams that are in the table and not yet reached: a heap."""
         self._wanted = np.zeros(64, dtype=np.bool_)
@@ -59,10 +59,11 @@ class PathMap:
         frame = max(int(rows["frame"][-1]) if len(rows) else 0, events[-1].frame if events else 0)
         touched = self._enter_streams(frame)
         for event in events:
-            connection = self._connections.get(event.stream)
-            if isinstance(event, StreamClosed) and connection is not None and connection.closed is None:
-                connection.closed = event.frame
-                touched.add(connection.stream.address_pair)
+            if isinstance(event, StreamClosed):
+                connection = self._connections[event.stream]
+                if connection is not None and connection.closed is None:
+                    connection.closed = event.frame
+                    touched.add(connection.stream.pair)
         if len(rows):
             stream = rows["stream"]
             kind = rows["kind"]
@@ -74,58 +75,62 @@ class PathMap:
             first_time = rows["header"]["flags"] & Flags.RETRANSMITTED == 0
             telling = ((kind == MessageKind.DATA) | (kind == MessageKind.PING)) & first_time
             self._collect_ports(rows, np.flatnonzero(self._wanted[stream] & telling), touched)
-        for key in touched:
-            self._weigh(self._pairs[key])
+        for number in touched:
+            pair = self._pairs[number]
+            if pair is not None:
+                self._weigh(pair)
 
     def path_of(self, stream: int) -> int:
         """The path of a stream as far as it is known now; -1 where it is not."""
         return self._streams[stream].path
 
-    def _enter_streams(self, frame: int) -> set[AddressPairKey]:
-        """Take in the streams that begin up to ``frame``: the table may be ahead of the messages."""
+    def _enter_streams(self, frame: int) -> set[int]:
+        """Take in the streams that begin up to ``frame``; the table may be ahead of the messages. Gives their pairs."""
         count = len(self._streams)
         while count > len(self._wanted):
             self._wanted = np.concatenate((self._wanted, np.zeros_like(self._wanted)))
             self._last = np.concatenate((self._last, np.zeros_like(self._last)))
-        for stream in self._streams.streams[self._known :]:
+        for stream in self._streams.streams[len(self._connections) :]:
+            self._connections.append(None)
+            if stream.pair == len(self._pairs):
+                self._pairs.append(None)
             if stream.transport is Transport.TCP:
                 heappush(self._ahead, (stream.first_frame, stream.number))
-        self._known = count
         touched = set()
         while self._ahead and self._ahead[0][0] <= frame:
             number = heappop(self._ahead)[1]
             stream = self._streams[number]
-            key = stream.address_pair
             dialler = int(stream.a.port == TCP_PORT and stream.b.port != TCP_PORT)
             end, _ = stream.ends(dialler)
-            connection = Connection(stream, end.port, dialler, stream.initiator_known and end.address != key[0])
-            self._connections[number] = connection
-            pair = self._pairs.get(key)
+            by_larger = stream.initiator_known and end.address != stream.address_pair[0]
+            connection = self._connections[number] = Connection(stream, end.port, dialler, by_larger)
+            pair = self._pairs[stream.pair]
             if pair is None:
-                self._pairs[key] = AddressPair([connection])
+                self._pairs[stream.pair] = AddressPair([connection])
             else:
                 pair.open.append(connection)
             self._wanted[number] = True
-            touched.add(key)
+            touched.add(stream.pair)
         return touched
 
-    def _hear_probes(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[AddressPairKey]) -> None:
+    def _hear_probes(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[int]) -> None:
         # The last word of each direction counts, and a hostile file cannot make this long.
         latest = {(int(rows["stream"][i]), int(rows["direction"][i])): int(i) for i in at[-SAMPLE:]}
         for (number, direction), i in latest.items():
-            connection = self._connections.get(number)
-            if connection is None:
+            stream, connection = self._streams[number], self._connections[number]
+            pair = self._pairs[stream.pair]
+            if pair is None:
                 continue
-            connection.probed = connection.stale = True
+            if connection is not None:
+                connection.probed = connection.stale = True
             self._wanted[number] = False
-            key = connection.stream.address_pair
-            sender, _ = connection.stream.ends(direction)
-            pair, said = self._pairs[key], Announcement.of(rows["header"]["exthdr"][i].tobytes())
+            sender, _ = stream.ends(direction)
+            said = Announcement.of(rows["header"]["exthdr"][i].tobytes())
             small, large = pair.announced
-            pair.announced = (small, said) if sender.address != key[0] else (said, large)
-            touched.add(key)
+            pair.announced = (small, said) if sender.address != stream.address_pair[0] else (said, large)
+            touched.add(stream.pair)
 
-    def _collect_ports(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[AddressPairKey]) -> None:
+    def _collect_ports(self, rows: NDArray[Any], at: NDArray[np.intp], touched: set[int]) -> None:
         if len(at) > SAMPLE:
             at = at[:: -(-len(at) // SAMPLE)]
         word = rows["stream"][at].astype(np.int64) << 17
@@ -133,14 +138,15 @@ class PathMap:
         word |= rows["header"]["sport"][at].astype(np.int64)
         for packed in distinct(word).tolist():
             connection = self._connections[packed >> 17]
-            direction = packed >> 16 & 1
-            if len(connection.ports[direction]) < VOTES and connection.add_port(direction, packed & 0xFFFF):
+            direction, port = packed >> 16 & 1, packed & 0xFFFF
+            if connection and len(connection.ports[direction]) < VOTES and connection.add_port(direction, port):
                 connection.stale = True
-                touched.add(connection.stream.address_pair)
+                touched.add(connection.stream.pair)
         for number in distinct(rows["stream"][at]).tolist():
             connection = self._connections[number]
-            connection.looks += 1
-            self._wanted[number] = connection.looks < LOOKS and any(len(side) < VOTES for side in connection.ports)
+            if connection is not None:
+                connection.looks += 1
+                self._wanted[number] = connection.looks < LOOKS and any(len(side) < VOTES for side in connection.ports)
 
     def _weigh(self, pair: AddressPair) -> None:
         """Give every connection that is not settled its path."""
@@ -171,10 +177,11 @@ class PathMap:
                     _write(connection, judge(connection, pair))
         ended = [connection for connection in pair.open if connection.closed is not None]
         pair.open = [connection for connection in pair.open if connection.closed is None][-OPEN_LIMIT:]
-        pair.released += tuple(c.stream.path for c in ended if holders.get(c.stream.path) is c)
-        pair.released = pair.released[-MAX_PATHS:]
+        free = (*pair.released, *(c.stream.path for c in ended if holders.get(c.stream.path) is c))
+        pair.released = _same(free[-MAX_PATHS:])
         for connection in ended:
             self._wanted[connection.stream.number] = False
+            self._connections[connection.stream.number] = None
 
     def _overlap(self, connections: list[Connection]) -> bool:
         """Some connection carried a message after the next one had carried its first."""
@@ -182,7 +189,10 @@ class PathMap:
         return any(self._last[a.number] > b.first_frame for a, b in pairwise(used))
 
 
+# A hundred thousand pairs may have released the same few paths.
+_same = lru_cache(4096)(tuple[int, ...])
+
+
 def _write(connection: Connection, verdict: Verdict) -> None:
-    path, confidence, basis = verdict
     stream = connection.stream
-    stream.path, stream.path_confidence, stream.path_basis = path, round(confidence, 3), basis
+    stream.path, stream.path_confidence, stream.path_basis = verdict

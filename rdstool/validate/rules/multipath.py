@@ -11,7 +11,6 @@ from dissectors.wire.rds import MAX_PATHS
 from rdstool.capture.streams import Stream
 from rdstool.protocol.kinds import Transport
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.connections import Pair
 from rdstool.validate.handshake import Announcement
 from rdstool.validate.rules.multipath_rules import CATCH_UP, COUNT, EARLY, PORTS, PROBE_PATH
 from rdstool.validate.view import View, first_of_each
@@ -33,8 +32,8 @@ class _CatchUp:
     """Frame of the acknowledgement that covers it; 0: not yet."""
 
 
-Sender = tuple[Pair, int]
-"""An address pair, and 1 where its larger address sends."""
+Sender = tuple[int, int]
+"""The number of an address pair, and 1 where its larger address sends."""
 
 
 class MultipathCheck(Check):
@@ -44,14 +43,14 @@ class MultipathCheck(Check):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._home: dict[Pair, int] = {}
+        self._home: dict[int, int] = {}
         """Pair -> the stream that carries its handshake."""
         self._elsewhere: list[tuple[Announcement, int, int]] = []
         """Handshake messages on other streams, their numbers, and the stream that was the handshake's."""
-        self._shaken: dict[Pair, Announcement] = {}
+        self._shaken: dict[int, Announcement] = {}
         """Pair -> the first message that announced two paths or more."""
         self._port_told: set[int] = set()
-        self._early_told: set[Pair] = set()
+        self._early_told: set[int] = set()
         self._catch_up: dict[Sender, _CatchUp] = {}
         self._caught_up_with: set[Sender] = set()
         self._modern: set[bytes] = set()
@@ -74,7 +73,7 @@ class MultipathCheck(Check):
 
     def _shake(self, batch: Batch, said: Announcement) -> None:
         stream = self.context.streams[said.flow >> 1]
-        pair = self.context.connections.pair[stream.number]
+        pair = stream.pair
         home = self._home.setdefault(pair, stream.number)
         if home != stream.number and home in self.context.connections.closed:
             self._home[pair] = stream.number
@@ -98,8 +97,7 @@ class MultipathCheck(Check):
 
     def _sender_key(self, stream: Stream, flow: int) -> Sender:
         source, _ = stream.ends(flow & 1)
-        pair = self.context.connections.pair[stream.number]
-        return pair, int(source.address == pair.larger)
+        return stream.pair, int(source.address == stream.address_pair[1])
 
     def _hold(self, batch: Batch, said: Announcement, sender: Sender) -> None:
         """Remember what the receiver of the handshake had sent on this stream before."""
@@ -142,7 +140,7 @@ class MultipathCheck(Check):
         for sender, one in list(self._catch_up.items()):
             rows = [
                 first[flow]
-                for number in self.context.connections.pairs[sender[0]][: MAX_PATHS + 1]
+                for number in self.context.connections.of_pair(sender[0])[: MAX_PATHS + 1]
                 for flow in (2 * number, 2 * number + 1)
                 if flow in first and flow != one.flow and self._sender_key(self.context.streams[number], flow) == sender
             ]
@@ -167,12 +165,13 @@ class MultipathCheck(Check):
 
     def _second(self) -> None:
         """A connection that speaks while an older one of its pair lives, and no handshake came before."""
-        for pair in self.context.connections.shared - self._early_told:
-            numbers = self.context.connections.pairs[pair]
-            if pair.transport != Transport.TCP:
+        shared = self.context.connections.shared
+        for pair in shared.keys() - self._early_told:
+            numbers = shared[pair]
+            first = self.context.streams[numbers[0]]
+            if first.transport is not Transport.TCP:
                 self._early_told.add(pair)
                 continue
-            first = self.context.streams[numbers[0]]
             spoke = self.context.connections.spoke(first.number)
             if not first.from_start or first.number in self.context.connections.closed or not spoke:
                 self._early_told.add(pair)
@@ -233,9 +232,10 @@ class MultipathCheck(Check):
         connections = self.context.connections
         if self.context.continuity.lossy:
             return  # The ends of connections may be missing.
-        for pair, numbers in connections.tcp_pairs():
-            limit = self.context.path_counts.agreed(pair)
-            if len(numbers) <= limit:
+        for numbers in connections.shared.values():
+            first = self.context.streams[numbers[0]]
+            limit = self.context.path_counts.agreed(first)
+            if first.transport is not Transport.TCP or len(numbers) <= limit:
                 continue
             alive: list[int] = []
             """Last frames of the connections that still carry messages."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.connections import Pair
 from rdstool.validate.rules.multipath_rules import PONG
 from rdstool.validate.view import REORDER_FRAMES
 
@@ -36,7 +35,7 @@ class PongCheck(Check):
         """(flow of the ping, its port) -> the last one that waits."""
         self._early_pongs: dict[tuple[int, int], int] = {}
         """The same -> frame of a pong that no ping was waiting for."""
-        self._congested: set[Pair] = set()
+        self._congested: set[int] = set()
         """Pairs in which some port was congested: pongs to it are not sent."""
 
     def feed(self, batch: Batch) -> None:
@@ -44,7 +43,7 @@ class PongCheck(Check):
         view, kinds = batch.view, batch.view.kind
         for row, ports in batch.bitmaps.items():
             if ports:
-                self._congested.add(self.context.connections.pair[int(view.stream[row])])
+                self._congested.add(self.context.streams[int(view.stream[row])].pair)
         some = (kinds >= MessageKind.PING) & (kinds <= MessageKind.PROBE_REPLY) & view.tcp
         rows = np.flatnonzero(some)
         asks = np.isin(kinds[rows], (MessageKind.PING, MessageKind.PROBE)).tolist()
@@ -72,7 +71,7 @@ class PongCheck(Check):
             until = connections.last_time.one(flow)
             heard = connections.first_frame.one(flow ^ 1)
             whole = heard and continuity.whole(flow ^ 1, ping.frame)
-            if self.context.connections.pair[flow >> 1] in self._congested:
+            if self.context.streams[flow >> 1].pair in self._congested:
                 continue
             if closed is not None or not whole or until - ping.time < PONG_WAIT_NS:
                 continue

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from rdstool.capture.columns import Ints
 from rdstool.capture.gather import distinct
-from rdstool.capture.streams import address_text
+from rdstool.capture.streams import Stream, address_text
 from rdstool.protocol.kinds import MessageKind
 from rdstool.protocol.pathhash import path_of_port
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.connections import Pair
 from rdstool.validate.rules.multipath_rules import HASH, ONE_PATH
 from rdstool.validate.view import Mask, first_of_each
 
@@ -80,15 +79,15 @@ class SocketPathCheck(Check):
 
     def _senders(self, flows: Ints) -> Ints:
         """A number for who sends on each flow: the same one for all flows from one address to another."""
-        numbers: dict[tuple[Pair, bytes], int] = {}
-        senders = ((self._pair(flow), self._source(flow)) for flow in flows.tolist())
+        numbers: dict[tuple[int, bytes], int] = {}
+        senders = ((self._stream(flow).pair, self._source(flow)) for flow in flows.tolist())
         return np.array([numbers.setdefault(sender, len(numbers)) for sender in senders], np.int64)
 
-    def _pair(self, flow: int) -> Pair:
-        return self.context.connections.pair[flow >> 1]
+    def _stream(self, flow: int) -> Stream:
+        return self.context.streams[flow >> 1]
 
     def _source(self, flow: int) -> bytes:
-        source, _ = self.context.streams[flow >> 1].ends(flow & 1)
+        source, _ = self._stream(flow).ends(flow & 1)
         return source.address
 
     def _astray(self, uses: NDArray[np.void], flows: Ints, place: Ints) -> NDArray[np.intp]:
@@ -96,9 +95,9 @@ class SocketPathCheck(Check):
         path = np.zeros(len(flows), np.int64)
         npaths = np.ones(len(flows), np.int64)
         for index, flow in enumerate(flows.tolist()):
-            stream = self.context.streams[flow >> 1]
+            stream = self._stream(flow)
             if stream.path > 0 and stream.path_confidence >= SURE and stream.path_basis.startswith(PORT_RULE):
-                path[index], npaths[index] = stream.path, self.context.path_counts.agreed(self._pair(flow))
+                path[index], npaths[index] = stream.path, self.context.path_counts.agreed(stream)
         at = np.flatnonzero(npaths[place] > 1)
         port, path, npaths = uses["port"][at], path[place[at]], npaths[place[at]]
         swapped = (port & 0xFF) << 8 | port >> 8
@@ -114,9 +113,10 @@ class SocketPathCheck(Check):
                 left_out.add(int(sender[row]))
                 continue
             use = _Use(*uses[row].item())
-            path = self.context.streams[use.flow >> 1].path
-            npaths = self.context.path_counts.agreed(self._pair(use.flow))
-            text = f"{address_text(self._source(use.flow))} sends from port {use.port} on path {path}, the hash says "
+            stream = self._stream(use.flow)
+            npaths = self.context.path_counts.agreed(stream)
+            text = f"{address_text(self._source(use.flow))} sends from port {use.port} on path {stream.path}, "
+            text += "the hash says "
             text += str(path_of_port(use.port, npaths))
             self.report.at(HASH, text, use.frame, use.time, stream=use.flow >> 1, number=use.number)
 
@@ -126,14 +126,14 @@ class SocketPathCheck(Check):
         # What moved where connections were made again is told by RDS-DLV.
         again = {pair for pair in connections.shared if connections.made_again(pair)}
         for old, new in _successive(uses, socket):
-            pair = self._pair(new.flow)
+            pair = self._stream(new.flow).pair
             if pair in again:
                 continue
             whole = all(self.context.continuity.whole(use.flow) for use in (old, new))
             ended = connections.closed.get(old.flow >> 1)
             lived = connections.last_frame.one(old.flow) > new.frame and (ended is None or ended.frame > new.frame)
-            paths = [self.context.streams[use.flow >> 1].path for use in (old, new)]
-            first = connections.pairs[pair][0]
+            paths = [self._stream(use.flow).path for use in (old, new)]
+            first = connections.of_pair(pair)[0]
             if paths[0] > 0 and paths[1] != 0 and old.flow >> 1 != first and lived and whole:
                 self.report.at(
                     ONE_PATH,

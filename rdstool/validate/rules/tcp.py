@@ -117,15 +117,17 @@ class TcpCheck(Check):
                 elif connections.now - opened.time >= DUEL_NS and self._stays(stream):
                     text = f"{_opening(stream)}, which is the smaller address, and it stays open"
                     self.report.at(INITIATOR, text, opened.frame, opened.time, stream=stream.number)
-        for pair, numbers in connections.tcp_pairs():
+        for numbers in connections.shared.values():
+            first = self.context.streams[numbers[0]]
+            told = first.transport is Transport.TCP and first.address_pair[0] in self._ports_tell
             # Where the capture lacks frames the ends of connections may be among them.
-            if pair.smaller in self._ports_tell and not self.context.continuity.lossy:
+            if told and not self.context.continuity.lossy:
                 self._one_path_one_connection(numbers)
 
     def _stays(self, stream: Stream) -> bool:
         """The connection has no end that the capture shows, or would have shown, and none took its place."""
         connections = self.context.connections
-        younger = connections.pairs[connections.pair[stream.number]]
+        younger = connections.of_pair(stream.pair)
         return (
             stream.number not in connections.closed
             and not self.context.continuity.lossy

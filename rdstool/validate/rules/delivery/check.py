@@ -10,7 +10,6 @@ import numpy as np
 
 from dissectors.wire.extensions import GenNum
 from rdstool.validate.check import Batch, Check, Context
-from rdstool.validate.connections import Pair
 from rdstool.validate.rules.delivery.journal import Journal, Sent
 from rdstool.validate.rules.delivery.legs import Legs
 from rdstool.validate.rules.delivery.rules import (
@@ -82,21 +81,25 @@ class DeliveryCheck(Check):
             return
         self.journal.settle()
         overtaken = self._overtaken_pairs()
-        for pair in sorted(connections.shared):
-            numbers = connections.pairs[pair]
+        for pair, numbers in sorted(connections.shared.items(), key=lambda item: self._place(item[1][0])):
             if pair in overtaken or connections.made_again(pair) or self._sequential(numbers):
                 room = MAX_FOLLOWED - self._followed
                 self._followed += min(room, len(numbers))
                 self.context.not_followed += max(0, len(numbers) - room)
                 if room:
-                    self._judge(pair, numbers[:room])
+                    self._judge(numbers[:room])
         self._payloads()
 
-    def _judge(self, pair: Pair, numbers: list[int]) -> None:
+    def _place(self, number: int) -> tuple[bytes, bytes, int]:
+        """Where the address pair of a stream stands among others, whichever was seen first."""
+        stream = self.context.streams[number]
+        return *stream.address_pair, stream.transport
+
+    def _judge(self, numbers: list[int]) -> None:
         if not self._can_be_followed(numbers):
             self.context.not_whole += len(numbers)
             return
-        legs = Legs(self.context, self.journal, pair, numbers)
+        legs = Legs(self.context, self.journal, numbers)
         if legs.forgotten:
             return
         story = Story(self.context, legs, self._generations)
@@ -112,15 +115,13 @@ class DeliveryCheck(Check):
         whole = all(continuity.whole(flow, connections.first_end.one(flow)) for flow in flows)
         return whole and self.context.both_ends_heard(self.context.streams[numbers[0]])
 
-    def _overtaken_pairs(self) -> set[Pair]:
+    def _overtaken_pairs(self) -> set[int]:
         """Pairs in which a socket's messages may be on two paths at one time."""
-        streams, pairs = self.context.streams, list(self.context.connections.pairs)
-        place = np.zeros(len(streams), np.int64)
-        home = np.zeros(len(streams), np.bool_)
-        for index, members in enumerate(self.context.connections.pairs.values()):
-            place[members], home[members[0]] = index, True
-        dialler = np.array([stream.a.address > stream.b.address for stream in streams.streams], np.int64)
-        return {pairs[index] for index in self.journal.overtaken(place, home, dialler)}
+        streams, connections = self.context.streams.streams, self.context.connections
+        pair = np.array([stream.pair for stream in streams], np.int64)
+        home = np.array([connections.is_first(stream) for stream in streams], np.bool_)
+        dialler = np.array([stream.a.address > stream.b.address for stream in streams], np.int64)
+        return self.journal.overtaken(pair, home, dialler)
 
     def _sequential(self, numbers: list[int]) -> bool:
         """Some connection began after another had spoken its last."""

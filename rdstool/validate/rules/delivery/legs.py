@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rdstool.protocol.kinds import MessageKind, Transport
 from rdstool.validate.check import Context
-from rdstool.validate.connections import Pair
 from rdstool.validate.rules.delivery.arrival import closed_at_once
 from rdstool.validate.rules.delivery.journal import Journal, Kept, RoundTrip
 from rdstool.validate.rules.delivery.lanes import Binder
@@ -15,10 +14,12 @@ from rdstool.validate.view import BIGGEST
 class Legs:
     """All connections of the pair, with what they tell together."""
 
-    def __init__(self, context: Context, journal: Journal, pair: Pair, numbers: list[int]) -> None:
+    def __init__(self, context: Context, journal: Journal, numbers: list[int]) -> None:
         self._context = context
         self._connections = context.connections
-        self._pair = pair
+        first = context.streams[numbers[0]]
+        self._larger = first.address_pair[1]
+        self._tcp = first.transport is Transport.TCP
         self.numbers = numbers
         """Numbers of the connections, oldest first."""
         self.kept = {flow: journal.flow(flow) for number in numbers for flow in (2 * number, 2 * number + 1)}
@@ -41,7 +42,7 @@ class Legs:
     def end_of(self, flow: int) -> int:
         """Which end sends a flow: 0 for the smaller address."""
         source, _ = self._context.streams[flow >> 1].ends(flow & 1)
-        return int(source.address == self._pair.larger)
+        return int(source.address == self._larger)
 
     def flow_of(self, number: int, end: int) -> int:
         """What an end sends on a connection."""
@@ -52,8 +53,7 @@ class Legs:
         flows = [self.flow_of(number, leg.lane.end) for number in leg.lane.streams[:-1]]
         kept = [self.kept[flow] for flow in flows]
         # What InfiniBand sent last, and nobody acknowledged, may not be there.
-        tcp = self._pair.transport == Transport.TCP
-        return tcp and self.from_start and all(one is not None and one.all for one in kept)
+        return self._tcp and self.from_start and all(one is not None and one.all for one in kept)
 
     def _begins(self) -> bool:
         """The capture began before the first connection of the pair: those of before the first cut number from 1."""
@@ -78,7 +78,7 @@ class Legs:
     def _round_trips(self) -> tuple[RoundTrip, RoundTrip]:
         trips = [RoundTrip(), RoundTrip()]
         for flow, one in self.kept.items():
-            if one is not None and self._pair.transport == Transport.TCP:
+            if one is not None and self._tcp:
                 receiver = 1 - self.end_of(flow)
                 trips[receiver] = trips[receiver].joined(one.trip)
         return trips[0], trips[1]
