@@ -58,7 +58,8 @@ class PerFlow(Generic[Scalar]):
     def _reach(self, flows: Ints) -> None:
         top = int(flows.max()) // 2 * 2 + 2 if len(flows) else 0  # both directions of the stream
         if top > len(self._values):
-            more = np.full(max(top, 2 * len(self._values)), self._default, self._values.dtype)
+            # There are many of these columns, and perhaps very many flows: no more room than is soon used.
+            more = np.full(max(top, len(self._values) * 5 // 4), self._default, self._values.dtype)
             more[: len(self._values)] = self._values
             self._values = more
 

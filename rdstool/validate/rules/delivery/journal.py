@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdstool.capture.columns import Ints
-from rdstool.capture.gather import distinct, joined
+from rdstool.capture.gather import distinct
 from rdstool.protocol.kinds import MessageKind
 from rdstool.validate.flows import Numbered
 from rdstool.validate.view import Mask, PerFlow, View
@@ -147,27 +147,21 @@ class Journal:
 
     def _shrink(self) -> None:
         """Keep heads and tails; where that is not enough, give up the oldest flows."""
-        rows, acks = self._sorted()
-        rows, acks = (
-            rows.compress(_ends(rows["flow"], HEAD_ROWS, TAIL_ROWS)),
-            acks.compress(_ends(acks["flow"], 0, TAIL_ROWS)),
-        )
+        (row_flow, rows), (ack_flow, acks) = _by_flow(self._rows), _by_flow(self._acks)
+        kept_rows, kept_acks = _ends(row_flow, HEAD_ROWS, TAIL_ROWS), _ends(ack_flow, 0, TAIL_ROWS)
         room = MAX_ROWS // 2
-        below = max((int(some["flow"][-room]) for some in (rows, acks) if len(some) > room), default=0)
+        kept = row_flow[kept_rows], ack_flow[kept_acks]
+        below = max((int(flow[-room]) for flow in kept if len(flow) > room), default=0)
         self._forgotten_below = max(self._forgotten_below, below)
-        rows, acks = rows.compress(rows["flow"] >= below), acks.compress(acks["flow"] >= below)
-        self._rows, self._acks = [rows], [acks]
+        rows, acks = rows[kept_rows & (row_flow >= below)], acks[kept_acks & (ack_flow >= below)]
+        _put(self._rows, rows, RECORD)
+        _put(self._acks, acks, ACKED)
         self._row_count, self._ack_count = len(rows), len(acks)
-
-    def _sorted(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """All rows and acknowledgements by flow, in the order of the flow."""
-        rows, acks = joined(self._rows, RECORD), joined(self._acks, ACKED)
-        return rows.take(np.argsort(rows["flow"], kind="stable")), acks.take(np.argsort(acks["flow"], kind="stable"))
 
     def settle(self) -> None:
         """Put everything in order: nothing more will come."""
-        rows, acks = self._sorted()
-        self._rows, self._acks = [rows], [acks]
+        for parts, dtype in ((self._rows, RECORD), (self._acks, ACKED)):
+            _put(parts, _by_flow(parts)[1], dtype)
 
     def forgot(self, flow: int) -> bool:
         """The flow was given up for room."""
@@ -211,6 +205,24 @@ class Journal:
         _, at_old, at_new = np.intersect1d(old_keys, new_keys, assume_unique=True, return_indices=True)
         late = -new_frames[at_new] < old_frames[at_old]
         return set(distinct(old_keys[at_old[late]] >> 33).tolist())
+
+
+def _by_flow(parts: list[NDArray[Any]]) -> tuple[Ints, Ints]:
+    """The flows of all rows, ascending, and the order of the rows that makes them so."""
+    flow = np.concatenate([part["flow"] for part in parts]) if parts else np.zeros(0, np.int64)
+    order = np.argsort(flow, kind="stable")
+    return flow[order], order
+
+
+def _put(parts: list[NDArray[Any]], order: Ints, dtype: np.dtype[Any]) -> None:
+    """Make one part of all, with these of their rows in this order; the rules hold nothing that is larger."""
+    whole = np.empty(len(order), dtype)
+    raw, begin = f"V{dtype.itemsize}", 0
+    for part in parts:
+        at = np.flatnonzero((order >= begin) & (order < begin + len(part)))
+        whole.view(raw)[at] = part.view(raw).take(order[at] - begin)
+        begin += len(part)
+    parts[:] = [whole]
 
 
 def _ends(flows: Ints, head: int, tail: int) -> Mask:
