@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
-SYN, ACK = 2, 16
+FIN, SYN, ACK = 1, 2, 16
 RDS_PORT = 16385
 
 

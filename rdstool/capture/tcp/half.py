@@ -246,6 +246,11 @@ class Half:
         """Whether nothing waits, and no message has begun."""
         return self.regular and self.open is None and not self.carry
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether offsets and what has ended are all that there is to know of it."""
+        return self.idle and not self.inferred and self.closing is None
+
     def offsets(self, seq: NDArray[np.uint32]) -> Ints:
         """Stream offsets of TCP sequence numbers near ``next``, in capture order."""
         if self.base is None:

@@ -32,6 +32,7 @@ from rdstool.capture.tcp.connection import (
 from rdstool.capture.tcp.group import Grouping, Key, by_connection, ends_of
 from rdstool.capture.tcp.half import MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns, nearest
 from rdstool.capture.tcp.messages import Framing, RowBuilder
+from rdstool.capture.tcp.resting import Connections
 from rdstool.capture.tcp.reuse import first_jump
 from rdstool.capture.tcp.search import BoundarySearch
 from rdstool.protocol.kinds import Transport
@@ -60,7 +61,7 @@ class TcpStreams:
         self.table = table
         self.options = options
         self.ports = ports
-        self.connections: dict[Key, Connection] = {}
+        self.connections = Connections(table)
         self._unsettled: dict[int, tuple[Connection, Half]] = {}
         """Halves with a hole or in search, by identity."""
         self._last_frame = self._last_time = 0
@@ -98,15 +99,15 @@ class TcpStreams:
                 break
         if regular:
             self._feed_regular(grouping, regular, segments, chunk, out)
+        self.connections.rest(grouping.keys)
         return self._part(out, chunk)
 
     def finish(self) -> Part:
         """Give up all holes, report what is incomplete, and forget all state."""
         chunk = Chunk(np.empty(0, np.uint8))
         out = _Output(RowBuilder(self.options))
-        for connection in self.connections.values():
+        for connection in self.connections.leave():
             self._end(connection, chunk, out, self._last_frame, self._last_time)
-        self.connections.clear()
         self._unsettled.clear()
         return self._part(out, chunk)
 

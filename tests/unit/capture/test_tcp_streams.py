@@ -8,6 +8,8 @@ import pytest
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.capture.events import Closing, Gap, GapReason, Resynchronised, StreamClosed, StreamOpened
+from rdstool.capture.tcp import resting
+from rdstool.capture.tcp.resting import FEW
 from rdstool.protocol.kinds import MessageKind
 from tests.unit.capture.tcp_conversation import FIN, RST, Conversation, data, decode, handshake
 
@@ -17,6 +19,12 @@ STREAM = handshake() + b"".join(MESSAGES)
 SEQUENCES = [0, 1, *range(2, 2 + len(MESSAGES))]
 AT = [len(handshake()) + sum(map(len, MESSAGES[:n])) for n in range(len(MESSAGES) + 1)]
 """Stream offset of each message."""
+
+
+@pytest.fixture(autouse=True, params=[FEW, 0], ids=["few", "many"])
+def connections_of_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All holds as well among very many connections, which are kept in another way between two chunks."""
+    monkeypatch.setattr(resting, "FEW", request.param)
 
 
 @pytest.mark.parametrize("size", [1, 7, 48, 100, 1448, 65000])
