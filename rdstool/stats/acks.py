@@ -20,7 +20,7 @@ from rdstool.capture.columns import Ints
 from rdstool.capture.events import Event, Gap
 from rdstool.protocol.kinds import MessageKind
 from rdstool.stats.batch import Columns
-from rdstool.stats.groups import OTHERS, Lanes
+from rdstool.stats.groups import OTHERS, Lanes, count
 from rdstool.stats.histogram import Histograms
 
 WAITING_MESSAGES = 1 << 16
@@ -227,11 +227,12 @@ class Acknowledgements:
         self._waiting = None
 
     def _grow(self) -> None:
-        missing = len(self._lanes) - len(self._reached)
-        if missing > 0:
-            self._reached = np.concatenate((self._reached, np.zeros(missing, np.int64)))
-            self.doubtful = np.concatenate((self.doubtful, np.zeros(missing // 2, np.bool_)))
-            self.lane_outcomes = np.concatenate((self.lane_outcomes, np.zeros((missing, OUTCOMES), np.int64)))
+        lanes = len(self._lanes)
+        if lanes > len(self._reached):
+            # In place, as a copy of the counts of very many lanes is large. Nothing else refers to them.
+            self._reached.resize(lanes, refcheck=False)
+            self.doubtful.resize(lanes // 2, refcheck=False)
+            self.lane_outcomes.resize((lanes, OUTCOMES), refcheck=False)
 
     def _note_gaps(self, events: list[Event]) -> None:
         fresh = [event.stream << 43 | event.frame for event in events if isinstance(event, Gap) and event.stream >= 0]
@@ -289,17 +290,11 @@ class Acknowledgements:
 
     def _count(self, sent: Sent) -> None:
         lane, sender = sent.lane, sent.sender
-        lanes = len(self.lane_outcomes)
-        self.lane_outcomes += np.bincount(lane * OUTCOMES + sent.outcome, minlength=lanes * OUTCOMES).reshape(
-            lanes, OUTCOMES
-        )
+        count(self.lane_outcomes, lane, sent.outcome)
         missing = int(sender.max(initial=0)) + 1 - len(self.socket_outcomes)
         if missing > 0:
             self.socket_outcomes = np.concatenate((self.socket_outcomes, np.zeros((missing, OUTCOMES), np.int64)))
-        sockets = len(self.socket_outcomes)
-        self.socket_outcomes += np.bincount(sender * OUTCOMES + sent.outcome, minlength=sockets * OUTCOMES).reshape(
-            sockets, OUTCOMES
-        )
+        count(self.socket_outcomes, sender, sent.outcome)
         measured = sent.outcome == Outcome.MEASURED
         latency = sent.acked_time - sent.time
         if not measured.all():

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from rdstool.capture.streams import Stream, address_text
+from rdstool.capture.streams import address_text
 from rdstool.protocol.kinds import Transport
-from rdstool.stats.assemble import Span, agreed_paths, count_of, path_or_none, seen_of
+from rdstool.stats.assemble import Count, Span, agreed_paths, count_of, path_or_none, seen_of
 from rdstool.stats.findings import Findings
 from rdstool.stats.model import Balance, ConnectionStats, PathShare, Records
 from rdstool.stats.reconnects import Reconnect
 from rdstool.stats.ways import Ways
 
-PairKey = tuple[bytes, bytes, Transport]
-
 
 def connections_of(found: Findings, ways: Ways, again: list[Reconnect]) -> Records[ConnectionStats]:
     """The connections of a capture, in the order in which they began; ``again`` are all its reconnects."""
-    reconnects: dict[PairKey, list[Reconnect]] = defaultdict(list)
+    reconnects: dict[int, list[Reconnect]] = defaultdict(list)
     for one in again:
-        reconnects[_pair_key(one.stream)].append(one)
-    announced = Counter(_pair_key(found.streams[restart.stream]) for restart in found.handshakes.restarts)
-    order = ways.by_first_stream()
+        reconnects[one.stream.pair].append(one)
+    announced = Counter(found.streams[restart.stream].pair for restart in found.handshakes.restarts)
 
-    def make(place: int) -> ConnectionStats:
-        streams = [found.streams[number] for number in ways.connections[order[place]]]
+    def make(pair: int) -> ConnectionStats:
+        streams = [found.streams[number] for number in ways.connections[pair]]
         first = streams[0]
-        a, b, transport = _pair_key(first)
+        (a, b), transport = first.address_pair, first.transport
         sides = [side for address in (a, b) if (side := found.handshakes.sides.get(address)) and side.announced]
         npaths = agreed_paths(side.announced.npaths for side in sides if side.announced) if sides else None
         npaths = npaths if transport is Transport.TCP else None
         flipped = int(first.a.address != a)
-        there_by_path, here_by_path = (ways.way_of(2 * first.number + (flipped ^ way)) for way in (0, 1))
-        forward, back = ([lane for lanes in way.values() for lane in lanes] for way in (there_by_path, here_by_path))
-        forward = [] if a == b else forward
-        there, here = count_of(found.traffic.data, forward), count_of(found.traffic.data, back)
-        span = Span.of([(found.traffic.all, [*forward, *back])])
-        mine = reconnects.get((a, b, transport), [])
-        balances = (_balance(found, a, b, there_by_path, npaths), _balance(found, b, a, here_by_path, npaths))
+        both = [ways.way_of(2 * first.number + (flipped ^ way)) for way in (0, 1)]
+        span = Span.of([(found.traffic.all, lanes) for way in both for lanes in way.values()])
+        there_by_path, here_by_path = (
+            {path: count_of(found.traffic.data, lanes) for path, lanes in sorted(way.items())} for way in both
+        )
+        balances = (_balance(a, b, there_by_path, npaths), _balance(b, a, here_by_path, npaths))
+        there, here = _total(there_by_path if a != b else {}), _total(here_by_path)
+        mine = reconnects.get(pair, [])
         return ConnectionStats(
             a=address_text(a),
             b=address_text(b),
@@ -51,14 +49,14 @@ def connections_of(found: Findings, ways: Ways, again: list[Reconnect]) -> Recor
             b_to_a_messages=here.messages,
             b_to_a_bytes=here.bytes,
             reconnects=len(mine),
-            restarts=announced[a, b, transport] or _restarts(mine),
+            restarts=announced[pair] or _restarts(mine),
             first_time=span.begin,
             last_time=span.end,
             coverage=seen_of((coverage for stream in streams for coverage in stream.coverage), transport).coverage,
             balance=[balance for balance in balances if balance is not None],
         )
 
-    return Records(len(order), make)
+    return Records(len(ways.connections), make)
 
 
 def _restarts(again: list[Reconnect]) -> int:
@@ -69,10 +67,11 @@ def _restarts(again: list[Reconnect]) -> int:
     return max(by_path.values(), default=0)
 
 
-def _balance(
-    found: Findings, source: bytes, destination: bytes, paths: dict[int, list[int]], npaths: int | None
-) -> Balance | None:
-    counts = {path: count_of(found.traffic.data, lanes) for path, lanes in sorted(paths.items())}
+def _total(counts: dict[int, Count]) -> Count:
+    return Count(sum(count.messages for count in counts.values()), sum(count.bytes for count in counts.values()))
+
+
+def _balance(source: bytes, destination: bytes, counts: dict[int, Count], npaths: int | None) -> Balance | None:
     by_bytes = any(count.bytes for count in counts.values())
     weight = {path: count.bytes if by_bytes else count.messages for path, count in counts.items()}
     total = sum(weight.values())
@@ -84,8 +83,3 @@ def _balance(
         imbalance = round(max(known.values()) * (npaths or len(known)) / total, 3)
     shares = [PathShare(path_or_none(path), *counts[path], round(part / total, 4)) for path, part in weight.items()]
     return Balance(address_text(source), address_text(destination), shares, imbalance)
-
-
-def _pair_key(stream: Stream) -> PairKey:
-    """The RDS connection that a stream serves."""
-    return *stream.address_pair, stream.transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ LANE_HISTOGRAMS = 512
 OTHERS = 0
 """Index of the group of everything beyond the limits."""
 _PORTS = 65536
+_DENSE = 16
+"""With fewer groups for each message than this, all of them are counted in one pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +99,13 @@ class Sockets:
             address, port = key >> 16, key & 0xFFFF
             self.known.append(Socket(self._lanes.addresses[address], port))
             self._table[port, address] = len(self.known)
+
+
+def count(counts: NDArray[np.int64], *at: NDArray[Any]) -> None:
+    """Add one for each place that is named, by an index for each dimension. Most captures have few places."""
+    flat = np.ravel_multi_index(at, counts.shape)
+    whole = counts.reshape(-1)
+    if len(whole) < _DENSE * len(flat):
+        whole += np.bincount(flat, minlength=len(whole))
+    else:
+        np.add.at(whole, flat, 1)

@@ -9,7 +9,7 @@ from dissectors.wire.rds import Flags
 from rdstool.capture.columns import Ints
 from rdstool.protocol.kinds import MessageKind
 from rdstool.stats.batch import Columns
-from rdstool.stats.groups import Lanes
+from rdstool.stats.groups import Lanes, count
 from rdstool.stats.histogram import Histograms
 
 KINDS = len(MessageKind)
@@ -76,7 +76,7 @@ class Traffic:
         self._grow()
         lanes = len(self.flagged)
         lane = columns.lane
-        self.kinds += np.bincount(lane * KINDS + columns.kind, minlength=lanes * KINDS).reshape(-1, KINDS)
+        count(self.kinds, lane, columns.kind)
         self.flagged += np.bincount(lane[columns.flags & Flags.RETRANSMITTED != 0], minlength=lanes)
         self.incomplete += np.bincount(lane[~columns.complete], minlength=lanes)
         self.all.add(lane, columns.length, columns.time)
@@ -88,8 +88,9 @@ class Traffic:
         self.received.add(columns.receiver, columns.length, columns.time)
 
     def _grow(self) -> None:
-        missing = len(self._lanes) - len(self.flagged)
-        if missing > 0:
-            self.kinds = np.concatenate((self.kinds, np.zeros((missing, KINDS), np.int64)))
-            self.flagged = np.concatenate((self.flagged, np.zeros(missing, np.int64)))
-            self.incomplete = np.concatenate((self.incomplete, np.zeros(missing, np.int64)))
+        lanes = len(self._lanes)
+        if lanes > len(self.flagged):
+            # In place, as a copy of the counts of very many lanes is large. Nothing else refers to them.
+            self.kinds.resize((lanes, KINDS), refcheck=False)
+            self.flagged.resize(lanes, refcheck=False)
+            self.incomplete.resize(lanes, refcheck=False)

@@ -60,19 +60,13 @@ class Ways:
         busy = np.logical_or.reduceat(used[lanes.order], lanes.bounds[:-1]) if len(lanes) else used
         self.paths = [lanes[group] for group in np.flatnonzero(busy).tolist()]
         """The lanes of each (source, destination, transport, path), in that order."""
-        self.connections = Runs.of(np.minimum(a, b), np.maximum(a, b), transport)
-        """Streams, by the two addresses and the transport."""
+        self.connections = Runs.of(np.fromiter((stream.pair for stream in streams), np.int64, len(streams)))
+        """Streams, by the RDS connection that they serve."""
         first = np.fromiter((group[0] for group in self.paths), np.int64, len(self.paths))
         keys = (source * len(places) + destination) * len(Transport) + of_lane
         ways = keys[first]
         self._bounds = np.searchsorted(ways, keys), np.searchsorted(ways, keys, side="right")
         """For each lane, where its way begins in ``paths``, and ends."""
-
-    def by_first_stream(self) -> list[int]:
-        """The groups of ``connections``, in the order in which they came."""
-        runs = self.connections
-        order: list[int] = np.argsort(runs.order[runs.bounds[:-1]], kind="stable").tolist()
-        return order
 
     def way_of(self, lane: int) -> dict[int, list[int]]:
         """Path -> lanes, for all that goes from the source of this lane to its destination over its transport."""
