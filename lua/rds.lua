@@ -743,12 +743,19 @@ pcall(collectgarbage, "setpause", 400)
 -- `operations`.
 local shown
 local at_end -- All frames were seen: what is still open is shown where it belongs.
+local visited -- whether the frame that is dissected was before
+local part_unwanted -- whether nobody looked at the last part of a message that was new
 local streams, message_count
 -- Address pair -> what its connections have in common.
 local pairs_of_addresses
 
 local function start_capture()
-   shown, streams, message_count, pairs_of_addresses, at_end = {}, {}, 0, {}, false
+   shown, streams, message_count, pairs_of_addresses, at_end, part_unwanted = {}, {}, 0, {}, false, false
+end
+
+-- The frame that is dissected, as long as nothing is known of it.
+local function now_of(number, pinfo)
+   return { number = number, time = time_of(pinfo), messages = nil, parts = nil }
 end
 
 -- The list `kind` of what a frame shows.
@@ -1874,9 +1881,12 @@ end
 
 -- RDS over InfiniBand and RoCE. What it gives to the rest, and what it takes from 41_rules.lua.
 
-local start_infiniband, finish_infiniband, feed_packet, feed_known, read_packet, whole_packet, take_middle, start_cm
+local start_infiniband, finish_infiniband, feed_packet, feed_known, read_packet, whole_packet, start_cm
 local orphans -- number of a frame -> it ends a SEND whose begin was not captured, and is not known to be RDS
-local SEND_MIDDLE, MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
+local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
+-- Most packets are what is expected next: a shorter way for these. Opcode -> a function that takes such a packet, whole, and
+-- returns whether it was one: of the flow, its number, what follows BTH, whether it is solicited, number of the frame, pinfo.
+local EXPECTED = {}
 local check_fragment, check_cm
 
 do
@@ -2129,7 +2139,7 @@ end
 local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
-   SEND_MIDDLE = 0x01
+   local SEND_FIRST, SEND_MIDDLE, SEND_LAST = 0x00, 0x01, 0x02
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
@@ -2248,23 +2258,23 @@ do
    end
 
    local function extend_message(message, unit, status, frame)
-      local data = unit.length - HEADER_BYTES
-      local room = max(0, message.length - message.total)
+      local data, packets, total = unit.length - HEADER_BYTES, unit.packets, message.total
+      local room, size = message.length - total, data - unit.missing
+      room, size = room > 0 and room or 0, size > 0 and size or 0
       message.fragments = message.fragments + 1
-      message.packets = message.packets + unit.packets
-      message.total = message.total + data
-      local size = max(0, unit.length - unit.missing - HEADER_BYTES)
-      message.seen = message.seen + min(size, room)
-      message.solicited = unit.solicited
-      if RANK[status] < RANK[message.status] then
+      message.packets = message.packets + packets
+      message.total = total + data
+      message.seen = message.seen + (size < room and size or room)
+      message.solicited, message.frame = unit.solicited, frame
+      if status ~= message.status and RANK[status] < RANK[message.status] then
          message.status = status
       end
-      message.frame = frame
-      if message.kept + size <= MAX_KEPT_BYTES then
-         message.kept = message.kept + size
+      local kept = message.kept + size
+      if kept <= MAX_KEPT_BYTES then
+         message.kept = kept
          local parts, from = message.parts, unit.parts
          local count = #parts
-         for index = 1, unit.packets do
+         for index = 1, packets do
             parts[count + index] = from[index]
          end
          if size > room then
@@ -2350,10 +2360,10 @@ do
    end
 
    -- The SEND or WRITE that begins with a packet. A flow has one at a time, and one table for all.
-   local function begin_unit(flow, packet, position)
+   local function begin_unit(flow, part, frame, position)
       local unit = flow.last_unit or { parts = {} }
       flow.unit, flow.last_unit = unit, unit
-      unit.part, unit.first, unit.position, unit.header = packet.what.part, packet.frame, position, ""
+      unit.part, unit.first, unit.position, unit.header = part, frame, position, ""
       unit.packets, unit.length, unit.missing = 0, 0, 0
       return unit
    end
@@ -2366,13 +2376,50 @@ do
       unit.length = unit.length + length
    end
 
-   -- Most packets: the middle of a SEND, whole, in order and with nothing waiting. Its number is the flow's `next_middle`.
-   function take_middle(flow, data, number)
+   -- The first packet of a SEND, in order and with nothing waiting.
+   EXPECTED[SEND_FIRST] = function(flow, psn, data, _, number, pinfo)
       local order = flow.order
-      local expected = order.expected + 1
-      order.expected, flow.next_middle = expected, expected % PSN_MODULUS
-      extend_unit(flow.unit, #data, data)
+      local position = flow.known and order.expected
+      if not position or position % PSN_MODULUS ~= psn or order.count > 0 or order.fresh or order.choices or order.far[1] then
+         return false
+      end
+      local now = now_of(number, pinfo)
+      order.expected, flow.next_middle, flow.high = position + 1, (psn + 1) % PSN_MODULUS, now
+      local unit = begin_unit(flow, SEND, now, position)
+      unit.header = sub(data, 1, HEADER_BYTES)
+      extend_unit(unit, #data, sub(data, HEADER_BYTES + 1))
+      tell_part(flow.lane, now)
+      return true
+   end
+
+   -- The middle of one that has begun: it has the flow's `next_middle`.
+   EXPECTED[SEND_MIDDLE] = function(flow, psn, data, _, number)
+      if psn ~= flow.next_middle then
+         return false
+      end
+      local order, unit = flow.order, flow.unit
+      order.expected, flow.next_middle = order.expected + 1, (psn + 1) % PSN_MODULUS
+      local packets, length = unit.packets + 1, unit.length
+      unit.packets, unit.length = packets, length + #data
+      unit.parts[packets] = length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
       shown[number] = shown[number] or flow.lane.part_frame
+      return true
+   end
+
+   -- Its end, which has the same.
+   EXPECTED[SEND_LAST] = function(flow, psn, data, solicited, number, pinfo)
+      if psn ~= flow.next_middle or not flow.known then
+         return false
+      end
+      local order, unit, now = flow.order, flow.unit, now_of(number, pinfo)
+      order.expected, flow.next_middle, flow.high, flow.unit = order.expected + 1, nil, now, nil
+      extend_unit(unit, #data, data)
+      unit.opcode, unit.solicited = SEND_LAST, solicited
+      take_unit(flow, unit, now, now)
+      if not (now.messages or now.parts) then
+         tell_part(flow.lane, now)
+      end
+      return true
    end
 
    -- Take a request packet that is next in order: SENDs grow to frames of RDS, other requests to RDMA operations.
@@ -2383,7 +2430,7 @@ do
       end
       flow.high = frame
       local what = packet.what
-      local unit = what.starts and begin_unit(flow, packet, position) or flow.unit
+      local unit = what.starts and begin_unit(flow, what.part, packet.frame, position) or flow.unit
       if not unit or unit.part ~= what.part then
          flow.unit = nil
          return
@@ -2596,12 +2643,12 @@ do
          local operation = list[index]
          local write = operation.kind == "rdma-write"
          operation.status = "ok"
-         operation.answered = operation.answered or frame
+         operation.answered = operation.answered or frame.number
          if write and frame.number > operation.frame.number then
             operation.frame = frame
          end
          -- Responses of a READ may still come, where the capture reorders.
-         if write or frame.number - operation.answered.number >= SETTLE_FRAMES then
+         if write or frame.number - operation.answered >= SETTLE_FRAMES then
             remove(list, index)
             settle_operation(flow, operation, now)
          else
@@ -2698,7 +2745,7 @@ do
    -- All before `psn` was answered.
    local function note_answer(flow, psn, frame, now)
       if not flow.answered or psn > flow.answered then
-         flow.answered, flow.answered_in = psn, frame
+         flow.answered, flow.answered_in = psn, frame.number
       end
       if flow.pending[1] then
          operations_acknowledged(flow, psn, frame, now)
@@ -2715,6 +2762,27 @@ do
       elseif kind == 3 and code ~= 0 then
          refuse_operations(flow, psn, packet.frame, NAK_NAMES[code] or format("NAK code %d", code), now)
       end
+   end
+
+   -- An acknowledgement that nothing waits for.
+   EXPECTED[ACKNOWLEDGE] = function(answering, psn, data, _, number)
+      if not answering.known or #data ~= 4 or byte(data) % 128 >= 32 then
+         return false
+      end
+      local flow = answering.peer
+      local order = flow.order
+      local expected = order.expected
+      if not expected or order.count > 0 or flow.pending[1] then
+         return false
+      end
+      local position = expected + ahead(expected, psn, PSN_MODULUS)
+      if not order.patient and position > (order.acked or -huge) then
+         order.acked = position
+      end
+      if position > (flow.answered or -huge) then
+         flow.answered, flow.answered_in = position, number
+      end
+      return true
    end
 
    -- Take an answer to requests of `flow`.
@@ -2939,7 +3007,7 @@ do
       if not what then
          return
       end
-      packet.what, packet.frame, flow.last_frame = what, now, now
+      packet.what, packet.frame = what, now
       follow(flow, packet, now)
       if packet.length > what.header and not (now.messages or now.parts) then
          -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.
@@ -4580,10 +4648,16 @@ do
    end
 
    -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be. Its columns keep what TCP or
-   -- InfiniBand say there.
+   -- InfiniBand say there. That nobody looks at a new frame holds for the next one, too: where a filter, column or tap is
+   -- added, Wireshark dissects the frames again that it had.
    local function show_only_part(part, root)
+      if part_unwanted and not visited then
+         return
+      end
       local wanted = referenced(root, handles.rds)
-      if wanted or referenced(root, handles.rds_part) then
+      local asked = wanted or referenced(root, handles.rds_part)
+      part_unwanted = not (asked or visited)
+      if asked then
          add = wanted and root.visible and add_always or add_referenced
          show_part(part, root)
       end
@@ -4671,19 +4745,15 @@ do
 
 local watching = true
 local tcp_ports = {}
--- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, whether
--- the watcher at IP has seen what it carries, and whether it was dissected before.
-local current, held, segment, done, taken, visited = nil, {}, nil, false, false, false
+-- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
+-- whether the watcher at IP has seen what it carries.
+local current, held, segment, done, taken = nil, {}, nil, false, false
 local switched_on -- whether RDS is; nil until Wireshark has called its dissector, or has been asked to
 local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
-end
-
-local function now_of(pinfo)
-   return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
 end
 
 -- Let Wireshark's own dissector do its work.
@@ -4755,7 +4825,7 @@ end
 local function note_frame(pinfo)
    switched_on = true
    if not watching and current ~= pinfo.number then
-      current, held.tvb, segment, done = pinfo.number, nil, nil, false
+      current, held.tvb, segment, done, visited = pinfo.number, nil, nil, false, true
    end
 end
 
@@ -4793,10 +4863,10 @@ do
                segment.used = true
                seen_segment(current, time_of(pinfo))
                if advances(half, segment) then
-                  take_acknowledgement(half, segment, now_of(pinfo))
+                  take_acknowledgement(half, segment, now_of(current, pinfo))
                end
             elseif segment and (rds_port or half) then
-               feed_tcp(segment, now_of(pinfo), rds_tcp_port)
+               feed_tcp(segment, now_of(current, pinfo), rds_tcp_port)
             end
          end
       end
@@ -4852,7 +4922,7 @@ do
       if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then
-            feed_tcp(unused, now_of(pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
+            feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
       show_once(tvb, pinfo, tree)
@@ -4873,7 +4943,7 @@ do
             return false
          end
          odd_ends[from], odd_ends[to] = true, true
-         feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
+         feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, true)
       end
       if not shown[current] then
          return false
@@ -4894,11 +4964,16 @@ do
    function watch_taken(tvb, pinfo, tree, original)
       local saved_done = done
       done = false
-      if shows_first() then
+      local used
+      if at_end or lost_frames[current] then
+         show_directly(tvb, nil, pinfo, tree)
+         used = pass_on_shown(original, tvb, pinfo, tree)
+      else
+         used = pass_on(original, tvb, pinfo, tree)
+      end
+      if not done then
          show_directly(tvb, nil, pinfo, tree)
       end
-      local used = pass_on_shown(original, tvb, pinfo, tree)
-      show_directly(tvb, nil, pinfo, tree)
       done = saved_done
       return used
    end
@@ -4908,10 +4983,9 @@ do
          settle_at_end()
       elseif packet then
          local flow = packet.flow
-         if flow and packet.opcode == SEND_MIDDLE and packet.psn == flow.next_middle and #packet.data == packet.length then
-            take_middle(flow, packet.data, current)
-         else
-            feed_packet(packet, now_of(pinfo))
+         local take = flow and #packet.data == packet.length and EXPECTED[packet.opcode]
+         if not (take and take(flow, packet.psn, packet.data, packet.solicited, current, pinfo)) then
+            feed_packet(packet, now_of(current, pinfo))
          end
       end
       return watch_taken(tvb, pinfo, tree, original)
@@ -4951,15 +5025,15 @@ do
       end
       local psn = (p2 * 256 + p1) * 256 + p0
       local data = stop <= HEAD_BYTES and sub(head, DATA_AT + 1, stop) or raw_bytes(tvb, DATA_AT, stop - DATA_AT)
-      if opcode == SEND_MIDDLE and psn == flow.next_middle then
-         take_middle(flow, data, current)
+      local take = EXPECTED[opcode]
+      if take and take(flow, psn, data, bits >= 128, current, pinfo) then
          return true
       end
       local packet = whole_packet(flow, opcode, bits >= 128, psn, data)
       if flow.known then
-         feed_known(flow, packet, now_of(pinfo))
+         feed_known(flow, packet, now_of(current, pinfo))
       else
-         feed_packet(packet, now_of(pinfo))
+         feed_packet(packet, now_of(current, pinfo))
       end
       return true
    end
@@ -5018,8 +5092,7 @@ do
       local frame = shown[current]
       if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
-      end
-      if not done then
+      elseif not done then
          done = true
          show_frame(frame, tvb, pinfo, tree)
       end
@@ -5174,9 +5247,10 @@ do
             learn_getters(pinfo)
          end
          local number = number_of(pinfo)
-         visited = number <= newest and is_visited(pinfo)
          if number > newest then
-            newest = number
+            visited, newest = false, number
+         else
+            visited = is_visited(pinfo)
          end
          if number ~= current then
             if depth > 0 then

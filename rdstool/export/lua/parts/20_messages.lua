@@ -8,12 +8,19 @@ pcall(collectgarbage, "setpause", 400)
 -- `operations`.
 local shown
 local at_end -- All frames were seen: what is still open is shown where it belongs.
+local visited -- whether the frame that is dissected was before
+local part_unwanted -- whether nobody looked at the last part of a message that was new
 local streams, message_count
 -- Address pair -> what its connections have in common.
 local pairs_of_addresses
 
 local function start_capture()
-   shown, streams, message_count, pairs_of_addresses, at_end = {}, {}, 0, {}, false
+   shown, streams, message_count, pairs_of_addresses, at_end, part_unwanted = {}, {}, 0, {}, false, false
+end
+
+-- The frame that is dissected, as long as nothing is known of it.
+local function now_of(number, pinfo)
+   return { number = number, time = time_of(pinfo), messages = nil, parts = nil }
 end
 
 -- The list `kind` of what a frame shows.

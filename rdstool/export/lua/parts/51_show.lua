@@ -378,10 +378,16 @@ do
    end
 
    -- Most frames hold but a part of a message: nothing is asked of Wireshark that need not be. Its columns keep what TCP or
-   -- InfiniBand say there.
+   -- InfiniBand say there. That nobody looks at a new frame holds for the next one, too: where a filter, column or tap is
+   -- added, Wireshark dissects the frames again that it had.
    local function show_only_part(part, root)
+      if part_unwanted and not visited then
+         return
+      end
       local wanted = referenced(root, handles.rds)
-      if wanted or referenced(root, handles.rds_part) then
+      local asked = wanted or referenced(root, handles.rds_part)
+      part_unwanted = not (asked or visited)
+      if asked then
          add = wanted and root.visible and add_always or add_referenced
          show_part(part, root)
       end

@@ -1,6 +1,9 @@
 -- RDS over InfiniBand and RoCE. What it gives to the rest, and what it takes from 41_rules.lua.
 
-local start_infiniband, finish_infiniband, feed_packet, feed_known, read_packet, whole_packet, take_middle, start_cm
+local start_infiniband, finish_infiniband, feed_packet, feed_known, read_packet, whole_packet, start_cm
 local orphans -- number of a frame -> it ends a SEND whose begin was not captured, and is not known to be RDS
-local SEND_MIDDLE, MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
+local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
+-- Most packets are what is expected next: a shorter way for these. Opcode -> a function that takes such a packet, whole, and
+-- returns whether it was one: of the flow, its number, what follows BTH, whether it is solicited, number of the frame, pinfo.
+local EXPECTED = {}
 local check_fragment, check_cm

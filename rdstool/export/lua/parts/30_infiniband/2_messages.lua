@@ -5,7 +5,7 @@
 local MAX_ANNOUNCED, close_message
 local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
-   SEND_MIDDLE = 0x01
+   local SEND_FIRST, SEND_MIDDLE, SEND_LAST = 0x00, 0x01, 0x02
    MAX_FRAGMENT_BYTES = 16384
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
@@ -124,23 +124,23 @@ do
    end
 
    local function extend_message(message, unit, status, frame)
-      local data = unit.length - HEADER_BYTES
-      local room = max(0, message.length - message.total)
+      local data, packets, total = unit.length - HEADER_BYTES, unit.packets, message.total
+      local room, size = message.length - total, data - unit.missing
+      room, size = room > 0 and room or 0, size > 0 and size or 0
       message.fragments = message.fragments + 1
-      message.packets = message.packets + unit.packets
-      message.total = message.total + data
-      local size = max(0, unit.length - unit.missing - HEADER_BYTES)
-      message.seen = message.seen + min(size, room)
-      message.solicited = unit.solicited
-      if RANK[status] < RANK[message.status] then
+      message.packets = message.packets + packets
+      message.total = total + data
+      message.seen = message.seen + (size < room and size or room)
+      message.solicited, message.frame = unit.solicited, frame
+      if status ~= message.status and RANK[status] < RANK[message.status] then
          message.status = status
       end
-      message.frame = frame
-      if message.kept + size <= MAX_KEPT_BYTES then
-         message.kept = message.kept + size
+      local kept = message.kept + size
+      if kept <= MAX_KEPT_BYTES then
+         message.kept = kept
          local parts, from = message.parts, unit.parts
          local count = #parts
-         for index = 1, unit.packets do
+         for index = 1, packets do
             parts[count + index] = from[index]
          end
          if size > room then
@@ -226,10 +226,10 @@ do
    end
 
    -- The SEND or WRITE that begins with a packet. A flow has one at a time, and one table for all.
-   local function begin_unit(flow, packet, position)
+   local function begin_unit(flow, part, frame, position)
       local unit = flow.last_unit or { parts = {} }
       flow.unit, flow.last_unit = unit, unit
-      unit.part, unit.first, unit.position, unit.header = packet.what.part, packet.frame, position, ""
+      unit.part, unit.first, unit.position, unit.header = part, frame, position, ""
       unit.packets, unit.length, unit.missing = 0, 0, 0
       return unit
    end
@@ -242,13 +242,50 @@ do
       unit.length = unit.length + length
    end
 
-   -- Most packets: the middle of a SEND, whole, in order and with nothing waiting. Its number is the flow's `next_middle`.
-   function take_middle(flow, data, number)
+   -- The first packet of a SEND, in order and with nothing waiting.
+   EXPECTED[SEND_FIRST] = function(flow, psn, data, _, number, pinfo)
       local order = flow.order
-      local expected = order.expected + 1
-      order.expected, flow.next_middle = expected, expected % PSN_MODULUS
-      extend_unit(flow.unit, #data, data)
+      local position = flow.known and order.expected
+      if not position or position % PSN_MODULUS ~= psn or order.count > 0 or order.fresh or order.choices or order.far[1] then
+         return false
+      end
+      local now = now_of(number, pinfo)
+      order.expected, flow.next_middle, flow.high = position + 1, (psn + 1) % PSN_MODULUS, now
+      local unit = begin_unit(flow, SEND, now, position)
+      unit.header = sub(data, 1, HEADER_BYTES)
+      extend_unit(unit, #data, sub(data, HEADER_BYTES + 1))
+      tell_part(flow.lane, now)
+      return true
+   end
+
+   -- The middle of one that has begun: it has the flow's `next_middle`.
+   EXPECTED[SEND_MIDDLE] = function(flow, psn, data, _, number)
+      if psn ~= flow.next_middle then
+         return false
+      end
+      local order, unit = flow.order, flow.unit
+      order.expected, flow.next_middle = order.expected + 1, (psn + 1) % PSN_MODULUS
+      local packets, length = unit.packets + 1, unit.length
+      unit.packets, unit.length = packets, length + #data
+      unit.parts[packets] = length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
       shown[number] = shown[number] or flow.lane.part_frame
+      return true
+   end
+
+   -- Its end, which has the same.
+   EXPECTED[SEND_LAST] = function(flow, psn, data, solicited, number, pinfo)
+      if psn ~= flow.next_middle or not flow.known then
+         return false
+      end
+      local order, unit, now = flow.order, flow.unit, now_of(number, pinfo)
+      order.expected, flow.next_middle, flow.high, flow.unit = order.expected + 1, nil, now, nil
+      extend_unit(unit, #data, data)
+      unit.opcode, unit.solicited = SEND_LAST, solicited
+      take_unit(flow, unit, now, now)
+      if not (now.messages or now.parts) then
+         tell_part(flow.lane, now)
+      end
+      return true
    end
 
    -- Take a request packet that is next in order: SENDs grow to frames of RDS, other requests to RDMA operations.
@@ -259,7 +296,7 @@ do
       end
       flow.high = frame
       local what = packet.what
-      local unit = what.starts and begin_unit(flow, packet, position) or flow.unit
+      local unit = what.starts and begin_unit(flow, what.part, packet.frame, position) or flow.unit
       if not unit or unit.part ~= what.part then
          flow.unit = nil
          return

@@ -67,12 +67,12 @@ do
          local operation = list[index]
          local write = operation.kind == "rdma-write"
          operation.status = "ok"
-         operation.answered = operation.answered or frame
+         operation.answered = operation.answered or frame.number
          if write and frame.number > operation.frame.number then
             operation.frame = frame
          end
          -- Responses of a READ may still come, where the capture reorders.
-         if write or frame.number - operation.answered.number >= SETTLE_FRAMES then
+         if write or frame.number - operation.answered >= SETTLE_FRAMES then
             remove(list, index)
             settle_operation(flow, operation, now)
          else
@@ -169,7 +169,7 @@ do
    -- All before `psn` was answered.
    local function note_answer(flow, psn, frame, now)
       if not flow.answered or psn > flow.answered then
-         flow.answered, flow.answered_in = psn, frame
+         flow.answered, flow.answered_in = psn, frame.number
       end
       if flow.pending[1] then
          operations_acknowledged(flow, psn, frame, now)
@@ -186,6 +186,27 @@ do
       elseif kind == 3 and code ~= 0 then
          refuse_operations(flow, psn, packet.frame, NAK_NAMES[code] or format("NAK code %d", code), now)
       end
+   end
+
+   -- An acknowledgement that nothing waits for.
+   EXPECTED[ACKNOWLEDGE] = function(answering, psn, data, _, number)
+      if not answering.known or #data ~= 4 or byte(data) % 128 >= 32 then
+         return false
+      end
+      local flow = answering.peer
+      local order = flow.order
+      local expected = order.expected
+      if not expected or order.count > 0 or flow.pending[1] then
+         return false
+      end
+      local position = expected + ahead(expected, psn, PSN_MODULUS)
+      if not order.patient and position > (order.acked or -huge) then
+         order.acked = position
+      end
+      if position > (flow.answered or -huge) then
+         flow.answered, flow.answered_in = position, number
+      end
+      return true
    end
 
    -- Take an answer to requests of `flow`.

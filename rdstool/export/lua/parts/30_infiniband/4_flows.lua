@@ -184,7 +184,7 @@ do
       if not what then
          return
       end
-      packet.what, packet.frame, flow.last_frame = what, now, now
+      packet.what, packet.frame = what, now
       follow(flow, packet, now)
       if packet.length > what.header and not (now.messages or now.parts) then
          -- Claims the payload of what waits, was seen before, or is RDMA: else another heuristic may take it.

@@ -2,19 +2,15 @@
 
 local watching = true
 local tcp_ports = {}
--- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, whether
--- the watcher at IP has seen what it carries, and whether it was dissected before.
-local current, held, segment, done, taken, visited = nil, {}, nil, false, false, false
+-- The frame that is dissected: its number, what `read_segment` needs of it, what that has read, whether it is shown, and
+-- whether the watcher at IP has seen what it carries.
+local current, held, segment, done, taken = nil, {}, nil, false, false
 local switched_on -- whether RDS is; nil until Wireshark has called its dissector, or has been asked to
 local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
-end
-
-local function now_of(pinfo)
-   return { number = current, time = time_of(pinfo), messages = nil, parts = nil }
 end
 
 -- Let Wireshark's own dissector do its work.
@@ -86,6 +82,6 @@ end
 local function note_frame(pinfo)
    switched_on = true
    if not watching and current ~= pinfo.number then
-      current, held.tvb, segment, done = pinfo.number, nil, nil, false
+      current, held.tvb, segment, done, visited = pinfo.number, nil, nil, false, true
    end
 end

@@ -32,10 +32,10 @@ do
                segment.used = true
                seen_segment(current, time_of(pinfo))
                if advances(half, segment) then
-                  take_acknowledgement(half, segment, now_of(pinfo))
+                  take_acknowledgement(half, segment, now_of(current, pinfo))
                end
             elseif segment and (rds_port or half) then
-               feed_tcp(segment, now_of(pinfo), rds_tcp_port)
+               feed_tcp(segment, now_of(current, pinfo), rds_tcp_port)
             end
          end
       end
@@ -91,7 +91,7 @@ do
       if not (segment and segment.used) and not pinfo.visited then
          local unused = unused_segment()
          if unused then
-            feed_tcp(unused, now_of(pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
+            feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
       show_once(tvb, pinfo, tree)
@@ -112,7 +112,7 @@ do
             return false
          end
          odd_ends[from], odd_ends[to] = true, true
-         feed_tcp(unused, now_of(pinfo), rds_tcp_port, true)
+         feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, true)
       end
       if not shown[current] then
          return false

@@ -9,11 +9,16 @@ do
    function watch_taken(tvb, pinfo, tree, original)
       local saved_done = done
       done = false
-      if shows_first() then
+      local used
+      if at_end or lost_frames[current] then
+         show_directly(tvb, nil, pinfo, tree)
+         used = pass_on_shown(original, tvb, pinfo, tree)
+      else
+         used = pass_on(original, tvb, pinfo, tree)
+      end
+      if not done then
          show_directly(tvb, nil, pinfo, tree)
       end
-      local used = pass_on_shown(original, tvb, pinfo, tree)
-      show_directly(tvb, nil, pinfo, tree)
       done = saved_done
       return used
    end
@@ -23,10 +28,9 @@ do
          settle_at_end()
       elseif packet then
          local flow = packet.flow
-         if flow and packet.opcode == SEND_MIDDLE and packet.psn == flow.next_middle and #packet.data == packet.length then
-            take_middle(flow, packet.data, current)
-         else
-            feed_packet(packet, now_of(pinfo))
+         local take = flow and #packet.data == packet.length and EXPECTED[packet.opcode]
+         if not (take and take(flow, packet.psn, packet.data, packet.solicited, current, pinfo)) then
+            feed_packet(packet, now_of(current, pinfo))
          end
       end
       return watch_taken(tvb, pinfo, tree, original)
@@ -66,15 +70,15 @@ do
       end
       local psn = (p2 * 256 + p1) * 256 + p0
       local data = stop <= HEAD_BYTES and sub(head, DATA_AT + 1, stop) or raw_bytes(tvb, DATA_AT, stop - DATA_AT)
-      if opcode == SEND_MIDDLE and psn == flow.next_middle then
-         take_middle(flow, data, current)
+      local take = EXPECTED[opcode]
+      if take and take(flow, psn, data, bits >= 128, current, pinfo) then
          return true
       end
       local packet = whole_packet(flow, opcode, bits >= 128, psn, data)
       if flow.known then
-         feed_known(flow, packet, now_of(pinfo))
+         feed_known(flow, packet, now_of(current, pinfo))
       else
-         feed_packet(packet, now_of(pinfo))
+         feed_packet(packet, now_of(current, pinfo))
       end
       return true
    end
@@ -133,8 +137,7 @@ do
       local frame = shown[current]
       if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
-      end
-      if not done then
+      elseif not done then
          done = true
          show_frame(frame, tvb, pinfo, tree)
       end

@@ -59,9 +59,10 @@ do
             learn_getters(pinfo)
          end
          local number = number_of(pinfo)
-         visited = number <= newest and is_visited(pinfo)
          if number > newest then
-            newest = number
+            visited, newest = false, number
+         else
+            visited = is_visited(pinfo)
          end
          if number ~= current then
             if depth > 0 then
