@@ -20,8 +20,10 @@ from rdstool.transport.turn import Turn
 
 BURST_S = 0.000_1
 """What is sent later than this after the last flush goes out at once; what follows more closely goes out together."""
-BURST_BYTES = 1 << 19
-"""So much of it, for each connection that has something to send, does not wait for the loop to have its turn."""
+BURST_BYTES = 1 << 20
+"""So much of it, for each connection that has something to send, does not wait for the loop to have its turn. The
+system's copying empties the processor's own cache, so the messages behind a write run slowly at first: with half of
+these bytes, messages of 64 KiB took a tenth longer on both sides."""
 LATE_S = 0.000_5
 """Nor does anything once the loop keeps it waiting for so long."""
 
@@ -75,10 +77,10 @@ class Driver:
         if self._stopped or not engine.pending:
             return
         if engine.ready and due:
-            self._flushed()
             for link in engine.take_ready():
                 if not self.transport.flush(link):
                     self._unsettled = True
+            self._flushed()
             if not (self._unsettled or engine.pending):
                 return
         self.act_again()
@@ -90,7 +92,8 @@ class Driver:
             self._call_soon(self._run)
 
     def _flushed(self) -> None:
-        self._flushed_at = self.engine.now
+        # A long write takes longer than BURST_S: counted from its start, the next message would go out alone.
+        self._flushed_at = self.now()
         self._queued = 0
 
     def attend(self, timeout_s: float | None) -> bool:
@@ -143,9 +146,9 @@ class Driver:
                     else:
                         self.hear(event)
                 if engine.ready:
-                    self._flushed()
                     for link in engine.take_ready():
                         transport.flush(link)
+                    self._flushed()
             self._unsettled = False
             transport.settle()
             if not engine.pending:

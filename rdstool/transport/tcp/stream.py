@@ -13,8 +13,8 @@ from rdstool.transport.lookout import Handler
 from rdstool.transport.tcp.notices import ACK_NOTICE, allow_notices, take_notice
 from rdstool.transport.tcp.queues import unacknowledged
 
-WRITE_BYTES = 1 << 19
-"""Taken from the engine at once. What is taken stays in order behind it, so not too much."""
+WRITE_BYTES = 1 << 20
+"""Taken from the engine at once: a burst (``BURST_BYTES``). What is taken stays in order behind it, so not too much."""
 JOIN_BYTES = 4096
 """Buffers that are shorter on average are copied together: the system takes one faster than many."""
 VECTORS = 512

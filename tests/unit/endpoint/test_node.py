@@ -19,6 +19,7 @@ from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.connection import Connection
 from rdstool.protocol.errors import SocketError, WouldBlock
+from rdstool.protocol.link import BaseLink
 from rdstool.protocol.profile import UEK
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
@@ -97,6 +98,34 @@ async def test_much_that_is_sent_in_one_go_does_not_wait_for_the_loop() -> None:
         for _ in range(2 * BURST_BYTES // 65_536):
             await sender.sendto(bytes(65_536), receiver.getsockname())  # never waits: there is room
         assert link.sent - before >= BURST_BYTES
+
+
+async def test_what_follows_a_long_write_closely_does_not_go_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair(rdstool.Settings(paths=1)) as (one, other):
+        sender, receiver = one.socket(0), other.socket(4000)
+        await sender.sendto(b"first", receiver.getsockname())
+        await receiver.recv()
+        (connection,) = one.engine.connections.values()
+        assert isinstance(connection, Connection)
+        link = connection.paths[0].link
+        assert link is not None
+        driver = one.core.driver
+        clock, flush = driver.now() + 1, driver.transport.flush
+
+        def flush_slowly(link: BaseLink) -> bool:
+            nonlocal clock
+            clock += 1
+            return flush(link)
+
+        monkeypatch.setattr(driver, "now", lambda: clock)
+        monkeypatch.setattr(driver.transport, "flush", flush_slowly)
+        before = link.sent
+        await sender.sendto(b"long after the last one", receiver.getsockname())
+        written = link.sent
+        assert written > before
+        await sender.sendto(b"at once", receiver.getsockname())  # never waits: there is room
+        assert link.sent == written
+        assert [await receiver.recv(), await receiver.recv()] == [b"long after the last one", b"at once"]
 
 
 async def test_who_sends_empty_messages_in_a_loop_lets_others_have_their_turn() -> None:
