@@ -2397,11 +2397,9 @@ do
       if psn ~= flow.next_middle then
          return false
       end
-      local order, unit = flow.order, flow.unit
+      local order = flow.order
       order.expected, flow.next_middle = order.expected + 1, (psn + 1) % PSN_MODULUS
-      local packets, length = unit.packets + 1, unit.length
-      unit.packets, unit.length = packets, length + #data
-      unit.parts[packets] = length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
+      extend_unit(flow.unit, #data, data)
       shown[number] = shown[number] or flow.lane.part_frame
       return true
    end

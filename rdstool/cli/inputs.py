@@ -76,7 +76,7 @@ class Reading:
         """The decoded batches in order, with progress on stderr where that helps."""
         batches = iter(self.capture.batches())
         # Processes start with the first batch, and do not where the bar's thread is there before them.
-        first = iter(list(islice(batches, 1)))
+        first = iter(list(islice(batches, 1)))  # an iterator, which lets go of it
         with progress(self.capture.size) as done:
             for decoded in chain(first, batches):
                 if len(self.capture.paths) > 1:

@@ -45,9 +45,9 @@ import rdstool
 from rdstool.errors import LabError
 from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
-from rdstool.lab.fetch import SOURCES, fetch_kernel
+from rdstool.lab.fetch import SOURCES
 from rdstool.validate.validator import validate
-from tests.interop.spares import Spares
+from tests.interop.spares import Spares, begin_guest
 from tests.kit.once_more import once_more
 
 LOGGER = logging.getLogger(__name__)
@@ -107,9 +107,7 @@ class Guests:
 
     def _begin(self) -> None:
         for name in self._wanted:
-            guest = Guest(fetch_kernel(name), Network().start())
-            self._guests[name] = guest
-            guest.begin()
+            self._guests[name] = begin_guest(name)
             self._fresh.add(name)
 
 

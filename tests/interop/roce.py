@@ -182,6 +182,11 @@ def add_rxe(guest: Guest) -> None:
     guest.load_modules("ib_uverbs", "rdma_ucm")
 
 
+def has_rxe(guest: Guest) -> bool:
+    """Whether it has that device."""
+    return not guest.run(["test", "-d", "/sys/class/infiniband/rxe0"], check=False).status
+
+
 def remove_rxe(guest: Guest) -> None:
     """As before."""
     guest.run(["rdma", "link", "delete", "rxe0"])

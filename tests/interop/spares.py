@@ -24,7 +24,7 @@ class Spares:
         try:
             guest.await_agent()
             if self._expected:
-                self._booting = self._begin(self._expected[0])
+                self._booting = begin_guest(self._expected[0])
             yield guest
         finally:
             _end(guest)
@@ -42,12 +42,14 @@ class Spares:
             return ready
         if ready is not None:
             _end(ready)
-        return self._begin(kernel)
+        return begin_guest(kernel)
 
-    def _begin(self, kernel: str) -> Guest:
-        guest = Guest(fetch_kernel(kernel), Network().start())
-        guest.begin()
-        return guest
+
+def begin_guest(kernel: str) -> Guest:
+    """A guest in a network of its own, which boots."""
+    guest = Guest(fetch_kernel(kernel), Network().start())
+    guest.begin()
+    return guest
 
 
 def _end(guest: Guest) -> None:

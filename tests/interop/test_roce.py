@@ -32,6 +32,7 @@ from tests.interop.roce import (
     add_rxe,
     dial,
     gid_index,
+    has_rxe,
     remove_rxe,
     roce_packets,
 )
@@ -62,7 +63,7 @@ def with_rxe() -> Iterator[dict[str, Guest]]:
 @pytest.fixture
 def rxe(guest: Guest, with_rxe: dict[str, Guest]) -> Guest:
     """The guest with a Soft-RoCE device."""
-    if guest.run(["test", "-d", "/sys/class/infiniband/rxe0"], check=False).status:
+    if not has_rxe(guest):
         add_rxe(guest)
         with_rxe[guest.kernel.name] = guest
     return guest

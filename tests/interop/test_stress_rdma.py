@@ -12,6 +12,7 @@ import pytest
 
 from rdstool.lab import Guest
 from tests.interop import rdma_stress_peer
+from tests.interop.roce import has_rxe
 
 PEER = [sys.executable, "-m", rdma_stress_peer.__name__]
 PLACE = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -27,7 +28,7 @@ def rxe(own_guest: Guest) -> Iterator[Guest]:
     """With RDS over Soft-RoCE."""
     if not own_guest.alive:
         own_guest.start()
-    if own_guest.run(["test", "-d", "/sys/class/infiniband/rxe0"], check=False).status:
+    if not has_rxe(own_guest):
         for name in ("wmem_max", "rmem_max"):
             own_guest.sysctl(f"net.core.{name}", 4 << 20)
         own_guest.add_rxe()

@@ -14,12 +14,12 @@ import pytest
 import rdstool
 from dissectors.wire.rds import TCP_PORT
 from rdstool.endpoint.constants import MSG_DONTWAIT
-from rdstool.endpoint.node import MESSAGES_IN_A_ROW
+from rdstool.endpoint.node import MESSAGES_IN_A_ROW, AsyncSocket
 from rdstool.errors import TransportError
 from rdstool.protocol import events
 from rdstool.protocol.connection import Connection
 from rdstool.protocol.errors import SocketError, WouldBlock
-from rdstool.protocol.link import BaseLink
+from rdstool.protocol.link import BaseLink, Link
 from rdstool.protocol.profile import UEK
 from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.received import Notification
@@ -85,15 +85,21 @@ async def test_all_paths_come_up_and_each_socket_stays_on_one(npaths: int) -> No
         await all_up.wait()
 
 
+async def link_between(node: rdstool.Node, sender: AsyncSocket, receiver: AsyncSocket) -> Link:
+    """What carries messages from ``node``, which has one connection and one path."""
+    await sender.sendto(b"first", receiver.getsockname())
+    await receiver.recv()
+    (connection,) = node.engine.connections.values()
+    assert isinstance(connection, Connection)
+    link = connection.paths[0].link
+    assert link is not None
+    return link
+
+
 async def test_much_that_is_sent_in_one_go_does_not_wait_for_the_loop() -> None:
     async with pair(rdstool.Settings(paths=1, sndbuf=4 << 20, rcvbuf=4 << 20)) as (one, other):
         sender, receiver = one.socket(0), other.socket(4000)
-        await sender.sendto(b"first", receiver.getsockname())
-        await receiver.recv()
-        (connection,) = one.engine.connections.values()
-        assert isinstance(connection, Connection)
-        link = connection.paths[0].link
-        assert link is not None
+        link = await link_between(one, sender, receiver)
         before = link.sent
         for _ in range(2 * BURST_BYTES // 65_536):
             await sender.sendto(bytes(65_536), receiver.getsockname())  # never waits: there is room
@@ -103,12 +109,7 @@ async def test_much_that_is_sent_in_one_go_does_not_wait_for_the_loop() -> None:
 async def test_what_follows_a_long_write_closely_does_not_go_out_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with pair(rdstool.Settings(paths=1)) as (one, other):
         sender, receiver = one.socket(0), other.socket(4000)
-        await sender.sendto(b"first", receiver.getsockname())
-        await receiver.recv()
-        (connection,) = one.engine.connections.values()
-        assert isinstance(connection, Connection)
-        link = connection.paths[0].link
-        assert link is not None
+        link = await link_between(one, sender, receiver)
         driver = one.core.driver
         clock, flush = driver.now() + 1, driver.transport.flush
 
