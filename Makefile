@@ -18,9 +18,9 @@ SEEDS ?= 20000
 CASES ?= 200
 TESTS ?= tests
 
-# Tests that may run beside each other do, in as many processes as there are processors. Those of real kernels run alone,
-# for guests in emulation take all of the machine.
-BESIDE := -p xdist -n auto --maxprocesses 4 --dist worksteal --ignore tests/interop
+# Tests run in as many processes as there are processors. Those of real kernels run after the others, for an emulated guest
+# takes a processor of its own; tests that share a guest stay together.
+BESIDE := -p xdist -n auto --maxprocesses 4
 KERNEL_TESTS = $(filter tests tests/interop%,$(TESTS))
 OTHER_TESTS = $(if $(filter tests/interop%,$(TESTS)),,$(TESTS))
 
@@ -68,8 +68,8 @@ system-packages:
 
 test: $(VENV)/.installed-dev system-packages ## Run all tests; with TESTS=tests/unit, a part of them
 	@$(if $(KERNEL_TESTS),$(BIN)/rdstool lab fetch >/dev/null)
-	@$(if $(OTHER_TESTS),$(BIN)/python -m pytest -q $(BESIDE) $(OTHER_TESTS))
-	@$(if $(KERNEL_TESTS),$(BIN)/python -m pytest -q $(patsubst tests,tests/interop,$(TESTS)))
+	@$(if $(OTHER_TESTS),$(BIN)/python -m pytest -q $(BESIDE) --dist worksteal --ignore tests/interop $(OTHER_TESTS))
+	@$(if $(KERNEL_TESTS),$(BIN)/python -m pytest -q $(BESIDE) --dist loadgroup $(patsubst tests,tests/interop,$(TESTS)))
 
 test-oldest: $(VENV)/.created ## Run all tests with the oldest dependencies that pyproject.toml allows
 	@$(BIN)/python -m venv --clear $(VENV)-oldest

@@ -1,8 +1,8 @@
 """Real kernels for the tests of this folder. What a test gets by naming it as an argument:
 
 ``guest``
-    A running kernel with RDS over TCP: the test runs once for each of Linux 6.1, 6.12 and the newest. It is booted
-    once for all of them; each test finds it alive, without sockets, connections, counters and changed sysctls of RDS.
+    A running kernel with RDS over TCP: the test runs once for each of Linux 6.1, 6.12 and the newest. Each is booted
+    once for all tests; a test finds it alive, without sockets, connections, counters and changed sysctls of RDS.
     ``guest.rds`` has AF_RDS sockets in it, ``guest.rds.counters()`` and ``guest.rds.table("connections")`` what
     rds-info shows, ``guest.wire`` its faults: ``with guest.wire.netem("loss", "1%")``, ``guest.wire.cut()``.
     ``guest.kill()``, ``guest.start()`` and ``guest.reboot()`` (about 10 s) are allowed. ``guest.run(["command"])``
@@ -16,8 +16,8 @@
     for its end, ``network.socket()`` gives this process a socket there.
 
 ``own_guest``
-    A guest that its module has to itself, in a network of its own (``own_guest.network``), which stays as tests leave
-    it: for what ends some kernels' RDS, or cannot be taken back. The tests of such a module run kernel by kernel.
+    A guest that its module has to itself (``own_guest.network`` is its network), which stays as tests leave it: for
+    what ends some kernels' RDS, or cannot be taken back.
 
 ``capture``
     Records all frames between guest and host, from the beginning of the test: ``capture.stop()``, then read
@@ -25,6 +25,9 @@
 
 ``judged``
     The same, and at the end of the test ``rdstool validate`` has to find no error in it.
+
+Tests that share a guest run one after the other, in one process. ``make test`` has several processes, for a guest
+without KVM keeps one processor busy, and no more. A process has one guest at a time: even idle ones cost time.
 
 Messages are made of seeds on both sides: ``payload(seed, size)``, ``digest(data)`` from ``rdstool.lab``. One kernel
 alone: ``make test TESTS="tests/interop -k newest"``. What a test waits for, it waits for by condition (``receive`` with
@@ -36,7 +39,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -45,95 +47,88 @@ import rdstool
 from rdstool.errors import LabError
 from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
-from rdstool.lab.fetch import SOURCES
+from rdstool.lab.fetch import SOURCES, fetch_kernel
 from rdstool.validate.validator import validate
-from tests.interop.spares import Spares, begin_guest
 from tests.kit.once_more import once_more
 
 LOGGER = logging.getLogger(__name__)
 KERNELS = tuple(source.name for source in SOURCES)
+SHARED = "shared"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Run a test of this folder once more where it fails: kernels in emulation have faults and delays of their own."""
+    once_more([item])
+    item.add_marker(pytest.mark.xdist_group(" ".join(guest_of(item))))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run a test of this folder once more where it fails: kernels in emulation have faults and delays of their own.
-
-    The tests of a module that has its guests to itself run kernel by kernel: pytest puts those together that have their
-    kernel at the same place of their parameters, and each change of kernels is a boot.
-    """
-    once_more(item for item in items if Path(__file__).parent in item.path.parents)
-    modules = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
-    items.sort(key=lambda item: (modules[item.path], KERNELS.index(_own_kernel(item) or KERNELS[0])))
+    """Bring those together that share a guest: each change of guests is a boot."""
+    places: dict[tuple[str, str], int] = {}
+    for item in items:
+        places.setdefault(guest_of(item), len(places))
+    items.sort(key=lambda item: places[guest_of(item)])
 
 
-def _own_kernel(item: pytest.Item) -> str | None:
-    called = getattr(item, "callspec", None)
-    return called and called.params.get("own_guest")
+def guest_of(item: pytest.Item) -> tuple[str, str]:
+    """Whose guest a test uses, and with which kernel: all tests' or its module's, or such as the test boots itself."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    if "kernel" in parameters:
+        return SHARED, str(parameters["kernel"])
+    return item.nodeid.partition("::")[0], str(parameters.get("own_guest", ""))
 
 
 class Guests:
-    """Guests by their kernels; all that the session needs boot at the same time."""
+    """Guests in networks of their own, one at a time."""
 
-    def __init__(self, wanted: list[str]) -> None:
-        self._wanted = wanted
-        self._guests: dict[str, Guest] = {}
-        self._fresh: set[str] = set()
+    def __init__(self) -> None:
+        self._running: Guest | None = None
 
-    def get(self, name: str, *, as_new: bool = True) -> Guest:
-        """The guest with this kernel, running; ``as_new``: with nothing left of earlier tests in its RDS."""
-        if not self._guests:
-            self._begin()
-        guest = self._guests[name]
-        if name in self._fresh:
-            self._fresh.remove(name)
-            guest.await_agent()
-        elif not guest.alive:
+    def shared(self, kernel: str, *, as_new: bool = True) -> Guest:
+        """The one with this kernel, running; ``as_new``: with nothing left of earlier tests in its RDS."""
+        guest = self._running
+        if guest is None or guest.kernel.name != kernel:
+            return self.another(kernel)
+        if not guest.alive:
             guest.start()
         elif as_new:
             try:
                 guest.reset_rds()
             except LabError as problem:
                 # Its kernel does not let go of what the test before left, or hangs: that is no fault of the next test.
-                LOGGER.warning("%s is booted again: %s", name, problem)
+                LOGGER.warning("%s is booted again: %s", kernel, problem)
                 guest.reboot()
         return guest
 
-    def stop(self) -> None:
-        """Switch all off."""
-        for guest in self._guests.values():
-            guest.stop()
-            assert guest.network is not None
-            guest.network.stop()
+    def another(self, kernel: str) -> Guest:
+        """One as it has booted, in place of the one before."""
+        self.end()
+        self._running = Guest(fetch_kernel(kernel), Network().start())
+        return self._running.start()
 
-    def _begin(self) -> None:
-        for name in self._wanted:
-            self._guests[name] = begin_guest(name)
-            self._fresh.add(name)
-
-
-@pytest.fixture(scope="package")
-def guests(request: pytest.FixtureRequest) -> Iterator[Guests]:
-    """All guests of these tests, which end with the last of them: without KVM even idle ones cost the others time."""
-    asked = {item.callspec.params.get("kernel") for item in request.session.items if hasattr(item, "callspec")}
-    made = Guests([name for name in KERNELS if name in asked])
-    yield made
-    made.stop()
+    def end(self) -> None:
+        """End the one that runs."""
+        if self._running is not None:
+            self._running.kill()
+            assert self._running.network is not None
+            self._running.network.stop()
+            self._running = None
 
 
 @pytest.fixture(scope="package")
-def spares(request: pytest.FixtureRequest) -> Iterator[Spares]:
-    """Guests for modules that have them to themselves."""
-    in_order = groupby((item.path, _own_kernel(item)) for item in request.session.items)
-    made = Spares(kernel for (_, kernel), _ in in_order if kernel)
+def guests() -> Iterator[Guests]:
+    """The guest that runs."""
+    made = Guests()
     yield made
     made.end()
 
 
 @pytest.fixture(scope="module", params=KERNELS)
-def own_guest(request: pytest.FixtureRequest, spares: Spares) -> Iterator[Guest]:
+def own_guest(request: pytest.FixtureRequest, guests: Guests) -> Iterator[Guest]:
     """A running kernel of this module's own."""
-    with spares.lend(request.param) as guest:
-        yield guest
+    yield guests.another(request.param)
+    guests.end()
 
 
 @pytest.fixture(params=KERNELS)
@@ -146,7 +141,7 @@ def kernel(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def guest(guests: Guests, kernel: str) -> Guest:
     """A running kernel, as new."""
-    return guests.get(kernel)
+    return guests.shared(kernel)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ FAMILIES = pytest.mark.parametrize("suffix", ["", "6"], ids=["ipv4", "ipv6"])
 @pytest.fixture
 def guest(guests: Guests, kernel: str) -> Guest:
     """A running kernel. Nothing here uses its RDS, which would take a second to load anew."""
-    return guests.get(kernel, as_new=False)
+    return guests.shared(kernel, as_new=False)
 
 
 @pytest.fixture(scope="module")
