@@ -322,8 +322,9 @@ class Socket(SocketBase):
         wait_s = None if deadline is None else deadline - now
         if asking:
             before = self._inner.outstanding
-            self._driver.transport.check_acks()
-            self._driver.kick()
+            self._driver.transport.check_acks(polling=True)
+            if not self._driver.act_here():
+                self._driver.kick()
             if self._inner.outstanding < before:
                 return
             wait_s = ACK_POLL_S if wait_s is None else min(wait_s, ACK_POLL_S)

@@ -228,6 +228,11 @@ class Node(SocketHost):
         """There is something in ``take_events`` or ``take_ready``."""
         return bool(self._events or self.ready)
 
+    @property
+    def has_events(self) -> bool:
+        """There is something in ``take_events``."""
+        return bool(self._events)
+
     def take_ready(self) -> list[BaseLink]:
         """Links that have bytes to send since the last call."""
         taken, self.ready = self.ready, []

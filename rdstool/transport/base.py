@@ -40,8 +40,8 @@ class Transport(Protocol):
         """Wait for what ``flush`` left: sockets that were full, acknowledgements to come."""
         ...
 
-    def check_acks(self) -> None:
-        """Find out now what the peers have acknowledged."""
+    def check_acks(self, *, polling: bool = False) -> None:
+        """Find out now what the peers have acknowledged. One who is ``polling`` does so every few milliseconds."""
         ...
 
     def set_tap(self, tap: Tap | None) -> None:

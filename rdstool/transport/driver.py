@@ -29,6 +29,9 @@ LATE_S = 0.000_5
 
 AGAIN_S = 0.000_5
 """When the loop comes again that was kept from its turn by threads of the application."""
+LONGEST_AGAIN_S = 0.004
+"""The same where a thread goes on sending, and so sees to what is to be sent by itself. Each time that the loop comes
+it takes the interpreter from that thread; and this long at most the last messages wait that such a thread leaves."""
 
 SETTLE_ROUNDS = 4
 """Times that a transport brings news before others in the loop have their turn."""
@@ -48,6 +51,8 @@ class Driver:
         """Takes the events that are for the application; called in the loop or in ``attend``, under the lock."""
         self.transport: Transport
         self._lookout: Lookout | None = None
+        self._threaded = threaded
+        """The application lives in other threads than the loop."""
         self._call_soon = loop.call_soon_threadsafe if threaded else loop.call_soon
         self._alarm = Alarm(loop, self._due)
         self._scheduled = False
@@ -57,6 +62,9 @@ class Driver:
         self._flushed_at = 0.0
         self._queued = 0
         """Bytes of messages since then."""
+        self._seen = 0.0
+        """When the last flush was of which the loop knows that is to act."""
+        self._again_s = AGAIN_S
 
     now = staticmethod(time.monotonic)
     """Seconds on the clock that the engine is run by."""
@@ -89,6 +97,7 @@ class Driver:
         """Act after others in the loop have had their turn."""
         if not self._scheduled:
             self._scheduled = True
+            self._seen = self._flushed_at
             self._call_soon(self._run)
 
     def _flushed(self) -> None:
@@ -103,13 +112,17 @@ class Driver:
         """
         if self._lookout is None:
             return False
-        if (self.engine.pending or self._unsettled) and self.turn.begin_locked():
-            try:
-                self.act()
-            finally:
-                self.turn.end_locked()
-            return True
-        return self._lookout.attend(timeout_s)
+        return self.act_here() or self._lookout.attend(timeout_s)
+
+    def act_here(self) -> bool:
+        """Do what the loop would do, in this thread; False where there is nothing to do, or another thread is at it."""
+        if not (self.engine.pending or self._unsettled) or self._lookout is None or not self.turn.begin_locked():
+            return False
+        try:
+            self.act()
+        finally:
+            self.turn.end_locked()
+        return True
 
     def wake(self) -> None:
         """End what ``attend`` waits for in another thread."""
@@ -126,11 +139,18 @@ class Driver:
         return self._lookout
 
     def _run(self) -> None:
-        if not self.turn.politely(self._act_at_last):
-            self.loop.call_later(AGAIN_S, self._run)
+        if self._threaded and self._flushed_at != self._seen and not (self._unsettled or self.engine.has_events):
+            self._seen = self._flushed_at
+            self._again_s = min(2 * self._again_s, LONGEST_AGAIN_S)
+        elif self.turn.politely(self._act_at_last):
+            return
+        else:
+            self._again_s = AGAIN_S
+        self.loop.call_later(self._again_s, self._run)
 
     def _act_at_last(self) -> None:
         self._scheduled = False
+        self._again_s = AGAIN_S
         self.act()
 
     def act(self) -> None:

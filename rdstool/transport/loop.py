@@ -193,7 +193,7 @@ class LoopTransport:
     def settle(self) -> None:
         """Do nothing: whatever there is to do has a callback already."""
 
-    def check_acks(self) -> None:
+    def check_acks(self, *, polling: bool = False) -> None:
         """Do nothing: what is handed over is acknowledged at once."""
 
     def open_links(self) -> int:

@@ -59,7 +59,7 @@ class IbTransport(Glue):
             self.stirred.update(dict.fromkeys(self.providers))
             self._driver.act()
 
-    def check_acks(self) -> None:
+    def check_acks(self, *, polling: bool = False) -> None:
         """Acknowledgements come by themselves."""
 
     def set_tap(self, tap: Tap | None) -> None:

@@ -33,6 +33,8 @@ ACCEPT_PAUSE_S = 1.0
 """How long no connections are taken after the system ran out of file descriptors."""
 ACK_FIRST_S = 0.001
 """When to ask for acknowledgements after a write."""
+ACK_POLLED_S = 0.008
+"""While a thread of the application asks anyhow, for it waits for room."""
 ACK_LONGEST_S = 0.064
 """Between two questions where nothing is acknowledged; a receiver delays its acknowledgements by 40 ms."""
 
@@ -63,6 +65,8 @@ class TcpTransport:
         self._ack_delay = ACK_FIRST_S
         self._written = False
         """Something was written since acknowledgements were asked for; then they are once more."""
+        self._polled = False
+        """A thread of the application has asked since."""
 
     # ---- Listening
 
@@ -242,12 +246,17 @@ class TcpTransport:
         news |= self._written
         self._written = False
         if self._unacked or news:
-            self._ack_delay = ACK_FIRST_S if news else min(2 * self._ack_delay, ACK_LONGEST_S)
+            if self._polled:
+                self._ack_delay = min(2 * self._ack_delay, ACK_POLLED_S)
+            else:
+                self._ack_delay = ACK_FIRST_S if news else min(2 * self._ack_delay, ACK_LONGEST_S)
+            self._polled = False
             self._ack_alarm.set(self._driver.now() + self._ack_delay)
         self._driver.act()
 
-    def check_acks(self) -> None:
+    def check_acks(self, *, polling: bool = False) -> None:
         """Ask the system about all streams that wait for acknowledgements."""
+        self._polled |= polling
         self._check_acks()
 
     def _check_acks(self) -> bool:
