@@ -44,7 +44,7 @@ class Gate:
         for messages in self._paths[0].queues():
             for message in messages:
                 if message.socket is not None and not message.early:
-                    message.early = True
+                    message.early, message.unnoticed = True, False
                     self._early += 1
         self.closed = self.spoken or self._early > 0
         if self.closed and not self._early:

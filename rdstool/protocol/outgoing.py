@@ -32,6 +32,7 @@ class Outgoing:
         "socket",
         "sport",
         "token",
+        "unnoticed",
         "zerocopy",
     )
 
@@ -55,6 +56,8 @@ class Outgoing:
         self.exthdr = exthdr
         self.zerocopy = zerocopy
         """The caller's number for its buffer, by which it learns that it may change it (``zerocopy.py``)."""
+        self.unnoticed = token is None and zerocopy is None and socket is not None
+        """Nobody asked to be told of its end: it leaves its socket's send buffer, and that is all."""
         self.ack_required = False
         """Over InfiniBand: the sender's buffer fills, so the peer is to acknowledge at once (§7.5)."""
         self.sequence = 0
@@ -116,7 +119,7 @@ class Outbox(Inbox):
         token = message.token
         if token is not None or (self.recverr and status):
             self.notify(token or 0, status)
-        self.free_room(message)
+        self.free_room(len(message.payload))
 
     def notify(self, token: int, status: SendStatus) -> None:
         """Report how something that was sent ended (RDS_CMSG_RDMA_STATUS)."""
@@ -124,12 +127,12 @@ class Outbox(Inbox):
         self.emit_finished(token, status)
         self.tell_readable()
 
-    def free_room(self, message: Outgoing) -> None:
-        """A message takes no more room in the send buffer."""
+    def free_room(self, length: int, messages: int = 1) -> None:
+        """Messages of ``length`` bytes together take no more room in the send buffer."""
         before, most = self.send_bytes, self.settings.limits.unacknowledged_messages
-        self.send_bytes = after = before - len(message.payload)
-        self.outstanding -= 1
-        drained = not self.outstanding and not self._told_drained
-        if drained or before >= self.sndbuf > after or self.outstanding + 1 == most:
+        self.send_bytes = after = before - length
+        self.outstanding = left = self.outstanding - messages
+        drained = not left and not self._told_drained
+        if drained or before >= self.sndbuf > after or left < most <= left + messages:
             self._told_drained = self._told_drained or drained
-            self.emit_writable(drained=not self.outstanding)
+            self.emit_writable(drained=not left)

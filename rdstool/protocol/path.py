@@ -14,7 +14,7 @@ from rdstool.protocol.framing import CONGESTION_HEADER, NO_EXTENSIONS, pack_exte
 from rdstool.protocol.gate import Gate
 from rdstool.protocol.lane import Lane, LaneOwner
 from rdstool.protocol.link import Link
-from rdstool.protocol.outgoing import Outgoing
+from rdstool.protocol.outgoing import Outbox, Outgoing
 from rdstool.protocol.reasons import DropReason, SendStatus
 from rdstool.protocol.states import PathInput, PathState
 from rdstool.protocol.timers import Timer
@@ -220,9 +220,23 @@ class Path(Lane):
 
     def bytes_acked(self, total: int) -> None:
         """TCP has acknowledged the first ``total`` bytes of the present TCP connection."""
-        unacked, left = self.unacked, self.owner.left
-        done = 0
+        unacked, owner = self.unacked, self.owner
+        done = count = length = 0
+        sender: Outbox | None = None
         while unacked and unacked[0].end <= total:
-            left(unacked.popleft(), SendStatus.ACKNOWLEDGED)
+            message = unacked.popleft()
             done += 1
-        self.owner.node.counters.send_drop_acked += done
+            if message.unnoticed and message.socket is sender:  # nearly always
+                count += 1
+                length += len(message.payload)
+                continue
+            if sender is not None:
+                sender.free_room(length, count)
+            sender, count, length = None, 0, 0
+            if message.unnoticed:
+                sender, count, length = message.socket, 1, len(message.payload)
+            else:
+                owner.left(message, SendStatus.ACKNOWLEDGED)
+        if sender is not None:
+            sender.free_room(length, count)
+        owner.node.counters.send_drop_acked += done

@@ -148,7 +148,7 @@ class IbConnection(BaseConnection):
             if status:
                 message.operation.finish(status)
             if socket is not None:
-                socket.free_room(message)
+                socket.free_room(len(message.payload))
         elif socket is not None:
             socket.message_left(message, status)
 

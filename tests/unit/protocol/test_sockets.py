@@ -76,7 +76,8 @@ def test_very_many_messages_fill_the_send_buffer_though_they_are_empty() -> None
     assert not sender.poll() & Poll.OUT
     assert isinstance(error := fails(errno.EAGAIN, lambda: send(sender)), WouldBlock)
     assert error.waiting_for is Wait.SEND_ROOM
-    assert events.SocketWritable(sender, False) in wire.run()
+    acknowledged_together = events.SocketWritable(sender, drained=True)
+    assert of_kind(wire.run(), events.SocketWritable) == [acknowledged_together]
     assert sender.poll() & Poll.OUT
 
 
@@ -87,6 +88,21 @@ def test_room_in_the_send_buffer_is_told() -> None:
     assert not sender.drained()
     assert events.SocketWritable(sender, True) in wire.run()
     assert sender.poll() & Poll.OUT
+
+
+def test_messages_that_are_acknowledged_together_leave_the_send_buffer_of_each_socket() -> None:
+    small, _, wire = pair()
+    sockets = [bound(small, port) for port in (4001, 4002)]
+    first, second = sockets
+    for sender, token in [(first, None), (first, None), (second, None), (first, 1), (first, None), (second, 2)]:
+        sender.sendmsg(b"hello", LARGE, 4000, now=0.0, token=token)
+    assert [sender.outstanding for sender in sockets] == [4, 2]
+    assert not any(sender.drained() for sender in sockets)
+    happened = wire.run()
+    assert [(sender.outstanding, sender.send_bytes) for sender in sockets] == [(0, 0), (0, 0)]
+    for sender, token in [(first, 1), (second, 2)]:
+        assert events.SendFinished(sender, token, SendStatus.ACKNOWLEDGED) in happened
+        assert events.SocketWritable(sender, drained=True) in happened
 
 
 def test_every_kind_of_buffer_is_sent() -> None:
