@@ -237,6 +237,7 @@ class Socket(SocketBase):
         return self._receive(size, flags, with_control=True)
 
     def _receive(self, size: int | None, flags: int, *, with_control: bool) -> ReceivedMessage:
+        """The next message, or ``with_control`` the next notification, too."""
         driver, inner = self._driver, self._inner
         if not self._blocking:
             flags |= MSG_DONTWAIT
@@ -251,18 +252,19 @@ class Socket(SocketBase):
                     driver.kick()
                     if self._signalled:
                         self._signal()
-                    return self._dated(message) if inner.timestamps else message
+                    if with_control:
+                        return self._dated(message) if inner.timestamps else message
+                    if message[1]:  # the sender's address: it is not a notification
+                        return message
 
     def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
         """The next message with its sender; notifications are passed over."""
-        while True:
-            message = self._receive(size, 0, with_control=False)
-            if message.address:
-                return message.data, (message.address, message.port)
+        message = self._receive(size, 0, with_control=False)
+        return message.data, (message.address, message.port)
 
     def recv(self, size: int | None = None) -> bytes:
         """The next message."""
-        return self.recvfrom(size)[0]
+        return self._receive(size, 0, with_control=False)[0]
 
     def recvfrom_into(self, buffer: bytearray | memoryview, size: int = 0) -> tuple[int, Address]:
         """Put the next message into ``buffer``, ``size`` bytes at most or (0) what it has room for; the rest is lost.

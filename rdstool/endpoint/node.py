@@ -309,6 +309,7 @@ class AsyncSocket(SocketBase):
         return await self._receive(size, flags, with_control=True)
 
     async def _receive(self, size: int | None, flags: int, *, with_control: bool) -> ReceivedMessage:
+        """The next message, or ``with_control`` the next notification, too."""
         driver, inner = self._driver, self._inner
         deadline: float | None = None
         while True:
@@ -316,7 +317,10 @@ class AsyncSocket(SocketBase):
                 with driver.lock:
                     message = inner.recvmsg(size, now=driver.now(), flags=flags, with_control=with_control)
                     driver.kick()
-                    return self._dated(message) if inner.timestamps else message
+                    if with_control:
+                        return self._dated(message) if inner.timestamps else message
+                    if message[1]:  # the sender's address: it is not a notification
+                        return message
             except WouldBlock as reason:
                 if flags & MSG_DONTWAIT:
                     raise
@@ -326,15 +330,12 @@ class AsyncSocket(SocketBase):
 
     async def recvfrom(self, size: int | None = None) -> tuple[bytes, Address]:
         """The next message with its sender; notifications are passed over."""
-        while True:
-            message = await self._receive(size, 0, with_control=False)
-            if message.address:
-                return message.data, (message.address, message.port)
+        message = await self._receive(size, 0, with_control=False)
+        return message.data, (message.address, message.port)
 
     async def recv(self, size: int | None = None) -> bytes:
         """The next message."""
-        data, _ = await self.recvfrom(size)
-        return data
+        return (await self._receive(size, 0, with_control=False))[0]
 
     # ---- Waiting
 
