@@ -28,6 +28,7 @@ LAYERS = (
         "rdstool.errors",
         "rdstool.folders",
         "rdstool.parentage",
+        "rdstool.replacing",
         "rdstool.version",
         "rdstool.words",
     ),
