@@ -65,8 +65,7 @@ with one in sixteen (docs/infiniband.md). Where the load is above the number of 
 
 def set_up(guest: Guest) -> None:
     """Soft-RoCE, and room for what the programs ask for."""
-    for name in ("wmem_max", "rmem_max"):
-        guest.sysctl(f"net.core.{name}", BUFFER)
+    guest.allow_buffers(BUFFER)
     guest.add_rxe()
 
 

@@ -170,6 +170,11 @@ class Packets:
         """The values, in the order of ``dtypes``."""
         return [getattr(self, name) for name in self.dtypes()]
 
+    @classmethod
+    def none(cls, data: Bytes | None = None) -> Self:
+        """No rows at all."""
+        return cls(np.empty(0, np.uint8) if data is None else data, *(np.empty(0, of) for of in cls.dtypes().values()))
+
     def pick(self, mask: NDArray[np.bool_]) -> Self:
         """The rows where ``mask`` holds."""
         return type(self)(self.data, *(column[mask] for column in self.columns()))

@@ -15,6 +15,7 @@ from rdstool.lab.machine import Machine
 from rdstool.lab.places import cache_folder
 from rdstool.lab.tools import need_virtme, program
 from rdstool.lab.uncompressed import uncompressed
+from rdstool.replacing import put
 
 ACCELERATOR = "RDSTOOL_LAB_ACCEL"
 """Environment variable: ``kvm`` or ``tcg``, instead of trying KVM first."""
@@ -114,10 +115,7 @@ def _stubs() -> Path:
     for name in ("systemd-tmpfiles", "udevadm"):
         stub = folder / name
         if not stub.exists():
-            aside = stub.with_name(f".{name}-{os.getpid()}")
-            aside.write_text("#!/bin/sh\n")
-            aside.chmod(0o755)
-            aside.replace(stub)
+            put(stub, b"#!/bin/sh\n", 0o755)
     return folder
 
 

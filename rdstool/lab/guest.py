@@ -309,6 +309,11 @@ class Guest:
         told: str = self.call("system.sysctl", name=name, value=None if value is None else str(value))
         return told
 
+    def allow_buffers(self, limit_bytes: int) -> None:
+        """Let programs make the send and receive buffers of their sockets so large, each."""
+        for name in ("wmem_max", "rmem_max"):
+            self.sysctl(f"net.core.{name}", limit_bytes)
+
     def add_rxe(self, name: str = "rxe0") -> None:
         """Make a Soft-RoCE device over the guest's network device, and load RDS over InfiniBand."""
         self.run(["modprobe", "--all", *(crc for crc in ("crc32_generic", "crc32-cryptoapi") if self._has(crc))])

@@ -7,18 +7,17 @@ entered (``XEN_ELFNOTE_PHYS32_ENTRY``, arch/x86/platform/pvh/head.S).
 from __future__ import annotations
 
 import lzma
-import os
 import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import zstandard
 
 from rdstool.lab.kernels import Kernel
+from rdstool.replacing import put
 
 _SECTOR_BYTES = 512
 _SETUP_SECTORS = 0x1F1
@@ -50,12 +49,7 @@ def uncompressed(kernel: Kernel) -> Path | None:
     if not any(note in content for note in _ENTRY_NOTES):
         content = b""
     try:
-        # Several guests may be started at once.
-        with TemporaryDirectory(dir=made.parent, prefix=f".{made.name}-") as folder:
-            aside = Path(folder) / made.name
-            aside.write_bytes(content)
-            os.utime(aside, ns=(changed, changed))
-            aside.replace(made)
+        put(made, content, modified_ns=changed)
     except OSError:
         return None
     return made if content else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from rdstool.protocol.reasons import SendStatus
 from rdstool.protocol.states import PathState
 
 
-class BaseConnection:
+class BaseConnection(ABC):
     """What a node shares with one peer address. Made by the first send or accept, and kept for ever."""
 
     __slots__ = (
@@ -51,32 +52,32 @@ class BaseConnection:
         self.links = 0
         """Links that were made so far."""
 
+    @abstractmethod
     def lanes(self) -> Sequence[Lane]:
         """All paths, by number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send(self, message: Outgoing, port_hash: int, now: float) -> None:
         """Queue a socket's message."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, now: float) -> None:
         """Connect, before the first message."""
-        raise NotImplementedError
 
-    def hasten(self, now: float) -> None:
+    def hasten(self, now: float) -> None:  # noqa: B027 - InfiniBand alone has something to do
         """Somebody waits until all that was sent is acknowledged. TCP does that by itself."""
 
+    @abstractmethod
     def map_changed(self) -> None:
         """Our map has changed: the peer is to learn of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lost(self, link: BaseLink, detail: str, now: float) -> None:
         """The transport has no more of a link."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self, now: float) -> None:
         """Close the connection and give up all that waits."""
-        raise NotImplementedError
 
     def congested(self, port: int) -> bool:
         """Whether the peer marked this port."""

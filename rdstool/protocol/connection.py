@@ -28,6 +28,7 @@ Where this differs from the kernel it is so that nothing is lost or doubled in c
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -186,17 +187,17 @@ class Connection(BaseConnection):
 
     # ---- Receiving: what the whole of a connection adds to this (:mod:`rdstool.protocol.tcp_connection`)
 
+    @abstractmethod
     def receive(self, link: Link, data: bytes | int, now: float) -> None:
         """Take bytes of one TCP connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_held(self, link: Link, now: float, *, at_any_rate: bool = False) -> None:
         """Take what a TCP connection has brought and no socket had room for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, now: float) -> None:
         """Take the messages that were kept until their path is known."""
-        raise NotImplementedError
 
     # ---- Congestion
 

@@ -13,6 +13,7 @@ The congestion map goes before all of them, has no number and is never sent agai
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -40,7 +41,7 @@ class LaneOwner(Protocol):
         """A message is acknowledged, or given up."""
 
 
-class Lane:
+class Lane(ABC):
     """State and queues. The connection decides when it dials and what it may take."""
 
     __slots__ = (
@@ -113,12 +114,13 @@ class Lane:
             case Action.REQUEUE:
                 self._requeue(now)
 
+    @abstractmethod
     def current_link(self) -> BaseLink | None:
         """What serves the lane now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _forget_link(self) -> None:
-        raise NotImplementedError
+        """Nothing serves the lane any more."""
 
     def drop(self, reason: DropReason, detail: str, now: float, *, abort: bool = False) -> None:
         """Give up the present connection: from here on it only delivers, or with ``abort`` not even that."""
@@ -151,16 +153,19 @@ class Lane:
         self.step(PathInput.CLOSED, now)
 
     def _replace(self, now: float) -> None:
+        """Give up our own attempt for the peer's connection, which over TCP alone can overtake it (§4.3)."""
         raise NotImplementedError
 
+    @abstractmethod
     def _start(self, now: float) -> None:
-        raise NotImplementedError
+        """The connection is up."""
 
     def _stop(self, _now: float) -> None:
         self.map_pending = False
 
+    @abstractmethod
     def _close(self, now: float) -> None:
-        raise NotImplementedError
+        """End what serves the lane."""
 
     def _requeue(self, now: float) -> None:
         owner = self.owner
@@ -172,13 +177,13 @@ class Lane:
             owner.node.emit(events.PathDown(*args, self.reason, self.detail, requeued))
         self._went_down(now)
 
+    @abstractmethod
     def _went_down(self, now: float) -> None:
         """The connection decides what follows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _requeue_unacked(self) -> int:
         """Put what is not acknowledged in front, in order; returns how many will be sent again (§4.6)."""
-        raise NotImplementedError
 
     # ---- Delay between attempts
 

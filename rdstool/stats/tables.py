@@ -3,70 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
-from typing import Literal
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from rdstool.capture.counts import passed_over_text
 from rdstool.stats.model import CaptureStats, LatencyStats, SizeCount
+from rdstool.stats.sheet import Sheet
+from rdstool.stats.units import amount, duration, moment, rate, share
 from rdstool.words import plural
 
 ROWS = 20
 """Rows of a table of sockets, ports, streams or intervals, where the section was not asked for by name."""
-BETWEEN, EDGES = 3, 2
-"""Characters between two columns, and left and right of a table."""
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-_MS = 1e-3
-_US = 1e-6
-
-
-def amount(value: float | None) -> str:
-    """Bytes with a decimal unit."""
-    if value is None:
-        return "-"
-    step = 0
-    while abs(value) >= 10_000 and step < len(_UNITS) - 1:
-        value /= 1000
-        step += 1
-    return f"{value:.0f} {_UNITS[step]}"
-
-
-def rate(value: float | None) -> str:
-    """Bytes a second."""
-    return "-" if value is None else f"{amount(value)}/s"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds, milliseconds or microseconds, three digits."""
-    if seconds is None:
-        return "-"
-    if abs(seconds) >= 1:
-        return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
-    return f"{seconds / _MS:.3g} ms" if abs(seconds) >= _MS else f"{seconds / _US:.3g} us"
-
-
-def share(value: float | None) -> str:
-    """A share in percent; 100 % only where nothing is missing."""
-    if value is None:
-        return "-"
-    return "100 %" if value == 1 else f"{min(value * 100, 99.99):.4g} %"
-
-
-def moment(seconds: float | None) -> str:
-    """UTC with microseconds."""
-    if seconds is None:
-        return "-"
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds} s"
 
 
 def sections(stats: CaptureStats, names: Sequence[str], *, all_rows: bool) -> Group:
@@ -78,69 +27,6 @@ def sections(stats: CaptureStats, names: Sequence[str], *, all_rows: bool) -> Gr
         if part is not None:
             parts += [part, Text()]
     return Group(*parts[:-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table that goes on below itself where it is too wide.
-
-    Each part begins with what names a row: its first column, or where that takes several, a number.
-    """
-
-    title: str
-    caption: str | None
-    headings: Sequence[str]
-    """Those of right-aligned columns begin with ``>``."""
-    rows: Sequence[Sequence[str]]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """What Rich asks for."""
-        if self._names > 1 and self._width(range(len(self.headings))) > options.max_width:
-            yield from self._numbered().__rich_console__(console, options)
-            return
-        folds = self._folds(options.max_width)
-        for number, columns in enumerate(folds):
-            last = number == len(folds) - 1
-            table = Table(
-                title=self.title if not number else None,
-                caption=self.caption if last else None,
-                title_justify="left",
-                caption_justify="left",
-                title_style="bold",
-                box=box.SIMPLE_HEAD,
-                pad_edge=False,
-            )
-            alone = len(folds) > 1 and self._width(columns) > options.max_width
-            for column in columns:
-                heading = self.headings[column]
-                justify: Literal["right", "left"] = "right" if heading.startswith(">") else "left"
-                table.add_column(heading.lstrip(">"), justify=justify, no_wrap=not alone, overflow="fold")
-            for row in self.rows:
-                table.add_row(*(Text(row[column]) for column in columns))
-            yield table
-
-    @property
-    def _names(self) -> int:
-        """Columns that name a row: those in front of the first number, or that one."""
-        return next((at for at, heading in enumerate(self.headings) if heading.startswith(">")), 0) or 1
-
-    def _numbered(self) -> Sheet:
-        """The same with numbers in front."""
-        rows = [(str(number), *row) for number, row in enumerate(self.rows, 1)]
-        return Sheet(self.title, self.caption, (">row", *self.headings), rows)
-
-    def _folds(self, width: int) -> list[list[int]]:
-        """Which columns stand beside each other, where a line has ``width`` characters."""
-        folds = [[0]]
-        for column in range(1, len(self.headings)):
-            if len(folds[-1]) > 1 and self._width([*folds[-1], column]) > width:
-                folds.append([0])
-            folds[-1].append(column)
-        return folds
-
-    def _width(self, columns: Sequence[int]) -> int:
-        cells = [max(cell_len(self.headings[c].lstrip(">")), *(cell_len(row[c]) for row in self.rows)) for c in columns]
-        return sum(cells) + BETWEEN * (len(cells) - 1) + EDGES
 
 
 def _table(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rdstool.errors import TsharkError
 from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_text
+from rdstool.replacing import put
 
 _MARK = re.compile(r"^-- Made by `rdstool lua export` of rdstool (\S+) ", re.MULTILINE)
 HEAD_BYTES = 4096
@@ -127,16 +128,13 @@ def _is_foreign(path: Path, elsewhere: str | None) -> bool:
 
 
 def _write(path: Path, text: str, mode: int, elsewhere: str | None = None) -> Path:
-    """Write a file at once: Wireshark may start meanwhile, and finds the old one or the new one, never half of it.
+    """Write a file as a whole, for Wireshark may start meanwhile.
 
     ``elsewhere`` is what to do where the directory cannot be written and any other would do.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, "utf-8")
-        temporary.chmod(mode)
-        temporary.replace(path)
+        put(path, text.encode(), mode)
     except OSError as problem:
         raise TsharkError(_failed(path, problem, elsewhere)) from problem
     return path

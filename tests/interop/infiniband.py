@@ -74,8 +74,7 @@ class Meeting:
 
     def prepare(self) -> None:
         """Load RDS over Soft-RoCE into the guest as it has booted."""
-        for name in ("wmem_max", "rmem_max"):
-            self.guest.sysctl(f"net.core.{name}", BUFFER)
+        self.guest.allow_buffers(BUFFER)
         self.guest.run(["modprobe", "rds_rdma", "rds_ib_retry_count=7"])
         self.guest.add_rxe()
 

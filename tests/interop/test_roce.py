@@ -19,23 +19,9 @@ from rdstool.transport.ib.provider import Completed, Refused, Status
 from rdstool.transport.ib.roce.flow import MAX_BURST
 from rdstool.transport.ib.roce.numbers import gid_of
 from tests.interop.conftest import Guests
-from tests.interop.roce import (
-    ALL,
-    OPTIONS,
-    PINGPONG_PORT,
-    TIMEOUT_S,
-    Peer,
-    PingPong,
-    Program,
-    RpingClient,
-    RpingServer,
-    add_rxe,
-    dial,
-    gid_index,
-    has_rxe,
-    remove_rxe,
-    roce_packets,
-)
+from tests.interop.roce import ALL, OPTIONS, TIMEOUT_S, Peer, Program, dial, roce_packets
+from tests.interop.roce_ends import PINGPONG_PORT, PingPong, RpingClient, RpingServer
+from tests.interop.rxe import add_rxe, gid_index, has_rxe, remove_rxe
 
 VERBS_PROGRAM = Path(__file__).with_name("verbs_program.py")
 VERBS_PORT = 7175

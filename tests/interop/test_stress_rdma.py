@@ -12,7 +12,7 @@ import pytest
 
 from rdstool.lab import Guest
 from tests.interop import rdma_stress_peer
-from tests.interop.roce import has_rxe
+from tests.interop.rxe import has_rxe
 
 PEER = [sys.executable, "-m", rdma_stress_peer.__name__]
 PLACE = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -29,8 +29,7 @@ def rxe(own_guest: Guest) -> Iterator[Guest]:
     if not own_guest.alive:
         own_guest.start()
     if not has_rxe(own_guest):
-        for name in ("wmem_max", "rmem_max"):
-            own_guest.sysctl(f"net.core.{name}", 4 << 20)
+        own_guest.allow_buffers(4 << 20)
         own_guest.add_rxe()
     yield own_guest
     if own_guest.kernel.name == LASTING:

@@ -32,7 +32,8 @@ from tests.interop import rdma_program, verbs_peer
 from tests.interop.ib_ends import SIZES, WANTED, WRITTEN, Client, Server, run, server_memory
 from tests.interop.infiniband import await_port
 from tests.interop.rdma_program import content
-from tests.interop.roce import add_rxe, dial, remove_rxe
+from tests.interop.roce import dial
+from tests.interop.rxe import add_rxe, remove_rxe
 from tests.interop.verbs_peer import BUFFER, PORT, RDS_PORT, TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +110,7 @@ class Neighbours:
         if kernel.name in self._booting:
             self._booting.remove(kernel.name)
             made.await_agent()
-            for name in ("wmem_max", "rmem_max"):
-                made.sysctl(f"net.core.{name}", BUFFER)
+            made.allow_buffers(BUFFER)
             made.add_rxe()
         return made
 

@@ -10,7 +10,6 @@ of frames as long as they are regular.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,54 +22,18 @@ from rdstool.capture.columns import ACK, FRAGMENT, ChecksumStatus, HeaderMatch, 
 from rdstool.capture.events import Gap, GapReason, RdmaKind, Resynchronised
 from rdstool.capture.gather import joined
 from rdstool.capture.ib.frames import Frame, Frames, Unfinished, header_match, lay_out
+from rdstool.capture.ib.open_message import RANKS, WORST_FIRST, OpenMessage, Payload
 from rdstool.capture.ib.order import Budget
-from rdstool.capture.ib.output import INT64_MAX, Finished, FragmentTuple, Output, message_rows
+from rdstool.capture.ib.output import INT64_MAX, FragmentTuple, Output, message_rows
 from rdstool.capture.ib.rdma import Pending
 from rdstool.capture.part import PayloadOptions
 
 MAX_FRAGMENT_BYTES = 16384
 """Longest fragment of any kernel (UEK, protocol.md §7.2)."""
-MAX_FRAGMENTS_TOLD = 4096
-"""Fragments of one message that get a row of their own; the longest message has 256."""
-MAX_PAYLOAD_BYTES = 4 << 20
-"""Payload of one message that is kept: four times what a kernel sends."""
 MAX_ANNOUNCED = 512
 """RDMA operations that one message may announce."""
 _FLAGS_AT = RDS_HEADER.table["flags"].offset
 _EXTENSIONS_AT = RDS_HEADER.table["exthdr"].offset
-_BAD = (ChecksumStatus.BAD, ChecksumStatus.ABSENT, ChecksumStatus.GOOD)
-"""A message's checksums are as good as the worst of its fragments'."""
-_RANK = np.array([_BAD.index(status) for status in range(3)])
-
-
-@dataclass(slots=True)
-class _Open:
-    """A message whose last fragment is still to come."""
-
-    header: bytes
-    fields: RdsHeader
-    first_frame: int
-    position: int
-    inferred: bool
-    sure: bool
-    """Its first fragment was seen."""
-    operations: tuple[Pending, ...]
-    broken: bool = False
-    """A gap lies behind its last fragment."""
-    fragments: int = 0
-    total: int = 0
-    """Data bytes on the wire."""
-    seen: int = 0
-    solicited: bool = False
-    """SE bit of its latest fragment."""
-    rank: int = len(_BAD) - 1
-    frame: int = 0
-    time: int = 0
-    frames: list[NDArray[Any]] = field(default_factory=list)
-    singles: list[FragmentTuple] = field(default_factory=list)
-    payload: list[bytes] | None = None
-    kept: int = 0
-    digest: Any = None
 
 
 class Joiner:
@@ -103,7 +66,7 @@ class Joiner:
         """RDMA operations since the last frame."""
         self._options = options
         self._budget = budget
-        self._open: _Open | None = None
+        self._open: OpenMessage | None = None
         self._lost = False
         self._skipped = 0
         self._snapped = False
@@ -169,7 +132,7 @@ class Joiner:
         if message.total >= fields.length or (not message.sure and frame.solicited):
             self._close(message)
 
-    def _between(self, message: _Open, frame: Frame, status: int, fields: RdsHeader) -> None:
+    def _between(self, message: OpenMessage, frame: Frame, status: int, fields: RdsHeader) -> None:
         """An ack-only frame that stands between two fragments of a message; of their boundaries it tells nothing."""
         lost, self._lost = self._lost, False
         alone = self._begin(frame, fields)
@@ -177,9 +140,9 @@ class Joiner:
         self._close(alone)
         self._open, self._lost = message, lost
 
-    def _begin(self, frame: Frame, fields: RdsHeader) -> _Open:
+    def _begin(self, frame: Frame, fields: RdsHeader) -> OpenMessage:
         data = frame.length - HEADER_BYTES
-        message = _Open(
+        message = OpenMessage(
             frame.header,
             fields,
             frame.first_frame,
@@ -187,18 +150,20 @@ class Joiner:
             inferred=self._lost,
             sure=not self._lost,
             operations=self._operations(frame.header),
+            payload=self._payload(frame.header),
         )
         if self._lost and data >= fields.length:
             message.sure = True
         if FRAGMENT_BYTES < data <= MAX_FRAGMENT_BYTES and data < fields.length:
             self.fragment_bytes = data
-        if self.wants_payload(frame.header):
-            if self._options.keep_payloads or fields.flags == Flags.CONG_BITMAP:
-                message.payload = []
-            if self._options.digests:
-                message.digest = hashlib.sha256()
         self._open = message
         return message
+
+    def _payload(self, header: bytes) -> Payload | None:
+        if not self.wants_payload(header):
+            return None
+        keep = self._options.keep_payloads or header[_FLAGS_AT] == Flags.CONG_BITMAP
+        return Payload(self._budget, keep=keep, digest=self._options.digests)
 
     def _operations(self, header: bytes) -> tuple[Pending, ...]:
         """Which of the operations just before the message it announces: those with its key, and atomics (§8.1)."""
@@ -210,37 +175,10 @@ class Joiner:
         atomic = (RdmaKind.COMPARE_SWAP, RdmaKind.FETCH_ADD)
         return tuple(one for one in announced if one.rkey in keys or one.kind in atomic or one.cut)
 
-    def _extend(self, message: _Open, frame: Frame, status: int, fields: RdsHeader, *, joined: bool) -> None:
-        data = frame.length - HEADER_BYTES
+    def _extend(self, message: OpenMessage, frame: Frame, status: int, fields: RdsHeader, *, joined: bool) -> None:
         match = header_match(frame.header, message.header)
-        if message.fragments < MAX_FRAGMENTS_TOLD:
-            message.singles.append(
-                self._told(frame, message.fragments, data, joined, status, match, fields),
-            )
-        seen = max(0, frame.captured - HEADER_BYTES)
-        room = max(0, message.fields.length - message.total)
-        message.fragments += 1
-        message.total += data
-        message.seen += min(seen, room)
-        message.solicited = frame.solicited
-        message.rank = min(message.rank, _BAD.index(status))
-        message.frame, message.time = frame.frame, frame.time
-        if message.payload is not None or message.digest is not None:
-            for piece in frame.payload:
-                self._keep(message, piece[:room])
-                room -= min(room, len(piece))
-
-    def _keep(self, message: _Open, piece: bytes | memoryview) -> None:
-        if message.digest is not None:
-            message.digest.update(piece)
-        if message.payload is None:
-            return
-        if message.kept + len(piece) > MAX_PAYLOAD_BYTES or not self._budget.take(len(piece)):
-            self._budget.give(message.kept + (0 if message.kept + len(piece) > MAX_PAYLOAD_BYTES else len(piece)))
-            message.payload, message.kept = None, 0
-            return
-        message.kept += len(piece)
-        message.payload.append(bytes(piece))
+        data = frame.length - HEADER_BYTES
+        message.extend(frame, status, self._told(frame, message.fragments, data, joined, status, match, fields))
 
     def _told(
         self, frame: Frame, index: int, data: int, joined: bool, status: int, match: int, fields: RdsHeader | None
@@ -277,11 +215,8 @@ class Joiner:
                 self.output.events.append(Gap(frame.frame, frame.time, *place))
             message = self._open
             if message is not None and not message.broken:
-                message.fragments += 1
-                message.total += frame.length - HEADER_BYTES
-                message.solicited = frame.solicited
-                message.frame, message.time = frame.frame, frame.time
-                if message.total >= message.fields.length:
+                message.extend_unseen(frame)
+                if message.whole:
                     self._close(message)
             else:
                 self.unassigned += 1
@@ -289,36 +224,10 @@ class Joiner:
             return
         self._loose(frame, ChecksumStatus.ABSENT, None)
 
-    def _close(self, message: _Open) -> None:
+    def _close(self, message: OpenMessage) -> None:
         """Hand on a message, whole or not."""
         self._open = None
-        length = message.fields.length
-        complete = message.seen == length and message.total >= length
-        payload = None
-        if message.payload is not None:
-            payload = b"".join(message.payload)
-            self._budget.give(message.kept)
-        self.output.message(
-            Finished(
-                self.stream,
-                self.direction,
-                message.frame,
-                message.first_frame,
-                message.time,
-                message.position,
-                message.seen,
-                complete,
-                message.inferred,
-                _BAD[message.rank],
-                message.header,
-                message.fragments,
-                message.frames,
-                message.singles,
-                payload,
-                message.digest.hexdigest() if message.digest is not None and complete else None,
-                message.operations,
-            )
-        )
+        self.output.message(message.end(self.stream, self.direction))
         if self._lost and not message.broken:
             self._lost = False
             self.output.events.append(
@@ -381,20 +290,10 @@ class Joiner:
         self.output.acks(rows)
         self._acknowledged = int(highest[-1])
 
-    def _continue(self, message: _Open, frames: Frames, told: NDArray[Any], start: int, stop: int) -> None:
+    def _continue(self, message: OpenMessage, frames: Frames, told: NDArray[Any], start: int, stop: int) -> None:
         """Regular fragments of the open message."""
-        if message.fragments + stop - start <= MAX_FRAGMENTS_TOLD:
-            message.frames.append(joined([told[start:stop]], FRAGMENT))
-        message.fragments += stop - start
-        message.total += int(frames.length[start:stop].sum()) - HEADER_BYTES * (stop - start)
-        message.seen += int(np.maximum(frames.captured[start:stop] - HEADER_BYTES, 0).sum())
-        message.solicited = bool(frames.solicited[stop - 1])
-        message.rank = min(message.rank, int(_RANK[told["checksum_status"][start:stop]].min()))
-        message.frame, message.time = int(frames.frame[stop - 1]), int(frames.time[stop - 1])
-        if message.payload is not None or message.digest is not None:
-            for piece in frames.payload(start, stop):
-                self._keep(message, piece)
-        if message.total >= message.fields.length:
+        message.extend_many(frames, told, start, stop)
+        if message.whole:
             self._close(message)
 
     def _rows(self, frames: Frames, told: NDArray[Any], start: Ints, stop: Ints) -> None:
@@ -410,8 +309,8 @@ class Joiner:
         rows["seen"] = np.add.reduceat(captured[:end], start)
         length = rows["header"]["length"].astype(np.int64)
         rows["complete"] = rows["seen"] == length
-        rank = np.minimum.reduceat(_RANK[told["checksum_status"][:end]], start)
-        rows["checksum_status"] = np.array(_BAD)[rank]
+        rank = np.minimum.reduceat(RANKS[told["checksum_status"][:end]], start)
+        rows["checksum_status"] = np.array(WORST_FIRST)[rank]
         part = joined([told[first:end]], FRAGMENT)
         part["message"] = np.repeat(np.arange(len(start)), stop - start)
         payloads: dict[int, bytes] = {}

@@ -363,7 +363,7 @@ def merged(kind: type[Rows], parts: list[Rows], data: Bytes) -> Rows:
     if len(filled) == 1:
         return filled[0]
     if not filled:
-        return kind(data, *(np.empty(0, dtype) for dtype in kind.dtypes().values()))
+        return kind.none(data)
     order = np.argsort(np.concatenate([part.frame for part in filled]), kind="stable")
     together = zip(*(part.columns() for part in filled), strict=True)
     return kind(data, *(np.concatenate(columns)[order] for columns in together))

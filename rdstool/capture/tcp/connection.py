@@ -12,6 +12,7 @@ from rdstool.capture.streams import Stream
 from rdstool.capture.tcp.half import Half
 
 FIN, SYN, RST, ACK_FLAG = 0x01, 0x02, 0x04, 0x10
+SEQUENCE_SPACE = 1 << 32
 REORDER_FRAMES = 64
 """An acknowledgement may stand this many frames before the data it covers: captures reorder a little."""
 
@@ -25,6 +26,10 @@ class Connection:
     """``stream.a`` is the larger end of the key."""
     halves: tuple[Half, Half]
     reset: bool = False
+
+    def half(self, backward: np.bool_) -> Half:
+        """The direction of a segment; ``backward``: it goes from the key's larger end to the smaller one."""
+        return self.halves[int(backward) ^ self.flipped]
 
     @property
     def over(self) -> bool:

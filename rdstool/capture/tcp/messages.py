@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dissectors.wire.rds import HEADER_BYTES, MAX_MESSAGE_BYTES, Flags
-from rdstool.capture.columns import MESSAGE, RDS_DTYPE, Bytes
-from rdstool.capture.events import Event, Gap, GapReason, Resynchronised
-from rdstool.capture.gather import gather
-from rdstool.capture.headers import checksum_status, kinds_of, oddities
-from rdstool.capture.part import PayloadOptions
-from rdstool.capture.tcp.half import ABSENT, Chunk, Extents, Half, OpenMessage, whole_numbers
+from rdstool.capture.columns import Bytes
+from rdstool.capture.events import Gap, GapReason, Resynchronised
+from rdstool.capture.headers import oddities
+from rdstool.capture.tcp.half import ABSENT, Chunk, Extents, Half, OpenMessage
+from rdstool.capture.tcp.rows import RowBuilder
 from rdstool.capture.tcp.search import BoundarySearch, Segmentation
-from rdstool.protocol.kinds import Transport
 
 if TYPE_CHECKING:
     import hashlib
@@ -32,115 +27,12 @@ FIRST_WINDOW_BYTES = 4 << 10
 """Stream bytes that are searched at first: most boundaries are near."""
 WINDOW_BYTES = 2 * MAX_SEARCH_BYTES
 """Stream bytes that are searched at most at once; a chain of three of the longest messages fits in well."""
-_HEADER = np.dtype(("V", HEADER_BYTES))
 _LENGTH = Struct(">I")
 _BITMAP = Flags.CONG_BITMAP.value
 _BEHIND_SEQUENCE = Struct(">QI4xBBIH")
 """Header fields from offset 8 on: ack, length, flags, credit, padding, checksum."""
 _NO_HEADER = 0xFF
 """Stands for absent bytes in a search: as flags, it makes no plausible header."""
-
-
-@dataclass(slots=True)
-class RowBuilder:
-    """Collects messages of one chunk as columns, and makes the columns of them at its end."""
-
-    options: PayloadOptions
-    heads: array[int] = field(default_factory=whole_numbers)
-    """Of each message: place of its header in the chunk's data; -1 - n for the nth stored one."""
-    positions: array[int] = field(default_factory=whole_numbers)
-    """Stream offset of its header."""
-    firsts: array[int] = field(default_factory=whole_numbers)
-    """Which span holds its first byte."""
-    lasts: array[int] = field(default_factory=whole_numbers)
-    """Which span completed it."""
-    frame: array[int] = field(default_factory=whole_numbers)
-    """Of each span, that is an extent: the frame that holds it."""
-    done: array[int] = field(default_factory=whole_numbers)
-    """The frame with which the stream was complete up to the span's end."""
-    time: array[int] = field(default_factory=whole_numbers)
-    """Time of the frame in ``done``, ns."""
-    runs: list[tuple[int, int, int]] = field(default_factory=list)
-    """(stream, direction, index of the first message) where these change."""
-    missing: dict[int, int] = field(default_factory=dict)
-    """Message -> payload bytes that were not seen."""
-    inferred: list[int] = field(default_factory=list)
-    """Messages whose boundary a search has found."""
-    stored: bytearray = field(default_factory=bytearray)
-    payloads: dict[int, bytes] = field(default_factory=dict)
-    digests: dict[int, str] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-
-    def begin(self, stream: int, direction: int, extents: Extents) -> int:
-        """Announce messages of another half. Returns the number of the span that its first extent becomes."""
-        first = len(self.frame)
-        self.frame += extents.frame
-        self.done += extents.done
-        self.time += extents.time
-        self.runs.append((stream, direction, len(self.heads)))
-        return first
-
-    def add(self, head: int, position: int, first: int, last: int) -> int:
-        """Enter a message and return its index."""
-        self.heads.append(head)
-        self.positions.append(position)
-        self.firsts.append(first)
-        self.lasts.append(last)
-        return len(self.heads) - 1
-
-    def span(self, frame: int, done: int, time: int) -> int:
-        """Enter a span of its own, for a message that began in an earlier chunk."""
-        self.frame.append(frame)
-        self.done.append(done)
-        self.time.append(time)
-        return len(self.frame) - 1
-
-    def store(self, header: bytes | memoryview) -> int:
-        """Keep a header that does not lie in one piece in the chunk's data."""
-        self.stored += header
-        return -(len(self.stored) // HEADER_BYTES)
-
-    def rows(self, chunk: Chunk) -> NDArray[Any]:
-        """Return the rows of dtype ``MESSAGE``, in the order in which they were added."""
-        count = len(self.heads)
-        rows = np.zeros(count, MESSAGE)
-        if not count:
-            return rows
-        headers = self._headers(chunk)
-        rows["header"] = headers
-        stream, direction, begin = np.array(self.runs, np.int64).T
-        counts = np.diff(begin, append=count)
-        rows["stream"] = np.repeat(stream, counts)
-        rows["direction"] = np.repeat(direction, counts)
-        rows["position"] = self.positions
-        firsts, lasts = np.array(self.firsts), np.array(self.lasts)
-        rows["first_frame"] = np.array(self.frame)[firsts]
-        rows["frame"] = np.array(self.done)[lasts]
-        rows["time"] = np.array(self.time)[lasts]
-        length = headers["length"].astype(np.int64)
-        rows["end"] = rows["position"] + HEADER_BYTES + length
-        rows["seen"] = length
-        rows["complete"] = True
-        for index, missing in self.missing.items():
-            rows["seen"][index] = max(0, length[index] - missing)
-            rows["complete"][index] = False
-        rows["inferred"][self.inferred] = True
-        rows["fragments"] = 1
-        rows["path"] = -1
-        rows["transport"] = Transport.TCP
-        rows["kind"] = kinds_of(headers, Transport.TCP)
-        rows["checksum_status"] = checksum_status(headers)
-        return rows
-
-    def _headers(self, chunk: Chunk) -> NDArray[Any]:
-        heads = np.array(self.heads)
-        here = heads >= 0
-        raw = np.empty((len(heads), HEADER_BYTES), np.uint8)
-        raw[here] = gather(chunk.data, heads[here], _HEADER).view(np.uint8).reshape(-1, HEADER_BYTES)
-        if self.stored:
-            stored = np.frombuffer(bytes(self.stored), np.uint8).reshape(-1, HEADER_BYTES)
-            raw[~here] = stored[-1 - heads[~here]]
-        return raw.reshape(-1).view(RDS_DTYPE)
 
 
 class Framing:
@@ -239,21 +131,15 @@ class Framing:
             half.boundary = position = end
         return False
 
-    def _header(self, head: int) -> bytes:
-        """Return the 48 bytes at a place of :attr:`RowBuilder.heads`."""
-        if head >= 0:
-            return bytes(self.chunk.view[head : head + HEADER_BYTES])
-        at = (-1 - head) * HEADER_BYTES
-        return bytes(self.out.stored[at : at + HEADER_BYTES])
-
     def _open(self, position: int, end: int, index: int, head: int) -> None:
         """Note a message whose payload goes on beyond this chunk."""
         half = self.half
         frame, time, taken = self.extents.frame[index], self.extents.time[index], position + HEADER_BYTES
-        half.open = OpenMessage(self._header(head), position, end, frame, time, half.inferred, taken=taken)
+        header = self.out.header(self.chunk, head)
+        half.open = OpenMessage(header, position, end, frame, time, half.inferred, taken=taken)
         half.inferred = False
         if head < 0:
-            del self.out.stored[-HEADER_BYTES:]
+            self.out.unstore()
         self._progress(half.open)
 
     def _gather_header(self, position: int) -> bytes | None:
@@ -275,17 +161,9 @@ class Framing:
     def _lose(self, position: int, search_from: int) -> None:
         """Start a search at ``search_from`` for the boundary that was lost at ``position``."""
         half = self.half
-        half.search = BoundarySearch(position, self._last_sequence() or half.last_sequence)
+        half.search = BoundarySearch(position, self.out.last_sequence(self.chunk) or half.last_sequence)
         half.boundary = search_from
         half.inferred = False
-
-    def _last_sequence(self) -> int:
-        """Sequence of the newest message of this half in this chunk, 0 where there is none."""
-        out = self.out
-        for head in reversed(out.heads[out.runs[-1][2] :]):
-            if sequence := int.from_bytes(self._header(head)[:8], "big"):
-                return sequence
-        return 0
 
     def _find_boundary(self, search: BoundarySearch, final: bool) -> bool:
         """Search what is there, a window at a time. Returns True once a boundary is known."""
@@ -355,7 +233,7 @@ class Framing:
 
         A length that no kernel sends is reported, but not trusted to find the next message.
         """
-        header = self._header(head)
+        header = self.out.header(self.chunk, head)
         if oddities(header) > MAX_ODDITIES:
             self._lose(position, position + 1)
             return True
@@ -396,8 +274,8 @@ class Framing:
 
     def _finish(self, message: OpenMessage, frame: int, time: int) -> None:
         out = self.out
-        head = out.store(message.header)
-        row = out.add(head, message.position, out.span(message.first_frame, frame, time), len(out.frame) - 1)
+        span = out.span(message.first_frame, frame, time)
+        row = out.add(out.store(message.header), message.position, span, span)
         if message.missing:
             out.missing[row] = message.missing
         if message.inferred:
@@ -421,7 +299,7 @@ class Framing:
     def _carry(self) -> None:
         """Keep the bytes that the next chunk needs: a header in part, or what a search may come back to."""
         half, extents = self.half, self.extents
-        half.last_sequence = self._last_sequence() or half.last_sequence
+        half.last_sequence = self.out.last_sequence(self.chunk) or half.last_sequence
         if half.open is not None:
             return
         keep_from = max(half.boundary, half.next - MAX_SEARCH_BYTES)

@@ -1,27 +1,24 @@
-"""TCP connections that carry RDS: segments in, messages, acknowledgements and events out."""
+"""TCP connections that carry RDS: which segments belong to which, where one begins and another ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.rds import TCP_PORT
-from rdstool.capture.columns import ACK, Ints, Segments
-from rdstool.capture.events import Closing, Gap, GapReason, StreamClosed, StreamOpened
-from rdstool.capture.gather import ascending, joined
+from rdstool.capture.columns import Ints, Segments
+from rdstool.capture.gather import ascending
 from rdstool.capture.part import Part, PayloadOptions
 from rdstool.capture.streams import StreamTable
-from rdstool.capture.tcp.bulk import acknowledged, lanes_of, take_in_order
+from rdstool.capture.tcp.bulk import lanes_of
 from rdstool.capture.tcp.connection import (
     ACK_FLAG,
     FIN,
-    REORDER_FRAMES,
     RST,
+    SEQUENCE_SPACE,
     SYN,
     Connection,
     has_begun,
@@ -30,26 +27,16 @@ from rdstool.capture.tcp.connection import (
     may_end,
 )
 from rdstool.capture.tcp.group import Grouping, Key, by_connection, ends_of
-from rdstool.capture.tcp.half import MAX_HOLD_FRAMES, Chunk, Extents, Half, SegmentColumns, nearest
-from rdstool.capture.tcp.messages import Framing, RowBuilder
+from rdstool.capture.tcp.half import Half
+from rdstool.capture.tcp.intake import Intake, Unsettled
 from rdstool.capture.tcp.resting import Connections
 from rdstool.capture.tcp.reuse import first_jump
-from rdstool.capture.tcp.search import BoundarySearch
 from rdstool.protocol.kinds import Transport
 
-_SEQUENCE_SPACE = 1 << 32
 _IN_ORDER, _AGAIN = 0, 1
 """Steps of this stage, as turns of the stream table."""
 _Waiting = tuple[int, int, Iterator[int] | None]
 """A connection's next frame, its number in the grouping, and what takes its segments, if that has begun."""
-
-
-@dataclass(slots=True)
-class _Output:
-    """What one chunk brought."""
-
-    rows: RowBuilder
-    acks: list[NDArray[Any]] = field(default_factory=list)
 
 
 class TcpStreams:
@@ -62,8 +49,7 @@ class TcpStreams:
         self.options = options
         self.ports = ports
         self.connections = Connections(table)
-        self._unsettled: dict[int, tuple[Connection, Half]] = {}
-        """Halves with a hole or in search, by identity."""
+        self._unsettled = Unsettled()
         self._last_frame = self._last_time = 0
 
     def feed(self, segments: Segments, last: tuple[int, int] | None = None) -> Part:
@@ -77,8 +63,7 @@ class TcpStreams:
             return Part.empty()
         if last is None:
             self._last_frame, self._last_time = int(segments.frame[-1]), int(segments.time[-1])
-        chunk = Chunk(segments.data)
-        out = _Output(RowBuilder(self.options))
+        intake = self._intake(segments)
         grouping = by_connection(segments)
         regular: list[tuple[int, Connection]] = []
         order = np.argsort(grouping.first)
@@ -89,27 +74,25 @@ class TcpStreams:
             frame, group, taking = heappop(waiting)
             self.table.turn = _IN_ORDER, frame
             if taking is None:
-                connection = self._prepare(grouping, group, segments, out)
+                connection = self._prepare(grouping, group, segments, intake)
                 if connection is not None:
                     regular.append((group, connection))
                     continue
-                taking = self._feed_connection(grouping, group, segments, chunk, out)
+                taking = self._feed_connection(grouping, group, segments, intake)
             for later in taking:
                 heappush(waiting, (later, group, taking))
                 break
         if regular:
-            self._feed_regular(grouping, regular, segments, chunk, out)
+            self._feed_regular(grouping, regular, segments, intake)
         self.connections.rest(grouping.keys)
-        return self._part(out, chunk)
+        return intake.part()
 
     def finish(self) -> Part:
         """Give up all holes, report what is incomplete, and forget all state."""
-        chunk = Chunk(np.empty(0, np.uint8))
-        out = _Output(RowBuilder(self.options))
+        intake = self._intake(Segments.none())
         for connection in self.connections.leave():
-            self._end(connection, chunk, out, self._last_frame, self._last_time)
-        self._unsettled.clear()
-        return self._part(out, chunk)
+            intake.end(connection, self._last_frame, self._last_time)
+        return intake.part()
 
     def settled_frame(self) -> int | None:
         """Return the frame before which no more messages can be completed, None where nothing is open.
@@ -117,19 +100,12 @@ class TcpStreams:
         A message behind a hole, or found by a search, is reported when the hole is given up or the search ends;
         what other streams bring meanwhile is to be ordered behind it.
         """
-        open_frames = [
-            half.pending[0].frame if half.pending else half.carry[0].frame
-            for _, half in self._unsettled.values()
-            if half.pending or half.carry
-        ]
-        recent = [frame for frame in open_frames if frame > self._last_frame - MAX_HOLD_FRAMES]
-        return min(recent, default=None)
+        return self._unsettled.first_frame(self._last_frame)
 
-    def _part(self, out: _Output, chunk: Chunk) -> Part:
-        rows = out.rows
-        return Part(rows.rows(chunk), rows.payloads, rows.digests, joined(out.acks, ACK), rows.events)
+    def _intake(self, segments: Segments) -> Intake:
+        return Intake(segments, self.options, self._unsettled, self._last_frame)
 
-    def _prepare(self, grouping: Grouping, group: int, segments: Segments, out: _Output) -> Connection | None:
+    def _prepare(self, grouping: Grouping, group: int, segments: Segments, intake: Intake) -> Connection | None:
         """Return a connection all of whose segments can be taken at once; None where they need a closer look."""
         key = grouping.keys[group]
         connection = self.connections.get(key)
@@ -139,11 +115,11 @@ class TcpStreams:
             for at in np.flatnonzero(flags & SYN).tolist():
                 row = int(rows[at])
                 if connection is None and at == 0:
-                    connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], out)
+                    connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], intake)
                 if connection is None or connection.over or segments.length[row] or may_end(flags[:at]):
                     return None
-                half = connection.halves[int(backward[at]) ^ connection.flipped]
-                first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
+                half = connection.half(backward[at])
+                first_payload = _first_payload(segments, row)
                 if half.base is None and half.search is None and connection.stream.from_start:
                     if has_said(segments, rows[:at], backward[:at] == backward[at]):
                         return None
@@ -155,17 +131,13 @@ class TcpStreams:
         return connection
 
     def _feed_regular(
-        self,
-        grouping: Grouping,
-        regular: list[tuple[int, Connection]],
-        segments: Segments,
-        chunk: Chunk,
-        out: _Output,
+        self, grouping: Grouping, regular: list[tuple[int, Connection]], segments: Segments, intake: Intake
     ) -> None:
         """Take all segments of connections that were regular so far, both directions of all of them at once."""
+        connections = [connection for _, connection in regular]
         place = np.full(len(grouping.keys), -1, np.int64)
         place[[group for group, _ in regular]] = np.arange(len(regular))
-        flipped = np.array([connection.flipped for _, connection in regular])
+        flipped = np.array([connection.flipped for connection in connections])
         lane = place[grouping.group]
         rows = np.flatnonzero(lane >= 0)
         lane = lane[rows]
@@ -173,44 +145,26 @@ class TcpStreams:
         order = ascending(lane, 2 * len(regular))
         rows = rows[order]
         bounds = np.searchsorted(lane[order], np.arange(2 * len(regular) + 1))
-        halves = [half for _, connection in regular for half in connection.halves]
+        halves = [half for connection in connections for half in connection.halves]
         lanes = lanes_of(segments, rows, bounds, halves)
         if len(lanes.jumps):
             odd = set((lanes.jumps // 2).tolist())
             for index in sorted(odd):
                 first = int(grouping.first[regular[index][0]])
                 self.table.turn = _AGAIN, int(segments.frame[first])
-                for _ in self._feed_connection(grouping, regular[index][0], segments, chunk, out):
+                for _ in self._feed_connection(grouping, regular[index][0], segments, intake):
                     pass
             rest = [item for index, item in enumerate(regular) if index not in odd]
             if rest:
-                self._feed_regular(grouping, rest, segments, chunk, out)
+                self._feed_regular(grouping, rest, segments, intake)
             return
-        numbers = np.repeat([connection.stream.number for _, connection in regular], 2)
-        taken = take_in_order(segments, lanes, chunk)
-        for index, extents in enumerate(taken):
-            connection = regular[index // 2][1]
-            if extents is None:
-                own = rows[bounds[index] : bounds[index + 1]]
-                self._feed_half(connection, halves[index], segments, own, chunk, out)
-            elif extents.start:
-                Framing(halves[index], extents, chunk, int(numbers[index]), out.rows).run()
-                self._note(connection, halves[index])
-        # What one direction carries acknowledges the other.
-        others = [half for _, connection in regular for half in reversed(connection.halves)]
-        out.acks.append(acknowledged(segments, rows, bounds, others, numbers))
-        for index, half in enumerate(others):
-            if half.pending:
-                own = rows[bounds[index] : bounds[index + 1]]
-                self._give_up_acknowledged(regular[index // 2][1], half, segments, own, chunk, out)
+        intake.take_many(connections, lanes, rows, bounds)
         for group, connection in regular:
             if grouping.flags[group] & (FIN | RST):
                 own = grouping.rows(group)
-                self._close_all(connection, segments, own, grouping.backward[own] ^ connection.flipped, chunk, out)
+                intake.close(connection, own, grouping.backward[own] ^ connection.flipped)
 
-    def _feed_connection(
-        self, grouping: Grouping, group: int, segments: Segments, chunk: Chunk, out: _Output
-    ) -> Iterator[int]:
+    def _feed_connection(self, grouping: Grouping, group: int, segments: Segments, intake: Intake) -> Iterator[int]:
         """Cut a connection's segments where a SYN begins another one on the same ports; yields its frame before.
 
         To be asked until its end.
@@ -221,34 +175,32 @@ class TcpStreams:
         begin = 0
         for at in np.flatnonzero(flags & SYN).tolist():
             row = int(rows[at])
-            first_payload = (int(segments.seq[row]) + 1) % _SEQUENCE_SPACE
+            first_payload = _first_payload(segments, row)
             connection = self.connections.get(key)
-            if connection is None and has_begun(segments, rows[begin:at], backward[begin:at], row, backward[at]):
+            unknown = connection is None and has_begun(segments, rows[begin:at], backward[begin:at], row, backward[at])
+            if unknown:
                 connection = self._open_unknown(key, segments, int(rows[begin]))
-                if connection is not None:
-                    self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
-                    begin, connection = at, self.connections[key]
             if connection is not None:
-                half = connection.halves[int(backward[at]) ^ connection.flipped]
-                if half.base is None and has_said(segments, rows[begin:at], backward[begin:at] == backward[at]):
-                    self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
-                    begin, connection = at, self.connections[key]
-                    half = connection.halves[half.direction]
+                half = connection.half(backward[at])
+                own = backward[begin:at] == backward[at]
+                if unknown or (half.base is None and has_said(segments, rows[begin:at], own)):
+                    # What came before tells the numbers by which this SYN is judged.
+                    connection = self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], intake)
+                    begin, half = at, connection.half(backward[at])
                 known = half.base == first_payload or (half.base is None and may_begin(connection, segments, row))
                 if begin < at and (not known or connection.over or may_end(flags[begin:at])):
-                    self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], chunk, out)
+                    connection = self._feed_split(key, connection, segments, rows[begin:at], backward[begin:at], intake)
                     begin = at
-                    connection = self.connections[key]
                 if not known or connection.over:
-                    self._end(connection, chunk, out, int(segments.frame[row]), int(segments.time[row]))
+                    intake.end_before(connection, row)
                     del self.connections[key]
                     connection = None
                     yield int(segments.frame[row])
             if connection is None:
-                connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], out)
+                connection = self._open(key, segments, row, flags[at] & ACK_FLAG, backward[at], intake)
                 if connection is None:
                     return
-            half = connection.halves[int(backward[at]) ^ connection.flipped]
+            half = connection.half(backward[at])
             if half.base is None:
                 half.base = first_payload
                 half.search = None
@@ -256,7 +208,7 @@ class TcpStreams:
         if connection is None:
             connection = self._open_unknown(key, segments, int(rows[begin]))
         if connection is not None:
-            self._feed_split(key, connection, segments, rows[begin:], backward[begin:], chunk, out)
+            self._feed_split(key, connection, segments, rows[begin:], backward[begin:], intake)
 
     def _feed_split(
         self,
@@ -265,35 +217,36 @@ class TcpStreams:
         segments: Segments,
         rows: Ints,
         backward: NDArray[np.bool_],
-        chunk: Chunk,
-        out: _Output,
-    ) -> None:
-        """Take segments without a SYN between them; where the numbers jump, another connection has begun."""
+        intake: Intake,
+    ) -> Connection:
+        """Take segments without a SYN between them; where the numbers jump, another connection has begun.
+
+        Returns the last one.
+        """
         while len(rows):
             directions = backward ^ connection.flipped
             cut = first_jump(segments, rows, directions, connection.halves, over=connection.over)
             if cut is None:
-                self._feed_range(connection, segments, rows, backward, chunk, out)
-                return
+                intake.take(connection, rows, directions)
+                break
             if cut:
-                self._feed_range(connection, segments, rows[:cut], backward[:cut], chunk, out)
+                intake.take(connection, rows[:cut], directions[:cut])
             row = int(rows[cut])
             another = self._open_unknown(key, segments, row)
             if another is None:
-                self.connections[key] = connection
-                return
-            self._end(connection, chunk, out, int(segments.frame[row]), int(segments.time[row]))
+                break
+            intake.end_before(connection, row)
             connection, rows, backward = another, rows[cut:], backward[cut:]
+        return connection
 
     def _open(
-        self, key: Key, segments: Segments, row: int, answer: np.uint8, backward: np.bool_, out: _Output
+        self, key: Key, segments: Segments, row: int, answer: np.uint8, backward: np.bool_, intake: Intake
     ) -> Connection | None:
         """Enter a connection that began with the SYN in ``row``, or with the answer to it."""
         flipped = bool(backward) ^ bool(answer)
         connection = self._enter(key, segments, row, flipped=flipped, known=True)
         if connection is not None:
-            frame, time = int(segments.frame[row]), int(segments.time[row])
-            out.rows.events.append(StreamOpened(frame, time, connection.stream.number, 0))
+            intake.opened(connection, row)
         return connection
 
     def _open_unknown(self, key: Key, segments: Segments, row: int) -> Connection | None:
@@ -303,6 +256,7 @@ class TcpStreams:
         return self._enter(key, segments, row, flipped=flipped, known=False)
 
     def _enter(self, key: Key, segments: Segments, row: int, *, flipped: bool, known: bool) -> Connection | None:
+        """Make a connection, in place of an earlier one of these ends; None where there are too many."""
         small, large = ends_of(key)
         a, b = (large, small) if flipped else (small, large)
         frame = int(segments.frame[row])
@@ -313,163 +267,7 @@ class TcpStreams:
         self.connections[key] = connection
         return connection
 
-    def _feed_range(
-        self,
-        connection: Connection,
-        segments: Segments,
-        rows: Ints,
-        backward: NDArray[np.bool_],
-        chunk: Chunk,
-        out: _Output,
-    ) -> None:
-        """Take segments that belong to one connection, both directions, in capture order."""
-        directions = backward ^ connection.flipped
-        of_a, of_b = rows[~directions], rows[directions]
-        forward, back = connection.halves
-        self._feed_half(connection, forward, segments, of_a, chunk, out)
-        self._feed_half(connection, back, segments, of_b, chunk, out)
-        for half, others in ((forward, of_b), (back, of_a)):
-            if half.base is not None:
-                number = np.array([connection.stream.number])
-                bounds = np.array([0, len(others)])
-                out.acks.append(acknowledged(segments, others, bounds, [half], number))
-                if half.pending:
-                    self._give_up_acknowledged(connection, half, segments, others, chunk, out)
-        self._close_all(connection, segments, rows, directions, chunk, out)
 
-    def _feed_half(
-        self, connection: Connection, half: Half, segments: Segments, rows: Ints, chunk: Chunk, out: _Output
-    ) -> None:
-        lengths = segments.length[rows]
-        loaded = lengths > 0
-        if not loaded.all():
-            rows, lengths = rows[loaded], lengths[loaded]
-        if not len(rows):
-            return
-        seq = segments.seq[rows]
-        syn = segments.flags[rows] & SYN
-        if syn.any():
-            seq = seq + (syn != 0)  # A SYN takes the number before the payload's first.
-        if half.base is None:
-            half.search = BoundarySearch(0, 0)
-        columns = SegmentColumns(
-            half.offsets(seq),
-            lengths,
-            segments.captured[rows],
-            segments.payload[rows],
-            segments.frame[rows],
-            segments.time[rows],
-        )
-        extents = half.take(columns, chunk)
-        if not half.pending:
-            Framing(half, extents, chunk, connection.stream.number, out.rows).run()
-            self._note(connection, half)
-        else:
-            self._settle(connection, half, extents, chunk, out, acked=half.acked)
-
-    def _settle(
-        self,
-        connection: Connection,
-        half: Half,
-        extents: Extents,
-        chunk: Chunk,
-        out: _Output,
-        *,
-        acked: int,
-        final: bool = False,
-    ) -> None:
-        """Give up holes that can no longer fill, then read the messages."""
-        oldest = self._last_frame - MAX_HOLD_FRAMES
-        while half.pending:
-            reason = half.hole_to_give_up(acked, oldest) or (GapReason.END if final else None)
-            if reason is None:
-                break
-            position, size, first = half.give_up_hole(extents, chunk)
-            gap = Gap(first.frame, first.time, connection.stream.number, half.direction, position, size, reason)
-            out.rows.events.append(gap)
-        Framing(half, extents, chunk, connection.stream.number, out.rows).run(final=final)
-        self._note(connection, half)
-
-    def _note(self, connection: Connection, half: Half) -> None:
-        if half.pending or half.search is not None:
-            self._unsettled[id(half)] = (connection, half)
-        else:
-            self._unsettled.pop(id(half), None)
-
-    def _give_up_acknowledged(
-        self, connection: Connection, half: Half, segments: Segments, rows: Ints, chunk: Chunk, out: _Output
-    ) -> None:
-        """Give up holes that the peer has acknowledged: what it has received will not be sent again."""
-        sure = rows[
-            (segments.flags[rows] & ACK_FLAG != 0) & (segments.frame[rows] <= self._last_frame - REORDER_FRAMES)
-        ]
-        if not len(sure) or half.base is None:
-            return
-        offsets = segments.ack[sure].astype(np.int64) - (half.base + half.next) % _SEQUENCE_SPACE
-        acked = int(nearest(offsets).max()) + half.next
-        if half.hole_to_give_up(acked, 0) is not None:
-            self._settle(connection, half, half.take(_no_segments(), chunk), chunk, out, acked=acked)
-
-    def _close_all(
-        self,
-        connection: Connection,
-        segments: Segments,
-        rows: Ints,
-        directions: NDArray[np.bool_],
-        chunk: Chunk,
-        out: _Output,
-    ) -> None:
-        for at in np.flatnonzero(segments.flags[rows] & (FIN | RST)).tolist():
-            self._close(connection, connection.halves[int(directions[at])], segments, int(rows[at]), chunk, out)
-
-    def _close(
-        self, connection: Connection, half: Half, segments: Segments, row: int, chunk: Chunk, out: _Output
-    ) -> None:
-        reset = bool(segments.flags[row] & RST)
-        if half.ended or connection.reset:
-            return
-        half.ended = True
-        connection.reset = reset
-        touched = connection.halves if reset else (half,)
-        pending = sum(_unfinished(other) for other in touched)
-        frame, time = int(segments.frame[row]), int(segments.time[row])
-        how = Closing.RST if reset else Closing.FIN
-        number = connection.stream.number
-        out.rows.events.append(StreamClosed(frame, time, number, half.direction, how, pending))
-        behind = (int(segments.seq[row]) + int(segments.length[row]) - (half.base or 0) - half.next) % _SEQUENCE_SPACE
-        for other in touched:
-            # What lies before a FIN and was not seen may still come.
-            if reset or behind == 0:
-                if other.pending:
-                    other.closing = other.closing or (frame, time)
-                else:
-                    Framing(other, Extents(), chunk, number, out.rows).flush(frame, time)
-
-    def _end(self, connection: Connection, chunk: Chunk, out: _Output, frame: int, time: int) -> None:
-        """Report what is left of a connection that ``frame`` shows to be over."""
-        for half in connection.halves:
-            if not half.idle:
-                extents = half.take(_no_segments(), chunk)
-                self._settle(connection, half, extents, chunk, out, acked=half.acked, final=True)
-                ended = half.closing or (frame, time)
-                Framing(half, Extents(), chunk, connection.stream.number, out.rows).flush(*ended)
-            self._unsettled.pop(id(half), None)
-            # FIN takes one number of the sequence space, so an acknowledgement may reach one beyond the data.
-            behind = half.acked - half.next - (1 if half.ended else 0)
-            if half.base is not None and behind > 0:
-                half.coverage.missing += behind
-                half.coverage.gaps += 1
-                number = connection.stream.number
-                gap = Gap(frame, time, number, half.direction, half.next, behind, GapReason.NOT_CAPTURED)
-                out.rows.events.append(gap)
-
-
-def _unfinished(half: Half) -> int:
-    """Bytes of a message that has begun and not ended."""
-    if half.open is not None:
-        return half.next - half.open.position
-    return 0 if half.search is not None else half.next - half.boundary
-
-
-def _no_segments() -> SegmentColumns:
-    return SegmentColumns(*(np.empty(0, np.int64) for _ in range(6)))
+def _first_payload(segments: Segments, row: int) -> int:
+    """Number of the first byte of payload behind the SYN in ``row``."""
+    return (int(segments.seq[row]) + 1) % SEQUENCE_SPACE

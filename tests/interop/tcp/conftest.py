@@ -23,8 +23,7 @@ def errors_in(path: Path, *, tcp_checksums: bool) -> list[str]:
 @pytest.fixture
 def ground(guest: Guest, network: Network, capture: Capture, tmp_path: Path) -> Iterator[Ground]:
     """A kernel to meet. At the end, neither the capture of all frames nor what nodes recorded has an error in it."""
-    for name in ("net.core.wmem_max", "net.core.rmem_max"):
-        guest.sysctl(name, 2 * BUFFER)
+    guest.allow_buffers(2 * BUFFER)
     meeting_place = Ground(guest, network, tmp_path, capture)
     yield meeting_place
     capture.stop()

@@ -1,27 +1,21 @@
-"""The command line as a whole: help, version, exit statuses, closed pipes, interruption, colour."""
+"""The command line as a whole: help, version, exit statuses, completion."""
 
 from __future__ import annotations
 
 import gc
 import gzip
-import io
-import os
-import pty
-import shlex
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from rdstool import __version__
-from rdstool.cli import app, exit_codes, output
+from rdstool.cli import app, exit_codes
 from rdstool.cli.cycles import search_seldom
 from rdstool.cli.endpoints import run_job
-from rdstool.cli.progress import LONG_INPUT_BYTES, progress
 from tests.thinned.thinning import whole, write
 from tests.unit.capture.capture_files import pcap_file
-from tests.unit.cli.running import COMMAND, RDMA, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
+from tests.unit.cli.running import COMMAND, ROOT, TCP, TIMEOUT_S, environment, rdstool, rdstool_here
 
 HEAVY = ("asyncio", "numpy", "scapy", "ssl", "rich.live", "rich.progress", "pyarrow")
 
@@ -223,115 +217,6 @@ def test_a_capture_without_rds_is_told_with_what_is_in_it(name: str, tmp_path: P
         assert done.stderr.startswith("rdstool: warning: no RDS message was found")
 
 
-def test_standard_input_is_read() -> None:
-    done = rdstool("decode", "--count", "3", "-", stdin=TCP.read_bytes())
-    assert done.returncode == 0
-    assert done.stdout == rdstool("decode", "--count", "3", TCP).stdout
-
-
-def test_a_closed_pipe_ends_quietly() -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "decode", "-x", str(TCP)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    complaint = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(TIMEOUT_S) == 0
-    assert complaint == b""
-
-
-def test_ctrl_c_keeps_what_was_found_and_ends_with_130(tmp_path: Path) -> None:
-    growing = tmp_path / "growing.pcap"
-    growing.write_bytes(gzip.decompress(TCP.read_bytes()))
-    process = subprocess.Popen(
-        [*COMMAND, "decode", "--follow", "--json", str(growing)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    first = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    rest, complaint = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130
-    assert complaint == b""
-    assert first.startswith(b'{"number": 1, ')
-    assert rest.endswith(b"}\n")
-
-
-INTERRUPTED = """
-import atexit, signal, sys
-from rdstool.__main__ import main
-
-moment = sys.argv[1]
-
-class InACallback:  # where Python drops exceptions, as when modules are imported
-    def __del__(self):
-        signal.raise_signal(signal.SIGINT)
-
-class Interruption:
-    def find_spec(name, path=None, target=None):
-        if name == moment:
-            signal.raise_signal(signal.SIGINT)
-        elif name == "rdstool.fields" and moment == "a callback":
-            InACallback()
-            while True:
-                pass
-
-if moment == "the end":
-    atexit.register(signal.raise_signal, signal.SIGINT)
-sys.meta_path.insert(0, Interruption)
-sys.argv[:2] = ["rdstool"]
-main()
-"""
-
-
-@pytest.mark.parametrize("moment", ["rdstool.cli.app", "typer", "rdstool.cli.fields", "a callback", "the end"])
-def test_ctrl_c_is_quiet_while_things_are_imported_and_at_the_end(moment: str) -> None:
-    done = subprocess.run(
-        [COMMAND[0], "-c", INTERRUPTED, moment, "fields"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        cwd=ROOT,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (130, b"")
-
-
-@pytest.mark.parametrize("arguments", [("decode", str(TCP)), ("fields",), ("--version",), ("--help",)], ids=" ".join)
-def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
-    with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-            cwd=ROOT,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    said = "rdstool: error: No space left on device; make room, or send the results elsewhere\n"
-    assert (done.returncode, done.stderr) == (2, said)
-
-
-@pytest.mark.parametrize("arguments", ["decode pcaps/tcp-basic-73/a.pcap.gz", "fields", "--version"])
-def test_a_closed_stdout_is_a_reader_that_went_away(arguments: str) -> None:
-    line = f"{shlex.join(COMMAND)} {arguments} <&- >&-"
-    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, env=environment(), cwd=ROOT, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
 def test_a_fault_of_rdstool_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,80 +233,6 @@ def test_a_fault_of_rdstool_is_one_line_too(
     monkeypatch.setenv(app.DEBUG, "1")
     with pytest.raises(ZeroDivisionError):
         app.run(["decode", "x"])
-
-
-def _on_a_terminal(*arguments: str, **changes: str) -> bytes:
-    """What a command writes to a terminal of its own."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=theirs,
-        stderr=theirs,
-        stdin=subprocess.DEVNULL,
-        env=environment(TERM="xterm", **changes),
-        cwd=ROOT,
-    )
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            part = os.read(ours, 1 << 16)
-        except OSError:  # Linux: the other end was closed
-            break
-        if not part:
-            break
-        written += part
-    os.close(ours)
-    assert process.wait(TIMEOUT_S) == 0
-    return written
-
-
-@pytest.mark.parametrize("options", [[], ["-x"], ["-V"]])
-def test_no_color_and_other_than_terminals_get_plain_text(options: list[str]) -> None:
-    arguments = ["decode", *options, "--count", "5", str(RDMA)]
-    plain = rdstool(*arguments).stdout.encode()
-    assert b"\x1b" not in plain
-    assert _on_a_terminal(*arguments, NO_COLOR="1").replace(b"\r\n", b"\n") == plain
-    if options != ["-V"]:
-        assert b"\x1b[" in _on_a_terminal(*arguments)
-        assert "\x1b[" in rdstool(*arguments, FORCE_COLOR="1").stdout
-
-
-def test_lines_are_not_wrapped_on_narrow_terminals() -> None:
-    narrow = rdstool("decode", "--count", "5", RDMA, COLUMNS="20").stdout
-    assert len(narrow.splitlines()) == 5
-
-
-def test_an_error_cannot_steer_the_terminal() -> None:
-    assert output.one_line("a\x1b[31m\nb\x9b") == "a\\x1b[31m b\\x9b"
-
-
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("error_terminal", "results_terminal", "total", "shown"),
-    [
-        (True, False, LONG_INPUT_BYTES, True),
-        (True, False, LONG_INPUT_BYTES - 1, False),
-        (True, False, None, False),
-        (True, True, LONG_INPUT_BYTES, False),
-        (False, False, LONG_INPUT_BYTES, False),
-    ],
-)
-def test_progress_is_shown_for_long_inputs_on_a_terminal_that_results_do_not_use(
-    monkeypatch: pytest.MonkeyPatch, error_terminal: bool, results_terminal: bool, total: int | None, shown: bool
-) -> None:
-    screen = _Terminal() if error_terminal else io.StringIO()
-    monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr("sys.stdout", _Terminal() if results_terminal else io.StringIO())
-    monkeypatch.setenv("TERM", "xterm")
-    with progress(total) as done:
-        done(1)
-        done(LONG_INPUT_BYTES)
-    assert bool(screen.getvalue()) == shown
 
 
 def _completed(words: str) -> list[str]:

@@ -13,20 +13,12 @@ from dissectors.wire.rds import RDS_HEADER, TCP_PORT, RdsHeader
 from rdstool.validate.view import REORDER_FRAMES
 from tests.kit.ib import ACK, EXTENDED, FLAGGED, RKEY, Cm, Fragment, Script, Send, Side, Write, conversation, reconnect
 from tests.kit.rds import header, text
+from tests.unit.validate.catalogue import Catalogue
 
-MUTATIONS: dict[str, Callable[[], Script]] = {}
+MUTATIONS = Catalogue[Script]()
+breaks = MUTATIONS.breaks
 FLOW_CONTROL = frozenset({"RDS-CMR-009"})
 """What credits in the private data break by themselves."""
-
-
-def breaks(rule: str) -> Callable[[Callable[[], Script]], Callable[[], Script]]:
-    """Enter a script that breaks this rule and no other."""
-
-    def enter(make: Callable[[], Script]) -> Callable[[], Script]:
-        MUTATIONS[rule] = make
-        return make
-
-    return enter
 
 
 def changed(label: str, **fields: object) -> Script:

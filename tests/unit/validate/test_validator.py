@@ -22,7 +22,7 @@ from rdstool.validate.reporter import Reporter
 from rdstool.validate.rule import Finding, Severity
 from rdstool.validate.validator import Validator
 from tests.kit import ib, tcp
-from tests.unit.validate import ib_mutations, tcp_mutations
+from tests.unit.validate import delivery_mutations, ib_mutations, tcp_mutations
 
 ROOT = Path(__file__).parents[3]
 PCAPS = ROOT / "pcaps"
@@ -72,7 +72,11 @@ def test_the_size_of_batches_does_not_matter(name: str, size: int) -> None:
     assert parts == whole
 
 
-MUTATIONS: dict[str, Callable[[], tcp.Script | ib.Script]] = {**ib_mutations.MUTATIONS, **tcp_mutations.MUTATIONS}
+MUTATIONS: dict[str, Callable[[], tcp.Script | ib.Script]] = {
+    **ib_mutations.MUTATIONS,
+    **tcp_mutations.MUTATIONS,
+    **delivery_mutations.MUTATIONS,
+}
 
 
 @pytest.mark.parametrize("rule", sorted(MUTATIONS))
@@ -200,7 +204,7 @@ def test_connections_beyond_the_limit_are_counted_not_followed(tmp_path: Path, m
 
 
 def test_messages_are_not_followed_over_holes(tmp_path: Path) -> None:
-    script = tcp_mutations.MUTATIONS["RDS-DLV-002"]()
+    script = delivery_mutations.MUTATIONS["RDS-DLV-002"]()
     script.after("a1.1", tcp.Lose("x1", 0, 100))
     with open_capture(script.write(tmp_path / "hole.pcap")) as capture:
         found, validator = run(capture, list(capture.batches()))

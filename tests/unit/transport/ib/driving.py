@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
@@ -188,3 +189,27 @@ def request(**fields: Any) -> CmReq:
         "primary_local_gid": gid_of(ACTIVE), "primary_remote_gid": gid_of(PASSIVE), "primary_ack_timeout": 17,
     }  # fmt: skip
     return CmReq(**wanted | fields)
+
+
+def asked(pair: Pair, private_data: bytes = b"", **options: Any) -> tuple[RoceConnection, RoceConnection]:
+    """The active side has sent REQ, and the passive one has seen it."""
+    active = pair.active.connect(PASSIVE, SERVICE, private_data, replace(QUICK, **options))
+    pair.settle()
+    passive = one(pair.passive, ConnectRequested).connection
+    assert isinstance(passive, RoceConnection)
+    return active, passive
+
+
+def lose_messages(*lost: str) -> Filter:
+    """Lose all management datagrams of these kinds."""
+
+    def apply(_: str, __: Bth, datagram: bytes) -> list[bytes]:
+        message = unpack(datagram)
+        return [] if message is not None and message.attribute.name in lost else [datagram]
+
+    return apply
+
+
+def names(pair: Pair) -> list[str]:
+    """The management messages that were sent, in order."""
+    return [name for _, name, _ in pair.wire]

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from dissectors.wire.cm import Attribute, CmRej, RejectReason
-from dissectors.wire.infiniband import Bth
 from rdstool.errors import TransportError
 from rdstool.protocol.errors import LocalProtocolError
 from rdstool.transport.ib.provider import (
-    Broken,
     Completed,
     ConnectFailed,
     ConnectionOptions,
@@ -20,21 +18,20 @@ from rdstool.transport.ib.provider import (
     Disconnected,
     Established,
     Refused,
-    Status,
 )
 from rdstool.transport.ib.roce import mads, manager
 from rdstool.transport.ib.roce.connection import TRANSITIONS, CmInput, CmState, RoceConnection
 from rdstool.transport.ib.roce.flow import Flow
-from rdstool.transport.ib.roce.mads import unpack
 from rdstool.transport.ib.roce.numbers import gid_of
 from tests.unit.transport.ib.driving import (
     ACTIVE,
     PASSIVE,
-    QUICK,
     SERVICE,
-    Filter,
     Pair,
+    asked,
+    lose_messages,
     message,
+    names,
     of_kind,
     one,
     request,
@@ -43,29 +40,6 @@ from tests.unit.transport.ib.driving import (
 )
 
 PLAIN_SERVICE = 0x1234_5678_9ABC_DEF0
-
-
-def asked(pair: Pair, private_data: bytes = b"", **options: Any) -> tuple[RoceConnection, RoceConnection]:
-    """The active side has sent REQ, and the passive one has seen it."""
-    active = pair.active.connect(PASSIVE, SERVICE, private_data, replace(QUICK, **options))
-    pair.settle()
-    passive = one(pair.passive, ConnectRequested).connection
-    assert isinstance(passive, RoceConnection)
-    return active, passive
-
-
-def lose_messages(*lost: str) -> Filter:
-    """Lose all management datagrams of these kinds."""
-
-    def apply(_: str, __: Bth, datagram: bytes) -> list[bytes]:
-        message = unpack(datagram)
-        return [] if message is not None and message.attribute.name in lost else [datagram]
-
-    return apply
-
-
-def names(pair: Pair) -> list[str]:
-    return [name for _, name, _ in pair.wire]
 
 
 # ---- Making a connection
@@ -314,87 +288,6 @@ def test_a_stranger_cannot_end_a_connection(pair: Pair) -> None:
     assert pair.passive.take_events() == []
     tell(pair.passive, Attribute.DREQ, message(outgoing).body)
     assert one(pair.passive, Disconnected).connection is passive
-
-
-# ---- Ending a connection
-
-
-@pytest.mark.parametrize("who", [0, 1])
-def test_either_side_ends_it(pair: Pair, who: int) -> None:
-    ends = pair.connect()
-    devices = (pair.active, pair.passive)
-    for end in ends:
-        end.post_receive(3, 10)
-    ends[who].disconnect(b"bye")
-    pair.settle()
-    assert names(pair) == ["DREQ", "DREP"]
-    for number, device in enumerate(devices):
-        flushed, ended = device.take_events()
-        assert isinstance(flushed, Completed)
-        assert (flushed.wr_id, flushed.status) == (3, Status.FLUSHED)
-        assert isinstance(ended, Disconnected)
-        assert ended.by_peer == (number != who)
-    assert [end.cm_state for end in ends] == [CmState.TIMEWAIT] * 2
-    assert [len(device.manager._directory) for device in devices] == [0, 0]
-    assert [device.next_timer() for device in devices] == [None, None]
-
-
-@pytest.mark.parametrize("lost", ["DREQ", "DREP"])
-def test_a_lost_end_is_made_good(pair: Pair, lost: str) -> None:
-    active, passive = pair.connect()
-    pair.filter = lose_messages(lost)
-    active.disconnect()
-    pair.settle()
-    pair.filter = Pair().filter
-    pair.wait(2.0)
-    assert (active.cm_state, passive.cm_state) == (CmState.TIMEWAIT, CmState.TIMEWAIT)
-    assert len(of_kind(pair.passive.take_events(), Disconnected)) == 1
-
-
-def test_both_end_it_at_once(pair: Pair) -> None:
-    active, passive = pair.connect()
-    active.disconnect()
-    passive.disconnect()
-    pair.settle()
-    assert (active.cm_state, passive.cm_state) == (CmState.TIMEWAIT, CmState.TIMEWAIT)
-
-
-def test_a_dead_peer_does_not_hold_up_the_end(pair: Pair) -> None:
-    active, _ = pair.connect()
-    pair.filter = lambda *_: []
-    active.disconnect()
-    active.disconnect()
-    assert one(pair.active, Disconnected).by_peer is False
-    pair.wait(30.0)
-    assert active.cm_state is CmState.TIMEWAIT
-    assert pair.active.take_events() == []
-
-
-@pytest.mark.parametrize("answered", [False, True])
-def test_an_attempt_can_be_given_up(pair: Pair, answered: bool) -> None:
-    active, passive = asked(pair)
-    if answered:
-        pair.filter = lose_messages("RTU")
-        passive.accept()
-        passive.disconnect()
-    else:
-        active.disconnect()
-    pair.settle()
-    assert (active.cm_state, passive.cm_state) == (CmState.TIMEWAIT, CmState.TIMEWAIT)
-    assert of_kind(pair.passive.take_events(), Disconnected if answered else Refused)
-
-
-def test_a_broken_queue_pair_is_ended_like_any(pair: Pair) -> None:
-    active, passive = pair.connect()
-    active.post_write(1, b"x", 0, 5)
-    pair.settle()
-    assert of_kind(pair.active.take_events(), Broken)
-    assert of_kind(pair.passive.take_events(), Broken)
-    active.disconnect()
-    pair.settle()
-    assert one(pair.active, Disconnected).by_peer is False
-    assert one(pair.passive, Disconnected).by_peer is True
-    assert passive.cm_state is CmState.TIMEWAIT
 
 
 # ---- The owner's mistakes
