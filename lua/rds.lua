@@ -187,12 +187,14 @@ local EXTENSIONS = {
    [9] = { name = "CSUM", size = 8, field = "rds.exthdr.csum", uncommon = true, fields = { { "rds.exthdr.csum.checksum", 0, 4 }, { "rds.exthdr.csum.enabled", 4, 1 }, { "rds.exthdr.csum.padding", 5, 3 } } },
 }
 
-local EXT_RDMA = 2
-local EXT_RDMA_DEST = 3
-local EXT_RDMA_BYTES = 4
-local EXT_NPATHS = 5
-local EXT_GEN_NUM = 6
-local EXT_SPORT_IDX = 8
+local EXT = {
+   RDMA = 2,
+   RDMA_DEST = 3,
+   RDMA_BYTES = 4,
+   NPATHS = 5,
+   GEN_NUM = 6,
+   SPORT_IDX = 8,
+}
 
 -- RDMA-CM: IP header, RDS private data by IP version, services, reasons of a REJ.
 local CM_IP = {
@@ -473,20 +475,23 @@ local function plural(count, noun)
    return format(count == 1 and "%.0f %s" or "%.0f %ss", count, noun)
 end
 
--- Twelve words of 16 bits, added up.
-local function words_sum(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x)
-   return (a + c + e + g + i + k + m + o + q + s + u + w) * 256 + b + d + f + h + j + l + n + p + r + t + v + x
-end
-
--- The Internet checksum: "absent", "good" or "bad" (protocol.md 1.1). `raw` has the 48 bytes of a header.
-local function checksum_status(raw)
-   if u16(raw, 31) == 0 then
-      return "absent"
+local checksum_status
+do
+   -- Twelve words of 16 bits, added up.
+   local function words_sum(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x)
+      return (a + c + e + g + i + k + m + o + q + s + u + w) * 256 + b + d + f + h + j + l + n + p + r + t + v + x
    end
-   local total = words_sum(byte(raw, 1, 24)) + words_sum(byte(raw, 25, 48))
-   total = total % 65536 + floor(total / 65536)
-   total = total % 65536 + floor(total / 65536)
-   return total == 65535 and "good" or "bad"
+
+   -- The Internet checksum: "absent", "good" or "bad" (protocol.md 1.1). `raw` has the 48 bytes of a header.
+   function checksum_status(raw)
+      if u16(raw, 31) == 0 then
+         return "absent"
+      end
+      local total = words_sum(byte(raw, 1, 24)) + words_sum(byte(raw, 25, 48))
+      total = total % 65536 + floor(total / 65536)
+      total = total % 65536 + floor(total / 65536)
+      return total == 65535 and "good" or "bad"
+   end
 end
 
 -- An address of 4 or 16 bytes as text: IPv4 where it is mapped.
@@ -2209,7 +2214,7 @@ do
       flow.announced = {}
       local keys, chosen = {}, {}
       for _, item in ipairs(parse_extensions(sub(raw, 33, 48)).items) do
-         if item.type == EXT_RDMA and item.raw then
+         if item.type == EXT.RDMA and item.raw then
             keys[u32(item.raw, 1)] = true
          end
       end
@@ -3421,13 +3426,13 @@ do
    local function hear_probe(message)
       local stream = message.stream
       local parsed = parse_extensions(sub(message.raw, 33, 48))
-      local npaths = extension_of(parsed, EXT_NPATHS)
+      local npaths = extension_of(parsed, EXT.NPATHS)
       local source = ends_of(stream, message.direction)
       local before = stream.pair.announced[source.host]
       local said = {
          since = message.number,
          npaths = npaths and max(1, u16(npaths, 1)) or 1,
-         sport_idx = extension_of(parsed, EXT_SPORT_IDX) ~= nil,
+         sport_idx = extension_of(parsed, EXT.SPORT_IDX) ~= nil,
       }
       -- What is repeated holds from when it was said first.
       if not (before and before.npaths == said.npaths and before.sport_idx == said.sport_idx) then
@@ -3725,7 +3730,7 @@ do
                say(message, "RDS-EXT-010", extension.name .. " over TCP")
             end
          end
-         if item.type == EXT_NPATHS then
+         if item.type == EXT.NPATHS then
             npaths = u16(item.raw, 1)
          end
       end
@@ -3743,14 +3748,14 @@ do
       local flagged = has(message.flags, EXTHDR_EXTENSION)
       local rdma, dest, amount = false, false, false
       for _, item in ipairs(parsed.items) do
-         if item.type == EXT_RDMA then
+         if item.type == EXT.RDMA then
             rdma = true
-         elseif item.type == EXT_RDMA_DEST then
+         elseif item.type == EXT.RDMA_DEST then
             dest = true
             if u32(item.raw, 5) >= 4096 then
                say(message, "RDS-RDM-006", format("offset is %d", u32(item.raw, 5)))
             end
-         elseif item.type == EXT_RDMA_BYTES then
+         elseif item.type == EXT.RDMA_BYTES then
             amount = true
             local direction, pad = byte(item.raw, 5), sub(item.raw, 6, 8)
             if not rdma then
@@ -3807,7 +3812,7 @@ do
       if total > MAX_MESSAGE_BYTES then
          say(message, "RDS-RDM-005", format("%.0f bytes in %d operations", total, #operations))
       end
-      local raw, key = extension_of(parsed, EXT_RDMA_BYTES), extension_of(parsed, EXT_RDMA)
+      local raw, key = extension_of(parsed, EXT.RDMA_BYTES), extension_of(parsed, EXT.RDMA)
       if raw and key and known then
          if u32(raw, 1) ~= total then
             say(message, "RDS-RDM-002", format("RDMA_BYTES is %d, the operations moved %.0f bytes", u32(raw, 1), total))
@@ -4159,7 +4164,7 @@ do
    end
 
    local function handshake_words(parsed)
-      local npaths, generation = extension_of(parsed, EXT_NPATHS), extension_of(parsed, EXT_GEN_NUM)
+      local npaths, generation = extension_of(parsed, EXT.NPATHS), extension_of(parsed, EXT.GEN_NUM)
       local words = npaths and "supports " .. plural(u16(npaths, 1), "path") or "single path"
       if generation then
          words = format("%s, generation 0x%x", words, u32(generation, 1))
@@ -4169,8 +4174,8 @@ do
 
    local function extension_words(words, message, parsed)
       for _, item in ipairs(parsed.items) do
-         if item.type == EXT_RDMA then
-            local moved = extension_of(parsed, EXT_RDMA_BYTES)
+         if item.type == EXT.RDMA then
+            local moved = extension_of(parsed, EXT.RDMA_BYTES)
             local verb, size = "RDMA", nil
             local first = message.operations and message.operations[1]
             if moved then
@@ -4184,7 +4189,7 @@ do
             end
             local of = size and " of " .. plural(size, "byte") or ""
             insert(words, format("message follows %s%s with key 0x%x", verb, of, u32(item.raw, 1)))
-         elseif item.type == EXT_RDMA_DEST then
+         elseif item.type == EXT.RDMA_DEST then
             insert(words, format("offers memory with key 0x%x", u32(item.raw, 1)))
          end
       end

@@ -83,20 +83,23 @@ local function plural(count, noun)
    return format(count == 1 and "%.0f %s" or "%.0f %ss", count, noun)
 end
 
--- Twelve words of 16 bits, added up.
-local function words_sum(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x)
-   return (a + c + e + g + i + k + m + o + q + s + u + w) * 256 + b + d + f + h + j + l + n + p + r + t + v + x
-end
-
--- The Internet checksum: "absent", "good" or "bad" (protocol.md 1.1). `raw` has the 48 bytes of a header.
-local function checksum_status(raw)
-   if u16(raw, 31) == 0 then
-      return "absent"
+local checksum_status
+do
+   -- Twelve words of 16 bits, added up.
+   local function words_sum(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x)
+      return (a + c + e + g + i + k + m + o + q + s + u + w) * 256 + b + d + f + h + j + l + n + p + r + t + v + x
    end
-   local total = words_sum(byte(raw, 1, 24)) + words_sum(byte(raw, 25, 48))
-   total = total % 65536 + floor(total / 65536)
-   total = total % 65536 + floor(total / 65536)
-   return total == 65535 and "good" or "bad"
+
+   -- The Internet checksum: "absent", "good" or "bad" (protocol.md 1.1). `raw` has the 48 bytes of a header.
+   function checksum_status(raw)
+      if u16(raw, 31) == 0 then
+         return "absent"
+      end
+      local total = words_sum(byte(raw, 1, 24)) + words_sum(byte(raw, 25, 48))
+      total = total % 65536 + floor(total / 65536)
+      total = total % 65536 + floor(total / 65536)
+      return total == 65535 and "good" or "bad"
+   end
 end
 
 -- An address of 4 or 16 bytes as text: IPv4 where it is mapped.

@@ -11,13 +11,13 @@ do
    local function hear_probe(message)
       local stream = message.stream
       local parsed = parse_extensions(sub(message.raw, 33, 48))
-      local npaths = extension_of(parsed, EXT_NPATHS)
+      local npaths = extension_of(parsed, EXT.NPATHS)
       local source = ends_of(stream, message.direction)
       local before = stream.pair.announced[source.host]
       local said = {
          since = message.number,
          npaths = npaths and max(1, u16(npaths, 1)) or 1,
-         sport_idx = extension_of(parsed, EXT_SPORT_IDX) ~= nil,
+         sport_idx = extension_of(parsed, EXT.SPORT_IDX) ~= nil,
       }
       -- What is repeated holds from when it was said first.
       if not (before and before.npaths == said.npaths and before.sport_idx == said.sport_idx) then

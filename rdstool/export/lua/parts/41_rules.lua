@@ -104,7 +104,7 @@ do
                say(message, "RDS-EXT-010", extension.name .. " over TCP")
             end
          end
-         if item.type == EXT_NPATHS then
+         if item.type == EXT.NPATHS then
             npaths = u16(item.raw, 1)
          end
       end
@@ -122,14 +122,14 @@ do
       local flagged = has(message.flags, EXTHDR_EXTENSION)
       local rdma, dest, amount = false, false, false
       for _, item in ipairs(parsed.items) do
-         if item.type == EXT_RDMA then
+         if item.type == EXT.RDMA then
             rdma = true
-         elseif item.type == EXT_RDMA_DEST then
+         elseif item.type == EXT.RDMA_DEST then
             dest = true
             if u32(item.raw, 5) >= 4096 then
                say(message, "RDS-RDM-006", format("offset is %d", u32(item.raw, 5)))
             end
-         elseif item.type == EXT_RDMA_BYTES then
+         elseif item.type == EXT.RDMA_BYTES then
             amount = true
             local direction, pad = byte(item.raw, 5), sub(item.raw, 6, 8)
             if not rdma then
@@ -186,7 +186,7 @@ do
       if total > MAX_MESSAGE_BYTES then
          say(message, "RDS-RDM-005", format("%.0f bytes in %d operations", total, #operations))
       end
-      local raw, key = extension_of(parsed, EXT_RDMA_BYTES), extension_of(parsed, EXT_RDMA)
+      local raw, key = extension_of(parsed, EXT.RDMA_BYTES), extension_of(parsed, EXT.RDMA)
       if raw and key and known then
          if u32(raw, 1) ~= total then
             say(message, "RDS-RDM-002", format("RDMA_BYTES is %d, the operations moved %.0f bytes", u32(raw, 1), total))

@@ -23,7 +23,7 @@ do
    end
 
    local function handshake_words(parsed)
-      local npaths, generation = extension_of(parsed, EXT_NPATHS), extension_of(parsed, EXT_GEN_NUM)
+      local npaths, generation = extension_of(parsed, EXT.NPATHS), extension_of(parsed, EXT.GEN_NUM)
       local words = npaths and "supports " .. plural(u16(npaths, 1), "path") or "single path"
       if generation then
          words = format("%s, generation 0x%x", words, u32(generation, 1))
@@ -33,8 +33,8 @@ do
 
    local function extension_words(words, message, parsed)
       for _, item in ipairs(parsed.items) do
-         if item.type == EXT_RDMA then
-            local moved = extension_of(parsed, EXT_RDMA_BYTES)
+         if item.type == EXT.RDMA then
+            local moved = extension_of(parsed, EXT.RDMA_BYTES)
             local verb, size = "RDMA", nil
             local first = message.operations and message.operations[1]
             if moved then
@@ -48,7 +48,7 @@ do
             end
             local of = size and " of " .. plural(size, "byte") or ""
             insert(words, format("message follows %s%s with key 0x%x", verb, of, u32(item.raw, 1)))
-         elseif item.type == EXT_RDMA_DEST then
+         elseif item.type == EXT.RDMA_DEST then
             insert(words, format("offers memory with key 0x%x", u32(item.raw, 1)))
          end
       end

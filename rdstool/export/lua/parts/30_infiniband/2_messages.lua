@@ -75,7 +75,7 @@ do
       flow.announced = {}
       local keys, chosen = {}, {}
       for _, item in ipairs(parse_extensions(sub(raw, 33, 48)).items) do
-         if item.type == EXT_RDMA and item.raw then
+         if item.type == EXT.RDMA and item.raw then
             keys[u32(item.raw, 1)] = true
          end
       end
