@@ -885,8 +885,32 @@ end
 
 from_bytes.seen = from_bytes.length
 
+-- Over RoCE most parts of a payload are kept as the frames that brought them, from IPv4 on to ICRC: these are cut out of them
+-- here, once somebody asks. A SEND begins with a header of RDS.
+local FRAMED_AT, FRAMED_BEHIND = 40, 4
+local function cut_frames(parts, count)
+   for index = 1, count do
+      local frame = parts[index]
+      if frame ~= "" then
+         local begins = byte(frame, 29) == 0
+         parts[index] = sub(frame, FRAMED_AT + (begins and HEADER_BYTES or 0) + 1, -FRAMED_BEHIND - 1)
+      end
+   end
+end
+
+-- The payload of a message in parts, nil where it has none.
+local function parts_of(message)
+   local parts = message.parts
+   if message.framed then
+      cut_frames(parts, #parts)
+      message.framed = nil
+   end
+   return parts
+end
+
 function from_bytes.payload(message)
-   return message.parts and concat(message.parts)
+   local parts = parts_of(message)
+   return parts and concat(parts)
 end
 
 function from_bytes.sport(message)
@@ -1890,7 +1914,8 @@ local start_infiniband, finish_infiniband, feed_packet, feed_known, read_packet,
 local orphans -- number of a frame -> it ends a SEND whose begin was not captured, and is not known to be RDS
 local MAX_FRAGMENT_BYTES, FRAGMENT_BYTES, REQ, REJ, REP, key_of
 -- Most packets are what is expected next: a shorter way for these. Opcode -> a function that takes such a packet, whole, and
--- returns whether it was one: of the flow, its number, what follows BTH, whether it is solicited, number of the frame, pinfo.
+-- returns whether it was one: of the flow, its number, what follows BTH or the whole of its frame from IPv4 on, which of these
+-- it is, whether it is solicited, number of the frame, pinfo.
 local EXPECTED = {}
 local check_fragment, check_cm
 
@@ -2165,6 +2190,7 @@ do
          frame = open.frame,
          position = open.position,
          parts = open.parts,
+         framed = open.framed or nil,
          at = alone and 0 or nil,
       }, MESSAGE)
       if open.first ~= open.frame then
@@ -2239,7 +2265,7 @@ do
       message.sure = not flow.lost or unit.length - HEADER_BYTES >= length
       message.operations = operations_for(flow, raw)
       message.fragments, message.packets, message.total, message.seen = 0, 0, 0, 0
-      message.parts, message.kept = {}, 0
+      message.parts, message.kept, message.framed = {}, 0, unit.framed
       message.status, message.broken, message.odd_size, message.solicited = "good", false, false, false
       message.fragment_bytes, message.last_credit, message.granted_again, message.findings = nil, nil, nil, nil
       local data = unit.length - HEADER_BYTES
@@ -2279,6 +2305,13 @@ do
          message.kept = kept
          local parts, from = message.parts, unit.parts
          local count = #parts
+         if size > room or unit.framed ~= message.framed then
+            if unit.framed then
+               cut_frames(from, packets)
+            end
+            parts_of(message)
+            message.framed = false
+         end
          for index = 1, packets do
             parts[count + index] = from[index]
          end
@@ -2369,11 +2402,11 @@ do
       local unit = flow.last_unit or { parts = {} }
       flow.unit, flow.last_unit = unit, unit
       unit.part, unit.first, unit.position, unit.header = part, frame, position, ""
-      unit.packets, unit.length, unit.missing = 0, 0, 0
+      unit.packets, unit.length, unit.missing, unit.framed = 0, 0, 0, false
       return unit
    end
 
-   -- What a SEND has of its next packet: `data` is what was captured of its `length` bytes, but for a header of RDS.
+   -- What a SEND has of its next packet: `data` is what was captured of its `length` bytes, but for a header of RDS, or a frame.
    local function extend_unit(unit, length, data)
       local packets = unit.packets + 1
       unit.packets = packets
@@ -2382,7 +2415,7 @@ do
    end
 
    -- The first packet of a SEND, in order and with nothing waiting.
-   EXPECTED[SEND_FIRST] = function(flow, psn, data, _, number, pinfo)
+   EXPECTED[SEND_FIRST] = function(flow, psn, data, framed, _, number, pinfo)
       local order = flow.order
       local position = flow.known and order.expected
       if not position or position % PSN_MODULUS ~= psn or order.count > 0 or order.fresh or order.choices or order.far[1] then
@@ -2391,32 +2424,42 @@ do
       local now = now_of(number, pinfo)
       order.expected, flow.next_middle, flow.high = position + 1, (psn + 1) % PSN_MODULUS, now
       local unit = begin_unit(flow, SEND, now, position)
-      unit.header = sub(data, 1, HEADER_BYTES)
-      extend_unit(unit, #data, sub(data, HEADER_BYTES + 1))
+      if framed then
+         local length = #data - FRAMED_AT - FRAMED_BEHIND
+         unit.header, unit.framed = sub(data, FRAMED_AT + 1, FRAMED_AT + min(length, HEADER_BYTES)), true
+         extend_unit(unit, length, data)
+      else
+         unit.header = sub(data, 1, HEADER_BYTES)
+         extend_unit(unit, #data, sub(data, HEADER_BYTES + 1))
+      end
       tell_part(flow.lane, now)
       return true
    end
 
    -- The middle of one that has begun: it has the flow's `next_middle`.
-   EXPECTED[SEND_MIDDLE] = function(flow, psn, data, _, number)
-      if psn ~= flow.next_middle then
+   EXPECTED[SEND_MIDDLE] = function(flow, psn, data, framed, _, number)
+      local unit = flow.unit
+      if psn ~= flow.next_middle or framed ~= unit.framed then
          return false
       end
-      local order = flow.order
+      local order, length = flow.order, unit.length
       order.expected, flow.next_middle = order.expected + 1, (psn + 1) % PSN_MODULUS
-      extend_unit(flow.unit, #data, data)
+      local packets = unit.packets + 1
+      unit.packets, unit.length = packets, length + #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0)
+      unit.parts[packets] = length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
       shown[number] = shown[number] or flow.lane.part_frame
       return true
    end
 
    -- Its end, which has the same.
-   EXPECTED[SEND_LAST] = function(flow, psn, data, solicited, number, pinfo)
-      if psn ~= flow.next_middle or not flow.known then
+   EXPECTED[SEND_LAST] = function(flow, psn, data, framed, solicited, number, pinfo)
+      local unit = flow.unit
+      if psn ~= flow.next_middle or framed ~= unit.framed or not flow.known then
          return false
       end
-      local order, unit, now = flow.order, flow.unit, now_of(number, pinfo)
+      local order, now = flow.order, now_of(number, pinfo)
       order.expected, flow.next_middle, flow.high, flow.unit = order.expected + 1, nil, now, nil
-      extend_unit(unit, #data, data)
+      extend_unit(unit, #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0), data)
       unit.opcode, unit.solicited = SEND_LAST, solicited
       take_unit(flow, unit, now, now)
       if not (now.messages or now.parts) then
@@ -2452,6 +2495,9 @@ do
       if what.part == SEND then
          if what.starts then
             unit.header, data = sub(data, 1, HEADER_BYTES), sub(data, HEADER_BYTES + 1)
+         elseif unit.framed then
+            cut_frames(unit.parts, unit.packets)
+            unit.framed = false
          end
          extend_unit(unit, length, data)
          if what.ends then
@@ -2768,8 +2814,9 @@ do
    end
 
    -- An acknowledgement that nothing waits for.
-   EXPECTED[ACKNOWLEDGE] = function(answering, psn, data, _, number)
-      if not answering.known or #data ~= 4 or byte(data) % 128 >= 32 then
+   EXPECTED[ACKNOWLEDGE] = function(answering, psn, data, framed, _, number)
+      local before, behind = framed and FRAMED_AT or 0, framed and FRAMED_BEHIND or 0
+      if not answering.known or #data ~= before + 4 + behind or byte(data, before + 1) % 128 >= 32 then
          return false
       end
       local flow = answering.peer
@@ -4484,7 +4531,7 @@ do
       if message.at and tvb and message.at + HEADER_BYTES + message.seen <= tvb:len() then
          return tvb(message.at, HEADER_BYTES + message.seen)
       end
-      local parts = message.parts or { message.payload }
+      local parts = parts_of(message) or { message.payload }
       parts[0] = message.raw
       return ByteArray.new(concat(parts, "", 0), true):tvb("RDS message")()
    end
@@ -4654,9 +4701,6 @@ do
    -- InfiniBand say there. That nobody looks at a new frame holds for the next one, too: where a filter, column or tap is
    -- added, Wireshark dissects the frames again that it had.
    local function show_only_part(part, root)
-      if part_unwanted and not visited then
-         return
-      end
       local wanted = referenced(root, handles.rds)
       local asked = wanted or referenced(root, handles.rds_part)
       part_unwanted = not (asked or visited)
@@ -4711,7 +4755,9 @@ do
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       if frame.part then
-         show_only_part(frame.part, root)
+         if visited or not part_unwanted then
+            show_only_part(frame.part, root)
+         end
          return
       end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
@@ -4987,7 +5033,7 @@ do
       elseif packet then
          local flow = packet.flow
          local take = flow and #packet.data == packet.length and EXPECTED[packet.opcode]
-         if not (take and take(flow, packet.psn, packet.data, packet.solicited, current, pinfo)) then
+         if not (take and take(flow, packet.psn, packet.data, false, packet.solicited, current, pinfo)) then
             feed_packet(packet, now_of(current, pinfo))
          end
       end
@@ -4995,7 +5041,7 @@ do
    end
 
    local MAX_ROUTES = 65536
-   local IPV4_BYTES, DATA_AT = 20, 40 -- without options; behind UDP and BTH
+   local IPV4_BYTES = 20 -- without options
    local route_count = 0
 
    -- Further packets of this one's flow are known by their route.
@@ -5017,22 +5063,21 @@ do
       if version ~= 0x45 or protocol ~= UDP or l1 * 256 + l0 ~= size or f1 % 64 > 0 or f0 > 0 then
          return false
       end
-      local stop = size - ICRC_BYTES
-      if stop < DATA_AT then
+      local stop = size - FRAMED_BEHIND
+      if stop < FRAMED_AT then
          return false
       end
-      local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, DATA_AT)
+      local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, FRAMED_AT)
       local flow = queue_pairs[(q2 * 256 + q1) * 256 + q0]
       if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
          return false
       end
       local psn = (p2 * 256 + p1) * 256 + p0
-      local data = stop <= HEAD_BYTES and sub(head, DATA_AT + 1, stop) or raw_bytes(tvb, DATA_AT, stop - DATA_AT)
-      local take = EXPECTED[opcode]
-      if take and take(flow, psn, data, bits >= 128, current, pinfo) then
+      local take, frame = EXPECTED[opcode], #head == size and head or raw_bytes(tvb, 0, size)
+      if take and take(flow, psn, frame, true, bits >= 128, current, pinfo) then
          return true
       end
-      local packet = whole_packet(flow, opcode, bits >= 128, psn, data)
+      local packet = whole_packet(flow, opcode, bits >= 128, psn, sub(frame, FRAMED_AT + 1, stop))
       if flow.known then
          feed_known(flow, packet, now_of(current, pinfo))
       else
@@ -5124,6 +5169,10 @@ do
    local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
+   -- Bytes of a frame that are read first: all, where it follows one of RoCE, to which all of it is of use.
+   local MOST_ROCE_BYTES = 4140
+   local read_first = HEAD_BYTES
+
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
 
    -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
@@ -5175,13 +5224,14 @@ do
          put_inside(nil)
       end
       local saved, size = taken, captured_len(tvb)
-      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      local head = raw_bytes(tvb, 0, size < read_first and size or read_first)
       local queue_pairs = not visited and routes[sub(head, 13, 24)]
       local used
       if queue_pairs and take_routed(queue_pairs, head, size, tvb, pinfo) then
-         taken = true
+         taken, read_first = true, MOST_ROCE_BYTES
          used = watch_taken(tvb, pinfo, tree, original)
       else
+         read_first = HEAD_BYTES
          used = watch_inside_ip(head, tvb, pinfo, tree, original)
       end
       taken = saved

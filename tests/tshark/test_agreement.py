@@ -187,7 +187,7 @@ CASES: list[tuple[str, Change]] = [
     *((TCP, change) for change in (with_vlan, cooked, raw_ip, out_of_order, thinned, from_the_middle)),
     (TCP, cut_off),
     *((INFINIBAND, change) for change in (with_vlan, cooked, raw_ip, out_of_order, captured_twice)),
-    *(("ib-basic-73", change) for change in (thinned, from_the_middle, in_fragments)),
+    *(("ib-basic-73", change) for change in (out_of_order, thinned, from_the_middle, in_fragments)),
     *((name, in_fragments) for name in (TCP, TCP6)),
     *((name, in_tunnels) for name in (TCP, TCP6, INFINIBAND)),
     *((name, with_port_tags) for name in (TCP, INFINIBAND)),

@@ -145,8 +145,32 @@ end
 
 from_bytes.seen = from_bytes.length
 
+-- Over RoCE most parts of a payload are kept as the frames that brought them, from IPv4 on to ICRC: these are cut out of them
+-- here, once somebody asks. A SEND begins with a header of RDS.
+local FRAMED_AT, FRAMED_BEHIND = 40, 4
+local function cut_frames(parts, count)
+   for index = 1, count do
+      local frame = parts[index]
+      if frame ~= "" then
+         local begins = byte(frame, 29) == 0
+         parts[index] = sub(frame, FRAMED_AT + (begins and HEADER_BYTES or 0) + 1, -FRAMED_BEHIND - 1)
+      end
+   end
+end
+
+-- The payload of a message in parts, nil where it has none.
+local function parts_of(message)
+   local parts = message.parts
+   if message.framed then
+      cut_frames(parts, #parts)
+      message.framed = nil
+   end
+   return parts
+end
+
 function from_bytes.payload(message)
-   return message.parts and concat(message.parts)
+   local parts = parts_of(message)
+   return parts and concat(parts)
 end
 
 function from_bytes.sport(message)

@@ -211,7 +211,7 @@ do
       if message.at and tvb and message.at + HEADER_BYTES + message.seen <= tvb:len() then
          return tvb(message.at, HEADER_BYTES + message.seen)
       end
-      local parts = message.parts or { message.payload }
+      local parts = parts_of(message) or { message.payload }
       parts[0] = message.raw
       return ByteArray.new(concat(parts, "", 0), true):tvb("RDS message")()
    end
@@ -381,9 +381,6 @@ do
    -- InfiniBand say there. That nobody looks at a new frame holds for the next one, too: where a filter, column or tap is
    -- added, Wireshark dissects the frames again that it had.
    local function show_only_part(part, root)
-      if part_unwanted and not visited then
-         return
-      end
       local wanted = referenced(root, handles.rds)
       local asked = wanted or referenced(root, handles.rds_part)
       part_unwanted = not (asked or visited)
@@ -438,7 +435,9 @@ do
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       if frame.part then
-         show_only_part(frame.part, root)
+         if visited or not part_unwanted then
+            show_only_part(frame.part, root)
+         end
          return
       end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is

@@ -26,6 +26,7 @@ do
          frame = open.frame,
          position = open.position,
          parts = open.parts,
+         framed = open.framed or nil,
          at = alone and 0 or nil,
       }, MESSAGE)
       if open.first ~= open.frame then
@@ -100,7 +101,7 @@ do
       message.sure = not flow.lost or unit.length - HEADER_BYTES >= length
       message.operations = operations_for(flow, raw)
       message.fragments, message.packets, message.total, message.seen = 0, 0, 0, 0
-      message.parts, message.kept = {}, 0
+      message.parts, message.kept, message.framed = {}, 0, unit.framed
       message.status, message.broken, message.odd_size, message.solicited = "good", false, false, false
       message.fragment_bytes, message.last_credit, message.granted_again, message.findings = nil, nil, nil, nil
       local data = unit.length - HEADER_BYTES
@@ -140,6 +141,13 @@ do
          message.kept = kept
          local parts, from = message.parts, unit.parts
          local count = #parts
+         if size > room or unit.framed ~= message.framed then
+            if unit.framed then
+               cut_frames(from, packets)
+            end
+            parts_of(message)
+            message.framed = false
+         end
          for index = 1, packets do
             parts[count + index] = from[index]
          end
@@ -230,11 +238,11 @@ do
       local unit = flow.last_unit or { parts = {} }
       flow.unit, flow.last_unit = unit, unit
       unit.part, unit.first, unit.position, unit.header = part, frame, position, ""
-      unit.packets, unit.length, unit.missing = 0, 0, 0
+      unit.packets, unit.length, unit.missing, unit.framed = 0, 0, 0, false
       return unit
    end
 
-   -- What a SEND has of its next packet: `data` is what was captured of its `length` bytes, but for a header of RDS.
+   -- What a SEND has of its next packet: `data` is what was captured of its `length` bytes, but for a header of RDS, or a frame.
    local function extend_unit(unit, length, data)
       local packets = unit.packets + 1
       unit.packets = packets
@@ -243,7 +251,7 @@ do
    end
 
    -- The first packet of a SEND, in order and with nothing waiting.
-   EXPECTED[SEND_FIRST] = function(flow, psn, data, _, number, pinfo)
+   EXPECTED[SEND_FIRST] = function(flow, psn, data, framed, _, number, pinfo)
       local order = flow.order
       local position = flow.known and order.expected
       if not position or position % PSN_MODULUS ~= psn or order.count > 0 or order.fresh or order.choices or order.far[1] then
@@ -252,32 +260,42 @@ do
       local now = now_of(number, pinfo)
       order.expected, flow.next_middle, flow.high = position + 1, (psn + 1) % PSN_MODULUS, now
       local unit = begin_unit(flow, SEND, now, position)
-      unit.header = sub(data, 1, HEADER_BYTES)
-      extend_unit(unit, #data, sub(data, HEADER_BYTES + 1))
+      if framed then
+         local length = #data - FRAMED_AT - FRAMED_BEHIND
+         unit.header, unit.framed = sub(data, FRAMED_AT + 1, FRAMED_AT + min(length, HEADER_BYTES)), true
+         extend_unit(unit, length, data)
+      else
+         unit.header = sub(data, 1, HEADER_BYTES)
+         extend_unit(unit, #data, sub(data, HEADER_BYTES + 1))
+      end
       tell_part(flow.lane, now)
       return true
    end
 
    -- The middle of one that has begun: it has the flow's `next_middle`.
-   EXPECTED[SEND_MIDDLE] = function(flow, psn, data, _, number)
-      if psn ~= flow.next_middle then
+   EXPECTED[SEND_MIDDLE] = function(flow, psn, data, framed, _, number)
+      local unit = flow.unit
+      if psn ~= flow.next_middle or framed ~= unit.framed then
          return false
       end
-      local order = flow.order
+      local order, length = flow.order, unit.length
       order.expected, flow.next_middle = order.expected + 1, (psn + 1) % PSN_MODULUS
-      extend_unit(flow.unit, #data, data)
+      local packets = unit.packets + 1
+      unit.packets, unit.length = packets, length + #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0)
+      unit.parts[packets] = length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
       shown[number] = shown[number] or flow.lane.part_frame
       return true
    end
 
    -- Its end, which has the same.
-   EXPECTED[SEND_LAST] = function(flow, psn, data, solicited, number, pinfo)
-      if psn ~= flow.next_middle or not flow.known then
+   EXPECTED[SEND_LAST] = function(flow, psn, data, framed, solicited, number, pinfo)
+      local unit = flow.unit
+      if psn ~= flow.next_middle or framed ~= unit.framed or not flow.known then
          return false
       end
-      local order, unit, now = flow.order, flow.unit, now_of(number, pinfo)
+      local order, now = flow.order, now_of(number, pinfo)
       order.expected, flow.next_middle, flow.high, flow.unit = order.expected + 1, nil, now, nil
-      extend_unit(unit, #data, data)
+      extend_unit(unit, #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0), data)
       unit.opcode, unit.solicited = SEND_LAST, solicited
       take_unit(flow, unit, now, now)
       if not (now.messages or now.parts) then
@@ -313,6 +331,9 @@ do
       if what.part == SEND then
          if what.starts then
             unit.header, data = sub(data, 1, HEADER_BYTES), sub(data, HEADER_BYTES + 1)
+         elseif unit.framed then
+            cut_frames(unit.parts, unit.packets)
+            unit.framed = false
          end
          extend_unit(unit, length, data)
          if what.ends then

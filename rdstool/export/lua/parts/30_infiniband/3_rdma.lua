@@ -189,8 +189,9 @@ do
    end
 
    -- An acknowledgement that nothing waits for.
-   EXPECTED[ACKNOWLEDGE] = function(answering, psn, data, _, number)
-      if not answering.known or #data ~= 4 or byte(data) % 128 >= 32 then
+   EXPECTED[ACKNOWLEDGE] = function(answering, psn, data, framed, _, number)
+      local before, behind = framed and FRAMED_AT or 0, framed and FRAMED_BEHIND or 0
+      if not answering.known or #data ~= before + 4 + behind or byte(data, before + 1) % 128 >= 32 then
          return false
       end
       local flow = answering.peer

@@ -29,7 +29,7 @@ do
       elseif packet then
          local flow = packet.flow
          local take = flow and #packet.data == packet.length and EXPECTED[packet.opcode]
-         if not (take and take(flow, packet.psn, packet.data, packet.solicited, current, pinfo)) then
+         if not (take and take(flow, packet.psn, packet.data, false, packet.solicited, current, pinfo)) then
             feed_packet(packet, now_of(current, pinfo))
          end
       end
@@ -37,7 +37,7 @@ do
    end
 
    local MAX_ROUTES = 65536
-   local IPV4_BYTES, DATA_AT = 20, 40 -- without options; behind UDP and BTH
+   local IPV4_BYTES = 20 -- without options
    local route_count = 0
 
    -- Further packets of this one's flow are known by their route.
@@ -59,22 +59,21 @@ do
       if version ~= 0x45 or protocol ~= UDP or l1 * 256 + l0 ~= size or f1 % 64 > 0 or f0 > 0 then
          return false
       end
-      local stop = size - ICRC_BYTES
-      if stop < DATA_AT then
+      local stop = size - FRAMED_BEHIND
+      if stop < FRAMED_AT then
          return false
       end
-      local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, DATA_AT)
+      local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, FRAMED_AT)
       local flow = queue_pairs[(q2 * 256 + q1) * 256 + q0]
       if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
          return false
       end
       local psn = (p2 * 256 + p1) * 256 + p0
-      local data = stop <= HEAD_BYTES and sub(head, DATA_AT + 1, stop) or raw_bytes(tvb, DATA_AT, stop - DATA_AT)
-      local take = EXPECTED[opcode]
-      if take and take(flow, psn, data, bits >= 128, current, pinfo) then
+      local take, frame = EXPECTED[opcode], #head == size and head or raw_bytes(tvb, 0, size)
+      if take and take(flow, psn, frame, true, bits >= 128, current, pinfo) then
          return true
       end
-      local packet = whole_packet(flow, opcode, bits >= 128, psn, data)
+      local packet = whole_packet(flow, opcode, bits >= 128, psn, sub(frame, FRAMED_AT + 1, stop))
       if flow.known then
          feed_known(flow, packet, now_of(current, pinfo))
       else

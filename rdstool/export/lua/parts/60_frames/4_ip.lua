@@ -9,6 +9,10 @@ do
    local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
+   -- Bytes of a frame that are read first: all, where it follows one of RoCE, to which all of it is of use.
+   local MOST_ROCE_BYTES = 4140
+   local read_first = HEAD_BYTES
+
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
 
    -- Where the payload of an IP packet begins and ends, its protocol, source and destination. No protocol: no IP.
@@ -60,13 +64,14 @@ do
          put_inside(nil)
       end
       local saved, size = taken, captured_len(tvb)
-      local head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      local head = raw_bytes(tvb, 0, size < read_first and size or read_first)
       local queue_pairs = not visited and routes[sub(head, 13, 24)]
       local used
       if queue_pairs and take_routed(queue_pairs, head, size, tvb, pinfo) then
-         taken = true
+         taken, read_first = true, MOST_ROCE_BYTES
          used = watch_taken(tvb, pinfo, tree, original)
       else
+         read_first = HEAD_BYTES
          used = watch_inside_ip(head, tvb, pinfo, tree, original)
       end
       taken = saved
