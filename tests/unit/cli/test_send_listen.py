@@ -62,7 +62,8 @@ def test_a_thousand_messages_of_eight_sockets_arrive_with_their_digests(tmp_path
     expected = [hashlib.sha256(data).hexdigest() for data in made_up(1000, sizes("0-20K", "uniform"), "counter", 0)]
     assert sorted(each["sha256"] for each in arrivals) == sorted(expected)
     assert len({each["sport"] for each in arrivals}) == 8
-    assert json.loads(sent.stdout)["acknowledged"] == 1000
+    told = json.loads(sent.stdout)
+    assert (told["source"], told["sockets"], told["acknowledged"]) == (large, 8, 1000)
     assert rdstool_here("validate", pcap).returncode == 0
     decoded = rdstool_here("decode", pcap, "-Y", "rds.kind == data", "--json").stdout.splitlines()
     assert len(decoded) == 1000
