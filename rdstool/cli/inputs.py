@@ -59,7 +59,9 @@ Jobs = Annotated[
         help=f"Worker processes to read plain files with, {MAX_PROCESSES} at most.",
     ),
 ]
-Follow = Annotated[bool, typer.Option("--follow", help="Wait for more at the end of the file, until Ctrl-C.")]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Show what comes as it comes, from a growing file or a pipe, until Ctrl-C.")
+]
 
 
 class Reading:

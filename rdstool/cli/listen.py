@@ -53,7 +53,8 @@ class Arrival:
     number: int
     time: datetime
     source: Place
-    port: int
+    destination: Place
+    """Where the socket is bound that it came to."""
     data: bytes
 
     def as_dict(self) -> dict[str, object]:
@@ -63,15 +64,17 @@ class Arrival:
             "time": round(self.time.timestamp(), 6),
             "source": self.source.address,
             "sport": self.source.port,
-            "dport": self.port,
+            "destination": self.destination.address,
+            "dport": self.destination.port,
             "length": len(self.data),
             "sha256": hashlib.sha256(self.data).hexdigest(),
         }
 
-    def line(self) -> str:
-        """The line for people: who, how much, and how it begins."""
+    def line(self, *, several: bool) -> str:
+        """The line for people: who, where to if there are ``several`` addresses, how much, and how it begins."""
+        to = self.destination if several else self.destination.port
         return (
-            f"{self.time.astimezone():%H:%M:%S.%f} {self.source} > {self.port}  {plural(len(self.data), 'byte')}  "
+            f"{self.time.astimezone():%H:%M:%S.%f} {self.source} > {to}  {plural(len(self.data), 'byte')}  "
             f"{preview(self.data)}"
         ).rstrip()
 
@@ -140,6 +143,7 @@ def listen(
       rdstool listen 127.0.0.2:4000 --transport ib --offer 1M --write kept
     """  # noqa: D301
     places = [place(text) for text in addresses]
+    own = tuple(dict.fromkeys(each.address for each in places))
     if raw and (json or quiet):
         raise UsageError("--raw writes payloads to standard output: leave out --json and --quiet")
     if json and quiet:
@@ -166,10 +170,9 @@ def listen(
             elif json:
                 results.write(json_line(arrival.as_dict()))
             elif not quiet:
-                results.write(arrival.line() + "\n")
+                results.write(arrival.line(several=len(own) > 1) + "\n")
 
         job = _Job(places, show, count=count, echo=echo, rate=rate, timeout_s=timeout_s, memory=memory)
-        own = tuple(dict.fromkeys(each.address for each in places))
         code = run_nodes([Node(*own, options=each) for each in options], job.run)
     if memory is not None and directory is not None:
         keep(directory / MEMORY_FILE, bytes(memory))
@@ -223,7 +226,7 @@ class _Job:
 
     async def _read(self, sock: AsyncSocket, echo: Echo | None, done: Callable[[], None]) -> None:
         total = self.total
-        port = sock.getsockname()[1]
+        destination = Place(*sock.getsockname())
         loop = asyncio.get_running_loop()
         while True:
             data, sender = await sock.recvfrom()
@@ -232,7 +235,7 @@ class _Job:
             total.bytes += len(data)
             total.last = loop.time()
             total.first = total.first or total.last
-            self.show(Arrival(total.messages, now, Place(*sender), port, data))
+            self.show(Arrival(total.messages, now, Place(*sender), destination, data))
             if echo is not None and sender[1]:
                 await echo.send(data, sender)
             if self.count is not None and total.messages >= self.count:
@@ -294,7 +297,7 @@ def _make(directory: Path) -> None:
 
 def _write(directory: Path, arrival: Arrival) -> None:
     host = arrival.source.address.replace(":", "_").replace("%", "_")
-    keep(directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.port}.bin", arrival.data)
+    keep(directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.destination.port}.bin", arrival.data)
 
 
 def keep(path: Path, data: bytes) -> None:

@@ -55,7 +55,9 @@ class Tally:
     """What became of the messages to one destination."""
 
     destination: Place
-    source: str
+    source: Place
+    """The first socket that sends."""
+    sockets: int = 1
     sent: int = 0
     bytes: int = 0
     acknowledged: int = 0
@@ -71,7 +73,8 @@ class Tally:
         """A line of ``--json``."""
         return {
             "destination": str(self.destination),
-            "source": self.source,
+            "source": str(self.source) if self.sockets == 1 else self.source.address,
+            "sockets": self.sockets,
             "sent": self.sent,
             "bytes": self.bytes,
             "acknowledged": self.acknowledged,
@@ -82,8 +85,9 @@ class Tally:
         """The line for people."""
         told = self.acknowledged > 1 and self.seconds > 0
         rate = f", {self.acknowledged / self.seconds:,.0f} messages/s" if told else ""
+        source = self.source if self.sockets == 1 else f"{self.sockets} sockets"
         return (
-            f"{self.destination}: {plural(self.sent, 'message')}, {plural(self.bytes, 'byte')} sent from {self.source}"
+            f"{self.destination}: {plural(self.sent, 'message')}, {plural(self.bytes, 'byte')} sent from {source}"
             f"; {self.acknowledged} acknowledged in {self.seconds:.3f} s{rate}"
         )
 
@@ -223,7 +227,9 @@ class _Job:
             sockets = [[node.socket(self.own.port)]] * len(self.places)
         else:
             sockets = [[node.socket(0) for _ in range(self.sockets)] for _ in self.places]
-        self.tallies = [Tally(each, _source(own)) for each, own in zip(self.places, sockets, strict=True)]
+        self.tallies = [
+            Tally(each, Place(*own[0].getsockname()), len(own)) for each, own in zip(self.places, sockets, strict=True)
+        ]
         node.on_event(self._hear)
         tasks: list[asyncio.Task[None]] = []
 
@@ -288,10 +294,6 @@ class _Job:
             for drain in drains:
                 drain.cancel()
             self.ended(tally)
-
-
-def _source(sockets: list[AsyncSocket]) -> str:
-    return str(Place(*sockets[0].getsockname())) if len(sockets) == 1 else f"{len(sockets)} sockets"
 
 
 async def _read_away(sock: AsyncSocket) -> None:

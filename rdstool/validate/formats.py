@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from rdstool.validate.rule import Finding, Rule
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 FrameLabel = Callable[[int], tuple[str, int]]
 """Frame of the whole capture -> its file, and its number within that."""
+_FRAME = re.compile(r"\bframe (\d+)")
 
 
 class Format(Protocol):
@@ -39,13 +41,13 @@ class TextFormat:
 
     def finding(self, finding: Finding) -> str:
         """Such as ``frame 12  #3  warning  RDS-HDR-012  A ping or pong carries payload: ping with 5 bytes``."""
-        where = f"frame {finding.frame}"
+        where, evidence = f"frame {finding.frame}", finding.message
         if self._label is not None:
             file, frame = self._label(finding.frame)
-            where = f"{file}: frame {frame}"
+            where, evidence = f"{file}: frame {frame}", evidence_in(finding, self._label)
         number = f"#{finding.number}" if finding.number is not None else "-"
         level = self._paint(f"{finding.severity.value:<7}", finding.severity.value)
-        words = f"{self._titles[finding.rule]}: {printable(finding.message)}"
+        words = f"{self._titles[finding.rule]}: {printable(evidence)}"
         return f"{where:<12} {number:<7} {level} {finding.rule}  {words}\n"
 
     def end(self, withheld: dict[str, int]) -> str:
@@ -103,7 +105,7 @@ class SarifFormat:
                 "ruleId": finding.rule,
                 "ruleIndex": [rule.id for rule in self._rules].index(finding.rule),
                 "level": finding.severity.value,
-                "message": {"text": f"{self._titles[finding.rule]}: {finding.message}"},
+                "message": {"text": f"{self._titles[finding.rule]}: {evidence_in(finding, self._label)}"},
                 "locations": [
                     {
                         "physicalLocation": {"artifactLocation": {"uri": file}},
@@ -138,6 +140,17 @@ class SarifFormat:
             "properties": {"notShown": withheld},
         }
         return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
+
+
+def evidence_in(finding: Finding, label: FrameLabel) -> str:
+    """The message of a finding with the frames counted as in the files, each named that is not the finding's own."""
+    own, _ = label(finding.frame)
+
+    def renamed(told: re.Match[str]) -> str:
+        file, frame = label(int(told[1]))
+        return f"frame {frame}" if file == own else f"frame {frame} of {file}"
+
+    return _FRAME.sub(renamed, finding.message)
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from rdstool.validate.formats import FrameLabel, printable
+from rdstool.validate.formats import FrameLabel, evidence_in, printable
 from rdstool.validate.registry import AREAS
 from rdstool.validate.rule import Finding, Rule, Severity
 
@@ -55,7 +55,7 @@ class JunitFormat:
 
     def _line(self, finding: Finding) -> str:
         file, frame = self._label(finding.frame)
-        return f"{file}: frame {frame}: {finding.severity.value}: {printable(finding.message)}"
+        return f"{file}: frame {frame}: {finding.severity.value}: {printable(evidence_in(finding, self._label))}"
 
 
 def _quoted(text: str) -> str:

@@ -61,6 +61,8 @@ class Input:
         self._status = self._stat()
         self.size = self._status.st_size if self._status and stat.S_ISREG(self._status.st_mode) else None
         """Bytes on disk when it was opened; None where that cannot be known."""
+        self.live = follow and self._status is not None and self.size is None
+        """A pipe that is followed: reading on, once something came, would wait until its writer has more."""
 
     def readinto(self, target: memoryview) -> int:
         """Fill ``target`` from its start and return the number of bytes; 0: there is nothing (now).

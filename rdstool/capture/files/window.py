@@ -20,7 +20,7 @@ class Window:
         self.data: Bytes = np.empty(chunk_bytes, np.uint8)
 
     def slide(self, used: int, wanted: int) -> bool:
-        """Drop the first ``used`` bytes and read more: as much as fits, or what a followed file has.
+        """Drop the first ``used`` bytes and read more: as much as fits, or what a followed file or pipe has.
 
         The buffer is of ``chunk_bytes``, or as large as the ``wanted`` bytes of one record. False: the input has ended.
         Raises CaptureError from the input, when no bytes came before that.
@@ -52,4 +52,6 @@ class Window:
                     return True
                 raise
             self.end += got
+            if self.source.live:
+                return True
         return self.end > start

@@ -7,6 +7,7 @@ import io
 import itertools
 import lzma
 import os
+import queue
 import random
 import sys
 import threading
@@ -31,6 +32,8 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "xz": lzma.compress,
     "zstd": zstandard.ZstdCompressor().compress,
 }
+WAIT_S = 60
+"""For what takes milliseconds on an idle machine."""
 compressions = pytest.mark.parametrize("name", COMPRESSORS)
 
 
@@ -216,6 +219,27 @@ def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
     writer.join()
     assert [frame.data for frame in seen] == FRAMES
     assert error is None
+
+
+def test_a_followed_pipe_gives_what_has_come_while_its_writer_goes_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # which waits for no reader
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def read() -> None:
+        for batch in read_frames([str(tmp_path / "pipe")], follow=True):
+            came.put(len(batch))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for part in (pcap_header() + pcap_record(b"1"), pcap_record(b"2")):
+            os.write(writer, part)
+            assert came.get(timeout=WAIT_S) == 1
+    finally:
+        os.close(writer)
+        reader.join()
+    assert came.empty()
 
 
 class Growing:

@@ -6,6 +6,7 @@ import gzip
 import shlex
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,25 @@ def test_a_closed_pipe_ends_quietly() -> None:
     process.stderr.close()
     assert process.wait(TIMEOUT_S) == 0
     assert complaint == b""
+
+
+def test_messages_from_a_pipe_that_is_followed_are_shown_as_they_come() -> None:
+    pipe = subprocess.PIPE
+    command = [*COMMAND, "decode", "--follow", "-"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment(), cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(TIMEOUT_S, process.kill)
+        timer.start()
+        content = gzip.decompress(TCP.read_bytes())
+        process.stdin.write(content[:100_000])
+        process.stdin.flush()
+        first = process.stdout.readline()
+        rest, complaint = process.communicate(content[100_000:])
+        timer.cancel()
+    assert (process.returncode, complaint) == (0, b"")
+    assert first.split()[0] == b"1"
+    assert rest.splitlines()[-1].split()[0] == b"152"
 
 
 def test_ctrl_c_keeps_what_was_found_and_ends_with_130(tmp_path: Path) -> None:

@@ -37,6 +37,18 @@ def test_a_text_arrives_and_both_sides_say_so() -> None:
     assert heard.stderr == "1 message, 5 bytes received\n"
 
 
+@pytest.mark.parametrize(
+    ("form", "told"), [([], ' > {}:4000  1 byte  "x"'), (["--json"], '"destination": "{}", "dport": 4000, ')]
+)
+def test_a_listener_on_several_addresses_tells_which_one_a_message_came_to(form: list[str], told: str) -> None:
+    small, large, other = own_addresses(3)
+    with background("listen", f"{large}:4000", f"{other}:4000", "--count", "1", *form) as listening:
+        listening.wait_for(f"listening on {other}:4000")
+        assert rdstool("send", f"{other}:4000", "--from", small, "-m", "x").returncode == 0
+        heard = listening.end()
+    assert told.format(other) in heard.stdout
+
+
 def test_a_thousand_messages_of_eight_sockets_arrive_with_their_digests(tmp_path: Path) -> None:
     small, large = own_addresses(2)
     pcap = tmp_path / "heard.pcapng"
@@ -50,7 +62,8 @@ def test_a_thousand_messages_of_eight_sockets_arrive_with_their_digests(tmp_path
     expected = [hashlib.sha256(data).hexdigest() for data in made_up(1000, sizes("0-20K", "uniform"), "counter", 0)]
     assert sorted(each["sha256"] for each in arrivals) == sorted(expected)
     assert len({each["sport"] for each in arrivals}) == 8
-    assert json.loads(sent.stdout)["acknowledged"] == 1000
+    told = json.loads(sent.stdout)
+    assert (told["source"], told["sockets"], told["acknowledged"]) == (large, 8, 1000)
     assert rdstool_here("validate", pcap).returncode == 0
     decoded = rdstool_here("decode", pcap, "-Y", "rds.kind == data", "--json").stdout.splitlines()
     assert len(decoded) == 1000

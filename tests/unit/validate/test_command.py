@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from rdstool.validate.reference import explanation
 from rdstool.validate.registry import RULES
+from tests.fuzz.damage import split
 from tests.unit.cli.running import PCAPS, TCP, rdstool_here
 from tests.unit.validate.tcp_mutations import MUTATIONS
 
@@ -57,6 +59,18 @@ def test_with_several_files_a_finding_names_its_own() -> None:
     first = json.loads(rdstool_here("validate", "--json", TCP, CUT).stdout.splitlines()[0])
     assert first["file"] == str(CUT)
     assert first["file_frame"] < first["frame"]
+
+
+@pytest.mark.parametrize("form", ["text", "sarif", "junit"])
+def test_with_several_files_the_evidence_counts_the_frames_of_each(form: str, tmp_path: Path) -> None:
+    header, frames = split(gzip.decompress(CUT.read_bytes()))
+    early, late = tmp_path / "early.pcap", tmp_path / "late.pcap"
+    early.write_bytes(header + b"".join(frames[:400]))
+    late.write_bytes(header + b"".join(frames[400:]))
+    told = rdstool_here("validate", "--select", "RDS-DLV-001", "--format", form, early, late).stdout
+    assert f"sent in frame 312 of {early} on stream 8, path 7 (message 96)" in told
+    assert f"acknowledged in frame 379 of {early}; seen again in frame 110 on stream 9" in told
+    assert "flagged, acknowledged in frame 153:" in told
 
 
 @pytest.mark.parametrize("rule", [rule.id for rule in RULES])
