@@ -49,10 +49,11 @@ class Checked:
 
 
 @cache
-def checked(name: str, end: str) -> Checked:
+def checked(name: str, end: str, chunk_bytes: int = CaptureOptions().chunk_bytes) -> Checked:
     messages: dict[int, Message] = {}
     found: list[Finding] = []
-    with open_capture(PCAPS / name / f"{end}.pcap.gz", CaptureOptions(digests=True)) as capture:
+    options = CaptureOptions(digests=True, chunk_bytes=chunk_bytes)
+    with open_capture(PCAPS / name / f"{end}.pcap.gz", options) as capture:
         validator = Validator(capture, limit=LIMIT)
         for decoded in capture.batches():
             found += validator.feed(decoded)
@@ -121,6 +122,15 @@ def test_what_a_kernel_lost_or_doubled_is_shown(name: str, end: str) -> None:
     twice = {message for message, times in known.items() if times > 1} & on_wire
     assert len(lost - set(result.named(LOST))) <= NOT_TOLD.get((name, "lost"), 0)
     assert len(twice - set(result.named(TWICE))) <= NOT_TOLD.get((name, "twice"), 0)
+
+
+@pytest.mark.parametrize("chunk_bytes", [3_000, 33_911, 61_115])
+@pytest.mark.parametrize(("name", "end"), [case for case in CASES if not faultless(case[0])])
+def test_findings_do_not_depend_on_how_a_capture_is_cut_into_chunks(name: str, end: str, chunk_bytes: int) -> None:
+    def places(result: Checked) -> Counter[tuple[str, int]]:
+        return Counter((one.rule, one.frame) for one in result.findings)
+
+    assert places(checked(name, end, chunk_bytes)) == places(checked(name, end))
 
 
 def test_evidence_names_frames_streams_and_paths() -> None:

@@ -234,7 +234,7 @@ class Half:
     pending_bytes: int = 0
     ended: bool = False
     closing: tuple[int, int] | None = None
-    """Frame and time of what ended it, where a hole was open then."""
+    """Frame and time of what ended it, where a hole was open then, or a message that a reset ended."""
 
     @property
     def regular(self) -> bool:

@@ -22,13 +22,21 @@ from rdstool.capture.tcp.messages import Framing
 from rdstool.capture.tcp.rows import RowBuilder
 from rdstool.capture.tcp.search import BoundarySearch
 
+LATE_NS = 1_000_000_000
+"""How long after a reset what was on its way may still come; captures of kernels have it 0.12 s later."""
+
 
 class Unsettled:
-    """Halves with a hole or in search: their messages are reported when that is over, behind later ones of others."""
+    """Halves with a hole, in search, or reset within a message.
+
+    Their messages are reported when that is over, behind later ones of others.
+    """
 
     def __init__(self) -> None:
         self._halves: dict[int, Half] = {}
-        """By identity."""
+        """By identity; those with a hole or in search."""
+        self._reset: dict[int, tuple[Connection, Half]] = {}
+        """By identity of the half, in the order of the resets."""
 
     def note(self, half: Half) -> None:
         """Segments of the half were taken."""
@@ -40,12 +48,30 @@ class Unsettled:
     def forget(self, half: Half) -> None:
         """Nothing more comes of the half."""
         self._halves.pop(id(half), None)
+        self._reset.pop(id(half), None)
+
+    def reset(self, connection: Connection, half: Half) -> None:
+        """The connection was reset within a message of the half, at ``half.closing``."""
+        self._reset[id(half)] = connection, half
+
+    def take_over(self, last_frame: int, last_time: int) -> list[tuple[Connection, Half]]:
+        """Halves that were reset so long before that nothing more is on its way."""
+        over: list[tuple[Connection, Half]] = []
+        for connection, half in self._reset.values():
+            frame, time = half.closing or (0, 0)
+            if frame > last_frame - MAX_HOLD_FRAMES and time > last_time - LATE_NS:
+                break
+            over.append((connection, half))
+        for _, half in over:
+            del self._reset[id(half)]
+        return over
 
     def first_frame(self, last_frame: int) -> int | None:
         """The first frame after ``last_frame - MAX_HOLD_FRAMES`` that waits; None where none does."""
         waiting = [half.pending or half.carry for half in self._halves.values()]
-        recent = [pieces[0].frame for pieces in waiting if pieces and pieces[0].frame > last_frame - MAX_HOLD_FRAMES]
-        return min(recent, default=None)
+        frames = [pieces[0].frame for pieces in waiting if pieces]
+        frames += [half.closing[0] for _, half in self._reset.values() if half.closing]
+        return min((frame for frame in frames if frame > last_frame - MAX_HOLD_FRAMES), default=None)
 
 
 class Intake:
@@ -112,6 +138,13 @@ class Intake:
         """Take note of what ends a direction, or the connection."""
         for at in np.flatnonzero(self._segments.flags[rows] & (FIN | RST)).tolist():
             self._close_half(connection, connection.halves[int(directions[at])], int(rows[at]))
+
+    def end_resets(self, last_time: int) -> None:
+        """Report what is left of messages within which a connection was reset, once nothing more is on its way."""
+        for connection, half in self._unsettled.take_over(self._last_frame, last_time):
+            if half.closing and not half.pending:
+                self._flush(connection, half, *half.closing)
+                half.closing = None
 
     def end_before(self, connection: Connection, row: int) -> None:
         """Report what is left of a connection that the segment in ``row`` shows to be over."""
@@ -199,12 +232,14 @@ class Intake:
         self._rows.events.append(StreamClosed(frame, time, connection.stream.number, half.direction, how, pending))
         behind = (int(segments.seq[row]) + int(segments.length[row]) - (half.base or 0) - half.next) % SEQUENCE_SPACE
         for other in touched:
-            # What lies before a FIN and was not seen may still come.
-            if reset or behind == 0:
-                if other.pending:
-                    other.closing = other.closing or (frame, time)
-                else:
-                    self._flush(connection, other, frame, time)
+            # What lies before a FIN and was not seen may still come, and what was on its way when a reset went out.
+            if other.pending and (reset or behind == 0):
+                other.closing = other.closing or (frame, time)
+            elif reset and other.open is not None:
+                other.closing = other.closing or (frame, time)
+                self._unsettled.reset(connection, other)
+            elif behind == 0:
+                self._flush(connection, other, frame, time)
 
     def _flush(self, connection: Connection, half: Half, frame: int, time: int) -> None:
         Framing(half, Extents(), self._chunk, connection.stream.number, self._rows).flush(frame, time)

@@ -84,6 +84,7 @@ class TcpStreams:
                 break
         if regular:
             self._feed_regular(grouping, regular, segments, intake)
+        intake.end_resets(self._last_time)
         self.connections.rest(grouping.keys)
         return intake.part()
 
@@ -97,8 +98,9 @@ class TcpStreams:
     def settled_frame(self) -> int | None:
         """Return the frame before which no more messages can be completed, None where nothing is open.
 
-        A message behind a hole, or found by a search, is reported when the hole is given up or the search ends;
-        what other streams bring meanwhile is to be ordered behind it.
+        A message behind a hole, or found by a search, is reported when the hole is given up or the search ends, one
+        that a reset may have ended when nothing more can be on its way; what other streams bring meanwhile is to be
+        ordered behind it.
         """
         return self._unsettled.first_frame(self._last_frame)
 

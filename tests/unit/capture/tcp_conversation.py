@@ -19,7 +19,7 @@ from rdstool.capture.streams import StreamTable
 from rdstool.capture.tcp.connection import ACK_FLAG, FIN, RST, SYN
 from rdstool.capture.tcp.streams import TcpStreams
 
-__all__ = ["ACK_FLAG", "FIN", "RST", "SYN", "Conversation", "Result", "data", "decode", "handshake"]
+__all__ = ["ACK_FLAG", "FIN", "RST", "SYN", "Conversation", "Result", "columns", "data", "decode", "handshake"]
 
 CLIENT, SERVER = 0x0A000001, 0x0A000002
 _MAPPED = 0xFFFF << 32
@@ -126,7 +126,7 @@ def decode(segments: Sequence[Segment], chunk: int | None = None, ports: frozens
     streams = TcpStreams(table, PayloadOptions(keep_payloads=True), *([ports] if ports else []))
     size = chunk or max(1, len(segments))
     parts = [
-        streams.feed(_columns(segments[at : at + size], first_frame=at + 1)) for at in range(0, len(segments), size)
+        streams.feed(columns(segments[at : at + size], first_frame=at + 1)) for at in range(0, len(segments), size)
     ]
     parts.append(streams.finish())
     result = Result(table, [], [], [], [])
@@ -143,7 +143,8 @@ def _collect(result: Result, part: Part) -> None:
     result.acks += list(part.acks)
 
 
-def _columns(segments: Sequence[Segment], first_frame: int) -> Segments:
+def columns(segments: Sequence[Segment], first_frame: int) -> Segments:
+    """Return segments as the reassembly takes them, a microsecond apart."""
     count = len(segments)
     places = np.cumsum([0] + [item.captured for item in segments])[:-1]
     raw = b"".join(item.payload[: item.captured] for item in segments)

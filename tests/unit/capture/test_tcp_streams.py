@@ -8,10 +8,14 @@ import pytest
 
 from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.capture.events import Closing, Gap, GapReason, Resynchronised, StreamClosed, StreamOpened
+from rdstool.capture.part import PayloadOptions
+from rdstool.capture.streams import StreamTable
 from rdstool.capture.tcp import resting
+from rdstool.capture.tcp.intake import LATE_NS
 from rdstool.capture.tcp.resting import FEW
+from rdstool.capture.tcp.streams import TcpStreams
 from rdstool.protocol.kinds import MessageKind
-from tests.unit.capture.tcp_conversation import FIN, RST, Conversation, data, decode, handshake
+from tests.unit.capture.tcp_conversation import FIN, RST, Conversation, columns, data, decode, handshake
 
 PAYLOADS = [bytes([n]) * size for n, size in enumerate((0, 1, 47, 48, 4096, 300, 9000, 64, 2000, 10))]
 MESSAGES = [data(n + 2, payload) for n, payload in enumerate(PAYLOADS)]
@@ -231,6 +235,40 @@ def test_an_end_in_the_middle_of_a_message_is_reported(flag: int, how: Closing) 
     assert not result.complete[-1]
     closed = result.of(StreamClosed)
     assert [(event.how, event.pending) for event in closed] == [(how, cut - AT[4])]
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 4])
+def test_what_was_on_its_way_when_the_peer_reset_the_connection_completes_its_message(chunk: int | None) -> None:
+    cut = AT[5] - 1000
+    talk = Conversation().syn().send(0, STREAM[:cut]).end(0, RST, backward=True).send(cut, STREAM[cut:])
+    result = decode(talk.segments, chunk)
+    assert result.sequences == SEQUENCES
+    assert all(result.complete)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 4])
+def test_a_message_that_a_reset_ended_is_reported_at_the_reset(chunk: int | None) -> None:
+    cut = AT[5] - 1000
+    talk = Conversation().syn().send(0, STREAM[:cut]).end(0, RST, backward=True)
+    others = Conversation(port=2).syn().send(0, STREAM)
+    result = decode([*talk.segments, *others.segments], chunk)
+    broken = [row for row in result.rows if not row["complete"]]
+    assert [(int(row["frame"]), int(row["header"]["sequence"])) for row in broken] == [(4, 6)]
+
+
+def test_a_reset_is_over_once_nothing_more_can_be_on_its_way() -> None:
+    """What others bring meanwhile waits, so that messages are in the order of their frames."""
+    cut = AT[5] - 1000
+    talk = Conversation().syn().send(0, STREAM[:cut]).end(0, RST, backward=True)
+    others = Conversation(port=2).syn().send(0, STREAM)
+    streams = TcpStreams(StreamTable(), PayloadOptions())
+    assert len(streams.feed(columns(talk.segments, first_frame=1)).rows) == 6
+    assert streams.settled_frame() == 4
+    later = columns(others.segments, first_frame=5)
+    later.time[:] += LATE_NS
+    broken = streams.feed(later).rows[-1]
+    assert (int(broken["frame"]), bool(broken["complete"])) == (4, False)
+    assert streams.settled_frame() is None
 
 
 def test_the_initiator_is_the_end_that_sent_the_syn() -> None:
