@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import stat
 import sys
 import time
@@ -24,6 +25,9 @@ from rdstool.errors import CaptureError
 STANDARD_INPUT = "-"
 FOLLOW_POLL_SECONDS = 0.2
 """How long to wait before looking again whether a followed file has grown."""
+GATHER_S = 0.02
+"""How long what comes through a followed pipe is gathered: a pipe gives 64 KiB at a time, and with each piece by itself
+decoding takes four times as long."""
 COMPRESSED_READ_BYTES = 64 << 10
 
 Wait = Callable[[], bool]
@@ -61,8 +65,8 @@ class Input:
         self._status = self._stat()
         self.size = self._status.st_size if self._status and stat.S_ISREG(self._status.st_mode) else None
         """Bytes on disk when it was opened; None where that cannot be known."""
-        self.live = follow and self._status is not None and self.size is None
-        """A pipe that is followed: reading on, once something came, would wait until its writer has more."""
+        self._live = follow and self._status is not None and self.size is None
+        """A pipe that is followed."""
 
     def readinto(self, target: memoryview) -> int:
         """Fill ``target`` from its start and return the number of bytes; 0: there is nothing (now).
@@ -83,6 +87,18 @@ class Input:
         self._waiting = self._waiting[got:]
         self.position += got
         return got
+
+    def goes_on(self, began: float) -> bool:
+        """Whether to read on after what came since ``began``, on the monotonic clock.
+
+        Of a pipe that is followed that is what comes within ``GATHER_S``; its writer may have no more for long.
+        """
+        if not self._live or self._waiting:
+            return True
+        left_s = began + GATHER_S - time.monotonic()
+        arrivals = select.poll()
+        arrivals.register(self._file, select.POLLIN)
+        return left_s > 0 and bool(arrivals.poll(1000 * left_s))
 
     def wait(self) -> bool:
         """After ``readinto`` gave 0: whether to try again.

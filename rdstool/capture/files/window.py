@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from rdstool.capture.columns import Bytes
@@ -51,7 +53,9 @@ class Window:
                 if self.end > start:
                     return True
                 raise
+            if self.end == start:
+                began = time.monotonic()
             self.end += got
-            if self.source.live:
+            if not self.source.goes_on(began):
                 return True
         return self.end > start
