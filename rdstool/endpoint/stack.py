@@ -7,6 +7,8 @@ programmer sees sockets only.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import random
 import threading
 from collections.abc import Callable, Coroutine
@@ -80,6 +82,14 @@ class Stack:
             for home in self._homes.values():
                 to_do.callback(self._run, home.core.finish(0))
             self._homes.clear()
+
+    def close_unused(self, process: int) -> None:
+        """At the end of ``process``, which made it: close the event loop if no socket is open any more.
+
+        A copy of the process would take from the original, whose selector it shares, what it closes.
+        """
+        if not self._homes and self._thread is None and os.getpid() == process:
+            self._loop.close()
 
     def _end(self) -> None:
         self._rest()
@@ -164,4 +174,6 @@ async def _settled() -> None:
 @cache
 def default_stack() -> Stack:
     """The stack of this process, as the kernel has one."""
-    return Stack()
+    stack = Stack()
+    atexit.register(stack.close_unused, os.getpid())
+    return stack

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import random
 import select
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -327,6 +329,12 @@ def test_sockets_of_one_address_share_a_node_and_the_last_one_gives_it_up() -> N
         second.close()
         third.bind((address, 4000))
         third.close()
+
+
+def test_a_program_that_has_closed_its_sockets_leaves_nothing_open() -> None:
+    program = f"import rdstool\nwith rdstool.Socket() as sock: sock.bind(({own_addresses(1)[0]!r}, 4000))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(("chosen", "number"), [(False, errno.EADDRNOTAVAIL), (True, errno.ENOPROTOOPT)])
