@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rdstool.protocol.config import Settings
 
 
+_SYSCTLS = "net.rds."
 DEFAULT_PROFILE = next(iter(PROFILES))
 
 
@@ -70,7 +71,9 @@ ProviderName = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Set a sysctl, as net.rds.reconnect_max_delay_ms=500 (repeatable)."
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set a sysctl, as reconnect_max_delay_ms=500 or net.rds.ping_enable=0 (repeatable).",
     ),
 ]
 SendBuffer = Annotated[
@@ -85,7 +88,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell on stderr w
 def settings(
     assignments: Sequence[str] | None, *, paths: int = 8, sndbuf: int | None = None, rcvbuf: int | None = None
 ) -> Settings:
-    """Settings of a node from ``net.rds.NAME=VALUE`` lines. Raises ``UsageError``."""
+    """Settings of a node from ``NAME=VALUE``, with or without ``net.rds.`` before NAME. Raises ``UsageError``."""
     from rdstool.protocol.config import SYSCTLS, Settings  # noqa: PLC0415
 
     values: dict[str, int] = {"paths": paths}
@@ -96,7 +99,7 @@ def settings(
     by_field = {field.name: field for field in dataclasses.fields(Settings)}
     for assignment in assignments or ():
         name, equals, value = assignment.partition("=")
-        field = SYSCTLS.get(name.strip())
+        field = SYSCTLS.get(_SYSCTLS + name.strip().removeprefix(_SYSCTLS))
         if not equals or field is None:
             known = ", ".join(SYSCTLS)
             raise UsageError(f"--set {assignment}: write NAME=VALUE with one of {known}")

@@ -312,6 +312,7 @@ def test_a_message_that_the_send_buffer_cannot_hold_is_refused_with_its_name() -
         (["send", "127.0.0.1", "-m", "x", "--profile", "x"], "--profile x is not known"),
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.x=1"], "--set net.rds.x=1: write NAME=VALUE with one of"),
         (["send", "127.0.0.1", "-m", "x", "--set", "net.rds.ping_enable=no"], "'no' is not a number"),
+        (["send", "127.0.0.1", "-m", "x", "--set", "ping_enable=no"], "'no' is not a number"),
         (["send", "127.0.0.1", "--from", "127.0.0.1:5", "--sockets", "2"], "only one socket can have port 5"),
         (["send", "127.0.0.1", "-m", "x", "--pcap", "-"], "name a file, or a FIFO"),
         (["send", "0.0.0.0", "-m", "x"], "0.0.0.0 is not the address of one host"),  # noqa: S104
