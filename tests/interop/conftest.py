@@ -17,7 +17,7 @@
 
 ``own_guest``
     A guest that its module has to itself (``own_guest.network`` is its network), which stays as tests leave it: for
-    what ends some kernels' RDS, or cannot be taken back.
+    what ends some kernels' RDS, or cannot be taken back. Where a test ``runs_again``, it is to be booted anew.
 
 ``capture``
     Records all frames between guest and host, from the beginning of the test: ``capture.stop()``, then read

@@ -78,6 +78,11 @@ class Meeting:
         self.guest.run(["modprobe", "rds_rdma", "rds_ib_retry_count=7"])
         self.guest.add_rxe()
 
+    def renew(self) -> None:
+        """Boot the guest anew; the nodes on our side last, and are to find that out."""
+        self.guest.reboot()
+        self.prepare()
+
     def __enter__(self) -> Self:
         self.prepare()
         network = self.network

@@ -31,6 +31,7 @@ from tests.interop import rdma_program
 from tests.interop.infiniband import BROKEN, BUFFER, CALLED, TIMEOUT_S, Meeting, await_port, until
 from tests.interop.rdma_program import REQUEST, content
 from tests.interop.roce import roce_packets
+from tests.kit.once_more import runs_again
 
 SIZES = (0, 1, 4095, 4096, 4097, 65536, 1 << 20)
 RDMA_SIZES = (1, 4096, 10_000, 1 << 20)
@@ -52,10 +53,18 @@ TRIES = 5
 
 
 @pytest.fixture(scope="module")
-def meeting(own_guest: Guest) -> Iterator[Meeting]:
+def lasting(own_guest: Guest) -> Iterator[Meeting]:
     """A kernel of this module's own: unloading rds_rdma, as others do between tests, ends some kernels."""
     with Meeting(own_guest) as made:
         yield made
+
+
+@pytest.fixture
+def meeting(lasting: Meeting, request: pytest.FixtureRequest) -> Meeting:
+    """That kernel, for one test."""
+    if runs_again(request.node):
+        lasting.renew()
+    return lasting
 
 
 @pytest.fixture(autouse=True)
@@ -370,8 +379,7 @@ def all_came(meeting: Meeting, here: Socket, there: RdsSocket) -> None:
 def test_a_kernel_that_was_booted_anew_is_met_again(meeting: Meeting) -> None:
     with meeting.ours(BROKEN) as here:
         exchange(meeting, here, meeting.theirs(), 0, 5000, theirs_first=False)
-        meeting.guest.reboot()
-        meeting.prepare()
+        meeting.renew()
         there = meeting.theirs()
         for seed in range(1, 20):
             here.sendto(payload(seed, 5000), there.end)

@@ -25,6 +25,7 @@ from rdstool.protocol.kinds import Transport
 from rdstool.protocol.reasons import SendStatus
 from tests.interop import rdma_program
 from tests.interop.infiniband import BROKEN, TIMEOUT_S, Meeting, until
+from tests.kit.once_more import runs_again
 from tests.unit.cli.running import ROOT
 
 PROGRAM = Path(rdma_program.__file__)
@@ -47,10 +48,18 @@ ENDING = pytest.mark.parametrize("own_guest", ["6.1", "newest"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def meeting(own_guest: Guest) -> Iterator[Meeting]:
+def lasting(own_guest: Guest) -> Iterator[Meeting]:
     """A kernel of this module's own: what is done to it leaves connections that it tries to make again."""
     with Meeting(own_guest) as made:
         yield made
+
+
+@pytest.fixture
+def meeting(lasting: Meeting, request: pytest.FixtureRequest) -> Meeting:
+    """That kernel, for one test."""
+    if runs_again(request.node):
+        lasting.renew()
+    return lasting
 
 
 def fresh_address(meeting: Meeting) -> str:
@@ -174,9 +183,6 @@ def test_a_kernel_refuses_what_is_behind_the_end_of_its_memory(meeting: Meeting)
 @pytest.mark.parametrize("own_guest", [LASTING], indirect=True)
 def test_a_kernel_that_bears_no_end_refuses_what_is_behind_its_memory_too(meeting: Meeting) -> None:
     """The last test of its guest, whose RDS it ends."""
-    if any(each["peer"] == BROKEN for each in meeting.guest.rds.table("connections")):
-        meeting.guest.reboot()  # the test was run before, and failed
-        meeting.prepare()
     with offered(meeting, 5005) as (_, _, cookie):
         assert asyncio.run(played(meeting, [OFFERED], cookie)) == {}
 

@@ -13,6 +13,7 @@ import pytest
 from rdstool.lab import Guest
 from tests.interop import rdma_stress_peer
 from tests.interop.rxe import has_rxe
+from tests.kit.once_more import runs_again
 
 PEER = [sys.executable, "-m", rdma_stress_peer.__name__]
 PLACE = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -24,10 +25,10 @@ LASTING = "6.12"
 
 
 @pytest.fixture
-def rxe(own_guest: Guest) -> Iterator[Guest]:
+def rxe(own_guest: Guest, request: pytest.FixtureRequest) -> Iterator[Guest]:
     """With RDS over Soft-RoCE."""
-    if not own_guest.alive:
-        own_guest.start()
+    if not own_guest.alive or runs_again(request.node):
+        own_guest.reboot()
     if not has_rxe(own_guest):
         own_guest.allow_buffers(4 << 20)
         own_guest.add_rxe()

@@ -16,3 +16,8 @@ def once_more(tests: Iterable[pytest.Item]) -> None:
         test.add_marker(pytest.mark.flaky(reruns=1))
         own = test.get_closest_marker("timeout")
         test.add_marker(pytest.mark.timeout(*(own.args if own else ()), func_only=True), append=False)
+
+
+def runs_again(test: pytest.Item) -> bool:
+    """It has failed once."""
+    return getattr(test, "execution_count", 1) > 1
