@@ -19,6 +19,9 @@
     A guest that its module has to itself (``own_guest.network`` is its network), which stays as tests leave it: for
     what ends some kernels' RDS, or cannot be taken back. Where a test ``runs_again``, it is to be booted anew.
 
+``meeting``
+    RDS over Soft-RoCE in such a guest of the module's own, and nodes on our side that last as long (``infiniband.py``).
+
 ``capture``
     Records all frames between guest and host, from the beginning of the test: ``capture.stop()``, then read
     ``capture.path``. Where it loses a frame, the test fails.
@@ -49,7 +52,8 @@ from rdstool.lab import Guest, Network
 from rdstool.lab.capture import Capture
 from rdstool.lab.fetch import SOURCES, fetch_kernel
 from rdstool.validate.validator import validate
-from tests.kit.once_more import once_more
+from tests.interop.infiniband import Meeting
+from tests.kit.once_more import once_more, runs_again
 
 LOGGER = logging.getLogger(__name__)
 KERNELS = tuple(source.name for source in SOURCES)
@@ -129,6 +133,25 @@ def own_guest(request: pytest.FixtureRequest, guests: Guests) -> Iterator[Guest]
     """A running kernel of this module's own."""
     yield guests.another(request.param)
     guests.end()
+
+
+@pytest.fixture(scope="module")
+def lasting(own_guest: Guest) -> Iterator[Meeting]:
+    """RDS over Soft-RoCE in that kernel.
+
+    It is not shared: unloading rds_rdma between tests ends some kernels, and what is done to it leaves connections
+    that it tries to make again.
+    """
+    with Meeting(own_guest) as made:
+        yield made
+
+
+@pytest.fixture
+def meeting(lasting: Meeting, request: pytest.FixtureRequest) -> Meeting:
+    """The same for one test."""
+    if runs_again(request.node):
+        lasting.renew()
+    return lasting
 
 
 @pytest.fixture(params=KERNELS)

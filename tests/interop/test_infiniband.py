@@ -16,7 +16,6 @@ import rdstool
 from dissectors.wire.icrc import icrc_good
 from rdstool.endpoint.blocking import Socket
 from rdstool.endpoint.constants import SO_RCVBUF, SOL_SOCKET
-from rdstool.lab import Guest
 from rdstool.lab.capture import Capture
 from rdstool.lab.content import digest, payload
 from rdstool.lab.rds import RdsSocket
@@ -31,7 +30,6 @@ from tests.interop import rdma_program
 from tests.interop.infiniband import BROKEN, BUFFER, CALLED, TIMEOUT_S, Meeting, await_port, until
 from tests.interop.rdma_program import REQUEST, content
 from tests.interop.roce import roce_packets
-from tests.kit.once_more import runs_again
 
 SIZES = (0, 1, 4095, 4096, 4097, 65536, 1 << 20)
 RDMA_SIZES = (1, 4096, 10_000, 1 << 20)
@@ -50,21 +48,6 @@ PAGE = 4096
 REGION = 2 * PAGE
 TRIES = 5
 """Of an operation whose connection may end for another reason."""
-
-
-@pytest.fixture(scope="module")
-def lasting(own_guest: Guest) -> Iterator[Meeting]:
-    """A kernel of this module's own: unloading rds_rdma, as others do between tests, ends some kernels."""
-    with Meeting(own_guest) as made:
-        yield made
-
-
-@pytest.fixture
-def meeting(lasting: Meeting, request: pytest.FixtureRequest) -> Meeting:
-    """That kernel, for one test."""
-    if runs_again(request.node):
-        lasting.renew()
-    return lasting
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ from rdstool.craft.library import names, scenario
 from rdstool.craft.play import play
 from rdstool.endpoint.base import Address
 from rdstool.endpoint.blocking import Socket
-from rdstool.lab import Guest
 from rdstool.protocol.control import RdmaDest
 from rdstool.protocol.errors import RdmaError
 from rdstool.protocol.ib.memory import RdmaFlags
@@ -25,7 +24,6 @@ from rdstool.protocol.kinds import Transport
 from rdstool.protocol.reasons import SendStatus
 from tests.interop import rdma_program
 from tests.interop.infiniband import BROKEN, TIMEOUT_S, Meeting, until
-from tests.kit.once_more import runs_again
 from tests.unit.cli.running import ROOT
 
 PROGRAM = Path(rdma_program.__file__)
@@ -45,21 +43,6 @@ AT_ONCE = 4
 """Scenarios: what takes time is mostly silence."""
 LIMIT_S = 200
 ENDING = pytest.mark.parametrize("own_guest", ["6.1", "newest"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def lasting(own_guest: Guest) -> Iterator[Meeting]:
-    """A kernel of this module's own: what is done to it leaves connections that it tries to make again."""
-    with Meeting(own_guest) as made:
-        yield made
-
-
-@pytest.fixture
-def meeting(lasting: Meeting, request: pytest.FixtureRequest) -> Meeting:
-    """That kernel, for one test."""
-    if runs_again(request.node):
-        lasting.renew()
-    return lasting
 
 
 def fresh_address(meeting: Meeting) -> str:
