@@ -4721,8 +4721,10 @@ do
 
    local function show_messages(messages, tvb, pinfo, root, wanted)
       local lines, ranges = {}, {}
-      if not wanted then
-         root:add(rds, tvb) -- "Protocol Hierarchy" counts it, though nothing asks for it
+      if not wanted and tvb then -- "Protocol Hierarchy" counts it, though nothing asks for it
+         root:add(rds, tvb)
+      elseif not wanted then
+         root:add(rds)
       end
       for index, message in ipairs(messages) do
          lines[index] = headline(message)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.agree.judging import between_decoders, between_passes, between_processes, make
-from tests.kit.tsharks import newer_tshark, system_tshark
+from tests.kit.tsharks import newer_tshark, newest_tshark, system_tshark
 
 MOST_SHOWN = 5
 """Differences of one capture."""
@@ -24,13 +24,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--newer", action="store_true", help="with a tshark of 4.4 or later too")
+    parser.add_argument("--newer", action="store_true", help="with tshark 4.4 and the newest in Debian, too")
     parser.add_argument("--passes", action="store_true", help="compare one pass with two")
     parser.add_argument("--jobs", action="store_true", help="compare one process with two")
     parser.add_argument("--keep", action="store_true", help="leave captures with differences in the current folder")
     args = parser.parse_args()
     seeds = [args.seed] if args.seed is not None else range(args.first, args.first + args.seeds)
-    tsharks = [system_tshark(), *([newer_tshark()] if args.newer else [])]
+    tsharks = [system_tshark(), *([newer_tshark(), newest_tshark()] if args.newer else [])]
     differ = 0
     with TemporaryDirectory() as folder:
         for seed in seeds:

@@ -1,6 +1,7 @@
-"""The tsharks that the plugin is tested with: the machine's own, and one of Wireshark 4.4 or later.
+"""The tsharks that the plugin is tested with: the machine's own, one of Wireshark 4.4, and the newest in Debian.
 
-The newer one is that of Debian's next suite, unpacked with its libraries into a folder of the tests, and kept there.
+Those that are newer than the machine come from later suites of Debian. Each is unpacked with its libraries into a folder
+of the tests, and kept there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from rdstool.lab.apt import PrivateApt, machine_mirrors
 from rdstool.tshark.program import Tshark, find_tshark
 
-SUITE = "trixie"
+SUITE, NEWEST_SUITE = "trixie", "forky"
 NEWER = (4, 4)
 _NEEDED = re.compile(r"lib\S+|zlib1g|wireshark-common")
 _WRAPPER = """#!/bin/sh
@@ -37,7 +38,13 @@ def system_tshark() -> Tshark:
 def newer_tshark() -> Tshark:
     """One of at least version 4.4: the machine's own, or that of ``SUITE``."""
     own = system_tshark()
-    return own if own.version >= NEWER else find_tshark(str(_unpacked()))
+    return own if own.version >= NEWER else find_tshark(str(_unpacked(SUITE)))
+
+
+@cache
+def newest_tshark() -> Tshark:
+    """That of ``NEWEST_SUITE``: what Wireshark changes shows there first."""
+    return find_tshark(str(_unpacked(NEWEST_SUITE)))
 
 
 def bare_tshark(folder: Path) -> Tshark:
@@ -45,7 +52,7 @@ def bare_tshark(folder: Path) -> Tshark:
 
     It takes the folder of the program that runs, here the loader, for its own.
     """
-    root = _unpacked().with_name("root")
+    root = _unpacked(SUITE).with_name("root")
     loader, libraries = _loader(root), _libraries(root)
     own = shutil.copy(loader, folder / "loader")
     wrapper = folder / "tshark"
@@ -62,20 +69,20 @@ def _libraries(root: Path) -> Path:
     return next(root.glob("usr/lib/*-linux-gnu"))
 
 
-def _unpacked() -> Path:
-    """The wrapper around the unpacked tshark; made once, whatever number of test runs ask for it."""
+def _unpacked(suite: str) -> Path:
+    """The wrapper around the unpacked tshark of a suite; made once, whatever number of test runs ask for it."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "rdstool" / "tests"
     base.mkdir(parents=True, exist_ok=True)
-    wrapper = base / f"tshark-{SUITE}" / "tshark"
+    wrapper = base / f"tshark-{suite}" / "tshark"
     with (base / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not wrapper.exists():
-            _unpack(base, wrapper)
+            _unpack(base, suite, wrapper)
     return wrapper
 
 
-def _unpack(base: Path, wrapper: Path) -> None:
-    apt = PrivateApt(base / f"apt-{SUITE}", SUITE, machine_mirrors())
+def _unpack(base: Path, suite: str, wrapper: Path) -> None:
+    apt = PrivateApt(base / f"apt-{suite}", suite, machine_mirrors())
     apt.update()
     root = wrapper.with_name("root")
     root.mkdir(parents=True, exist_ok=True)

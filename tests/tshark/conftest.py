@@ -1,4 +1,4 @@
-"""Each test of this folder that asks for a tshark runs with the machine's own, and with one of 4.4 or later."""
+"""Each test of this folder that asks for a tshark runs with the machine's own, with 4.4, and with the newest."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.tshark.running import VERSIONS
 
 @pytest.fixture(params=VERSIONS)
 def tshark(request: pytest.FixtureRequest) -> Tshark:
-    """One of the two."""
+    """One of the three."""
     return VERSIONS[request.param]()

@@ -27,7 +27,9 @@ def test_the_packet_list_tells_of_the_same_messages_once_the_file_has_settled(pa
 def test_the_protocol_hierarchy_counts_the_frames_that_complete_a_message(path: Path, tshark: Tshark) -> None:
     words = [line.split() for line in run(tshark, "-r", str(path), "-q", "-z", "io,phs").splitlines()]
     frames = len(rows(tshark, path, ("frame.number",), "-Y", "rds"))
-    assert [row[1] for row in words if row[:1] == ["rds"]] == [f"frames:{frames}"]
+    counted = [row[1] for row in words if row[:1] == ["rds"]]
+    # 4.6 has a row of its own, below, for those with a second message.
+    assert counted[: 1 if tshark.version >= (4, 6) else None] == [f"frames:{frames}"]
 
 
 @CAPTURES
