@@ -124,7 +124,7 @@ def test_what_a_kernel_lost_or_doubled_is_shown(name: str, end: str) -> None:
     assert len(twice - set(result.named(TWICE))) <= NOT_TOLD.get((name, "twice"), 0)
 
 
-@pytest.mark.parametrize("chunk_bytes", [3_000, 33_911, 61_115])
+@pytest.mark.parametrize("chunk_bytes", [12_007, 33_911, 61_115])
 @pytest.mark.parametrize(("name", "end"), [case for case in CASES if not faultless(case[0])])
 def test_findings_do_not_depend_on_how_a_capture_is_cut_into_chunks(name: str, end: str, chunk_bytes: int) -> None:
     def places(result: Checked) -> Counter[tuple[str, int]]:

@@ -11,9 +11,9 @@ import pytest
 from tests.fuzz.damage import damaged, sources, split
 
 ROOT = Path(__file__).parents[2]
-CASES = 60
+CASES = 40
 SECONDS = 280
-"""Far more than the cases take (20 s of a processor); each command also has a limit of its own."""
+"""Far more than the cases take (15 s of a processor); each command also has a limit of its own."""
 
 
 @pytest.mark.parametrize("seed", [1, 10_001, 20_001])

@@ -1,7 +1,7 @@
 """The tsharks that the plugin is tested with: the machine's own, one of Wireshark 4.4, and the newest in Debian.
 
-Those that are newer than the machine come from later suites of Debian. Each is unpacked with its libraries into a folder
-of the tests, and kept there.
+Those newer than the machine's come from later suites of Debian. Each is unpacked with its libraries into a folder of
+the tests, and kept there.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""Each test of this folder that asks for a tshark runs with the machine's own, with 4.4, and with the newest."""
+"""Each test of this folder that asks for a tshark runs with the machine's own, and with the newest.
+
+Those of one version between them, 4.4, take it by themselves.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from rdstool.tshark.program import Tshark
-from tests.tshark.running import VERSIONS
+from tests.tshark.running import ENDS, VERSIONS
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=ENDS)
 def tshark(request: pytest.FixtureRequest) -> Tshark:
-    """One of the three."""
+    """One of those."""
     return VERSIONS[request.param]()

@@ -23,6 +23,8 @@ STRESS = ROOT / "lua" / "rds_stress.lua"
 PCAPS = sorted((ROOT / "pcaps").glob("*/a.pcap.gz"))
 VERSIONS = {"system": system_tshark, "newer": newer_tshark, "newest": newest_tshark}
 """What the tests are run with: the machine's tshark, one of version 4.4, and the newest in Debian."""
+ENDS = ("system", "newest")
+"""The oldest and the newest of them: what both do is done by those between them."""
 RUN_S = 240
 OPTIONS = CaptureOptions(digests=True)
 _HARMLESS = "Running as user"

@@ -18,7 +18,7 @@ from rdstool.validate.alone import ALONE
 from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Frames, split
 from tests.kit.tsharks import newer_tshark
 from tests.kit.tunnels import KNOWN_TO_WIRESHARK, Wrap, in_turn, mpls_in_udp, vxlan_gpe
-from tests.tshark.running import OPTIONS, PCAPS, ROOT, compare
+from tests.tshark.running import OPTIONS, PCAPS, ROOT, VERSIONS, compare
 from tests.unit.validate.mutations import CASES as BROKEN
 from tests.unit.validate.mutations import CLEAN, Script
 
@@ -54,6 +54,7 @@ def test_a_rule_that_one_of_them_does_not_tell_is_reported() -> None:
     assert [str(difference) for difference in found] == ["frame 7: RDS-HDR-003: findings is 2 to rdstool, 0 to tshark"]
 
 
+@pytest.mark.parametrize("tshark", VERSIONS, indirect=True)
 @pytest.mark.parametrize("path", PCAPS, ids=lambda path: path.parent.name)
 def test_no_difference_on_real_captures(path: Path, tshark: Tshark) -> None:
     assert compare(path, tshark) == []
