@@ -42,10 +42,10 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 	@$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "Installing what tests and checks need into $(VENV)"
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
+	@echo "Installing rdstool, and what tests and checks need, into $(VENV)"
 	@$(PIP) install --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 .PHONY: help install demo test test-oldest system-packages lint format imports bench bench-endpoint bench-guest bench-host-guest bench-roce sim fuzz agree clean
 
