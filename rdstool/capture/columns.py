@@ -20,6 +20,10 @@ from rdstool.capture.events import RdmaOperation
 
 NS_PER_S = 1_000_000_000
 """Times are ns since 1970."""
+NO_PACKET = 0xFFFF
+"""In place of the link type of a frame that holds nothing: it only has a number. LINKTYPE values are far below."""
+NO_TIME = -(1 << 63)
+"""In place of the time of such a frame, where it tells none."""
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
@@ -122,9 +126,9 @@ class FrameBatch:
     wire: Ints
     """Bytes that the frame had."""
     time: Ints
-    """ns since 1970."""
+    """ns since 1970; NO_TIME only of frames without packet."""
     link: NDArray[np.uint16]
-    """LINKTYPE_* of the frame's interface."""
+    """LINKTYPE_* of the frame's interface, or NO_PACKET."""
     file: int
     """Index of the file among those that were opened."""
     consumed: int

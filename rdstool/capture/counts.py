@@ -57,6 +57,8 @@ class FrameCounts:
     malformed: int = 0
     """Headers that contradict themselves, such as an IP header length below 20."""
     arp: int = 0
+    no_packet: int = 0
+    """Frames that hold no packet: what else pcapng files have that Wireshark gives the number of a frame."""
     other_protocols: Counter[int] = field(default_factory=Counter)
     """Frames by IP protocol number."""
     other_ethertypes: Counter[int] = field(default_factory=Counter)
@@ -83,6 +85,7 @@ class FrameCounts:
             "cut in the headers": self.cut,
             "malformed": self.malformed,
             "in too many tunnels": self.too_deep,
+            "without a packet": self.no_packet,
             "wrong TCP checksum": self.tcp_damaged,
         }
         return {reason: number for reason, number in numbers.items() if number}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from rdstool.capture.columns import FrameBatch
+import numpy as np
+
+from rdstool.capture.columns import NO_TIME, FrameBatch
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.files.frames import CHUNK_BYTES, FrameReader
 from rdstool.capture.packets.network import Parsed, parse
@@ -30,8 +32,8 @@ class About:
     """Index of the file."""
     first_frame: int
     """Number of the chunk's first frame in the capture."""
-    time: int
-    """Of that frame, in ns since 1970."""
+    time: int | None
+    """Of the first frame that has one, in ns since 1970; None where none has."""
     consumed: int
     """Bytes of all files up to here, as they lie on disk."""
     counts: FrameCounts
@@ -51,4 +53,7 @@ def parse_chunk(
     """Parse what one chunk brought."""
     counts = FrameCounts()
     parsed = parse(batch, counts, tcp_ports, tcp_checksums=tcp_checksums)
-    return parsed, About(batch.file, int(batch.frame[0]), int(batch.time[0]), consumed, counts)
+    timed = batch.time != NO_TIME
+    first = int(np.argmax(timed))
+    time = int(batch.time[first]) if timed[first] else None
+    return parsed, About(batch.file, int(batch.frame[0]), time, consumed, counts)

@@ -29,7 +29,7 @@ from rdstool.cli.progress import LONG_INPUT_BYTES
 from rdstool.errors import CaptureError
 from tests.kit.sharing import all_of, is_shared, options
 from tests.kit.tunnels import in_tunnels
-from tests.unit.capture.capture_files import pcap_file
+from tests.unit.capture.capture_files import custom, pcap_file
 from tests.unit.cli.running import TIMEOUT_S, environment, rdstool, rdstool_here
 
 PCAPS = Path(__file__).parents[2] / "pcaps"
@@ -48,8 +48,8 @@ def grown(name: str, path: Path, copies: int = 3) -> str:
     return str(path)
 
 
-def pcapng(path: str) -> str:
-    """The same frames in blocks of a pcapng file."""
+def pcapng(path: str, behind: bytes = b"") -> str:
+    """The same frames in blocks of a pcapng file, and another block ``behind`` each of them."""
     content = Path(path).read_bytes()
     blocks = [SECTION, INTERFACE]
     at = 24
@@ -59,7 +59,7 @@ def pcapng(path: str) -> str:
         time = seconds * 10**6 + micros
         head = struct.pack("<IIIIIII", 6, padded + 32, 0, time >> 32, time & 0xFFFFFFFF, captured, wire)
         frame = content[at + 16 : at + 16 + captured].ljust(padded, b"\0")
-        blocks.append(head + frame + struct.pack("<I", padded + 32))
+        blocks.append(head + frame + struct.pack("<I", padded + 32) + behind)
         at += 16 + captured
     new = path.removesuffix(".pcap") + ".pcapng"
     Path(new).write_bytes(b"".join(blocks))
@@ -178,6 +178,23 @@ def test_several_files_of_several_formats_and_digests(tmp_path: Path) -> None:
     second = grown("ib-rdma-73", tmp_path / "ib.pcap", 3)
     paths = [first, pcapng(second), first]
     assert all_of(paths, options(2, digests=True)) == all_of(paths, options(1, digests=True))
+
+
+@pytest.mark.parametrize("name", ["tcp-basic-73", "ib-basic-73"])
+def test_all_processes_number_the_blocks_between_packets(name: str, tmp_path: Path) -> None:
+    plain = grown(name, tmp_path / "plain.pcap")
+    packets = all_of([plain], options(1))
+    path = pcapng(plain, behind=custom(b"in front of the next"))
+    one = all_of([path], options(1))
+    assert (one["frames"].frames, one["frames"].no_packet) == (2 * packets["frames"].frames, packets["frames"].frames)
+    assert frames(one) == [2 * frame - 1 for frame in frames(packets)]
+    assert is_shared(path, jobs=3)
+    assert all_of([path], options(3)) == one
+
+
+def frames(told: dict[str, Any]) -> list[int]:
+    """Of the messages."""
+    return list(np.frombuffer(told["messages"], MESSAGE)["frame"].tolist())
 
 
 @pytest.mark.parametrize("name", ["tcp-cut-61", "tcp-restart-73", "ib-reconnect-73"])

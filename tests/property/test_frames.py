@@ -21,12 +21,15 @@ from rdstool.errors import CaptureError
 from tests.unit.capture.capture_files import (
     KUZNETZOV_MAGIC,
     NANOSECOND_MAGIC,
+    SECOND,
     Frame,
     block,
+    custom,
     enhanced,
     erf_record,
     frames_in,
     interface,
+    journal_entry,
     old_packet,
     option,
     pcap_file,
@@ -34,6 +37,7 @@ from tests.unit.capture.capture_files import (
     pcap_record,
     section,
     simple,
+    system_call,
 )
 from tests.unit.capture.parsing import batch_of, check_columns, check_counts, parse_frames
 from tests.unit.capture.test_links import LINKS
@@ -46,10 +50,17 @@ ETHERNET = [frame for link, frame in PACKETS if link == 1]
 
 
 def pcapng_file() -> bytes:
-    parts = [section(), block(5, bytes(12))]
+    parts = [section(), block(5, bytes(12)), custom(b"")]
     parts += [interface(link=link, options=option(9, b"\x09")) for link in LINK_TYPES]
     parts += [enhanced(frame, interface_id=LINK_TYPES.index(link)) for link, frame in PACKETS]
-    parts += [section(">"), interface(">", link=1, snaplen=60), old_packet(ETHERNET[0], ">"), simple(ETHERNET[1], ">")]
+    parts += [system_call(0x216), journal_entry(b"MESSAGE=a link is up", SECOND * 10**6)]
+    parts += [
+        section(">"),
+        interface(">", link=1, snaplen=60),
+        custom(b"mine", ">"),
+        old_packet(ETHERNET[0], ">"),
+        simple(ETHERNET[1], ">"),
+    ]
     parts += [enhanced(frame, ">", options=option(1, b"comment", ">")) for frame in ETHERNET[2:6]]
     return b"".join(parts)
 

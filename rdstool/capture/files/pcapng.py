@@ -1,4 +1,7 @@
-"""pcapng files (draft-ietf-opsawg-pcapng): sections, interfaces and packet blocks; other blocks are passed over."""
+"""pcapng files (draft-ietf-opsawg-pcapng): sections, interfaces and packet blocks.
+
+Custom blocks and events are frames without packet, as in Wireshark; other blocks are passed over.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rdstool.capture.columns import Bytes
+from rdstool.capture.files.pcapng_events import EVENTS, Event, event_time, with_events
 from rdstool.capture.files.pcapng_packets import (
     ENHANCED_PACKET,
     MICROSECONDS,
@@ -68,7 +72,7 @@ def _order_of(data: Any, position: int) -> str | None:
 
 
 class _Walk:
-    """One pass over blocks: notes where packets are, and what interfaces there are when."""
+    """One pass over blocks: notes where packets and events are, and what interfaces there are when."""
 
     def __init__(self, form: PcapngFormat, data: Bytes, start: int, end: int) -> None:
         self.data = data
@@ -81,6 +85,7 @@ class _Walk:
         self.problem: str | None = None
         self.more = False
         self.packets: list[int] = []
+        self.events: list[Event] = []
         self.marks: list[Mark] = []
         self._mark()
 
@@ -97,7 +102,7 @@ class _Walk:
         last = end - _BLOCK_OVERHEAD
         add = self.packets.append
         enhanced_min = _MIN_BYTES[ENHANCED_PACKET]
-        for _ in repeat(None, MAX_FRAMES - len(self.packets)):
+        for _ in repeat(None, MAX_FRAMES - len(self.packets) - len(self.events)):
             if position > last:
                 break
             kind, size = head(view, position)
@@ -124,6 +129,8 @@ class _Walk:
                 self._interface(position, size)
                 if self.problem:
                     break
+            elif kind in EVENTS:
+                self.events.append(Event(len(self.packets), event_time(view, position, self.order)))
             position = following
         else:
             self.more = True
@@ -187,10 +194,12 @@ class _Walk:
             self.marks.append(mark)
 
     def records(self) -> Records:
-        """The packets that were found, up to the first that cannot be."""
+        """The packets and events that were found, up to the first packet that cannot be."""
         packets = read_packets(self.data, np.array(self.packets, np.int64), self.marks, self.interfaces)
         if packets.problem is not None:
             self.position, self.problem = self.packets[len(packets.offset)], packets.problem
+        if self.events:
+            packets = with_events(packets, self.events)
         return Records(
             packets.offset, packets.captured, packets.wire, packets.time, packets.link,
             end=self.position, wanted=self.wanted, problem=self.problem, more=self.more,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dissectors.wire.encapsulation import ROCE_ETHERTYPE
-from rdstool.capture.columns import Bytes, FrameBatch, Ints
+from rdstool.capture.columns import NO_PACKET, Bytes, FrameBatch, Ints
 from rdstool.capture.counts import FrameCounts
 from rdstool.capture.gather import distinct, gather
 from rdstool.capture.packets.cursor import Cursor, Mask
@@ -84,7 +84,9 @@ def network_layer(frames: FrameBatch, counts: FrameCounts) -> Named:
     for link in distinct(frames.link).tolist():
         part = everything.pick(frames.link == link)
         parser = _PARSERS.get(link)
-        if parser is None:
+        if link == NO_PACKET:
+            counts.no_packet += len(part)
+        elif parser is None:
             counts.other_links[link] += len(part)
         else:
             parts.append(parser(part, counts))

@@ -94,6 +94,23 @@ def old_packet(data: bytes, order: str = "<", *, interface_id: int = 0, drops: i
     return block(2, head + data, order)
 
 
+def custom(data: bytes, order: str = "<", *, enterprise: int = 99_999, copied: bool = True) -> bytes:
+    """A block of an enterprise's own; programs that do not know it may have to leave it out of copies."""
+    return block(0xBAD if copied else 0x40000BAD, struct.pack(order + "I", enterprise) + data, order)
+
+
+def journal_entry(field: bytes, microseconds: int | None, order: str = "<") -> bytes:
+    """An entry of systemd's journal in its export format, with the time at which the journal took it."""
+    time = b"" if microseconds is None else b"__REALTIME_TIMESTAMP=%d\n" % microseconds
+    return block(9, b"__CURSOR=s=0123\n" + time + field + b"\n", order)
+
+
+def system_call(kind: int, order: str = "<", *, stamp: int = SECOND * NS, flags: bool = False) -> bytes:
+    """An event of sysdig without parameters: processor, perhaps flags, ns since 1970, thread, size, type."""
+    head = struct.pack(order + "H", 3) + (struct.pack(order + "I", 0) if flags else b"")
+    return block(kind, head + struct.pack(order + "QQIHI", stamp, 4711, 26, 1, 0), order)
+
+
 def erf_record(kind: int, data: bytes, *, extensions: int = 0, seconds: int = SECOND, fraction: int = 0) -> bytes:
     """An ERF record; extension headers are zero but for the bit that says that another follows."""
     more = b"".join(bytes([0x80 if index < extensions - 1 else 0]) + bytes(7) for index in range(extensions))

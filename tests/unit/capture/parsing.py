@@ -80,6 +80,7 @@ def check_counts(counts: FrameCounts) -> None:
         counts.cut,
         counts.malformed,
         counts.too_deep,
+        counts.no_packet,
     )
     rest = sum(single) + counts.arp + sum(counter.total() for counter in others)
     assert counts.passed_over == counts.frames - kept == rest

@@ -7,23 +7,34 @@ from pathlib import Path
 
 import pytest
 
+from rdstool.capture.columns import NO_PACKET, NO_TIME
+from rdstool.capture.counts import FrameCounts
+from rdstool.capture.files.frames import FrameReader
 from rdstool.capture.files.pcapng import MAX_INTERFACES
+from rdstool.capture.packets.network import parse
+from rdstool.capture.reading import Reading, read_here
 from tests.unit.capture.capture_files import (
     NS,
     SECOND,
     Frame,
     block,
+    custom,
     enhanced,
     interface,
+    journal_entry,
     old_packet,
     option,
     pcap_header,
     read_all,
     section,
     simple,
+    system_call,
 )
 
-NAME_RESOLUTION, STATISTICS, DECRYPTION_SECRETS, CUSTOM = 4, 5, 10, 0xBAD
+NAME_RESOLUTION, STATISTICS, DECRYPTION_SECRETS = 4, 5, 10
+UNKNOWN = 0x7777
+PLAIN_EVENTS, EVENTS_WITH_FLAGS = (0x204, 0x216, 0x221), (0x208, 0x217, 0x222)
+"""What sysdig calls events: versions 1, 2, and 2 with long parameters."""
 
 
 def read(tmp_path: Path, content: bytes, chunk_bytes: int = 1 << 20) -> tuple[list[Frame], str, int | None]:
@@ -114,12 +125,125 @@ def test_old_packet_blocks_have_a_short_interface_number(tmp_path: Path, order: 
 
 def test_other_blocks_and_comments_are_passed_over(tmp_path: Path) -> None:
     comment = option(1, b"what a strange packet") + option(0, b"")
-    content = section() + block(NAME_RESOLUTION, bytes(8)) + interface(options=comment) + block(CUSTOM, b"?" * 77)
+    content = section() + block(NAME_RESOLUTION, bytes(8)) + interface(options=comment) + block(UNKNOWN, b"?" * 77)
     content += enhanced(b"one", options=comment) + block(STATISTICS, bytes(12)) + block(DECRYPTION_SECRETS, bytes(8))
-    content += block(CUSTOM, b"") + enhanced(b"two")
+    content += block(UNKNOWN, b"") + enhanced(b"two")
     frames, error, _ = read(tmp_path, content)
     assert not error
     assert [frame.data for frame in frames] == [b"one", b"two"]
+
+
+def without_packet(time: int = NO_TIME) -> Frame:
+    return Frame(b"", time, 0, NO_PACKET)
+
+
+def events(order: str) -> list[bytes]:
+    """A block of each kind that Wireshark shows as a frame, though it holds no packet."""
+    calls = [system_call(kind, order, stamp=7 * NS, flags=kind in EVENTS_WITH_FLAGS) for kind in EVENTS_WITH_FLAGS]
+    calls += [system_call(kind, order, stamp=7 * NS) for kind in PLAIN_EVENTS]
+    entry = journal_entry(b"MESSAGE=up", 5_000_000, order)
+    return [custom(b"mine", order), custom(b"", order, copied=False), entry, *calls]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_custom_blocks_journal_entries_and_system_calls_are_frames_without_packet(tmp_path: Path, order: str) -> None:
+    first, *others = events(order)
+    content = section(order) + first + interface(order) + enhanced(b"one", order) + b"".join(others)
+    content += enhanced(b"two", order) + first
+    for chunk_bytes in (1, 50, 1 << 20):
+        frames, error, _ = read(tmp_path, content, chunk_bytes)
+        assert not error
+        assert frames[0] == without_packet()
+        assert frames[1].data == b"one"
+        assert frames[2:4] == [without_packet(), without_packet(5 * NS)]
+        assert frames[4:10] == [without_packet(7 * NS)] * 6
+        assert frames[10].data == b"two"
+        assert frames[11:] == [without_packet()]
+
+
+def test_frames_without_packet_need_no_interface(tmp_path: Path) -> None:
+    content = section() + custom(b"a") + section(">") + custom(b"b", ">") + interface(">") + enhanced(b"x", ">")
+    frames, error, _ = read(tmp_path, content)
+    assert not error
+    assert [frame.data for frame in frames] == [b"", b"", b"x"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        journal_entry(b"_PID=1", None),
+        journal_entry(b"COPY__REALTIME_TIMESTAMP=5000000", None),
+        block(0x204, bytes(8)),
+        block(0x208, bytes(12)),
+        block(9, b""),
+        block(0xBAD, b""),
+    ],
+)
+def test_an_event_that_tells_no_time_has_none(tmp_path: Path, event: bytes) -> None:
+    frames, error, _ = read(tmp_path, section() + interface() + event + enhanced(b"x"))
+    assert not error
+    assert frames[0] == without_packet()
+    assert frames[1].time == SECOND * NS
+
+
+@pytest.mark.parametrize("event", [journal_entry(b"", 10**19), system_call(0x204, stamp=(1 << 64) - 1)])
+def test_nonsense_of_an_events_time_is_no_error(tmp_path: Path, event: bytes) -> None:
+    frames, error, _ = read(tmp_path, section() + interface() + event + enhanced(b"x"))
+    assert not error
+    assert [frame.data for frame in frames] == [b"", b"x"]
+
+
+def test_a_capture_begins_with_the_first_frame_that_tells_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    for events_first, began in ((custom(b""), SECOND * NS), (custom(b"") + journal_entry(b"", 5_000_000), 5 * NS)):
+        path.write_bytes(section() + events_first + interface() + enhanced(b"x" * 60))
+        assert [about.time for _, about in read_here(Reading((str(path),), frozenset()))] == [began]
+    path.write_bytes(section() + custom(b""))
+    assert [about.time for _, about in read_here(Reading((str(path),), frozenset()))] == [None]
+
+
+def test_frames_without_packet_are_counted_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(section() + custom(b"a" * 50) + interface(link=147) + enhanced(b"x") + custom(b"b"))
+    counts = FrameCounts()
+    for batch in FrameReader([str(path)]):
+        parse(batch, counts)
+    assert (counts.frames, counts.bytes, counts.snapped, counts.no_packet) == (3, 1, 0, 2)
+    assert counts.reasons() == {"without a packet": 2, "other link types": 1}
+
+
+def test_half_an_event_of_a_followed_file_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    entry = journal_entry(b"MESSAGE=up", 5_000_000)
+    path.write_bytes(GOOD + entry[:30])
+    rest = [entry[30:] + enhanced(b"three")]
+
+    def grow() -> bool:
+        if not rest:
+            return False
+        with path.open("ab") as file:
+            file.write(rest.pop())
+        return True
+
+    frames, error = read_all(path, follow=True, wait=grow)
+    assert not error
+    assert [frame.data for frame in frames] == [b"good", b"too", b"", b"three"]
+
+
+def test_frames_run_on_behind_those_without_packet_in_each_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(GOOD + custom(b"a"))
+    reader = FrameReader([str(path)] * 2)
+    assert [number for batch in reader for number in batch.frame.tolist()] == [1, 2, 3, 4, 5, 6]
+    assert [reader.frame_label(frame) for frame in (3, 4, 6)] == [(0, 3), (1, 1), (1, 3)]
+
+
+def test_a_packet_that_cannot_be_ends_the_file_behind_the_events_before_it(tmp_path: Path) -> None:
+    good = GOOD + custom(b"before")
+    frames, error, at = read(tmp_path, good + enhanced(b"x", interface_id=1) + custom(b"behind") + enhanced(b"later"))
+    assert [frame.data for frame in frames] == [b"good", b"too", b""]
+    assert "interface 1, which is not described" in error
+    assert at == len(good)
 
 
 def test_an_interface_may_come_late(tmp_path: Path) -> None:
@@ -144,6 +268,7 @@ GOOD = section() + interface() + enhanced(b"good") + enhanced(b"too")
         (block(77, bytes(8), trailer=24), "a block of 20 bytes that ends with the length 24"),
         (block(6, bytes(20), trailer=0), "a block of 32 bytes that ends with the length 0"),
         (block(3, bytes(20), trailer=1), "a block of 32 bytes that ends with the length 1"),
+        (block(0xBAD, bytes(20), trailer=1), "a block of 32 bytes that ends with the length 1"),
         (enhanced(b"x", interface_id=1), "a packet of interface 1, which is not described"),
         (enhanced(b"x", captured=5), "a packet of 5 bytes in a block of 36"),
         (enhanced(b"x", captured=0xFFFFFFFF), "a packet of 4294967295 bytes in a block of 36"),
@@ -171,6 +296,15 @@ def test_a_cut_block_is_named(tmp_path: Path) -> None:
         assert [frame.data for frame in frames] == [b"good"]
         assert "ends too early" in error
         assert at == whole - last
+
+
+def test_a_cut_event_is_named(tmp_path: Path) -> None:
+    for event in events("<"):
+        for cut in (1, len(event) - 12, len(event) - 1):
+            frames, error, at = read(tmp_path, GOOD + event[:-cut])
+            assert [frame.data for frame in frames] == [b"good", b"too"]
+            assert f"{len(event) - cut} of" in error
+            assert at == len(GOOD)
 
 
 def test_a_cut_section_header_is_named(tmp_path: Path) -> None:
