@@ -71,7 +71,7 @@ FILES = {
     "pcap, big-endian, nanoseconds": pcap_file(ETHERNET, ">", NANOSECOND_MAGIC),
     "pcap, modified": KUZNETZOV,
     "pcapng": pcapng_file(),
-    "ERF": b"".join(erf_record(2, frame) for frame in ETHERNET),
+    "ERF": b"".join(erf_record(2, frame) for frame in ETHERNET) + 2 * erf_record(48, b""),
 }
 FILES["gzip"] = gzip.compress(FILES["pcap"], mtime=0)
 FILES["xz"] = lzma.compress(FILES["pcapng"])

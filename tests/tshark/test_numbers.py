@@ -6,6 +6,7 @@ import struct
 from itertools import cycle
 from pathlib import Path
 
+from rdstool.capture.files.frames import read_frames
 from rdstool.capture.pipeline import open_capture
 from rdstool.tshark.program import Tshark
 from tests.fuzz.damage import RECORD_HEADER_BYTES, Frames, sources, split
@@ -14,6 +15,7 @@ from tests.unit.capture.capture_files import (
     block,
     custom,
     enhanced,
+    erf_record,
     interface,
     journal_entry,
     option,
@@ -74,3 +76,13 @@ def test_no_difference_where_other_blocks_take_numbers(tmp_path: Path, tshark: T
         assert [number for number, _ in theirs] == [str(number) for number in range(1, total + 1)]
         assert numbers
         assert [number for number, sequence in theirs for _ in filter(None, sequence.split("|"))] == numbers
+
+
+def test_all_records_of_an_erf_file_but_pads_take_numbers(tmp_path: Path, tshark: Tshark) -> None:
+    packets = [erf_record(2, frame[RECORD_HEADER_BYTES:]) for frame in split(dict(sources())["tcp-basic-73"])[1][:20]]
+    others = [erf_record(kind, bytes(40), extensions=extensions) for kind in (1, 27, 48) for extensions in (0, 1)]
+    path = tmp_path / "a.erf"
+    path.write_bytes(b"".join(packets + others * 2 + packets))
+    numbers = [str(number) for batch in read_frames([str(path)]) for number in batch.frame.tolist()]
+    assert len(numbers) == 2 * len(packets) + 2 * (len(others) - 1)
+    assert [number for (number,) in rows(tshark, path, ("frame.number",), quiet=False)] == numbers

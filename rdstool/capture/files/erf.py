@@ -18,6 +18,8 @@ DETECTION_RECORDS = 3
 """So many records in a row must be plausible, since there is no magic number; fewer if the file has no more."""
 
 _TYPE_MASK = 0x7F
+_PAD = 48
+"""What fills a buffer of the card: of an ERF file, no frame to Wireshark [seen in tshark 4.0, 4.4 and 4.6]."""
 _KNOWN_TYPES = frozenset(range(1, 28)) | {48}
 _MAX_SECONDS_APART = 7 * 24 * 3600
 _SIZE = struct.Struct(">H").unpack_from
@@ -32,7 +34,7 @@ _HEADER = np.dtype({
 
 @dataclass(frozen=True, slots=True)
 class ErfFormat:
-    """Records back to back. Frames are whole records, as in a pcap file of LINKTYPE_ERF."""
+    """Records back to back. Frames are whole records, as in a pcap file of LINKTYPE_ERF, where pads are frames too."""
 
     name: str = "ERF"
 
@@ -58,6 +60,10 @@ class ErfFormat:
             position += size
         offset = np.array(starts, np.int64)
         headers = gather(data, offset, _HEADER)
+        # Extension headers make a frame of a pad.
+        frames = headers["type"] != _PAD
+        if not frames.all():
+            offset, headers = offset[frames], headers[frames]
         captured = headers["size"].astype(np.int64)
         # Seconds, and 2**-32 seconds.
         fraction = (headers["fraction"].astype(np.uint64) * np.uint64(1_000_000_000)) >> np.uint64(32)

@@ -168,6 +168,22 @@ def test_a_broken_file_ends_following(tmp_path: Path) -> None:
     assert error is not None
 
 
+def test_pads_of_an_erf_file_take_no_number(tmp_path: Path) -> None:
+    first, second = erf_record(2, b"first frame"), erf_record(21, b"second frame")
+    pad, extended, provenance = erf_record(48, b""), erf_record(48, b"", extensions=1), erf_record(27, bytes(24))
+    content = pad + first + pad + pad + provenance + extended + second + pad
+    path = written(tmp_path, content)
+    for chunk_bytes in (1, 50, 1 << 20):
+        seen, error = read_all(path, chunk_bytes=chunk_bytes)
+        assert error is None
+        assert [frame.data for frame in seen] == [first, provenance, extended, second]
+    seen, error = read_all(written(tmp_path, content[:-1]))
+    assert len(seen) == 4
+    assert error is not None
+    assert "15 of 16 bytes" in str(error)
+    assert read_all(written(tmp_path, pad * 3)) == ([], None)
+
+
 def erf_file(count: int, kind: int = 21) -> tuple[bytes, list[Frame]]:
     records = [erf_record(kind, data, fraction=1 << 31, seconds=SECOND + n) for n, data in enumerate(FRAMES[:count])]
     frames = [Frame(data, (SECOND + n) * NS + NS // 2, len(data), LINKTYPE_ERF) for n, data in enumerate(records)]
