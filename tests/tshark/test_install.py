@@ -143,6 +143,18 @@ def test_an_interface_of_a_node_that_has_ended_is_told(tmp_path: Path) -> None:
     assert done.stderr == "rdstool-1 has ended; refresh the list of interfaces (F5)\n"
 
 
+def test_a_capture_filter_for_a_node_is_refused_rather_than_ignored(tmp_path: Path) -> None:
+    """Wireshark asks before, where one is typed, and takes whatever is printed for what is wrong with it."""
+    line = [sys.executable, "-m", "rdstool.tshark.extcap", "--extcap-interface", "rdstool-1"]
+    told = "all frames of a node are captured: use a display filter in place of the capture filter\n"
+    for text, answer in (("udp", told), ("", "")):
+        asked = subprocess.run([*line, "--extcap-capture-filter", text], capture_output=True, text=True, check=False)
+        assert (asked.returncode, asked.stdout, asked.stderr) == (0, answer, "")
+    capture = ["--capture", "--fifo", str(tmp_path / "f"), "--extcap-capture-filter", "udp"]
+    done = subprocess.run([*line, *capture], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
 def test_an_extcap_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / EXTCAP_FILE
     path.write_text("#!/bin/sh\n")
