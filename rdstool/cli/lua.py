@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rdstool.cli.choices import one_of
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, note
-from rdstool.errors import UsageError
+from rdstool.errors import TsharkError, UsageError
+
+if TYPE_CHECKING:
+    from rdstool.tshark.install import Installed
 
 ACTIONS = ("export", "install", "uninstall", "status")
 
@@ -71,42 +74,62 @@ def _export(output: Path | None, *, force: bool) -> None:
     note(f"{', '.join(path.name for path in written)} written to {output}")
 
 
-def _directory(directory: Path | None) -> Path:
-    if directory is not None:
-        return directory
+def _status(directory: Path | None) -> None:
+    from rdstool.tshark.install import command, installed, of_all_users  # noqa: PLC0415
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
 
-    return find_tshark().plugins
-
-
-def _status(directory: Path | None) -> None:
-    from rdstool.tshark.install import command, installed  # noqa: PLC0415
-    from rdstool.version import __version__  # noqa: PLC0415
-
-    where = _directory(directory)
+    first = None
+    where = directory
+    if where is None:
+        tshark = find_tshark()
+        where, first = tshark.plugins, of_all_users(tshark)
     found = installed(where)
     with Results() as results:
-        if found is None:
-            results.write(f"no plugin in {where}; to put it there: {command('install', directory)}\n")
-        elif found.version == __version__:
-            results.write(f"{found.path} is the plugin of this rdstool, {__version__}\n")
+        if first is not None:
+            results.write(f"{_described(first, for_all=True)}\n")
+            if found is not None:
+                results.write(f"{found.path} is one too many beside it; to remove it: {command('uninstall', None)}\n")
+        elif found is not None:
+            results.write(f"{_described(found, directory)}\n")
         else:
-            whose = f"of rdstool {found.version}" if found.version else "not made by rdstool"
-            again = command("install --force", directory)
-            results.write(f"{found.path} is {whose}, this is {__version__}; to replace it: {again}\n")
+            results.write(f"no plugin in {where}; to put it there: {command('install', directory)}\n")
+
+
+def _described(found: Installed, named: Path | None = None, *, for_all: bool = False) -> str:
+    """Whose plugin was found, and how to replace one of another: in the directory that was named, or for all users."""
+    from rdstool.tshark.install import command  # noqa: PLC0415
+    from rdstool.version import __version__  # noqa: PLC0415
+
+    if found.version == __version__:
+        return f"{found.path} is the plugin of this rdstool, {__version__}{', for all users' if for_all else ''}"
+    whose = f"of rdstool {found.version}" if found.version else "not made by rdstool"
+    loaded = ", and Wireshark loads it for all users" if for_all else ""
+    again = f"sudo {command('install --force', found.path.parent)}" if for_all else command("install --force", named)
+    return f"{found.path} is {whose}, this is {__version__}{loaded}; to replace it: {again}"
 
 
 def _change(action: str, directory: Path | None, extcap: Path | None, *, force: bool) -> None:
-    from rdstool.tshark.install import changed, install, install_extcap, uninstall, uninstall_extcap  # noqa: PLC0415
+    from rdstool.tshark.install import (  # noqa: PLC0415
+        changed,
+        install,
+        install_extcap,
+        of_all_users,
+        uninstall,
+        uninstall_extcap,
+    )
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
-    where, program = directory, extcap
+    where, program, first = directory, extcap, None
     if where is None:
         tshark = find_tshark()
-        where, program = tshark.plugins, extcap or tshark.extcap
+        where, program, first = tshark.plugins, extcap or tshark.extcap, of_all_users(tshark)
     if action == "install":
-        done = install(where, __version__, force=force, named=directory is not None)
+        if first is not None and first.version != __version__:
+            raise TsharkError(_described(first, for_all=True))
+        if first is not None:
+            note(_described(first, for_all=True))
+        done = [] if first else install(where, __version__, force=force, named=directory is not None)
         if program is not None:
             done.append(install_extcap(program, force=force, named=extcap is not None))
     else:

@@ -2,7 +2,8 @@
 
 It asks with ``--extcap-interfaces`` which there are, and with ``--capture --extcap-interface NAME --fifo FILE`` for the
 frames of one; the dialogue is that of Wireshark's manual page extcap(4). Frames are what the node itself exchanges, so
-no privileges are needed.
+no privileges are needed. It has no capture filter: with ``--extcap-capture-filter`` alone Wireshark asks whether one is
+good, and takes what is printed for what is wrong with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rdstool.version import __version__
 PREFIX = "rdstool-"
 """What an interface's name begins with. The number of the node's process follows."""
 READ_BYTES = 1 << 16
+_NO_FILTER = "all frames of a node are captured: use a display filter in place of the capture filter"
 ETHERNET = "dlt {number=1}{name=EN10MB}{display=Ethernet}"
 
 
@@ -64,6 +66,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--extcap-dlts", action="store_true")
     parser.add_argument("--extcap-config", action="store_true")
     parser.add_argument("--capture", action="store_true")
+    parser.add_argument("--extcap-capture-filter")
     parser.add_argument("--fifo", type=Path)
     asked, _ = parser.parse_known_args(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
@@ -73,8 +76,12 @@ def main(arguments: list[str]) -> int:
         elif asked.extcap_dlts:
             sys.stdout.write(f"{ETHERNET}\n")
         elif asked.capture and asked.fifo is not None:
+            if asked.extcap_capture_filter:
+                raise TransportError(_NO_FILTER)
             with tap(find_node(asked.extcap_interface)) as frames, asked.fifo.open("wb", buffering=0) as fifo:
                 copy(frames, fifo)
+        elif asked.extcap_capture_filter is not None:
+            sys.stdout.write(f"{_NO_FILTER}\n" if asked.extcap_capture_filter else "")
         elif not asked.extcap_config:
             parser.print_help()
     except (BrokenPipeError, KeyboardInterrupt):

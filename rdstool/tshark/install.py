@@ -13,6 +13,7 @@ from pathlib import Path
 from rdstool.errors import TsharkError
 from rdstool.export.lua import COMPANIONS, PLUGIN_FILE, companion_text, plugin_text
 from rdstool.replacing import put
+from rdstool.tshark.program import Tshark
 
 _MARK = re.compile(r"^-- Made by `rdstool lua export` of rdstool (\S+) ", re.MULTILINE)
 HEAD_BYTES = 4096
@@ -46,6 +47,14 @@ def installed(directory: Path, elsewhere: str | None = None) -> Installed | None
         raise TsharkError(_failed(path, problem, elsewhere)) from problem
     told = _MARK.search(head)
     return Installed(path, told[1] if told else None)
+
+
+def of_all_users(tshark: Tshark) -> Installed | None:
+    """The plugin of all users, where one of this user's own would stand beside it.
+
+    Wireshark 4.0 would load both, and complain; 4.4 and later load the first alone. Raises as :func:`installed`.
+    """
+    return installed(tshark.shared) if tshark.shared != tshark.plugins else None
 
 
 def command(action: str, named: Path | None) -> str:

@@ -18,7 +18,7 @@ from rdstool.tshark.install import EXTCAP_FILE, install, install_extcap, install
 from rdstool.tshark.program import VARIABLE, find_tshark
 from tests.kit.loopback import own_addresses
 from tests.kit.tsharks import bare_tshark
-from tests.tshark.running import CAPTURE, RUN_S, one_line_error, rdstool, run
+from tests.tshark.running import CAPTURE, RUN_S, fake, one_line_error, rdstool, run
 from tests.unit.cli.background import background
 
 
@@ -31,7 +31,7 @@ def test_the_installed_plugin_is_found_by_tshark(tmp_path: Path) -> None:
     listed = subprocess.run(
         [tshark.path, "-G", "protocols"], capture_output=True, text=True, check=True, env={**os.environ, **home}
     )
-    assert "\trds\n" in listed.stdout
+    assert "rds" in [line.split("\t")[2] for line in listed.stdout.splitlines()]
     assert rdstool("lua", "status", **home).stdout.endswith(f"is the plugin of this rdstool, {__version__}\n")
     assert rdstool("lua", "uninstall", **home).returncode == 0
     assert rdstool("lua", "status", **home).stdout.startswith("no plugin in")
@@ -50,6 +50,56 @@ def test_root_installs_for_all_users_where_wireshark_loads_nothing_else_for_root
     assert (done.returncode, done.stdout) == (0, "")
     assert rdstool("lua", "uninstall", **own).returncode == 0
     assert list(tshark.shared.iterdir()) == []
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """The directory of all users' plugins, which the tshark of :func:`at_home` names."""
+    path = tmp_path / "shared"
+    path.mkdir()
+    return path
+
+
+def at_home(shared: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``rdstool lua`` by a user with a home of his own beside ``shared``."""
+    home = shared.with_name("home")
+    own = f"Personal Lua Plugins: {home}\nGlobal Lua Plugins: {shared}\nPersonal Extcap path: {home}"
+    program = fake(shared.with_name("tshark"), f"echo 'TShark (Wireshark) 4.0.0'\necho '{own}'")
+    return rdstool("lua", *arguments, **{VARIABLE: str(program)})
+
+
+def test_where_all_users_have_the_plugin_none_is_installed_beside_it(shared: Path) -> None:
+    """Wireshark 4.0 would load both, and complain; 4.4 and later load no other."""
+    install(shared, __version__)
+    path = shared / PLUGIN_FILE
+    done = at_home(shared, "install")
+    assert done.returncode == 0
+    assert f"{path} is the plugin of this rdstool, {__version__}, for all users\n" in done.stderr
+    assert [one.name for one in shared.with_name("home").iterdir()] == [EXTCAP_FILE]
+    assert at_home(shared, "status").stdout == f"{path} is the plugin of this rdstool, {__version__}, for all users\n"
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_where_all_users_have_another_plugin_it_is_to_be_replaced(force: tuple[str, ...], shared: Path) -> None:
+    path = shared / PLUGIN_FILE
+    remedy = f"; to replace it: sudo rdstool lua install --force --directory {shared}\n"
+    for text, whose in ((plugin_text("0.0.1"), "of rdstool 0.0.1"), ("-- my own\n", "not made by rdstool")):
+        path.write_text(text, "utf-8")
+        told = f"{path} is {whose}, this is {__version__}, and Wireshark loads it for all users{remedy}"
+        assert one_line_error(at_home(shared, "install", *force)).endswith(told)
+        assert at_home(shared, "status").stdout == told
+    assert not shared.with_name("home").exists()
+
+
+def test_a_plugin_beside_that_of_all_users_is_told_and_removed(shared: Path) -> None:
+    assert at_home(shared, "install").returncode == 0
+    install(shared, __version__)
+    first, second = at_home(shared, "status").stdout.splitlines()
+    assert first.endswith(", for all users")
+    assert second.endswith(f"{PLUGIN_FILE} is one too many beside it; to remove it: rdstool lua uninstall")
+    assert at_home(shared, "uninstall").returncode == 0
+    assert (shared / PLUGIN_FILE).exists()
+    assert at_home(shared, "status").stdout == f"{first}\n"
 
 
 def test_wireshark_lists_running_nodes_and_captures_what_they_exchange(tmp_path: Path) -> None:
@@ -91,6 +141,18 @@ def test_an_interface_of_a_node_that_has_ended_is_told(tmp_path: Path) -> None:
     done = subprocess.run([*line, "--fifo", str(tmp_path / "f")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "rdstool-1 has ended; refresh the list of interfaces (F5)\n"
+
+
+def test_a_capture_filter_for_a_node_is_refused_rather_than_ignored(tmp_path: Path) -> None:
+    """Wireshark asks before, where one is typed, and takes whatever is printed for what is wrong with it."""
+    line = [sys.executable, "-m", "rdstool.tshark.extcap", "--extcap-interface", "rdstool-1"]
+    told = "all frames of a node are captured: use a display filter in place of the capture filter\n"
+    for text, answer in (("udp", told), ("", "")):
+        asked = subprocess.run([*line, "--extcap-capture-filter", text], capture_output=True, text=True, check=False)
+        assert (asked.returncode, asked.stdout, asked.stderr) == (0, answer, "")
+    capture = ["--capture", "--fifo", str(tmp_path / "f"), "--extcap-capture-filter", "udp"]
+    done = subprocess.run([*line, *capture], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 def test_an_extcap_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
