@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from rdstool.cli.commands import Commands
+from rdstool.cli.commands import Commands, WrappingCommand
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.errors import UsageError
@@ -40,7 +40,7 @@ def lab() -> None:
     \b
     Examples:
       rdstool lab fetch 6.12
-      rdstool lab run 6.12 -- uname -r
+      rdstool lab run 6.12 uname -r
     """  # noqa: D301
 
 
@@ -119,7 +119,9 @@ def list_kernels(json: Annotated[bool, typer.Option("--json", help="One JSON obj
 
 
 KernelName = Annotated[str, typer.Argument(metavar="KERNEL", help="Name or release of a kernel that is there.")]
-Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.")]
+Command = Annotated[
+    list[str], typer.Argument(metavar="COMMAND...", help="What to run; options behind its name are its own.")
+]
 Modules = Annotated[
     list[str] | None, typer.Option("--module", metavar="NAME", help="Load this module too (repeatable).")
 ]
@@ -130,7 +132,7 @@ Processors = Annotated[
 GuestName = Annotated[str | None, typer.Option("--guest", metavar="NAME", help="Which guest, where several are up.")]
 
 
-@app.command()
+@app.command(cls=WrappingCommand)
 def run(
     kernel: KernelName,
     command: Command,
@@ -144,7 +146,7 @@ def run(
 
     \b
     Example:
-      rdstool lab run newest -- cat /proc/version
+      rdstool lab run newest cat /proc/version
     """  # noqa: D301
     from rdstool.lab.guest import Guest  # noqa: PLC0415
     from rdstool.lab.kernels import find_kernel  # noqa: PLC0415
@@ -172,7 +174,7 @@ def shell(kernel: KernelName, module: Modules = None, memory: Memory = 512, proc
     from rdstool.lab.kernels import find_kernel  # noqa: PLC0415
 
     if not sys.stdin.isatty():
-        raise UsageError(f"a shell needs a terminal: rdstool lab run {kernel} -- COMMAND does without")
+        raise UsageError(f"a shell needs a terminal: rdstool lab run {kernel} COMMAND does without")
     raise typer.Exit(interactive(find_kernel(kernel), ("rds_tcp", *(module or ())), memory, processors))
 
 
@@ -194,7 +196,7 @@ def up(
     \b
     Examples:
       rdstool lab up 6.12
-      rdstool lab host -- ping -c 1 192.0.2.100
+      rdstool lab host ping -c 1 192.0.2.100
     """  # noqa: D301
     from rdstool.lab.kernels import find_kernel  # noqa: PLC0415
     from rdstool.lab.standing import bring_up  # noqa: PLC0415
@@ -224,13 +226,13 @@ def down(
     find_standing(name).down()
 
 
-@app.command()
+@app.command(cls=WrappingCommand)
 def guest(command: Command, name: GuestName = None) -> None:
     """Run a command in a guest that is up, and end with its status.
 
     \b
     Example:
-      rdstool lab guest -- sysctl net.rds
+      rdstool lab guest sysctl net.rds
     """  # noqa: D301
     from rdstool.lab.standing import find_standing  # noqa: PLC0415
     from rdstool.lab.streams import join, passed_environment, write_through  # noqa: PLC0415
@@ -256,7 +258,7 @@ def say(
 
     \b
     Examples:
-      rdstool lab host -- rdstool listen 192.0.2.1:4000 &
+      rdstool lab host rdstool listen 192.0.2.1:4000 &
       rdstool lab say 192.0.2.1:4000 hello
     """  # noqa: D301
     from rdstool.cli.numbers import number_64  # noqa: PLC0415
@@ -273,13 +275,13 @@ def say(
     raise typer.Exit(stream.wait())
 
 
-@app.command()
+@app.command(cls=WrappingCommand)
 def host(command: Command, name: GuestName = None) -> None:
     """Run a command on the host's side of the network of a guest that is up, and end with its status.
 
     \b
     Example:
-      rdstool lab host -- rdstool ping 192.0.2.100
+      rdstool lab host rdstool ping 192.0.2.100
     """  # noqa: D301
     from rdstool.lab.standing import find_standing  # noqa: PLC0415
 

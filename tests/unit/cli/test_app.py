@@ -76,7 +76,7 @@ USAGES = [
     ("send", "[OPTIONS] DEST[:PORT]..."),
     ("lua", "[OPTIONS] export|install|uninstall|status"),
     ("rdma write", "[OPTIONS] ADDR COOKIE FILE"),
-    ("lab run", "[OPTIONS] KERNEL -- COMMAND..."),
+    ("lab run", "[OPTIONS] KERNEL COMMAND..."),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rdstool.cli.app import load
 from rdstool.lab.places import CACHE
 from tests.unit.cli.running import rdstool_here
 
@@ -49,3 +50,47 @@ def test_a_folder_that_others_may_enter_is_not_used_for_control_sockets(tmp_path
     done = rdstool_here("lab", "list")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"rdstool: error: {folder} has to be a folder that only you may enter")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "own"),
+    [
+        ("run 6.12 uname -r", {}),
+        ("run 6.12 -- uname -r", {}),
+        ("run -- 6.12 uname -r", {}),
+        ("run --memory 300 6.12 uname -r", {"memory": 300}),
+        ("run 6.12 --module rds_rdma --memory=300 uname -r", {"memory": 300, "module": ("rds_rdma",)}),
+        ("host uname -r", {}),
+        ("host -- uname -r", {}),
+        ("host --guest newest uname -r", {"name": "newest"}),
+        ("guest --guest newest -- uname -r", {"name": "newest"}),
+    ],
+)
+def test_options_behind_the_name_of_a_command_are_its_own(arguments: str, own: dict[str, object]) -> None:
+    name, *words = arguments.split()
+    given = load("lab").commands[name].make_context(name, words).params
+    assert [*given["command"]] == ["uname", "-r"]
+    assert {key: given[key] for key in own} == own
+
+
+@pytest.mark.parametrize("command", ["git -- file", "uname --help", "rdstool listen ADDR --guest none"])
+def test_a_command_gets_its_words_as_they_are(command: str) -> None:
+    given = load("lab").commands["host"].make_context("host", command.split()).params
+    assert [*given["command"]] == command.split()
+
+
+@pytest.mark.parametrize("arguments", ["run --help", "run 6.12 --help", "host --guest newest --help"])
+def test_help_before_the_name_of_a_command_is_that_of_rdstool(arguments: str) -> None:
+    assert rdstool_here("lab", *arguments.split()).stdout.startswith("Usage: rdstool lab")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("run 6.12", "Missing argument 'COMMAND...' (see: rdstool lab run --help)"),
+        ("host", "Missing argument 'COMMAND...' (see: rdstool lab host --help)"),
+    ],
+)
+def test_what_is_missing_before_the_command_is_told(arguments: str, told: str) -> None:
+    done = rdstool_here("lab", *arguments.split())
+    assert (done.returncode, done.stderr) == (2, f"rdstool: error: {told}\n")
