@@ -68,4 +68,4 @@ class Commands(typer.Typer):
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Register a function as a command."""
-        return super().command(name, **{"cls": PlainCommand, "context_settings": SETTINGS, **options})
+        return super().command(name, **{"cls": PlainCommand, "epilog": HELP, "context_settings": SETTINGS, **options})

@@ -23,3 +23,6 @@ MEANINGS = {
 
 HELP = "Exit status: " + ", ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
 """For the end of each help text."""
+
+WRAPPING_HELP = f"Exit status: that of what is run; {ExitCode.UNUSABLE.value} also {MEANINGS[ExitCode.UNUSABLE]}."
+"""The same for commands that run another."""

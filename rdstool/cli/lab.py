@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rdstool.cli.commands import Commands, WrappingCommand
-from rdstool.cli.exit_codes import ExitCode
+from rdstool.cli.exit_codes import WRAPPING_HELP, ExitCode
 from rdstool.cli.output import Results, json_line, note
 from rdstool.errors import UsageError
 
@@ -132,7 +132,7 @@ Processors = Annotated[
 GuestName = Annotated[str | None, typer.Option("--guest", metavar="NAME", help="Which guest, where several are up.")]
 
 
-@app.command(cls=WrappingCommand)
+@app.command(cls=WrappingCommand, epilog=WRAPPING_HELP)
 def run(
     kernel: KernelName,
     command: Command,
@@ -162,7 +162,7 @@ def run(
     raise typer.Exit(status)
 
 
-@app.command()
+@app.command(epilog=WRAPPING_HELP)
 def shell(kernel: KernelName, module: Modules = None, memory: Memory = 512, processors: Processors = None) -> None:
     """Boot a kernel with RDS loaded and give a root shell in it; the guest ends with it.
 
@@ -226,7 +226,7 @@ def down(
     find_standing(name).down()
 
 
-@app.command(cls=WrappingCommand)
+@app.command(cls=WrappingCommand, epilog=WRAPPING_HELP)
 def guest(command: Command, name: GuestName = None) -> None:
     """Run a command in a guest that is up, and end with its status.
 
@@ -275,7 +275,7 @@ def say(
     raise typer.Exit(stream.wait())
 
 
-@app.command(cls=WrappingCommand)
+@app.command(cls=WrappingCommand, epilog=WRAPPING_HELP)
 def host(command: Command, name: GuestName = None) -> None:
     """Run a command on the host's side of the network of a guest that is up, and end with its status.
 

@@ -24,7 +24,7 @@ from rdstool.transport.ib.names import ROCE
 if TYPE_CHECKING:
     from rdstool.endpoint.node import AsyncSocket, Node
 
-app = Commands(help="Read, write and count in the memory that a peer offers, over RDS on InfiniBand.")
+app = Commands(name="rdma")
 
 Peer = Annotated[str, typer.Argument(metavar="ADDR", help="Address of the peer.")]
 Cookie = Annotated[str, typer.Argument(metavar="COOKIE", help="What the peer calls its memory, such as 0x1f3a.")]
@@ -34,6 +34,17 @@ Source = Annotated[
     typer.Option("--from", "-I", metavar="ADDR", help="Own address (default: the one that routes to the peer)."),
 ]
 Timeout = Annotated[str, typer.Option(metavar=DURATION, help="Give up after that time.")]
+
+
+@app.callback()
+def rdma() -> None:
+    """Read, write and count in the memory that a peer offers, over RDS on InfiniBand.
+
+    \b
+    Examples:
+      rdstool listen 10.0.0.2:4000 --transport ib --offer 1M
+      rdstool rdma write 10.0.0.2 0x1f3a notes.txt
+    """  # noqa: D301
 
 
 @app.command("write")

@@ -60,15 +60,28 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not set(HEAVY) & _imported(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in ("decode", "fields", "send", "listen"))])
+GROUPS = ("rdma", "lab")
+PARTS = [[group, name] for group in GROUPS for name in app.load(group).commands]
+WRAPPING = (["lab", "run"], ["lab", "shell"], ["lab", "guest"], ["lab", "host"])
+"""Commands that end with the status of another."""
+
+
+@pytest.mark.parametrize(
+    "arguments", [each for each in ([], *([name] for name in app.COMMANDS), *PARTS) if each not in WRAPPING], ids=str
+)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_each_help_has_an_example_and_the_exit_statuses(arguments: list[str], option: str) -> None:
-    done = rdstool(*arguments, option)
+    done = rdstool_here(*arguments, option)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Example" in done.stdout
     words = " ".join(done.stdout.split())
     for code, meaning in exit_codes.MEANINGS.items():
         assert f"{code.value} {meaning}" in words
+
+
+@pytest.mark.parametrize("arguments", WRAPPING, ids=str)
+def test_the_help_of_what_runs_another_command_says_whose_exit_status_it_has(arguments: list[str]) -> None:
+    assert "Exit status: that of" in rdstool_here(*arguments, "--help").stdout
 
 
 USAGES = [
