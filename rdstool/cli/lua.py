@@ -9,13 +9,13 @@ import typer
 
 from rdstool.cli.choices import one_of
 from rdstool.cli.exit_codes import ExitCode
-from rdstool.cli.output import Results, note
+from rdstool.cli.output import STANDARD_OUTPUT, Results, note
 from rdstool.errors import TsharkError, UsageError
 
 if TYPE_CHECKING:
     from rdstool.tshark.install import Installed
 
-ACTIONS = ("export", "install", "uninstall", "status")
+EXPORT, INSTALL, UNINSTALL, STATUS = ACTIONS = ("export", "install", "uninstall", "status")
 
 
 def lua(
@@ -26,7 +26,8 @@ def lua(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="export: write all files into DIR.")
     ] = None,
     directory: Annotated[
-        Path | None, typer.Option("--directory", metavar="DIR", help="A plugin directory other than your own.")
+        Path | None,
+        typer.Option("--directory", metavar="DIR", help="A plugin directory other than your own; not for export."),
     ] = None,
     extcap: Annotated[
         Path | None,
@@ -48,13 +49,21 @@ def lua(
       rdstool lua export -o my-plugins
     """  # noqa: D301
     one_of("lua", action, ACTIONS)
-    if output is not None and action != "export":
-        raise UsageError("-o is for export; the others take --directory")
-    if extcap is not None and action not in {"install", "uninstall"}:
+    if output is not None and action != EXPORT:
+        raise UsageError(f"-o is for export; {action} takes --directory DIR")
+    if str(output) == STANDARD_OUTPUT:
+        output = None
+    if directory is not None and action == EXPORT:
+        raise UsageError("--directory is for install, uninstall and status; export writes into -o DIR")
+    if extcap is not None and action not in {INSTALL, UNINSTALL}:
         raise UsageError("--extcap is for install and uninstall")
-    if action == "export":
+    if force and action == STATUS:
+        raise UsageError("--force is for export, install and uninstall")
+    if force and action == EXPORT and output is None:
+        raise UsageError("--force is for files: name their directory with -o DIR")
+    if action == EXPORT:
         _export(output, force=force)
-    elif action == "status":
+    elif action == STATUS:
         _status(directory)
     else:
         _change(action, directory, extcap, force=force)
@@ -124,7 +133,7 @@ def _change(action: str, directory: Path | None, extcap: Path | None, *, force: 
     if where is None:
         tshark = find_tshark()
         where, program, first = tshark.plugins, extcap or tshark.extcap, of_all_users(tshark)
-    if action == "install":
+    if action == INSTALL:
         if first is not None and first.version != __version__:
             raise TsharkError(_described(first, for_all=True))
         if first is not None:
@@ -137,7 +146,7 @@ def _change(action: str, directory: Path | None, extcap: Path | None, *, force: 
         if program is not None:
             done += uninstall_extcap(program, force=force, named=extcap is not None)
     for path in done:
-        note(f"{path} {'written' if action == 'install' else 'removed'}")
+        note(f"{path} {'written' if action == INSTALL else 'removed'}")
     for path in changed(where):
         note(f"{path} is left as it is: it was changed; to {action} it all the same, add --force")
     if not done:

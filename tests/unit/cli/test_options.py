@@ -1,0 +1,27 @@
+"""Options that would have no effect are refused, in one line that says where they belong."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.cli.running import rdstool_here
+
+NO_EFFECT = [
+    ("lua export --directory X", "--directory is for install, uninstall and status; export writes into -o DIR"),
+    ("lua export --extcap X", "--extcap is for install and uninstall"),
+    ("lua export --force", "--force is for files: name their directory with -o DIR"),
+    ("lua status --force", "--force is for export, install and uninstall"),
+    ("lua status --extcap X", "--extcap is for install and uninstall"),
+    ("lua install -o X", "-o is for export; install takes --directory DIR"),
+    ("lua status -o X", "-o is for export; status takes --directory DIR"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), NO_EFFECT, ids=[arguments for arguments, _ in NO_EFFECT])
+def test_an_option_without_effect_is_refused(arguments: str, told: str) -> None:
+    done = rdstool_here(*arguments.split())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rdstool: error: {told}\n")
+
+
+def test_a_plugin_is_exported_to_standard_output_by_its_usual_name() -> None:
+    assert rdstool_here("lua", "export", "-o", "-").stdout == rdstool_here("lua", "export").stdout != ""
