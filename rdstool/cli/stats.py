@@ -46,7 +46,7 @@ def stats(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Only this section, but all of its rows (repeatable).",
+            help="Only this section, but all of its rows, whatever --by says (repeatable).",
             autocompletion=_complete_sections,
         ),
     ] = None,
@@ -93,7 +93,7 @@ def _names(by: list[str] | None, section: list[str] | None) -> list[str]:
     for name in section or ():
         one_of("--section", name, SECTIONS)
     if section:
-        wanted = {*section, *(VIEWS[view] for view in by or ())}
+        wanted = set(section)
     else:
         hidden = {VIEWS[view] for view in VIEWS if view not in (by or DEFAULT_VIEWS)}
         wanted = set(SECTIONS) - hidden

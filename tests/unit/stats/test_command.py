@@ -50,6 +50,8 @@ def test_by_chooses_the_break_down(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_section_can_be_asked_for_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert {one["section"] for one in records_of(capsys, "--section", "congestion", CAPTURE)} == {"congestion"}
+    asked = records_of(capsys, "--by", "path", "--section", "sockets", CAPTURE)
+    assert {one["section"] for one in asked} == {"sockets"}
 
 
 def test_tables_hold_the_same_figures_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
