@@ -55,7 +55,12 @@ def validate(
         ),
     ] = None,
     explain: Annotated[
-        str | None, typer.Option(metavar="RULE", help="Explain one rule.", autocompletion=_complete_rules)
+        list[str] | None,
+        typer.Option(
+            metavar="RULES",
+            help="Explain these rules: ids, separated by commas (repeatable).",
+            autocompletion=_complete_rules,
+        ),
     ] = None,
     rules: Annotated[bool, typer.Option("--rules", "--list", help="List the rules that would be checked.")] = False,
     max_findings: Annotated[
@@ -77,11 +82,20 @@ def validate(
       rdstool validate --explain RDS-SEQ-002
     """  # noqa: D301
     from rdstool.validate.registry import RULES, rule_of  # noqa: PLC0415
-    from rdstool.validate.selection import choose  # noqa: PLC0415
+    from rdstool.validate.selection import choose, names  # noqa: PLC0415
 
     form = chosen_format(form, FORMATS, json=json)
-    if explain is not None:
-        _write_reference([rule_of(explain)], form, explained=True)
+    if files and (explain or rules):
+        raise UsageError(f"{'--explain' if explain else '--rules'} reads no captures: leave them out")
+    if explain:
+        if rules:
+            raise UsageError("--explain and --rules exclude each other; take one of them")
+        if select or ignore:
+            raise UsageError("--explain names its rules: leave out --select and --ignore")
+        explained = [rule_of(name) for name in names(explain)]
+        if not explained:
+            raise UsageError("--explain names no rule; `rdstool validate --rules` lists the rules")
+        _write_reference(explained, form, explained=True)
         return
     chosen = choose(RULES, select or (), ignore or ())
     if rules:
@@ -109,7 +123,8 @@ def _write_reference(rules: Sequence[Rule], form: str, *, explained: bool) -> No
         if form == "json":
             results.write("".join(json_line(entry(rule)) for rule in rules))
         else:
-            results.write(explanation(rules[0], results.width or WIDTH) if explained else listing(rules))
+            width = results.width or WIDTH
+            results.write("\n".join(explanation(rule, width) for rule in rules) if explained else listing(rules))
 
 
 def _check(reading: Reading, rules: tuple[Rule, ...], form: str, limit: int, *, at_once: bool) -> Validator:

@@ -14,6 +14,11 @@ NO_EFFECT = [
     ("lua status --extcap X", "--extcap is for install and uninstall"),
     ("lua install -o X", "-o is for export; install takes --directory DIR"),
     ("lua status -o X", "-o is for export; status takes --directory DIR"),
+    ("validate --explain RDS-SEQ-002 a.pcap", "--explain reads no captures: leave them out"),
+    ("validate --rules a.pcap", "--rules reads no captures: leave them out"),
+    ("validate --explain RDS-SEQ-002 --rules", "--explain and --rules exclude each other; take one of them"),
+    ("validate --explain RDS-SEQ-002 --select RDS-DLV", "--explain names its rules: leave out --select and --ignore"),
+    ("validate --explain RDS-SEQ-002 --ignore RDS-DLV", "--explain names its rules: leave out --select and --ignore"),
 ]
 
 

@@ -81,6 +81,17 @@ def test_each_rule_is_explained(rule: str) -> None:
         assert words in done.stdout
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--explain", "RDS-SEQ-002,rds-dlv-001"], ["--explain", "RDS-SEQ-002", "--explain", " RDS-DLV-001"]],
+)
+def test_several_rules_are_explained_in_the_order_of_their_names(arguments: list[str]) -> None:
+    one, other = (rdstool_here("validate", "--explain", name).stdout for name in ("RDS-SEQ-002", "RDS-DLV-001"))
+    assert rdstool_here("validate", *arguments).stdout == f"{one}\n{other}"
+    told = rdstool_here("validate", *arguments, "--json").stdout.splitlines()
+    assert [json.loads(line)["rule"] for line in told] == ["RDS-SEQ-002", "RDS-DLV-001"]
+
+
 def test_an_explanation_fits_a_narrow_terminal() -> None:
     assert all(len(line) <= 60 for rule in RULES for line in explanation(rule, 60).splitlines())
 
@@ -106,6 +117,8 @@ def test_rules_are_told_to_programs_too() -> None:
         [],
         ["--select", "RDS-XYZ", str(TCP)],
         ["--explain", "RDS-SEQ"],
+        ["--explain", "RDS-SEQ-002,RDS-SEQ"],
+        ["--explain", ","],
         ["--format", "xml", str(TCP)],
         ["/nowhere.pcap"],
     ],
