@@ -77,17 +77,19 @@ class JsonView:
 
     def summary(self, summary: Summary) -> None:
         """Write the last object."""
+        times = {"p50": summary.p50_us, "p99": summary.p99_us, "longest": summary.longest_us}
         more = {
-            "round_trip_p50_us": round(summary.p50_us, 1),
-            "round_trip_p99_us": round(summary.p99_us, 1),
-            "round_trip_longest_us": round(summary.longest_us, 1),
+            **{f"round_trip_{name}_us": us if us is None else round(us, 1) for name, us in times.items()},
             "round_trips": [asdict(each) for each in summary.round_trips],
         }
         self._results.write(json_line({"event": "summary", **_plain(summary.interval), **more}))
 
 
 class PlainView:
-    """The lines of rds-stress, for programs that read them. RDMA has the columns mbi (to us) and mbo."""
+    """The lines of rds-stress, for programs that read them. RDMA has the columns mbi (to us) and mbo.
+
+    As there, a duration that was not measured is 0.
+    """
 
     def __init__(self, results: Results, *, histogram: bool = False) -> None:
         self._results = results
@@ -122,8 +124,8 @@ class PlainView:
         moved = [count / seconds / 1024 for count in (interval.rdma_bytes_in, interval.rdma_bytes_out)]
         return (
             f"{interval.tasks:4} {interval.requests_sent / seconds:6.0f} {interval.requests_received / seconds:6.0f} "
-            f"{kilobytes:10.2f} {moved[0]:10.2f} {moved[1]:10.2f} {interval.send_us:7.2f} "
-            f"{interval.round_trip_us:8.2f} {interval.cpu_percent:5.2f}"
+            f"{kilobytes:10.2f} {moved[0]:10.2f} {moved[1]:10.2f} {interval.send_us or 0:7.2f} "
+            f"{interval.round_trip_us or 0:8.2f} {interval.cpu_percent:5.2f}"
         )
 
 
@@ -157,10 +159,11 @@ class LiveView:
         """The whole run as the last row, and how round trips are spread."""
         self._rows.clear()
         self._console.print(self._table(summary.interval))
-        self._console.print(
-            f"round trips: half within {summary.p50_us:,.0f} us, 99 % within {summary.p99_us:,.0f} us, "
-            f"the longest {summary.longest_us:,.0f} us"
-        )
+        if summary.p50_us is not None:
+            self._console.print(
+                f"round trips: half within {summary.p50_us:,.0f} us, 99 % within {summary.p99_us:,.0f} us, "
+                f"the longest {summary.longest_us:,.0f} us"
+            )
         if self._bar:
             self._console.print(*histogram(summary, bar=self._bar), sep="\n")
 
@@ -180,8 +183,7 @@ class LiveView:
                     for count in (row.requests_sent, row.requests_received, row.acks_sent, row.acks_received)
                 ),
                 *(f"{count / seconds / _MIB:,.2f}" for count in moved),
-                f"{row.send_us:,.1f}",
-                f"{row.round_trip_us:,.1f}",
+                *("-" if us is None else f"{us:,.1f}" for us in (row.send_us, row.round_trip_us)),
                 f"{row.cpu_percent:.0f}",
             )
         return table

@@ -39,15 +39,15 @@ class Times:
         bucket = shift << 16 | us >> shift
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
-    def percentile_us(self, share: float) -> float:
-        """The duration that ``share`` (0 to 1) of all do not exceed; 0 where there is none."""
+    def percentile_us(self, share: float) -> float | None:
+        """The duration that ``share`` (0 to 1) of all do not exceed; None where there is none."""
         wanted = share * self.count
         for bucket in sorted(self._buckets):
             wanted -= self._buckets[bucket]
             if wanted <= 0:
                 shift, value = bucket >> 16, bucket & 0xFFFF
                 return min(value * (1 << shift) + ((1 << shift) - 1) / 2, self.longest_us)
-        return 0.0
+        return None
 
     def doublings(self) -> list[Doubling]:
         """How many there were between powers of two, from the shortest to the longest; the first begins at 0."""

@@ -28,10 +28,10 @@ class Interval:
     rdma_bytes_in: int
     """Moved by RDMA."""
     rdma_bytes_out: int
-    send_us: float
-    """Mean duration of a call that sends a request."""
-    round_trip_us: float
-    """Mean."""
+    send_us: float | None
+    """Mean duration of a call that sends a request; None where there was none."""
+    round_trip_us: float | None
+    """Mean; None where there was none."""
     cpu_percent: float
     """Processor time in percent of one processor; of the whole machine where that was asked for."""
 
@@ -41,10 +41,10 @@ class Summary:
     """The whole run, beginning when traffic did."""
 
     interval: Interval
-    p50_us: float
-    """Median of the round trips."""
-    p99_us: float
-    longest_us: float
+    p50_us: float | None
+    """Median of the round trips; None where there was none, as the others."""
+    p99_us: float | None
+    longest_us: float | None
     round_trips: list[Doubling]
     keys: KeyMeter
 
@@ -94,7 +94,7 @@ class Watch:
             self._between(self._begin, self._look()),
             times.percentile_us(0.5),
             times.percentile_us(0.99),
-            times.longest_us,
+            times.longest_us if times.count else None,
             times.doublings(),
             self._counters.keys,
         )
@@ -130,8 +130,8 @@ class Watch:
             bytes_received=new.bytes_received,
             rdma_bytes_in=new.rdma_bytes_in,
             rdma_bytes_out=new.rdma_bytes_out,
-            send_us=new.send_us / new.requests_sent if new.requests_sent else 0.0,
-            round_trip_us=new.round_trips_us / new.round_trips if new.round_trips else 0.0,
+            send_us=new.send_us / new.requests_sent if new.requests_sent else None,
+            round_trip_us=new.round_trips_us / new.round_trips if new.round_trips else None,
             cpu_percent=100 * new.cpu_s / new.seconds if new.seconds else 0.0,
         )
 

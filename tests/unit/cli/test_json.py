@@ -118,10 +118,13 @@ def test_the_lines_of_stress_are_as_documented() -> None:
     small, large = own_addresses(2)
     with background("stress", "-r", large, "--json") as waiting:
         waiting.wait_for("waiting")
-        run = rdstool("stress", "-s", large, "-r", small, "-T", "1", "--json")
+        run = rdstool("stress", "-s", large, "-r", small, "-T", "1", "--one-way", "--json")
         other = waiting.end()
-    for done in (run, other):
-        agree("stress", [json.loads(line) for line in done.stdout.splitlines()])
+    asking, answering = ([json.loads(line) for line in done.stdout.splitlines()] for done in (run, other))
+    agree("stress", asking)
+    agree("stress", answering)
+    assert {line["round_trip_us"] for line in answering} == {None}, "it asks nothing"
+    assert answering[-1]["round_trip_p50_us"] is None
 
 
 def record_keys() -> dict[str, list[str]]:

@@ -88,7 +88,13 @@ async def test_both_sides_run_and_agree(parameters: Parameters, larger_active: b
     assert one.acks_received >= 40
     assert other.requests_received >= 40
     assert (one.requests_received > 0) == (not parameters.simplex)
+    assert active.p50_us is not None
+    assert active.p99_us is not None
+    assert active.longest_us is not None
     assert 0 < active.p50_us <= active.p99_us <= active.longest_us
+    if parameters.simplex:
+        unmeasured = other.send_us, other.round_trip_us, passive.p50_us, passive.p99_us, passive.longest_us
+        assert unmeasured == (None,) * 5
 
 
 @pytest.mark.parametrize("rdma", RDMA_RUNS.values(), ids=RDMA_RUNS)
