@@ -107,7 +107,12 @@ def listen(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no messages, only the summary.")] = False,
     directory: Annotated[
         Path | None,
-        typer.Option("--write", "-w", metavar="DIR", help="Write each payload to a file of its own in DIR."),
+        typer.Option(
+            "--write",
+            "-w",
+            metavar="DIR",
+            help="Write each payload to a file of its own in DIR, named by number, sender and receiver.",
+        ),
     ] = None,
     echo: Annotated[bool, typer.Option("--echo", "-e", help="Send each message back to where it came from.")] = False,
     rate: Annotated[
@@ -152,6 +157,8 @@ def listen(
     if directory is not None:
         _make(directory)
     memory = offered(offer, transport) if offer is not None else None
+    if memory is not None and directory is not None and (kept := directory / MEMORY_FILE).exists():
+        raise UsageError(_in_the_way(kept))
     log_to_stderr(verbose=verbose)
     made = settings(assignments, paths=paths, rcvbuf=rcvbuf)
     options = [
@@ -296,8 +303,17 @@ def _make(directory: Path) -> None:
 
 
 def _write(directory: Path, arrival: Arrival) -> None:
-    host = arrival.source.address.replace(":", "_").replace("%", "_")
-    keep(directory / f"{arrival.number:06}-{host}-{arrival.source.port}-{arrival.destination.port}.bin", arrival.data)
+    # With both ends in its name, no message takes the place of one to another own address, of this process or another.
+    ends = "-".join(f"{_in_a_name(each.address)}-{each.port}" for each in (arrival.source, arrival.destination))
+    keep(directory / f"{arrival.number:06}-{ends}.bin", arrival.data)
+
+
+def _in_a_name(address: str) -> str:
+    return address.replace(":", "_").replace("%", "_")
+
+
+def _in_the_way(path: Path) -> str:
+    return f"{path} exists already and is not overwritten: name an empty directory"
 
 
 def keep(path: Path, data: bytes) -> None:
@@ -305,7 +321,7 @@ def keep(path: Path, data: bytes) -> None:
     try:
         out = path.open("xb")
     except FileExistsError:
-        raise TransportError(f"{path} exists already and is not overwritten: name an empty directory") from None
+        raise TransportError(_in_the_way(path)) from None
     try:
         with out:
             out.write(data)

@@ -116,6 +116,43 @@ def test_files_are_sent_whole_and_written_whole(tmp_path: Path) -> None:
     assert written.read_bytes() == original.read_bytes()
 
 
+def test_messages_to_two_own_addresses_are_told_apart_by_the_names_of_their_files(tmp_path: Path) -> None:
+    small, one, other = own_addresses(3)
+    with background("listen", one, other, "--count", "2", "-q", "--write", tmp_path) as listening:
+        listening.wait_for(f"listening on {other}")
+        for number, own in enumerate((one, other)):
+            assert rdstool("send", own, "--from", f"{small}:5000", "-m", f"message {number}").returncode == 0
+        listening.end()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"000001-{small}-5000-{one}-4000.bin": "message 0",
+        f"000002-{small}-5000-{other}-4000.bin": "message 1",
+    }
+
+
+def test_two_listeners_write_into_one_directory(tmp_path: Path) -> None:
+    small, one, other = own_addresses(3)
+    with (
+        background("listen", one, "--count", "1", "--write", tmp_path) as first,
+        background("listen", other, "--count", "1", "--write", tmp_path) as second,
+    ):
+        first.wait_for("listening")
+        second.wait_for("listening")
+        sent = rdstool("send", one, other, "--from", f"{small}:5000", "-m", "to both")
+        ended = [each.end().returncode for each in (first, second)]
+    assert (sent.returncode, ended) == (0, [0, 0])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["to both", "to both"]
+
+
+def test_memory_that_could_not_be_kept_at_the_end_is_not_offered(tmp_path: Path) -> None:
+    (own,) = own_addresses(1)
+    kept = tmp_path / "memory.bin"
+    kept.write_bytes(b"of another run")
+    done = rdstool_here("listen", own, "--transport", "ib", "--offer", "64", "--write", tmp_path, "--timeout", "1ms")
+    told = f"rdstool: error: {kept} exists already and is not overwritten: name an empty directory\n"
+    assert (done.returncode, done.stderr) == (2, told)
+    assert kept.read_bytes() == b"of another run"
+
+
 def test_a_second_command_on_an_address_is_told_who_has_it() -> None:
     small, large = own_addresses(2)
     with background("listen", f"{small}:4000", "-q") as listening:
@@ -266,7 +303,7 @@ def test_messages_that_were_not_sent_in_time_are_a_problem() -> None:
 
 def test_a_file_that_cannot_be_written_ends_a_listener_with_the_reason(tmp_path: Path) -> None:
     small, large = own_addresses(2)
-    there = tmp_path / f"000001-{small}-5000-4000.bin"
+    there = tmp_path / f"000001-{small}-5000-{large}-4000.bin"
     there.touch()
     with background("listen", large, "--write", tmp_path) as listening:
         listening.wait_for("listening")
