@@ -18,6 +18,12 @@ def one_of(option: str, value: str, known: Iterable[str]) -> str:
     return value
 
 
+def given(context: Any, *names: str) -> list[str]:
+    """Those of the parameters ``names`` that the user wrote, as the help writes them: ``--size``."""
+    written = {name for name in names if (said := context.get_parameter_source(name)) and said.name != "DEFAULT"}
+    return [each.opts[0] for each in context.command.params if each.name in written]
+
+
 def format_option(known: Sequence[str]) -> Any:
     """``--format``, which takes one of these words; the first is the usual one."""
     return typer.Option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.carriers import AUTO, TCP, carrier_named, transport_to
-from rdstool.cli.choices import chosen_format, format_option
+from rdstool.cli.choices import chosen_format, format_option, given
 from rdstool.cli.craft_forms import FORMATS, JsonTeller, JunitTeller, Teller, TextTeller
 from rdstool.cli.endpoints import run_job
 from rdstool.cli.exit_codes import ExitCode
@@ -95,9 +95,7 @@ def craft(
     form = chosen_format(form, FORMATS, json=json)
     with Results(at_once=True) as results:
         if listing:
-            said = context.get_parameter_source("transport")
-            named = said is not None and said.name != "DEFAULT"
-            _list(results, transport if named else AUTO, json=form == "json")
+            _list(results, transport if given(context, "transport") else AUTO, json=form == "json")
             raise typer.Exit
         if not scenarios:
             raise UsageError("name a scenario, or see --list")

@@ -18,6 +18,8 @@ from rdstool.cli.numbers import byte_count
 from rdstool.errors import UsageError
 
 DISTRIBUTIONS = ("uniform", "log", "exponential")
+STANDARD_INPUT = "-"
+"""Instead of a file's name."""
 PATTERNS = ("counter", "zeros", "random", "number")
 
 _BYTES = bytes(range(256))
@@ -83,7 +85,7 @@ def _made_up(count: int, wanted: Sizes, pattern: str, chance: random.Random) -> 
 
 def from_file(path: Path) -> bytes:
     """A whole file as one message; ``-`` is standard input. Raises ``UsageError`` where it is too long."""
-    if str(path) == "-":
+    if str(path) == STANDARD_INPUT:
         data = sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1)
     else:
         with path.open("rb") as source:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rdstool.cli.carriers import TCP, transport_to
+from rdstool.cli.choices import given
 from rdstool.cli.copies import Copies
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
@@ -32,7 +33,7 @@ from rdstool.cli.node_options import (
 )
 from rdstool.cli.numbers import DURATION, time_limit
 from rdstool.cli.output import Results, json_line, note
-from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, from_file, made_up, sizes, stdin_lines
+from rdstool.cli.payloads import DISTRIBUTIONS, PATTERNS, STANDARD_INPUT, from_file, made_up, sizes, stdin_lines
 from rdstool.cli.places import DEFAULT_PORT, Place, place, source_for
 from rdstool.errors import UsageError
 from rdstool.protocol import events
@@ -93,6 +94,7 @@ class Tally:
 
 
 def send(
+    context: typer.Context,
     destinations: Annotated[
         list[str], typer.Argument(metavar="DEST[:PORT]...", help=f"Where to, {DEFAULT_PORT} by default; port 0 pings.")
     ],
@@ -165,8 +167,14 @@ def send(
         raise UsageError(f"--sockets {sockets}: only one socket can have port {own.port}; leave the port out of --from")
     if count is not None and (message or file):
         raise UsageError("--count is for made-up messages; leave it out, or --message and --file")
+    if count is None and (idle := given(context, "size", "distribution", "pattern", "seed")):
+        raise UsageError(f"{idle[0]} is for made-up messages: add --count N")
+    if sum(str(each) == STANDARD_INPUT for each in file or ()) > 1:
+        raise UsageError(f"--file {STANDARD_INPUT}: standard input can be read only once; name it once")
     timeout_s = time_limit(timeout) if timeout is not None else None
     wanted = sizes(size, distribution)
+    if given(context, "distribution") and wanted.smallest == wanted.largest:
+        raise UsageError(f"--distribution {distribution}: one size has none; write --size MIN-MAX")
     transport = transport_to(transport, [each.address for each in places], own.address, provider)
     buffer = sndbuf or SEND_BUFFER_BYTES
     options = node_options(
@@ -181,8 +189,8 @@ def send(
 
     wanted_messages: Callable[[], Iterable[bytes]] | None = None
     if message or file:
-        given = [os.fsencode(text) for text in message or ()] + [from_file(each) for each in file or ()]
-        wanted_messages = partial(iter, given)
+        written = [os.fsencode(text) for text in message or ()] + [from_file(each) for each in file or ()]
+        wanted_messages = partial(iter, written)
     elif count is not None:
         wanted_messages = partial(made_up, count, wanted, pattern, seed)
         wanted_messages()  # says at once where the pattern is none
@@ -197,8 +205,8 @@ def send(
     raise typer.Exit(code)
 
 
-async def _from(given: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for data in given:
+async def _from(messages: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for data in messages:
         yield data
 
 

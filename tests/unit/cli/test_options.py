@@ -19,6 +19,12 @@ NO_EFFECT = [
     ("validate --explain RDS-SEQ-002 --rules", "--explain and --rules exclude each other; take one of them"),
     ("validate --explain RDS-SEQ-002 --select RDS-DLV", "--explain names its rules: leave out --select and --ignore"),
     ("validate --explain RDS-SEQ-002 --ignore RDS-DLV", "--explain names its rules: leave out --select and --ignore"),
+    ("send 127.0.0.1 --size 1M", "--size is for made-up messages: add --count N"),
+    ("send 127.0.0.1 -m hello --pattern zeros", "--pattern is for made-up messages: add --count N"),
+    ("send 127.0.0.1 -f x --distribution log", "--distribution is for made-up messages: add --count N"),
+    ("send 127.0.0.1 --seed 0", "--seed is for made-up messages: add --count N"),
+    ("send 127.0.0.1 -c 3 --distribution log", "--distribution log: one size has none; write --size MIN-MAX"),
+    ("send 127.0.0.1 -f - -f -", "--file -: standard input can be read only once; name it once"),
 ]
 
 
