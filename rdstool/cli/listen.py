@@ -265,10 +265,10 @@ def offered(text: str, transport: str) -> bytearray:
     if transport not in {IB, AUTO}:
         raise UsageError("--offer needs --transport ib: TCP has no RDMA")
     path = Path(text)
-    memory = bytearray(path.read_bytes()) if path.is_file() else bytearray(byte_count(text, "--offer"))
-    if not 0 < len(memory) <= MAX_REGION_BYTES:
-        raise UsageError(f"--offer {text}: {plural(len(memory), 'byte')}; RDS has room for 1 to {MAX_REGION_BYTES}")
-    return memory
+    size = path.stat().st_size if path.is_file() else byte_count(text, "--offer")
+    if not 0 < size <= MAX_REGION_BYTES:
+        raise UsageError(f"--offer {text}: {plural(size, 'byte')}; RDS has room for 1 to {MAX_REGION_BYTES}")
+    return bytearray(path.read_bytes()) if path.is_file() else bytearray(size)
 
 
 def preview(data: bytes) -> str:

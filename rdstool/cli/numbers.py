@@ -45,10 +45,24 @@ def whole_seconds(text: str, option: str) -> int:
 
 def number_64(text: str, what: str) -> int:
     """A number of 64 bits, decimal or with 0x. Raises ``UsageError``, which says that it is not ``what``."""
+    value = _integer(text, 0)
+    if value is None:
+        raise UsageError(f"{text!r} is not {what}: a number of 64 bits, such as 0x1f3a")
+    return value
+
+
+def operand_64(text: str, option: str) -> int:
+    """A number of 64 bits to count with; below 0 the two's complement. Raises ``UsageError``, as ``duration``."""
+    value = _integer(text, -1 << 63)
+    if value is None:
+        raise UsageError(f"{option}: {text!r} is not a number of 64 bits, such as 7, -1 or 0x1f3a")
+    return value % (1 << 64)
+
+
+def _integer(text: str, least: int) -> int | None:
+    """The number from ``least`` to 64 bits; None where there is none."""
     try:
         value = int(text, 0)
     except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 64:
-        raise UsageError(f"{text!r} is not {what}: a number of 64 bits, such as 0x1f3a")
-    return value
+        return None
+    return value if least <= value < 1 << 64 else None

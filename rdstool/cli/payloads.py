@@ -83,15 +83,18 @@ def _made_up(count: int, wanted: Sizes, pattern: str, chance: random.Random) -> 
             yield bytes(size)
 
 
-def from_file(path: Path) -> bytes:
-    """A whole file as one message; ``-`` is standard input. Raises ``UsageError`` where it is too long."""
+def from_file(path: Path, bound: str = "the longest message of RDS; split it") -> bytes:
+    """A whole file as one message; ``-`` is standard input. Raises ``UsageError`` where it is longer than 1 MiB.
+
+    ``bound`` says what is no longer than that.
+    """
     if str(path) == STANDARD_INPUT:
         data = sys.stdin.buffer.read(MAX_MESSAGE_BYTES + 1)
     else:
         with path.open("rb") as source:
             data = source.read(MAX_MESSAGE_BYTES + 1)
     if len(data) > MAX_MESSAGE_BYTES:
-        raise UsageError(f"{path}: longer than {MAX_MESSAGE_BYTES} bytes, the longest message of RDS; split it")
+        raise UsageError(f"{path}: longer than {MAX_MESSAGE_BYTES} bytes, {bound}")
     return data
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dissectors.wire.rds import MAX_MESSAGE_BYTES
 from rdstool.cli.carriers import IB
+from rdstool.cli.choices import given
 from rdstool.cli.commands import Commands
 from rdstool.cli.endpoints import log_to_stderr, run_node
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.node_options import Pcap, ProviderName, Verbose, node_options, settings
-from rdstool.cli.numbers import DURATION, number_64, time_limit
+from rdstool.cli.numbers import DURATION, number_64, operand_64, time_limit
 from rdstool.cli.output import Results, note
+from rdstool.cli.payloads import from_file
 from rdstool.cli.places import place, resolve, source_for
 from rdstool.errors import UsageError
 from rdstool.transport.ib.names import ROCE
@@ -65,7 +67,7 @@ def write(
     Example:
       rdstool rdma write 10.0.0.2 0x1f3a notes.txt
     """  # noqa: D301
-    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    data = from_file(file, "the most that one RDMA moves; write it in pieces, with --offset")
     number = number_64(cookie, "a cookie")
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
@@ -79,7 +81,7 @@ def write(
 def read(
     peer: Peer,
     cookie: Cookie,
-    length: Annotated[int, typer.Argument(metavar="BYTES", min=1, help="How much to read.")],
+    length: Annotated[int, typer.Argument(metavar="BYTES", min=1, max=MAX_MESSAGE_BYTES, help="How much to read.")],
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = "10s",
@@ -106,19 +108,24 @@ def read(
 
 @app.command("atomic")
 def atomic(
+    context: typer.Context,
     peer: Peer,
     cookie: Cookie,
-    add: Annotated[int | None, typer.Option(metavar="N", help="Add N to the number there, modulo 2^64.")] = None,
+    add: Annotated[str | None, typer.Option(metavar="N", help="Add N to the number there, modulo 2^64.")] = None,
     compare: Annotated[
-        int | None, typer.Option(metavar="N", help="With --swap: replace the number only if it is N.")
+        str | None, typer.Option(metavar="N", help="With --swap: replace the number only if it is N.")
     ] = None,
-    swap: Annotated[int | None, typer.Option(metavar="N", help="With --compare: replace the number by N.")] = None,
+    swap: Annotated[str | None, typer.Option(metavar="N", help="With --compare: replace the number by N.")] = None,
     nocarry_mask: Annotated[
         str,
         typer.Option(metavar="BITS", help="With --add: bits from which nothing is carried."),
     ] = "0",
-    compare_mask: Annotated[str, typer.Option(metavar="BITS", help="Compare only these bits.")] = "0xffffffffffffffff",
-    swap_mask: Annotated[str, typer.Option(metavar="BITS", help="Replace only these bits.")] = "0xffffffffffffffff",
+    compare_mask: Annotated[
+        str, typer.Option(metavar="BITS", help="With --compare: only these bits.")
+    ] = "0xffffffffffffffff",
+    swap_mask: Annotated[
+        str, typer.Option(metavar="BITS", help="With --swap: only these bits.")
+    ] = "0xffffffffffffffff",
     offset: Offset = 0,
     source: Source = None,
     timeout: Timeout = "10s",
@@ -135,19 +142,22 @@ def atomic(
     swapping = compare is not None and swap is not None
     if (add is not None) == swapping or (compare is None) != (swap is None):
         raise UsageError("give either --add, or --compare and --swap")
+    if idle := given(context, *(("nocarry_mask",) if swapping else ("compare_mask", "swap_mask"))):
+        raise UsageError(f"{idle[0]} is for {'--add' if swapping else '--compare and --swap'}")
     number = number_64(cookie, "a cookie")
     fields, compared, swapped = (number_64(text, "a mask") for text in (nocarry_mask, compare_mask, swap_mask))
+    operands = {"--add": add, "--compare": compare, "--swap": swap}
+    values = [operand_64(text, option) for option, text in operands.items() if text is not None]
     before: list[int] = []
 
     async def job(sock: AsyncSocket, to: tuple[str, int]) -> None:
-        if compare is not None and swap is not None:
+        if swapping:
+            old, new = values
             before.append(
-                await sock.compare_swap(
-                    number, compare, swap, to, offset=offset, compare_mask=compared, swap_mask=swapped
-                )
+                await sock.compare_swap(number, old, new, to, offset=offset, compare_mask=compared, swap_mask=swapped)
             )
         else:
-            before.append(await sock.fetch_add(number, add or 0, to, offset=offset, nocarry_mask=fields))
+            before.append(await sock.fetch_add(number, values[0], to, offset=offset, nocarry_mask=fields))
 
     with Results(at_once=True) as results:
         _run(peer, source, timeout, provider, pcap, job, verbose=verbose)

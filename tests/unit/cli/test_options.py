@@ -25,6 +25,9 @@ NO_EFFECT = [
     ("send 127.0.0.1 --seed 0", "--seed is for made-up messages: add --count N"),
     ("send 127.0.0.1 -c 3 --distribution log", "--distribution log: one size has none; write --size MIN-MAX"),
     ("send 127.0.0.1 -f - -f -", "--file -: standard input can be read only once; name it once"),
+    ("rdma atomic ::1 1 --add 1 --compare-mask 1", "--compare-mask is for --compare and --swap"),
+    ("rdma atomic ::1 1 --add 1 --swap-mask 1", "--swap-mask is for --compare and --swap"),
+    ("rdma atomic ::1 1 --compare 1 --swap 2 --nocarry-mask 3", "--nocarry-mask is for --add"),
 ]
 
 
