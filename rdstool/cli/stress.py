@@ -14,6 +14,7 @@ import typer
 from dissectors.wire.rds import MAX_PATHS
 from dissectors.wire.stress import CONTROL_PORT, MESSAGE_BYTES
 from rdstool.cli.carriers import IB, TCP, transport_to
+from rdstool.cli.choices import given
 from rdstool.cli.endpoints import Notices, log_to_stderr, run_job
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.node_options import (
@@ -28,7 +29,7 @@ from rdstool.cli.node_options import (
     settings,
 )
 from rdstool.cli.numbers import DURATION, byte_count, time_limit, whole_seconds
-from rdstool.cli.output import Results, error, note
+from rdstool.cli.output import Results, error, note, warn
 from rdstool.cli.places import resolve, source_for
 from rdstool.cli.stress_view import JsonView, LiveView, PlainView, View, described
 from rdstool.errors import UsageError
@@ -45,7 +46,33 @@ LEAST_BUFFER_BYTES = 4 << 20
 """SO_SNDBUF and SO_RCVBUF at least: what the peer's TCP has acknowledged is learnt with some delay."""
 
 
+_DECIDED_BY_ACTIVE = (
+    "req_bytes",
+    "ack_bytes",
+    "one_way",
+    "depth",
+    "tasks",
+    "time",
+    "tos",
+    "verify",
+    "connect_retries",
+    "show_params",
+)
+"""Parameters that mean nothing at the passive side, beside those of RDMA."""
+_OF_RDMA = (
+    "rdma_mode",
+    "rdma_vector",
+    "rdma_use_once",
+    "rdma_use_get_mr",
+    "rdma_use_fence",
+    "rdma_cache_mrs",
+    "rdma_alignment",
+    "rdma_key_o_meter",
+)
+
+
 def stress(
+    context: typer.Context,
     send_addr: Annotated[
         str | None,
         typer.Option(
@@ -161,6 +188,8 @@ def stress(
     """  # noqa: D301
     from rdstool.stress.parameters import Parameters, RdmaParameters  # noqa: PLC0415
 
+    if rdma_bytes is None and (idle := given(context, *_OF_RDMA)):
+        raise UsageError(f"{idle[0]} is for RDMA: add --rdma-bytes BYTES")
     size = byte_count(rdma_bytes, "--rdma-bytes") if rdma_bytes is not None else 0
     rdma = RdmaParameters.chosen(
         size,
@@ -190,6 +219,8 @@ def stress(
         show=show_params,
         real_time=real_time,
     )
+    if send_addr is None and (idle := given(context, *_DECIDED_BY_ACTIVE, "rdma_bytes", *_OF_RDMA)):
+        warn(f"without -s the other side says what is run; no effect have {', '.join(idle)}")
     patience_s = time_limit(timeout)
     settings(assignments, paths=paths)  # complain before anything is started
     log_to_stderr(verbose=verbose)

@@ -28,6 +28,9 @@ NO_EFFECT = [
     ("rdma atomic ::1 1 --add 1 --compare-mask 1", "--compare-mask is for --compare and --swap"),
     ("rdma atomic ::1 1 --add 1 --swap-mask 1", "--swap-mask is for --compare and --swap"),
     ("rdma atomic ::1 1 --compare 1 --swap 2 --nocarry-mask 3", "--nocarry-mask is for --add"),
+    ("stress -s 127.0.0.1 -M 1", "-M is for RDMA: add --rdma-bytes BYTES"),
+    ("stress -s 127.0.0.1 -I 2 --rdma-cache-mrs 1", "-I is for RDMA: add --rdma-bytes BYTES"),
+    ("stress -r 127.0.0.1 --rdma-key-o-meter", "--rdma-key-o-meter is for RDMA: add --rdma-bytes BYTES"),
 ]
 
 

@@ -69,6 +69,16 @@ def test_round_trips_are_counted_and_long_ones_told() -> None:
     assert len(lines[counts.index(max(counts))].split()[4]) == 40
 
 
+def test_the_passive_side_says_which_of_its_options_the_active_side_decides() -> None:
+    (own,) = own_addresses(1)
+    with background("stress", "-r", own, "-T", "5", "-q", "2K", "--connect-retries", "1", "--json") as passive:
+        told = passive.wait_for("warning")
+        passive.wait_for("waiting")
+        passive.interrupt()
+        passive.end()
+    assert told.endswith("other side says what is run; no effect have --req-bytes, --time, --connect-retries\n")
+
+
 def may_run_at_real_time() -> bool:
     tried = "import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"
     return subprocess.run([sys.executable, "-c", tried], stderr=subprocess.DEVNULL, check=False).returncode == 0
