@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from rdstool.transport.base import Tap
 
 
+LISTED_FORMATS = ("text", "json")
+ALL = "all"
+"""Instead of a scenario's name."""
+
+
 def _complete_names(incomplete: str) -> list[str]:
     from rdstool.craft.library import names  # noqa: PLC0415
 
@@ -92,15 +97,17 @@ def craft(
     """  # noqa: D301
     from rdstool.craft import library  # noqa: PLC0415
 
+    wanted = scenarios or []
     form = chosen_format(form, FORMATS, json=json)
+    _check(wanted, form, listing=listing, show=show, quiet=quiet)
     with Results(at_once=True) as results:
         if listing:
             _list(results, transport if given(context, "transport") else AUTO, json=form == "json")
             raise typer.Exit
-        if not scenarios:
+        if not wanted:
             raise UsageError("name a scenario, or see --list")
         if show:
-            for name in scenarios:
+            for name in wanted:
                 results.write(library.text_of(name)[1])
             raise typer.Exit
         if to is None:
@@ -118,10 +125,28 @@ def craft(
             provider,
             None if cookie is None else number_64(cookie, "a cookie"),
         )
-        chosen = [_with_ports(each, port or ()) for each in _chosen(scenarios, match)]
+        chosen = [_with_ports(each, port or ()) for each in _chosen(wanted, match)]
         job = _Job(chosen, match, pcap, _teller(form, results, quiet=quiet), strict=strict)
         code = run_job(job.run)
     raise typer.Exit(code)
+
+
+def _check(scenarios: Sequence[str], form: str, *, listing: bool, show: bool, quiet: bool) -> None:
+    """Raise ``UsageError`` where one option leaves another without effect."""
+    if listing and show:
+        raise UsageError("--list and --show exclude each other; take one of them")
+    if listing and scenarios:
+        raise UsageError("--list lists what comes with rdstool: leave the scenarios out, or see --show")
+    if listing and form not in LISTED_FORMATS:
+        raise UsageError(f"--format {form} is for verdicts; scenarios are listed as {' or '.join(LISTED_FORMATS)}")
+    if show and form != FORMATS[0]:
+        raise UsageError("--show prints scenarios as they are: leave out --format and --json")
+    if show and ALL in scenarios:
+        raise UsageError(f"{ALL!r} stands for what fits two addresses: name the scenarios to show")
+    if ALL in scenarios and len(scenarios) > 1:
+        raise UsageError(f"{ALL!r} stands for every scenario that fits: name no other beside it")
+    if quiet and form != FORMATS[0] and not listing:
+        raise UsageError(f"--quiet is for text: leave it out, or --format {form}")
 
 
 def _list(results: Results, transport: str, *, json: bool) -> None:
@@ -144,7 +169,7 @@ def _chosen(wanted: Sequence[str], match: Match) -> list[Scenario]:
     from rdstool.craft import library  # noqa: PLC0415
     from rdstool.craft.play import check  # noqa: PLC0415
 
-    if list(wanted) != ["all"]:
+    if list(wanted) != [ALL]:
         found = [library.scenario(name) for name in wanted]
         for each in found:
             check(each, match)

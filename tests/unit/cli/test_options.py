@@ -31,6 +31,14 @@ NO_EFFECT = [
     ("stress -s 127.0.0.1 -M 1", "-M is for RDMA: add --rdma-bytes BYTES"),
     ("stress -s 127.0.0.1 -I 2 --rdma-cache-mrs 1", "-I is for RDMA: add --rdma-bytes BYTES"),
     ("stress -r 127.0.0.1 --rdma-key-o-meter", "--rdma-key-o-meter is for RDMA: add --rdma-bytes BYTES"),
+    ("craft --list garbage", "--list lists what comes with rdstool: leave the scenarios out, or see --show"),
+    ("craft --list --show", "--list and --show exclude each other; take one of them"),
+    ("craft --list --format junit", "--format junit is for verdicts; scenarios are listed as text or json"),
+    ("craft --show garbage --json", "--show prints scenarios as they are: leave out --format and --json"),
+    ("craft --show all", "'all' stands for what fits two addresses: name the scenarios to show"),
+    ("craft all garbage --to ::1", "'all' stands for every scenario that fits: name no other beside it"),
+    ("craft garbage --to ::1 --json --quiet", "--quiet is for text: leave it out, or --format json"),
+    ("craft garbage --to ::1 --format junit -q", "--quiet is for text: leave it out, or --format junit"),
 ]
 
 
