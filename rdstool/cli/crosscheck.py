@@ -11,6 +11,7 @@ import typer
 from rdstool.cli.exit_codes import ExitCode
 from rdstool.cli.inputs import TcpPorts, all_tcp_ports
 from rdstool.cli.output import Results, json_line, note
+from rdstool.errors import UsageError
 from rdstool.words import plural
 
 
@@ -31,11 +32,14 @@ def crosscheck(
     Example:
       rdstool crosscheck capture.pcap
     """  # noqa: D301
+    from rdstool.capture.files.source import STANDARD_INPUT  # noqa: PLC0415
     from rdstool.capture.pipeline import CaptureOptions, open_capture  # noqa: PLC0415
     from rdstool.tshark.compare import differences, finding_differences, natively, objects  # noqa: PLC0415
     from rdstool.tshark.engine import TsharkCapture  # noqa: PLC0415
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
 
+    if STANDARD_INPUT in map(str, files):
+        raise UsageError(f"crosscheck reads each capture twice: name a file instead of {STANDARD_INPUT}")
     tshark = find_tshark()
     options = CaptureOptions(digests=True, tcp_ports=all_tcp_ports(tcp_port))
     total = 0

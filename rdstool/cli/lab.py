@@ -81,6 +81,8 @@ def fetch(
     if image is not None:
         if modules is None or not names or len(names) != 1:
             raise UsageError("a kernel of your own needs one name, --image and --modules")
+        if again or mirror:
+            raise UsageError(f"{'--again' if again else '--mirror'} is for downloads: leave it out, or --image")
         fetched.append(add_kernel(names[0], image, modules))
     else:
         if modules is not None:

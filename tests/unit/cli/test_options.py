@@ -39,6 +39,10 @@ NO_EFFECT = [
     ("craft all garbage --to ::1", "'all' stands for every scenario that fits: name no other beside it"),
     ("craft garbage --to ::1 --json --quiet", "--quiet is for text: leave it out, or --format json"),
     ("craft garbage --to ::1 --format junit -q", "--quiet is for text: leave it out, or --format junit"),
+    ("lab fetch a --image i --modules m --again", "--again is for downloads: leave it out, or --image"),
+    ("lab fetch a --image i --modules m --mirror x:", "--mirror is for downloads: leave it out, or --image"),
+    ("crosscheck -", "crosscheck reads each capture twice: name a file instead of -"),
+    ("crosscheck a.pcap -", "crosscheck reads each capture twice: name a file instead of -"),
 ]
 
 
