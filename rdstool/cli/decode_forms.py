@@ -86,7 +86,7 @@ def view_of(form: Form, fields: Sequence[Selected], results: Results, label: Fra
     if form is Form.JSON:
         return views.JsonView(label)
     if form is Form.CSV:
-        return views.CsvView()
+        return views.CsvView(label)
     return _text_view(form, results, label)
 
 

@@ -95,28 +95,41 @@ class JsonView:
         """One object for each message."""
         if self.label is None:
             return jsonl.message_lines(columns, keep)
-        labels = [self.label(frame) for frame in columns.batch.rows["frame"][keep].tolist()]
-        more = [f', "file": {json.dumps(file)}, "file_frame": {frame}' for file, frame in labels]
-        return jsonl.message_lines(columns, keep, more)
+        more = map(self._where, columns.batch.rows["frame"][keep].tolist())
+        return jsonl.message_lines(columns, keep, list(more))
 
     def event(self, event: Shown, streams: StreamTable, time: str) -> str:
         """One object for an event."""
-        return jsonl.event_line(event, streams)
+        line = jsonl.event_line(event, streams)
+        return line if self.label is None else f"{line[:-2]}{self._where(event.frame)}}}\n"
+
+    def _where(self, frame: int) -> str:
+        assert self.label is not None
+        file, number = self.label(frame)
+        return f', "file": {json.dumps(file)}, "file_frame": {number}'
 
 
 class CsvView:
-    """CSV with a heading."""
+    """CSV with a heading; with several files, each row names its own."""
 
-    heading = csv.HEADER
     timed = True
+
+    def __init__(self, label: FrameLabel | None) -> None:
+        self.label = label
+        self.heading = csv.HEADER if label is None else csv.HEADER_OF_SEVERAL
 
     def messages(self, columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:
         """One row for each message."""
-        return csv.message_lines(columns, keep, times)
+        rows = csv.message_lines(columns, keep, times)
+        if self.label is None:
+            return rows
+        frames = columns.batch.rows["frame"][keep].tolist()
+        return [csv.of_file(row, *self.label(frame)) for row, frame in zip(rows, frames, strict=True)]
 
     def event(self, event: Shown, streams: StreamTable, time: str) -> str:
         """One row for an event."""
-        return csv.event_line(event, streams, time)
+        row = csv.event_line(event, streams, time)
+        return row if self.label is None else csv.of_file(row, *self.label(event.frame))
 
 
 class FieldsView:

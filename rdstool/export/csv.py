@@ -19,6 +19,8 @@ COLUMNS = (
 )  # fmt: skip
 """In the order of the rows. Several flags are joined by ``|``; extensions are JSON."""
 HEADER = ",".join(COLUMNS) + "\n"
+HEADER_OF_SEVERAL = ",".join((*COLUMNS, "file", "file_frame")) + "\n"
+"""Where the rows are from several files."""
 _OF_STREAM = 4
 """Columns from ``transport`` to ``stream``: one text for all messages of a stream that go the same way."""
 _ROW = ",".join(["%s"] * (len(COLUMNS) - _OF_STREAM + 1)) + "\n"
@@ -28,6 +30,11 @@ _ROW = ",".join(["%s"] * (len(COLUMNS) - _OF_STREAM + 1)) + "\n"
 def quoted(text: str) -> str:
     """One field, in quotes where it needs them (RFC 4180)."""
     return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
+
+
+def of_file(row: str, file: str, frame: int) -> str:
+    """A row of several files' messages: with the one that has the frame, and the frame's number there."""
+    return f"{row[:-1]},{quoted(file)},{frame}\n"
 
 
 def message_lines(columns: MessageColumns, keep: Ints, times: list[str]) -> list[str]:

@@ -277,12 +277,16 @@ def test_relative_times_of_several_files_count_from_the_first_frame_of_the_first
     assert float(shown) == pytest.approx(later + 2.109376)
 
 
-def test_with_several_files_each_line_says_which(tmp_path: Path) -> None:
-    found = objects(TCP, CONGESTION)
-    own = objects(CONGESTION)
-    assert {line["file"] for line in found} == {str(TCP), str(CONGESTION)}
-    assert found[-1]["file_frame"] == own[-1]["frame"]
-    assert found[-1]["frame"] > found[-1]["file_frame"]
+def test_with_several_files_each_line_and_row_names_its_own() -> None:
+    shown = objects("--rdma", TCP, RDMA)
+    alone = {str(file): objects("--rdma", file) for file in (TCP, RDMA)}
+    own = [(file, line["frame"], line["kind"]) for file, lines_of_file in alone.items() for line in lines_of_file]
+    assert [(line["file"], line["file_frame"], line["kind"]) for line in shown] == own
+    assert {"cm", "rdma-write", "data"} <= {line["kind"] for line in shown}
+    assert shown[-1]["frame"] > shown[-1]["file_frame"]
+    rows = list(csv.DictReader(lines("decode", "--rdma", "--csv", TCP, RDMA)))
+    assert [(row["file"], int(row["file_frame"]), row["kind"]) for row in rows] == own
+    assert "file" not in lines("decode", "--csv", TCP)[0].split(",")
 
 
 def test_presence_of_a_flag_is_warned_about_and_carried_out() -> None:
