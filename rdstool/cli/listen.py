@@ -27,6 +27,7 @@ from rdstool.cli.node_options import (
     Set,
     TransportName,
     Verbose,
+    check_paths,
     node_options,
     settings,
 )
@@ -96,6 +97,7 @@ class Total:
 
 
 def listen(
+    context: typer.Context,
     addresses: Annotated[
         list[str], typer.Argument(metavar="ADDR[:PORT]...", help="Own address and port; port 0 takes a free one.")
     ],
@@ -147,6 +149,7 @@ def listen(
       rdstool listen 127.0.0.2:4000 --json --count 10
       rdstool listen 127.0.0.2:4000 --transport ib --offer 1M --write kept
     """  # noqa: D301
+    check_paths(context, transport)
     places = [place(text) for text in addresses]
     own = tuple(dict.fromkeys(each.address for each in places))
     if raw and (json or quiet):

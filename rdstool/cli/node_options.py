@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rdstool.cli.carriers import AUTO, TCP, TRANSPORTS, carrier_named
-from rdstool.cli.choices import one_of
+from rdstool.cli.carriers import AUTO, IB, TCP, TRANSPORTS, carrier_named
+from rdstool.cli.choices import given, one_of
 from rdstool.cli.output import STANDARD_OUTPUT
 from rdstool.errors import UsageError
 from rdstool.protocol.profile import PROFILES
@@ -40,7 +40,7 @@ Pcap = Annotated[
         callback=_named_file,
     ),
 ]
-Paths = Annotated[int, typer.Option("--paths", metavar="N", min=1, max=8, help="Paths to offer to the peer.")]
+Paths = Annotated[int, typer.Option("--paths", metavar="N", min=1, max=8, help="Paths to offer to the peer over TCP.")]
 ProfileName = Annotated[
     str,
     typer.Option(
@@ -83,6 +83,12 @@ ReceiveBuffer = Annotated[
     int | None, typer.Option("--rcvbuf", metavar="BYTES", min=1, help="SO_RCVBUF: bytes unread before congestion.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell on stderr what happens to connections.")]
+
+
+def check_paths(context: typer.Context, transport: str) -> None:
+    """Raise ``UsageError`` where ``--paths`` was given and has no effect."""
+    if transport == IB and given(context, "paths"):
+        raise UsageError("--paths is for TCP: InfiniBand has no more than one")
 
 
 def settings(

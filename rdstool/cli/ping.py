@@ -20,6 +20,7 @@ from rdstool.cli.node_options import (
     Set,
     TransportName,
     Verbose,
+    check_paths,
     node_options,
     settings,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def ping(
+    context: typer.Context,
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Whom to ping.")],
     source: Annotated[
         str | None,
@@ -77,6 +79,7 @@ def ping(
       rdstool ping 10.0.0.2
       rdstool ping 127.0.0.2 -I 127.0.0.1 -c 100 -i 10ms
     """  # noqa: D301
+    check_paths(context, transport)
     peer = resolve(destination)
     own = resolve(source) if source is not None else source_for(peer, transport)
     transport = transport_to(transport, [peer], own, provider)

@@ -28,6 +28,7 @@ from rdstool.cli.node_options import (
     Set,
     TransportName,
     Verbose,
+    check_paths,
     node_options,
     settings,
 )
@@ -158,6 +159,7 @@ def send(
       rdstool send 10.0.0.2:4000 -m hello
       rdstool send 127.0.0.2:4000 --from 127.0.0.1:5000 --count 1000 --size 1-64K
     """  # noqa: D301
+    check_paths(context, transport)
     places = [place(text) for text in destinations]
     own = place(source, 0) if source is not None else Place(source_for(places[0].address, transport), 0)
     for each in places:

@@ -25,6 +25,7 @@ from rdstool.cli.node_options import (
     ProviderName,
     Set,
     TransportName,
+    check_paths,
     node_options,
     settings,
 )
@@ -188,6 +189,7 @@ def stress(
     """  # noqa: D301
     from rdstool.stress.parameters import Parameters, RdmaParameters  # noqa: PLC0415
 
+    check_paths(context, transport)
     if rdma_bytes is None and (idle := given(context, *_OF_RDMA)):
         raise UsageError(f"{idle[0]} is for RDMA: add --rdma-bytes BYTES")
     size = byte_count(rdma_bytes, "--rdma-bytes") if rdma_bytes is not None else 0

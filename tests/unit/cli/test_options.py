@@ -43,6 +43,10 @@ NO_EFFECT = [
     ("lab fetch a --image i --modules m --mirror x:", "--mirror is for downloads: leave it out, or --image"),
     ("crosscheck -", "crosscheck reads each capture twice: name a file instead of -"),
     ("crosscheck a.pcap -", "crosscheck reads each capture twice: name a file instead of -"),
+    ("send 127.0.0.1 -m x --transport ib --paths 4", "--paths is for TCP: InfiniBand has no more than one"),
+    ("ping 127.0.0.1 -c 1 --transport ib --paths 4", "--paths is for TCP: InfiniBand has no more than one"),
+    ("listen 127.0.0.1 --transport ib --paths 4", "--paths is for TCP: InfiniBand has no more than one"),
+    ("stress -r 127.0.0.1 --transport ib --paths 4", "--paths is for TCP: InfiniBand has no more than one"),
 ]
 
 
