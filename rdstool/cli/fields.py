@@ -23,7 +23,11 @@ def fields(
       rdstool fields rdma
     """  # noqa: D301
     wanted = pattern.lower()
-    found = [info for info in registry().values() if wanted in f"{info.name} {info.meaning}".lower()]
+    # JSON lines are of fields: those that have another name which contains the pattern are among them.
+    also = {name for alias, name in ALIASES.items() if wanted in alias} if json else set()
+    found = [
+        info for info in registry().values() if wanted in f"{info.name} {info.meaning}".lower() or info.name in also
+    ]
     with Results() as results:
         for info in found:
             results.write(_object(info) if json else f"{info.name:<44} {info.type.value:<9} {info.meaning}\n")

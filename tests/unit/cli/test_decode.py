@@ -364,3 +364,8 @@ def test_what_would_be_passed_over_in_silence_is_wrong_use(arguments: tuple[str 
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_field_is_listed_by_its_other_name_to_programs_too() -> None:
+    assert lines("fields", "ip.addr")[-1].endswith("the same as rds.addr")
+    assert [json.loads(line)["name"] for line in lines("fields", "ip.addr", "--json")] == ["rds.addr"]
