@@ -19,7 +19,7 @@ from tests.unit.cli.background import Background, background
 from tests.unit.cli.running import COMMAND, environment, rdstool
 
 HERE = "192.0.2.1:4000"
-LISTEN = ["lab", "host", "--", sys.executable, "-m", "rdstool", "listen", HERE, "--count", "1"]
+LISTEN = ["lab", "host", sys.executable, "-m", "rdstool", "listen", HERE, "--count", "1"]
 BOOT_S = 300
 """At most, on a machine that has much to do."""
 
