@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
+from itertools import count as counting
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +35,7 @@ from rdstool.cli.node_options import (
 from rdstool.cli.numbers import DURATION, byte_count, time_limit
 from rdstool.cli.output import Results, json_line, note
 from rdstool.cli.places import Place, place
-from rdstool.errors import TransportError, UsageError
+from rdstool.errors import UsageError
 from rdstool.transport.ib.names import ROCE
 from rdstool.words import plural
 
@@ -161,7 +162,7 @@ def listen(
         _make(directory)
     memory = offered(offer, transport) if offer is not None else None
     if memory is not None and directory is not None and (kept := directory / MEMORY_FILE).exists():
-        raise UsageError(_in_the_way(kept))
+        raise UsageError(f"{kept} exists already and is not overwritten: name another directory")
     log_to_stderr(verbose=verbose)
     made = settings(assignments, paths=paths, rcvbuf=rcvbuf)
     options = [
@@ -308,23 +309,23 @@ def _make(directory: Path) -> None:
 def _write(directory: Path, arrival: Arrival) -> None:
     # With both ends in its name, no message takes the place of one to another own address, of this process or another.
     ends = "-".join(f"{_in_a_name(each.address)}-{each.port}" for each in (arrival.source, arrival.destination))
-    keep(directory / f"{arrival.number:06}-{ends}.bin", arrival.data)
+    name = f"{arrival.number:06}-{ends}"
+    # That of an earlier run may be there. This one is acknowledged by now, and has to be kept as well.
+    for times in counting(1):
+        try:
+            keep(directory / (f"{name}.bin" if times == 1 else f"{name}-{times}.bin"), arrival.data)
+        except FileExistsError:
+            continue
+        return
 
 
 def _in_a_name(address: str) -> str:
     return address.replace(":", "_").replace("%", "_")
 
 
-def _in_the_way(path: Path) -> str:
-    return f"{path} exists already and is not overwritten: name an empty directory"
-
-
 def keep(path: Path, data: bytes) -> None:
-    """Write ``data`` to a new file, all of it or none. Raises ``TransportError`` where there is one, ``OSError``."""
-    try:
-        out = path.open("xb")
-    except FileExistsError:
-        raise TransportError(_in_the_way(path)) from None
+    """Write ``data`` to a new file, all of it or none. Raises ``FileExistsError`` where there is one, ``OSError``."""
+    out = path.open("xb")
     try:
         with out:
             out.write(data)

@@ -148,7 +148,7 @@ def test_memory_that_could_not_be_kept_at_the_end_is_not_offered(tmp_path: Path)
     kept = tmp_path / "memory.bin"
     kept.write_bytes(b"of another run")
     done = rdstool_here("listen", own, "--transport", "ib", "--offer", "64", "--write", tmp_path, "--timeout", "1ms")
-    told = f"rdstool: error: {kept} exists already and is not overwritten: name an empty directory\n"
+    told = f"rdstool: error: {kept} exists already and is not overwritten: name another directory\n"
     assert (done.returncode, done.stderr) == (2, told)
     assert kept.read_bytes() == b"of another run"
 
@@ -301,16 +301,33 @@ def test_messages_that_were_not_sent_in_time_are_a_problem() -> None:
     assert sent.returncode == 1
 
 
+def test_a_message_is_kept_beside_that_of_an_earlier_run(tmp_path: Path) -> None:
+    small, large = own_addresses(2)
+    for text in ("first", "second", "third"):
+        with background("listen", large, "--count", "1", "--write", tmp_path) as listening:
+            listening.wait_for("listening")
+            rdstool("send", large, "--from", f"{small}:5000", "-m", text, "--timeout", "10")
+            assert listening.end().returncode == 0
+    name = f"000001-{small}-5000-{large}-4000"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"{name}.bin": "first",
+        f"{name}-2.bin": "second",
+        f"{name}-3.bin": "third",
+    }
+
+
 def test_a_file_that_cannot_be_written_ends_a_listener_with_the_reason(tmp_path: Path) -> None:
     small, large = own_addresses(2)
-    there = tmp_path / f"000001-{small}-5000-{large}-4000.bin"
-    there.touch()
-    with background("listen", large, "--write", tmp_path) as listening:
+    kept = tmp_path / "kept"
+    with background("listen", large, "--write", kept) as listening:
         listening.wait_for("listening")
+        kept.rmdir()
         rdstool("send", large, "--from", f"{small}:5000", "-m", "x", "--timeout", "10")
         ended = listening.end()
     assert ended.returncode == 2
-    assert ended.stderr == f"rdstool: error: {there} exists already and is not overwritten: name an empty directory\n"
+    assert ended.stderr.startswith("rdstool: error: ")
+    assert ended.stderr.count("\n") == 1
+    assert str(kept / f"000001-{small}-5000-{large}-4000.bin") in ended.stderr
 
 
 def test_a_listener_ends_quietly_when_nobody_reads_what_it_prints() -> None:
