@@ -100,11 +100,13 @@ def test_what_waits_behind_a_hole_does_not_fill_the_memory(command: tuple[str, .
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_hundred_thousand_streams_are_read_in_little_memory(command: tuple[str, ...], tmp_path: Path) -> None:
+    headers = [rds_header(1 + number, 0, 4000, 0) for number in range(3)]
+
     def frames() -> Iterator[bytes]:
         for client in range(100_000):
             yield tcp_frame(client, 0, SYN)
-            for number in range(3):
-                yield tcp_frame(client, 1 + 48 * number, ACK, rds_header(1 + number, 0, 4000, 0))
+            for number, header in enumerate(headers):
+                yield tcp_frame(client, 1 + 48 * number, ACK, header)
             yield tcp_frame(client, 1 + 48 * 3, ACK | FIN)
 
     done = rdstool(*command, str(write_pcap(tmp_path / "streams.pcap", frames())), program=("-c", TELLING_MEMORY))
@@ -115,12 +117,13 @@ def test_a_hundred_thousand_streams_are_read_in_little_memory(command: tuple[str
 
 
 def test_more_queue_pairs_than_are_followed_take_no_more_memory(tmp_path: Path) -> None:
+    headers = {psn: with_checksum(RdsHeader(sequence=psn, sport=4000, dport=4001)) for psn in (1, 2)}
+
     def frames() -> Iterator[bytes]:
         for pair in range(MAX_DIRECTIONS // 2 + 1000):
-            for psn in (1, 2):
+            for psn, header in headers.items():
                 for back in (False, True):
-                    header = RdsHeader(sequence=psn, sport=4000, dport=4001)
-                    yield roce_frame(pair, back, psn, with_checksum(header))
+                    yield roce_frame(pair, back, psn, header)
 
     done = rdstool(
         "stats", "--json", str(write_pcap(tmp_path / "pairs.pcap", frames())), program=("-c", TELLING_MEMORY)
