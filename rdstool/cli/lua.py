@@ -129,11 +129,12 @@ def _change(action: str, directory: Path | None, extcap: Path | None, *, force: 
     from rdstool.tshark.program import find_tshark  # noqa: PLC0415
     from rdstool.version import __version__  # noqa: PLC0415
 
-    where, program, first = directory, extcap, None
+    where, program, tshark = directory, extcap, None
     if where is None:
         tshark = find_tshark()
-        where, program, first = tshark.plugins, extcap or tshark.extcap, of_all_users(tshark)
+        where, program = tshark.plugins, extcap or tshark.extcap
     if action == INSTALL:
+        first = of_all_users(tshark) if tshark else None
         if first is not None and first.version != __version__:
             raise TsharkError(_described(first, for_all=True))
         if first is not None:

@@ -100,8 +100,7 @@ class JsonView:
 
     def event(self, event: Shown, streams: StreamTable, time: str) -> str:
         """One object for an event."""
-        line = jsonl.event_line(event, streams)
-        return line if self.label is None else f"{line[:-2]}{self._where(event.frame)}}}\n"
+        return jsonl.event_line(event, streams, "" if self.label is None else self._where(event.frame))
 
     def _where(self, frame: int) -> str:
         assert self.label is not None

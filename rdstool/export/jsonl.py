@@ -146,8 +146,8 @@ def _operation(event: RdmaOperation) -> dict[str, Any]:
     }
 
 
-def event_line(event: CmMessage | RdmaOperation, streams: StreamTable) -> str:
-    """An RDMA-CM message or RDMA operation as a line of its own."""
+def event_line(event: CmMessage | RdmaOperation, streams: StreamTable, more: str = "") -> str:
+    """An RDMA-CM message or RDMA operation as a line of its own; ``more`` is appended inside the object."""
     source, destination = event_addresses(event, streams)
     path = streams[event.stream].path if event.stream >= 0 else -1
     common = {
@@ -160,7 +160,7 @@ def event_line(event: CmMessage | RdmaOperation, streams: StreamTable) -> str:
     own = _cm_object(event) if isinstance(event, CmMessage) else _operation(event)
     rest = _ENCODER.encode({**common, **own})
     # Times keep all their digits, which a float would not.
-    return f'{{"number": null, "frame": {event.frame}, "time": {seconds_text(event.time)}, {rest[1:]}\n'
+    return f'{{"number": null, "frame": {event.frame}, "time": {seconds_text(event.time)}, {rest[1:-1]}{more}}}\n'
 
 
 def _cm_object(event: CmMessage) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.agree.judging import between_decoders, between_passes, between_processes, make
-from tests.kit.tsharks import newer_tshark, newest_tshark, system_tshark
+from tests.kit.tsharks import VERSIONS, system_tshark
 
 MOST_SHOWN = 5
 """Differences of one capture."""
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave captures with differences in the current folder")
     args = parser.parse_args()
     seeds = [args.seed] if args.seed is not None else range(args.first, args.first + args.seeds)
-    tsharks = [system_tshark(), *([newer_tshark(), newest_tshark()] if args.newer else [])]
+    tsharks = [find() for find in (VERSIONS.values() if args.newer else [system_tshark])]
     differ = 0
     with TemporaryDirectory() as folder:
         for seed in seeds:

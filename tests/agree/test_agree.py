@@ -8,7 +8,7 @@ import pytest
 
 from tests.agree.damaging import DAMAGE, damaged
 from tests.agree.judging import between_decoders, between_passes, between_processes, is_for_two, make
-from tests.kit.tsharks import newer_tshark, newest_tshark, system_tshark
+from tests.kit.tsharks import VERSIONS
 
 SEEDS = range(len(DAMAGE))
 """Each way of damage once; ``python -m tests.agree --seeds 1000`` tries more."""
@@ -16,7 +16,7 @@ ONCE_READ_DIFFERENTLY = (75, 208, 216, 251, 324, 356, 370, 531)
 """By what stood before a SYN or behind headers, ports used again, odd numbers, and a long RDMA operation."""
 LONG = (0, 6, 12, 15, 18, 21, 24)
 """Some whose captures are long enough for two processes."""
-TSHARKS = (system_tshark, newer_tshark, newest_tshark)
+TSHARKS = tuple(VERSIONS.values())
 """Those that the seeds go to by turns."""
 
 

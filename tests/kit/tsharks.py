@@ -47,6 +47,10 @@ def newest_tshark() -> Tshark:
     return find_tshark(str(_unpacked(NEWEST_SUITE)))
 
 
+VERSIONS = {"system": system_tshark, "newer": newer_tshark, "newest": newest_tshark}
+"""All of them."""
+
+
 def bare_tshark(folder: Path) -> Tshark:
     """The newer one as a distribution has it: it looks for the plugins of all users in ``folder``, and finds none.
 

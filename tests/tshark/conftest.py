@@ -8,7 +8,10 @@ from __future__ import annotations
 import pytest
 
 from rdstool.tshark.program import Tshark
-from tests.tshark.running import ENDS, VERSIONS
+from tests.kit.tsharks import VERSIONS
+
+ENDS = ("system", "newest")
+"""The oldest and the newest of them: what both do is done by those between them."""
 
 
 @pytest.fixture(params=ENDS)

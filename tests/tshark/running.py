@@ -12,7 +12,6 @@ from rdstool.capture.pipeline import CaptureOptions, open_capture
 from rdstool.tshark.compare import differences, finding_differences, natively, objects
 from rdstool.tshark.engine import TsharkCapture
 from rdstool.tshark.program import Tshark
-from tests.kit.tsharks import newer_tshark, newest_tshark, system_tshark
 
 ROOT = Path(__file__).parents[2]
 RDSTOOL = str(Path(sys.executable).with_name("rdstool"))
@@ -21,10 +20,6 @@ CAPTURE = ROOT / "pcaps" / "ib-rdma-73" / "a.pcap.gz"
 PLUGIN = ROOT / "lua" / "rds.lua"
 STRESS = ROOT / "lua" / "rds_stress.lua"
 PCAPS = sorted((ROOT / "pcaps").glob("*/a.pcap.gz"))
-VERSIONS = {"system": system_tshark, "newer": newer_tshark, "newest": newest_tshark}
-"""What the tests are run with: the machine's tshark, one of version 4.4, and the newest in Debian."""
-ENDS = ("system", "newest")
-"""The oldest and the newest of them: what both do is done by those between them."""
 RUN_S = 240
 OPTIONS = CaptureOptions(digests=True)
 _HARMLESS = "Running as user"

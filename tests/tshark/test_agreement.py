@@ -16,9 +16,9 @@ from rdstool.tshark.compare import finding_differences, natively
 from rdstool.tshark.program import Tshark
 from rdstool.validate.alone import ALONE
 from tests.fuzz.damage import ETHERNET_BYTES, FILE_HEADER_BYTES, RECORD_HEADER_BYTES, Frames, split
-from tests.kit.tsharks import newer_tshark
+from tests.kit.tsharks import VERSIONS, newer_tshark
 from tests.kit.tunnels import KNOWN_TO_WIRESHARK, Wrap, in_turn, mpls_in_udp, vxlan_gpe
-from tests.tshark.running import OPTIONS, PCAPS, ROOT, VERSIONS, compare
+from tests.tshark.running import OPTIONS, PCAPS, ROOT, compare
 from tests.unit.validate.mutations import CASES as BROKEN
 from tests.unit.validate.mutations import CLEAN, Script
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.tshark.running import PLUGIN, ROOT, RUN_S, VERSIONS, rows
+from tests.kit.tsharks import VERSIONS
+from tests.tshark.running import PLUGIN, ROOT, RUN_S, rows
 
 SHARKD = shutil.which("sharkd")
 NAMES = ("tcp-congestion-73", "tcp-cutlossy-61", "ib-rdma-73")

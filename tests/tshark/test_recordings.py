@@ -30,7 +30,8 @@ from rdstool.protocol.ib.memory import RdmaFlags
 from rdstool.protocol.kinds import Transport
 from tests.kit.hostile import RawPeer, congestion_map, message
 from tests.kit.loopback import own_addresses
-from tests.tshark.running import VERSIONS, compare
+from tests.kit.tsharks import VERSIONS
+from tests.tshark.running import compare
 
 LIMIT_S = 120
 """How long a conversation may take."""

@@ -20,7 +20,7 @@ DETECTION_RECORDS = 3
 _TYPE_MASK = 0x7F
 _PAD = 48
 """What fills a buffer of the card: of an ERF file, no frame to Wireshark [seen in tshark 4.0, 4.4 and 4.6]."""
-_KNOWN_TYPES = frozenset(range(1, 28)) | {48}
+_KNOWN_TYPES = frozenset(range(1, 28)) | {_PAD}
 _MAX_SECONDS_APART = 7 * 24 * 3600
 _SIZE = struct.Struct(">H").unpack_from
 _SIZE_OFFSET = 10

@@ -130,7 +130,7 @@ class _Walk:
                 if self.problem:
                     break
             elif kind in EVENTS:
-                self.events.append(Event(len(self.packets), event_time(view, position, self.order)))
+                self.events.append(Event(len(self.packets), event_time(kind, view[position:following], self.order)))
             position = following
         else:
             self.more = True

@@ -21,7 +21,7 @@ _CUSTOM, _CUSTOM_NOT_COPIED = 0x0BAD, 0x4000_0BAD
 _JOURNAL_ENTRY = 9
 _TIME_AT = {0x204: 10, 0x216: 10, 0x221: 10, 0x208: 14, 0x217: 14, 0x222: 14}
 """Of sysdig's events, without and with flags: where their time is."""
-_TIME_BYTES, _TRAILER_BYTES = 8, 4
+_HEAD_BYTES, _TIME_BYTES, _TRAILER_BYTES = 8, 8, 4
 _JOURNAL_TIME = re.compile(rb"^__REALTIME_TIMESTAMP=(\d{1,20})$", re.MULTILINE)
 _MAX_TIME = (1 << 63) - 1
 
@@ -39,16 +39,15 @@ class Event:
     """ns since 1970, or NO_TIME."""
 
 
-def event_time(view: memoryview, position: int, order: str) -> int:
-    """The time of the block of these types that is at ``position``, in ns since 1970; NO_TIME where it tells none."""
-    kind, size = struct.unpack_from(f"{order}II", view, position)
+def event_time(kind: int, block: memoryview, order: str) -> int:
+    """The time of a block of one of these types, in ns since 1970; NO_TIME where it tells none."""
     if kind == _JOURNAL_ENTRY:
-        found = _JOURNAL_TIME.search(view[position + 8 : position + size - _TRAILER_BYTES])
+        found = _JOURNAL_TIME.search(block[_HEAD_BYTES:-_TRAILER_BYTES])
         return min(int(found[1]) * 1000, _MAX_TIME) if found else NO_TIME
-    at = _TIME_AT.get(kind, size)
-    if at + _TIME_BYTES + _TRAILER_BYTES > size:
+    at = _TIME_AT.get(kind, len(block))
+    if at + _TIME_BYTES + _TRAILER_BYTES > len(block):
         return NO_TIME
-    (stamp,) = struct.unpack_from(f"{order}Q", view, position + at)
+    (stamp,) = struct.unpack_from(f"{order}Q", block, at)
     return min(int(stamp), _MAX_TIME)
 
 
