@@ -400,10 +400,11 @@ local unpack = table.unpack
 -- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
 local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
 local call_dissector, try_table, referenced = Dissector.call, DissectorTable.try, TreeItem.referenced
--- So are the functions behind what a frame tells of itself, from its `pinfo`: by learn_getters, at the first frame.
-local number_of, is_visited, time_of, source_of, destination_of, columns_of, text_of_address
+-- So are the functions behind what a frame tells of itself, from its `pinfo`: once the first frame is asked for its number.
+local is_visited, time_of, source_of, destination_of, columns_of, text_of_address
+local number_of
 
-local function learn_getters(pinfo)
+function number_of(pinfo)
    local function getter(name)
       local meta = getmetatable(pinfo)
       local getters = type(meta) == "table" and meta.__getters
@@ -415,6 +416,7 @@ local function learn_getters(pinfo)
    source_of, destination_of, columns_of = getter("net_src"), getter("net_dst"), getter("cols")
    local address = getmetatable(pinfo.net_src)
    text_of_address = type(address) == "table" and address.__tostring or tostring
+   return number_of(pinfo)
 end
 
 -- Headers are read from a frame's first bytes, and payload, which may be kept, is copied once.
@@ -990,7 +992,7 @@ end
 -- RDS over TCP. What it gives to the rest, and what it takes from 40_analysis.lua:
 -- whether an ordinary message is just what was expected; and to be told what a peer has received.
 
-local start_tcp, feed_tcp, finish_tcp, read_segment, advances, take_acknowledgement, seen_segment
+local start_tcp, feed_tcp, feed_next, finish_tcp, read_segment
 local connection_count
 local is_next, acknowledged
 
@@ -1104,7 +1106,7 @@ end
 -- it where the length of a message, or a chain of headers, tells the next boundary.
 -- Stream offsets count payload bytes from the first one. The first copy of a byte wins, as in Linux.
 
-local new_half, offset_in, flush, settle, take
+local new_half, offset_in, flush, settle, take, go_on
 do
    local MAX_PENDING_BYTES = 4194304 -- that may wait behind a hole
    local MAX_PENDING_SEGMENTS = 4096
@@ -1138,6 +1140,14 @@ do
    function offset_in(half, number)
       local distance = (number - half.base - half.next) % TWO32
       return half.next + (distance < TWO31 and distance or distance - TWO32)
+   end
+
+   -- Of segments that only went on with a message, numbers were noted: the frame of the last one is made once it is needed.
+   local function catch_up(half)
+      if half.late_number then
+         half.latest = { number = half.late_number, time = half.late_time }
+         half.open.done, half.late_number = half.latest, nil
+      end
    end
 
    local function push(half, start, size, data, frame, done, hole)
@@ -1421,6 +1431,7 @@ do
 
    -- Report the message that is under way as incomplete: `closing` ended it before its last byte was seen.
    function flush(half, closing, now)
+      catch_up(half)
       local open = half.open
       if open then
          half.open = nil
@@ -1494,6 +1505,7 @@ do
    -- Give up holes that can no longer fill, then read the messages. Without `acked`, what the peer has acknowledged is no
    -- reason where the capture is read twice.
    function settle(half, now, final, acked)
+      catch_up(half)
       acked = acked or not half.patient and half.acked or -1
       while half.pending[1] do
          local first = half.pending[1]
@@ -1505,6 +1517,20 @@ do
          give_up_hole(half)
       end
       read_messages(half, now, final)
+   end
+
+   -- The most common case: the next segment goes on with a message, and does not end it. Returns whether it is so.
+   function go_on(half, data, number, time)
+      local open, stop = half.open, half.next + #data
+      if not open or stop >= open.stop then
+         return false
+      end
+      local parts = open.parts
+      parts[#parts + 1] = data
+      open.seen = open.seen + #data
+      half.next, half.late_number, half.late_time = stop, number, time
+      shown[number] = shown[number] or half.lane.part_frame
+      return true
    end
 
    local ONLY_FLAG_BYTES = "\0\0\0\0\0\0\0" -- credit, padding and checksum
@@ -1547,6 +1573,7 @@ do
 
    -- Take a segment's payload: `size` bytes on the wire, of which `data` was captured.
    function take(half, offset, size, data, frame)
+      catch_up(half)
       local stop = offset + size
       if stop <= half.next then
          return -- seen before
@@ -1556,12 +1583,7 @@ do
          return
       end
       half.latest = frame
-      local skip, open = half.next - offset, half.open
-      if open and skip == 0 and stop < open.stop and #data == size and not half.pending[1] then
-         extend(open, data, frame)
-         half.next = stop
-         return
-      end
+      local skip = half.next - offset
       if skip == 0 and #data == size and half.boundary == offset and not half.search and not half.pending[1] then
          local taken = take_whole_messages(half, data, frame)
          half.next = offset + taken
@@ -1585,12 +1607,12 @@ do
    local MAX_CONNECTIONS = 131072
    local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
 
-   local closed -- halves whose connection was reset, oldest first: half, closing frame
+   local closed, closed_count -- halves whose connection was reset, oldest first: half, closing frame
    local last_number, last_time -- of the last frame with a segment
 
    function start_tcp()
       connections, connection_count = {}, 0
-      closed, last_number = { first = 1, last = 0 }, nil
+      closed, closed_count, last_number = { first = 1, last = 0 }, 0, nil
    end
 
    -- The half that a segment's sender fills, nil where its connection is not known.
@@ -1611,6 +1633,7 @@ do
    local function forget_half(half)
       local from = connections[half.ports]
       local to = from and from[half.src]
+      half.gone, half.expected = true, nil
       if not to or to[half.dst] ~= half then
          return -- an end connected with itself: the other half has taken this one's place
       end
@@ -1747,7 +1770,7 @@ do
             if other == half and not other.pending[1] then
                flush(other, now, now)
             else
-               closed.last = closed.last + 1
+               closed.last, closed_count = closed.last + 1, closed_count + 1
                closed[closed.last] = { half = other, frame = now }
             end
          end
@@ -1759,7 +1782,7 @@ do
       local entry = closed[closed.first]
       while entry and (all or entry.frame.number < now.number - IN_FLIGHT_FRAMES) do
          closed[closed.first] = nil
-         closed.first = closed.first + 1
+         closed.first, closed_count = closed.first + 1, closed_count - 1
          if not entry.half.pending[1] then
             flush(entry.half, entry.frame, now)
          end
@@ -1803,9 +1826,8 @@ do
       end
    end
 
-   -- Whether a segment acknowledges more than was acknowledged before.
-   function advances(half, segment)
-      local number = segment.ack
+   -- Whether a segment with the number `seq` acknowledges more than was acknowledged before: all before `number`.
+   local function advances(half, seq, number)
       if number == half.last_ack then
          return false
       end
@@ -1816,30 +1838,29 @@ do
       half.last_ack = number
       local offset = offset_in(other, number)
       -- Where both numbers are far away, another connection may have begun.
-      return offset > other.acked and (offset - other.acked <= STRAY_BYTES or not is_far(half, segment.seq))
+      return offset > other.acked and (offset - other.acked <= STRAY_BYTES or not is_far(half, seq))
    end
 
-   function seen_segment(number, time)
-      last_number, last_time = number, time
-   end
-
-   function take_acknowledgement(half, segment, now)
-      if closed[closed.first] then
-         flush_closed(now)
-      end
+   local function take_acknowledgement(half, number, now)
       local other = half.connection.halves[1 - half.direction]
-      other.acked = offset_in(other, segment.ack)
+      other.acked = offset_in(other, number)
       acknowledged(other.connection.stream, other.direction, other.acked, now)
       if other.pending[1] then
          settle(other, now)
       end
    end
 
+   -- Where nothing waits, the next segment is known by its number.
+   local function expect_next(half)
+      local base = not (half.gone or half.pending[1]) and half.base
+      half.expected = base and (base + half.next) % TWO32 or nil
+   end
+
    -- Take a segment of a connection that carries RDS. `sure`: a message begins with the first byte of its payload.
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
       last_number, last_time = now.number, now.time
-      if closed[closed.first] then
+      if closed_count > 0 then
          flush_closed(now)
       end
       local half = segment.half
@@ -1873,12 +1894,40 @@ do
             tell_part(half.lane, now)
          end
       end
-      if segment.ack_flag and advances(half, segment) then
-         take_acknowledgement(half, segment, now)
+      if segment.ack_flag and advances(half, segment.seq, segment.ack) then
+         take_acknowledgement(half, segment.ack, now)
       end
       if segment.fin or segment.rst then
          close(half, segment, now)
       end
+      expect_next(half.connection.halves[0])
+      expect_next(half.connection.halves[1])
+   end
+
+   -- Take a segment as most are: with no flag but ACK and PSH, the next in order, and nothing waits. Its payload lies in `tvb`
+   -- from `at` to `stop`. Returns whether it was one.
+   function feed_next(half, seq, ack, tvb, at, stop, number, pinfo)
+      if seq ~= half.expected or closed_count > 0 then
+         return false
+      end
+      local now
+      last_number, last_time = number, time_of(pinfo)
+      if stop > at then
+         local size = stop - at
+         local data = raw_bytes(tvb, at, size)
+         if not go_on(half, data, number, last_time) then
+            now = { number = number, time = last_time }
+            take(half, half.next, size, data, now)
+            if half.open or half.search then
+               tell_part(half.lane, now)
+            end
+         end
+         half.expected = (seq + size) % TWO32
+      end
+      if ack ~= half.last_ack and advances(half, seq, ack) then
+         take_acknowledgement(half, ack, now or { number = number, time = last_time })
+      end
+      return true
    end
 
    local segment = {} -- the same for all: it is looked at once
@@ -1897,7 +1946,7 @@ do
       if bits ~= segment.bits then
          segment.bits = bits
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
-         segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
+         segment.ack_flag = has(bits, 0x10)
       end
       segment.size, segment.data = stop - header, bytes_between(tvb, header, stop)
       segment.half = half_of(sport * 65536 + dport, src, dst)
@@ -4757,9 +4806,7 @@ do
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       if frame.part then
-         if visited or not part_unwanted then
-            show_only_part(frame.part, root)
-         end
+         show_only_part(frame.part, root)
          return
       end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is
@@ -4803,6 +4850,19 @@ local switched_on -- whether RDS is; nil until Wireshark has called its dissecto
 local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
+-- Most packets go where others went before. Their addresses and ports, as they lie behind one another in IPv4 without options
+-- -> how these packets are taken and shown, how many bytes of one are read first, and who they are for.
+local IPV4_BYTES, ROUTE_FROM, ROUTE_TO = 20, 13, 24
+local routes, route_count = {}, 0
+
+local function remember_route(head, route)
+   local MAX_ROUTES = 65536
+   if route_count >= MAX_ROUTES then
+      routes, route_count = {}, 0
+   end
+   routes[sub(head, ROUTE_FROM, ROUTE_TO)], route_count = route, route_count + 1
+end
+
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
 end
@@ -4843,7 +4903,9 @@ local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
-      show_frame(frame, tvb, pinfo, root)
+      if visited or not (part_unwanted and frame.part) then
+         show_frame(frame, tvb, pinfo, root)
+      end
    end
 end
 
@@ -4882,9 +4944,16 @@ end
 
 -- TCP: its watcher, and what it hands on.
 
+local TCP = 6
 local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
+   local ACK, ACK_PSH = 0x10, 0x18
+   local TAKEN = { used = true } -- a segment of which all is noted
+   local DATA_AT = {} -- the byte that tells the length of a TCP header -> where payload begins behind IPv4
+   for octet = TCP_HEADER_BYTES * 4, 255 do
+      DATA_AT[octet] = IPV4_BYTES + floor(octet / 16) * 4
+   end
 
    local function show_segment(tvb, head, at, pinfo, tree)
       local frame = not done and shown[current]
@@ -4893,6 +4962,39 @@ do
          local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
          local data = payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil
          show_directly(tvb, data, pinfo, tree)
+      end
+   end
+
+   -- Take a segment as most are: over IPv4 without options, whole, of a connection whose route is known.
+   local function take_segment(route, head, size, tvb, pinfo)
+      local version, _, l1, l0, _, _, f1, f0, _, protocol = byte(head, 1, 10)
+      local stop = l1 * 256 + l0
+      if version ~= 0x45 or protocol ~= TCP or stop > size or f1 % 64 > 0 or f0 > 0 then
+         return false
+      end
+      local q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(head, IPV4_BYTES + 5, IPV4_BYTES + 14)
+      if bits ~= ACK and bits ~= ACK_PSH then
+         return false
+      end
+      local at = DATA_AT[header]
+      if not at or at > stop then
+         return false
+      end
+      local seq, ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
+      if not feed_next(route.half, seq, ack, tvb, at, stop, current, pinfo) then
+         return false
+      end
+      segment = TAKEN
+      return true
+   end
+
+   -- Further segments of this one's direction are known by their route, where it came over IPv4 without options.
+   local function remember_half(head, at, half)
+      if at == IPV4_BYTES and half and not half.gone then
+         local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
+         if not route or route.half ~= half then
+            remember_route(head, { half = half, take = take_segment, show = show_segment, read_first = HEAD_BYTES })
+         end
       end
    end
 
@@ -4909,15 +5011,9 @@ do
          local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
          if rds_port or connection_count > 0 then
             segment = read_segment(tvb, head, at, stop, src, dst)
-            local half = segment and segment.half
-            if half and segment.size == 0 and segment.only_ack then
-               segment.used = true
-               seen_segment(current, time_of(pinfo))
-               if advances(half, segment) then
-                  take_acknowledgement(half, segment, now_of(current, pinfo))
-               end
-            elseif segment and (rds_port or half) then
+            if segment and (rds_port or segment.half) then
                feed_tcp(segment, now_of(current, pinfo), rds_tcp_port)
+               remember_half(head, at, segment.half)
             end
          end
       end
@@ -4967,7 +5063,8 @@ do
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
       note_frame(pinfo)
-      if captured_len(tvb) == 0 then
+      local size = captured_len(tvb)
+      if size == 0 then
          return 0
       end
       if not (segment and segment.used) and not pinfo.visited then
@@ -4977,7 +5074,7 @@ do
          end
       end
       show_once(tvb, pinfo, tree)
-      return captured_len(tvb)
+      return size
    end
 
    odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough
@@ -5007,28 +5104,9 @@ end
 -- InfiniBand and RoCE: their watchers, and what they hand on.
 
 local UDP, ICRC_BYTES = 17, 4
-local watch_taken, watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
-local remember_route, take_routed
-local routes -- addresses and ports as they lie in IPv4 and UDP -> number of a queue pair -> the flow to it
+local watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
+local remember_flow
 do
-   -- What was to be noted of a packet is; Wireshark shows it now.
-   function watch_taken(tvb, pinfo, tree, original)
-      local saved_done = done
-      done = false
-      local used
-      if at_end or lost_frames[current] then
-         show_directly(tvb, nil, pinfo, tree)
-         used = pass_on_shown(original, tvb, pinfo, tree)
-      else
-         used = pass_on(original, tvb, pinfo, tree)
-      end
-      if not done then
-         show_directly(tvb, nil, pinfo, tree)
-      end
-      done = saved_done
-      return used
-   end
-
    function watch_packet(packet, tvb, pinfo, tree, original)
       if visited then
          settle_at_end()
@@ -5039,28 +5117,20 @@ do
             feed_packet(packet, now_of(current, pinfo))
          end
       end
-      return watch_taken(tvb, pinfo, tree, original)
-   end
-
-   local MAX_ROUTES = 65536
-   local IPV4_BYTES = 20 -- without options
-   local route_count = 0
-
-   -- Further packets of this one's flow are known by their route.
-   function remember_route(route, packet)
-      local flow = packet and packet.flow
-      if flow and flow.stream then
-         if route_count >= MAX_ROUTES then
-            routes, route_count = {}, 0
-         end
-         local queue_pairs = routes[route] or {}
-         routes[route], queue_pairs[flow.qpn], route_count = queue_pairs, flow, route_count + 1
+      local saved_done = done
+      done = false
+      if shows_first() then
+         show_directly(tvb, nil, pinfo, tree)
       end
+      local used = pass_on_shown(original, tvb, pinfo, tree)
+      show_directly(tvb, nil, pinfo, tree)
+      done = saved_done
+      return used
    end
 
    -- Take a packet as most are: over IPv4 without options, whole, and of a flow whose route is known. `head` has the first of
    -- its `size` bytes. Returns whether it was one.
-   function take_routed(queue_pairs, head, size, tvb, pinfo)
+   local function take_packet(route, head, size, tvb, pinfo)
       local version, _, l1, l0, _, _, f1, f0, _, protocol = byte(head, 1, 10)
       if version ~= 0x45 or protocol ~= UDP or l1 * 256 + l0 ~= size or f1 % 64 > 0 or f0 > 0 then
          return false
@@ -5070,7 +5140,7 @@ do
          return false
       end
       local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, FRAMED_AT)
-      local flow = queue_pairs[(q2 * 256 + q1) * 256 + q0]
+      local flow = route[(q2 * 256 + q1) * 256 + q0]
       if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
          return false
       end
@@ -5086,6 +5156,26 @@ do
          feed_packet(packet, now_of(current, pinfo))
       end
       return true
+   end
+
+   local MOST_BYTES = 4140 -- of a packet over IPv4
+
+   local function show_packet(tvb, _, _, pinfo, tree)
+      show_directly(tvb, nil, pinfo, tree)
+   end
+
+   -- Further packets of this one's flow, which came over IPv4 without options, are known by their route, to which several
+   -- queue pairs may belong.
+   function remember_flow(head, packet)
+      local flow = packet and packet.flow
+      if flow and flow.stream then
+         local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
+         if not route or route.take ~= take_packet then
+            route = { take = take_packet, show = show_packet, read_first = MOST_BYTES }
+            remember_route(head, route)
+         end
+         route[flow.qpn] = flow
+      end
    end
 
    local GRH_BYTES, LRH_BYTES = 40, 8
@@ -5142,10 +5232,8 @@ do
       local frame = shown[current]
       if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
-      elseif not done then
-         done = true
-         show_frame(frame, tvb, pinfo, tree)
       end
+      show_once(tvb, pinfo, tree)
       return true
    end
 
@@ -5162,18 +5250,16 @@ end
 
 -- IP: its watcher. Addresses and ports lie in one string of bytes there.
 
-local TCP, ROCE_PORT = 6, 4791
+local ROCE_PORT = 4791
 local inside -- why the watchers at TCP and UDP are there: "links", "packets", or nil where they are not
 local put_inside -- in 5_watchers.lua
 local watch_ip
 do
-   local IPV4_BYTES, IPV6_BYTES, UDP_BYTES = 20, 40, 8
+   local IPV6_BYTES, UDP_BYTES = 40, 8
    local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
-   -- Bytes of a frame that are read first: all, where it follows one of RoCE, to which all of it is of use.
-   local MOST_ROCE_BYTES = 4140
-   local read_first = HEAD_BYTES
+   local read_first = HEAD_BYTES -- how many bytes of a frame are: more, where it follows one of RoCE, to which all is of use
 
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
 
@@ -5208,7 +5294,7 @@ do
             stop = (udp >= UDP_BYTES and min(stop, at + udp) or stop) - ICRC_BYTES
             local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
             if at == IPV4_BYTES then
-               remember_route(sub(head, 13, 24), packet)
+               remember_flow(head, packet)
             end
             return watch_packet(packet, tvb, pinfo, tree, original)
          elseif port and CARRY_IP[p * 256 + port] and not inside then
@@ -5225,13 +5311,17 @@ do
       if inside == "links" then
          put_inside(nil)
       end
-      local saved, size = taken, captured_len(tvb)
+      local saved, saved_done, size = taken, done, captured_len(tvb)
       local head = raw_bytes(tvb, 0, size < read_first and size or read_first)
-      local queue_pairs = not visited and routes[sub(head, 13, 24)]
+      local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
-      if queue_pairs and take_routed(queue_pairs, head, size, tvb, pinfo) then
-         taken, read_first = true, MOST_ROCE_BYTES
-         used = watch_taken(tvb, pinfo, tree, original)
+      if route and route.take(route, head, size, tvb, pinfo) then
+         taken, done, read_first = true, false, route.read_first
+         used = pass_on(original, tvb, pinfo, tree)
+         if not done and shown[current] then
+            route.show(tvb, head, IPV4_BYTES, pinfo, tree)
+         end
+         segment, done = nil, saved_done
       else
          read_first = HEAD_BYTES
          used = watch_inside_ip(head, tvb, pinfo, tree, original)
@@ -5298,9 +5388,6 @@ do
       end
       local proto = Proto(name, description)
       function proto.dissector(tvb, pinfo, tree)
-         if not number_of then
-            learn_getters(pinfo)
-         end
          local number = number_of(pinfo)
          if number > newest then
             visited, newest = false, number
@@ -5351,7 +5438,8 @@ function rds.init()
    start_tcp()
    start_infiniband()
    start_cm()
-   odd_ends, lost_frames, routes, newest, switched_on = {}, {}, {}, 0, nil
+   routes, route_count = {}, 0
+   odd_ends, lost_frames, newest, switched_on = {}, {}, 0, nil
    if at_ip then
       put_inside("links")
    end

@@ -8,10 +8,11 @@ local unpack = table.unpack
 -- Methods of Wireshark's objects, looked up once: asked of an object they cost as much again as what they do.
 local captured_len, reported_len, raw_bytes = Tvb.len, Tvb.reported_len, Tvb.raw
 local call_dissector, try_table, referenced = Dissector.call, DissectorTable.try, TreeItem.referenced
--- So are the functions behind what a frame tells of itself, from its `pinfo`: by learn_getters, at the first frame.
-local number_of, is_visited, time_of, source_of, destination_of, columns_of, text_of_address
+-- So are the functions behind what a frame tells of itself, from its `pinfo`: once the first frame is asked for its number.
+local is_visited, time_of, source_of, destination_of, columns_of, text_of_address
+local number_of
 
-local function learn_getters(pinfo)
+function number_of(pinfo)
    local function getter(name)
       local meta = getmetatable(pinfo)
       local getters = type(meta) == "table" and meta.__getters
@@ -23,6 +24,7 @@ local function learn_getters(pinfo)
    source_of, destination_of, columns_of = getter("net_src"), getter("net_dst"), getter("cols")
    local address = getmetatable(pinfo.net_src)
    text_of_address = type(address) == "table" and address.__tostring or tostring
+   return number_of(pinfo)
 end
 
 -- Headers are read from a frame's first bytes, and payload, which may be kept, is copied once.

@@ -437,9 +437,7 @@ do
    -- Show what is known of a frame. `tvb` is what messages of this frame lie in.
    function show_frame(frame, tvb, pinfo, root)
       if frame.part then
-         if visited or not part_unwanted then
-            show_only_part(frame.part, root)
-         end
+         show_only_part(frame.part, root)
          return
       end
       local wanted = is_wanted(root, "rds") -- in a tree that is visible, everything is

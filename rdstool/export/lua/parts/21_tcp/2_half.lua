@@ -3,7 +3,7 @@
 -- it where the length of a message, or a chain of headers, tells the next boundary.
 -- Stream offsets count payload bytes from the first one. The first copy of a byte wins, as in Linux.
 
-local new_half, offset_in, flush, settle, take
+local new_half, offset_in, flush, settle, take, go_on
 do
    local MAX_PENDING_BYTES = 4194304 -- that may wait behind a hole
    local MAX_PENDING_SEGMENTS = 4096
@@ -37,6 +37,14 @@ do
    function offset_in(half, number)
       local distance = (number - half.base - half.next) % TWO32
       return half.next + (distance < TWO31 and distance or distance - TWO32)
+   end
+
+   -- Of segments that only went on with a message, numbers were noted: the frame of the last one is made once it is needed.
+   local function catch_up(half)
+      if half.late_number then
+         half.latest = { number = half.late_number, time = half.late_time }
+         half.open.done, half.late_number = half.latest, nil
+      end
    end
 
    local function push(half, start, size, data, frame, done, hole)
@@ -320,6 +328,7 @@ do
 
    -- Report the message that is under way as incomplete: `closing` ended it before its last byte was seen.
    function flush(half, closing, now)
+      catch_up(half)
       local open = half.open
       if open then
          half.open = nil
@@ -393,6 +402,7 @@ do
    -- Give up holes that can no longer fill, then read the messages. Without `acked`, what the peer has acknowledged is no
    -- reason where the capture is read twice.
    function settle(half, now, final, acked)
+      catch_up(half)
       acked = acked or not half.patient and half.acked or -1
       while half.pending[1] do
          local first = half.pending[1]
@@ -404,6 +414,20 @@ do
          give_up_hole(half)
       end
       read_messages(half, now, final)
+   end
+
+   -- The most common case: the next segment goes on with a message, and does not end it. Returns whether it is so.
+   function go_on(half, data, number, time)
+      local open, stop = half.open, half.next + #data
+      if not open or stop >= open.stop then
+         return false
+      end
+      local parts = open.parts
+      parts[#parts + 1] = data
+      open.seen = open.seen + #data
+      half.next, half.late_number, half.late_time = stop, number, time
+      shown[number] = shown[number] or half.lane.part_frame
+      return true
    end
 
    local ONLY_FLAG_BYTES = "\0\0\0\0\0\0\0" -- credit, padding and checksum
@@ -446,6 +470,7 @@ do
 
    -- Take a segment's payload: `size` bytes on the wire, of which `data` was captured.
    function take(half, offset, size, data, frame)
+      catch_up(half)
       local stop = offset + size
       if stop <= half.next then
          return -- seen before
@@ -455,12 +480,7 @@ do
          return
       end
       half.latest = frame
-      local skip, open = half.next - offset, half.open
-      if open and skip == 0 and stop < open.stop and #data == size and not half.pending[1] then
-         extend(open, data, frame)
-         half.next = stop
-         return
-      end
+      local skip = half.next - offset
       if skip == 0 and #data == size and half.boundary == offset and not half.search and not half.pending[1] then
          local taken = take_whole_messages(half, data, frame)
          half.next = offset + taken

@@ -6,12 +6,12 @@ do
    local MAX_CONNECTIONS = 131072
    local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
 
-   local closed -- halves whose connection was reset, oldest first: half, closing frame
+   local closed, closed_count -- halves whose connection was reset, oldest first: half, closing frame
    local last_number, last_time -- of the last frame with a segment
 
    function start_tcp()
       connections, connection_count = {}, 0
-      closed, last_number = { first = 1, last = 0 }, nil
+      closed, closed_count, last_number = { first = 1, last = 0 }, 0, nil
    end
 
    -- The half that a segment's sender fills, nil where its connection is not known.
@@ -32,6 +32,7 @@ do
    local function forget_half(half)
       local from = connections[half.ports]
       local to = from and from[half.src]
+      half.gone, half.expected = true, nil
       if not to or to[half.dst] ~= half then
          return -- an end connected with itself: the other half has taken this one's place
       end
@@ -168,7 +169,7 @@ do
             if other == half and not other.pending[1] then
                flush(other, now, now)
             else
-               closed.last = closed.last + 1
+               closed.last, closed_count = closed.last + 1, closed_count + 1
                closed[closed.last] = { half = other, frame = now }
             end
          end
@@ -180,7 +181,7 @@ do
       local entry = closed[closed.first]
       while entry and (all or entry.frame.number < now.number - IN_FLIGHT_FRAMES) do
          closed[closed.first] = nil
-         closed.first = closed.first + 1
+         closed.first, closed_count = closed.first + 1, closed_count - 1
          if not entry.half.pending[1] then
             flush(entry.half, entry.frame, now)
          end
@@ -224,9 +225,8 @@ do
       end
    end
 
-   -- Whether a segment acknowledges more than was acknowledged before.
-   function advances(half, segment)
-      local number = segment.ack
+   -- Whether a segment with the number `seq` acknowledges more than was acknowledged before: all before `number`.
+   local function advances(half, seq, number)
       if number == half.last_ack then
          return false
       end
@@ -237,30 +237,29 @@ do
       half.last_ack = number
       local offset = offset_in(other, number)
       -- Where both numbers are far away, another connection may have begun.
-      return offset > other.acked and (offset - other.acked <= STRAY_BYTES or not is_far(half, segment.seq))
+      return offset > other.acked and (offset - other.acked <= STRAY_BYTES or not is_far(half, seq))
    end
 
-   function seen_segment(number, time)
-      last_number, last_time = number, time
-   end
-
-   function take_acknowledgement(half, segment, now)
-      if closed[closed.first] then
-         flush_closed(now)
-      end
+   local function take_acknowledgement(half, number, now)
       local other = half.connection.halves[1 - half.direction]
-      other.acked = offset_in(other, segment.ack)
+      other.acked = offset_in(other, number)
       acknowledged(other.connection.stream, other.direction, other.acked, now)
       if other.pending[1] then
          settle(other, now)
       end
    end
 
+   -- Where nothing waits, the next segment is known by its number.
+   local function expect_next(half)
+      local base = not (half.gone or half.pending[1]) and half.base
+      half.expected = base and (base + half.next) % TWO32 or nil
+   end
+
    -- Take a segment of a connection that carries RDS. `sure`: a message begins with the first byte of its payload.
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
       last_number, last_time = now.number, now.time
-      if closed[closed.first] then
+      if closed_count > 0 then
          flush_closed(now)
       end
       local half = segment.half
@@ -294,12 +293,40 @@ do
             tell_part(half.lane, now)
          end
       end
-      if segment.ack_flag and advances(half, segment) then
-         take_acknowledgement(half, segment, now)
+      if segment.ack_flag and advances(half, segment.seq, segment.ack) then
+         take_acknowledgement(half, segment.ack, now)
       end
       if segment.fin or segment.rst then
          close(half, segment, now)
       end
+      expect_next(half.connection.halves[0])
+      expect_next(half.connection.halves[1])
+   end
+
+   -- Take a segment as most are: with no flag but ACK and PSH, the next in order, and nothing waits. Its payload lies in `tvb`
+   -- from `at` to `stop`. Returns whether it was one.
+   function feed_next(half, seq, ack, tvb, at, stop, number, pinfo)
+      if seq ~= half.expected or closed_count > 0 then
+         return false
+      end
+      local now
+      last_number, last_time = number, time_of(pinfo)
+      if stop > at then
+         local size = stop - at
+         local data = raw_bytes(tvb, at, size)
+         if not go_on(half, data, number, last_time) then
+            now = { number = number, time = last_time }
+            take(half, half.next, size, data, now)
+            if half.open or half.search then
+               tell_part(half.lane, now)
+            end
+         end
+         half.expected = (seq + size) % TWO32
+      end
+      if ack ~= half.last_ack and advances(half, seq, ack) then
+         take_acknowledgement(half, ack, now or { number = number, time = last_time })
+      end
+      return true
    end
 
    local segment = {} -- the same for all: it is looked at once
@@ -318,7 +345,7 @@ do
       if bits ~= segment.bits then
          segment.bits = bits
          segment.fin, segment.syn, segment.rst = bits % 2 == 1, has(bits, 0x02), has(bits, 0x04)
-         segment.ack_flag, segment.only_ack = has(bits, 0x10), bits == 0x10
+         segment.ack_flag = has(bits, 0x10)
       end
       segment.size, segment.data = stop - header, bytes_between(tvb, header, stop)
       segment.half = half_of(sport * 65536 + dport, src, dst)

@@ -9,6 +9,19 @@ local switched_on -- whether RDS is; nil until Wireshark has called its dissecto
 local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
+-- Most packets go where others went before. Their addresses and ports, as they lie behind one another in IPv4 without options
+-- -> how these packets are taken and shown, how many bytes of one are read first, and who they are for.
+local IPV4_BYTES, ROUTE_FROM, ROUTE_TO = 20, 13, 24
+local routes, route_count = {}, 0
+
+local function remember_route(head, route)
+   local MAX_ROUTES = 65536
+   if route_count >= MAX_ROUTES then
+      routes, route_count = {}, 0
+   end
+   routes[sub(head, ROUTE_FROM, ROUTE_TO)], route_count = route, route_count + 1
+end
+
 local function rds_tcp_port(port)
    return tcp_ports[port] or false
 end
@@ -49,7 +62,9 @@ local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
-      show_frame(frame, tvb, pinfo, root)
+      if visited or not (part_unwanted and frame.part) then
+         show_frame(frame, tvb, pinfo, root)
+      end
    end
 end
 

@@ -1,8 +1,15 @@
 -- TCP: its watcher, and what it hands on.
 
+local TCP = 6
 local watch_segment, watch_tcp, odd_tcp_port, odd_ends
 do
    local TCP_HEADER_BYTES = 20
+   local ACK, ACK_PSH = 0x10, 0x18
+   local TAKEN = { used = true } -- a segment of which all is noted
+   local DATA_AT = {} -- the byte that tells the length of a TCP header -> where payload begins behind IPv4
+   for octet = TCP_HEADER_BYTES * 4, 255 do
+      DATA_AT[octet] = IPV4_BYTES + floor(octet / 16) * 4
+   end
 
    local function show_segment(tvb, head, at, pinfo, tree)
       local frame = not done and shown[current]
@@ -11,6 +18,39 @@ do
          local payload = has_header and frame.messages and at + floor(byte(head, at + 13) / 16) * 4 or 0
          local data = payload > at and payload < captured_len(tvb) and tvb(payload):tvb() or nil
          show_directly(tvb, data, pinfo, tree)
+      end
+   end
+
+   -- Take a segment as most are: over IPv4 without options, whole, of a connection whose route is known.
+   local function take_segment(route, head, size, tvb, pinfo)
+      local version, _, l1, l0, _, _, f1, f0, _, protocol = byte(head, 1, 10)
+      local stop = l1 * 256 + l0
+      if version ~= 0x45 or protocol ~= TCP or stop > size or f1 % 64 > 0 or f0 > 0 then
+         return false
+      end
+      local q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(head, IPV4_BYTES + 5, IPV4_BYTES + 14)
+      if bits ~= ACK and bits ~= ACK_PSH then
+         return false
+      end
+      local at = DATA_AT[header]
+      if not at or at > stop then
+         return false
+      end
+      local seq, ack = ((q3 * 256 + q2) * 256 + q1) * 256 + q0, ((a3 * 256 + a2) * 256 + a1) * 256 + a0
+      if not feed_next(route.half, seq, ack, tvb, at, stop, current, pinfo) then
+         return false
+      end
+      segment = TAKEN
+      return true
+   end
+
+   -- Further segments of this one's direction are known by their route, where it came over IPv4 without options.
+   local function remember_half(head, at, half)
+      if at == IPV4_BYTES and half and not half.gone then
+         local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
+         if not route or route.half ~= half then
+            remember_route(head, { half = half, take = take_segment, show = show_segment, read_first = HEAD_BYTES })
+         end
       end
    end
 
@@ -27,15 +67,9 @@ do
          local rds_port = tcp_ports[sport * 256 + s] or tcp_ports[dport * 256 + d]
          if rds_port or connection_count > 0 then
             segment = read_segment(tvb, head, at, stop, src, dst)
-            local half = segment and segment.half
-            if half and segment.size == 0 and segment.only_ack then
-               segment.used = true
-               seen_segment(current, time_of(pinfo))
-               if advances(half, segment) then
-                  take_acknowledgement(half, segment, now_of(current, pinfo))
-               end
-            elseif segment and (rds_port or half) then
+            if segment and (rds_port or segment.half) then
                feed_tcp(segment, now_of(current, pinfo), rds_tcp_port)
+               remember_half(head, at, segment.half)
             end
          end
       end
@@ -85,7 +119,8 @@ do
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
       note_frame(pinfo)
-      if captured_len(tvb) == 0 then
+      local size = captured_len(tvb)
+      if size == 0 then
          return 0
       end
       if not (segment and segment.used) and not pinfo.visited then
@@ -95,7 +130,7 @@ do
          end
       end
       show_once(tvb, pinfo, tree)
-      return captured_len(tvb)
+      return size
    end
 
    odd_ends = {} -- where RDS was found on an odd port: further paths go there, and one header is enough

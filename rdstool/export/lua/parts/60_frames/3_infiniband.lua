@@ -1,28 +1,9 @@
 -- InfiniBand and RoCE: their watchers, and what they hand on.
 
 local UDP, ICRC_BYTES = 17, 4
-local watch_taken, watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
-local remember_route, take_routed
-local routes -- addresses and ports as they lie in IPv4 and UDP -> number of a queue pair -> the flow to it
+local watch_packet, watch_roce_v2, watch_roce_v1, watch_native, infiniband_payload, infiniband_private
+local remember_flow
 do
-   -- What was to be noted of a packet is; Wireshark shows it now.
-   function watch_taken(tvb, pinfo, tree, original)
-      local saved_done = done
-      done = false
-      local used
-      if at_end or lost_frames[current] then
-         show_directly(tvb, nil, pinfo, tree)
-         used = pass_on_shown(original, tvb, pinfo, tree)
-      else
-         used = pass_on(original, tvb, pinfo, tree)
-      end
-      if not done then
-         show_directly(tvb, nil, pinfo, tree)
-      end
-      done = saved_done
-      return used
-   end
-
    function watch_packet(packet, tvb, pinfo, tree, original)
       if visited then
          settle_at_end()
@@ -33,28 +14,20 @@ do
             feed_packet(packet, now_of(current, pinfo))
          end
       end
-      return watch_taken(tvb, pinfo, tree, original)
-   end
-
-   local MAX_ROUTES = 65536
-   local IPV4_BYTES = 20 -- without options
-   local route_count = 0
-
-   -- Further packets of this one's flow are known by their route.
-   function remember_route(route, packet)
-      local flow = packet and packet.flow
-      if flow and flow.stream then
-         if route_count >= MAX_ROUTES then
-            routes, route_count = {}, 0
-         end
-         local queue_pairs = routes[route] or {}
-         routes[route], queue_pairs[flow.qpn], route_count = queue_pairs, flow, route_count + 1
+      local saved_done = done
+      done = false
+      if shows_first() then
+         show_directly(tvb, nil, pinfo, tree)
       end
+      local used = pass_on_shown(original, tvb, pinfo, tree)
+      show_directly(tvb, nil, pinfo, tree)
+      done = saved_done
+      return used
    end
 
    -- Take a packet as most are: over IPv4 without options, whole, and of a flow whose route is known. `head` has the first of
    -- its `size` bytes. Returns whether it was one.
-   function take_routed(queue_pairs, head, size, tvb, pinfo)
+   local function take_packet(route, head, size, tvb, pinfo)
       local version, _, l1, l0, _, _, f1, f0, _, protocol = byte(head, 1, 10)
       if version ~= 0x45 or protocol ~= UDP or l1 * 256 + l0 ~= size or f1 % 64 > 0 or f0 > 0 then
          return false
@@ -64,7 +37,7 @@ do
          return false
       end
       local s, s0, _, _, opcode, bits, _, _, _, q2, q1, q0, _, p2, p1, p0 = byte(head, 25, FRAMED_AT)
-      local flow = queue_pairs[(q2 * 256 + q1) * 256 + q0]
+      local flow = route[(q2 * 256 + q1) * 256 + q0]
       if not flow or flow.replaced or bits % 64 >= 16 or s * 256 + s0 ~= size - IPV4_BYTES then
          return false
       end
@@ -80,6 +53,26 @@ do
          feed_packet(packet, now_of(current, pinfo))
       end
       return true
+   end
+
+   local MOST_BYTES = 4140 -- of a packet over IPv4
+
+   local function show_packet(tvb, _, _, pinfo, tree)
+      show_directly(tvb, nil, pinfo, tree)
+   end
+
+   -- Further packets of this one's flow, which came over IPv4 without options, are known by their route, to which several
+   -- queue pairs may belong.
+   function remember_flow(head, packet)
+      local flow = packet and packet.flow
+      if flow and flow.stream then
+         local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
+         if not route or route.take ~= take_packet then
+            route = { take = take_packet, show = show_packet, read_first = MOST_BYTES }
+            remember_route(head, route)
+         end
+         route[flow.qpn] = flow
+      end
    end
 
    local GRH_BYTES, LRH_BYTES = 40, 8
@@ -136,10 +129,8 @@ do
       local frame = shown[current]
       if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
-      elseif not done then
-         done = true
-         show_frame(frame, tvb, pinfo, tree)
       end
+      show_once(tvb, pinfo, tree)
       return true
    end
 

@@ -1,17 +1,15 @@
 -- IP: its watcher. Addresses and ports lie in one string of bytes there.
 
-local TCP, ROCE_PORT = 6, 4791
+local ROCE_PORT = 4791
 local inside -- why the watchers at TCP and UDP are there: "links", "packets", or nil where they are not
 local put_inside -- in 5_watchers.lua
 local watch_ip
 do
-   local IPV4_BYTES, IPV6_BYTES, UDP_BYTES = 20, 40, 8
+   local IPV6_BYTES, UDP_BYTES = 40, 8
    local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
-   -- Bytes of a frame that are read first: all, where it follows one of RoCE, to which all of it is of use.
-   local MOST_ROCE_BYTES = 4140
-   local read_first = HEAD_BYTES
+   local read_first = HEAD_BYTES -- how many bytes of a frame are: more, where it follows one of RoCE, to which all is of use
 
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
 
@@ -46,7 +44,7 @@ do
             stop = (udp >= UDP_BYTES and min(stop, at + udp) or stop) - ICRC_BYTES
             local packet = read_packet(tvb, head, at + UDP_BYTES, stop, host_of(src), host_of(dst))
             if at == IPV4_BYTES then
-               remember_route(sub(head, 13, 24), packet)
+               remember_flow(head, packet)
             end
             return watch_packet(packet, tvb, pinfo, tree, original)
          elseif port and CARRY_IP[p * 256 + port] and not inside then
@@ -63,13 +61,17 @@ do
       if inside == "links" then
          put_inside(nil)
       end
-      local saved, size = taken, captured_len(tvb)
+      local saved, saved_done, size = taken, done, captured_len(tvb)
       local head = raw_bytes(tvb, 0, size < read_first and size or read_first)
-      local queue_pairs = not visited and routes[sub(head, 13, 24)]
+      local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
-      if queue_pairs and take_routed(queue_pairs, head, size, tvb, pinfo) then
-         taken, read_first = true, MOST_ROCE_BYTES
-         used = watch_taken(tvb, pinfo, tree, original)
+      if route and route.take(route, head, size, tvb, pinfo) then
+         taken, done, read_first = true, false, route.read_first
+         used = pass_on(original, tvb, pinfo, tree)
+         if not done and shown[current] then
+            route.show(tvb, head, IPV4_BYTES, pinfo, tree)
+         end
+         segment, done = nil, saved_done
       else
          read_first = HEAD_BYTES
          used = watch_inside_ip(head, tvb, pinfo, tree, original)

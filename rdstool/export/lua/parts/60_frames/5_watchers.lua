@@ -55,9 +55,6 @@ do
       end
       local proto = Proto(name, description)
       function proto.dissector(tvb, pinfo, tree)
-         if not number_of then
-            learn_getters(pinfo)
-         end
          local number = number_of(pinfo)
          if number > newest then
             visited, newest = false, number

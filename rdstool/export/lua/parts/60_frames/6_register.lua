@@ -5,7 +5,8 @@ function rds.init()
    start_tcp()
    start_infiniband()
    start_cm()
-   odd_ends, lost_frames, routes, newest, switched_on = {}, {}, {}, 0, nil
+   routes, route_count = {}, 0
+   odd_ends, lost_frames, newest, switched_on = {}, {}, 0, nil
    if at_ip then
       put_inside("links")
    end
