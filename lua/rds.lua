@@ -742,8 +742,9 @@ end
 
 -- What is known of the capture, filled while frames come by for the first time (`pinfo.visited` is false).
 
--- Most of it is kept. So Lua's collector, which looks through all of it each time, is to wait until memory has grown fourfold
--- since it last did, instead of twofold.
+-- Most of it is kept, and Lua's collector looks through all of it each time. So it is to wait: once RDS was found, until memory
+-- has grown by so much, and from then on until it has grown fourfold since the collector last looked, instead of twofold.
+local ROOM_KILOBYTES = 524288
 pcall(collectgarbage, "setpause", 400)
 
 -- Frame number -> the frame: `number`, `time`, and lists of what is shown in it: `messages`, `parts`, `acks`, `cm`,
@@ -757,7 +758,11 @@ local streams, message_count
 local pairs_of_addresses
 
 local function start_capture()
+   local is_another = streams and streams[1]
    shown, streams, message_count, pairs_of_addresses, at_end, part_unwanted = {}, {}, 0, {}, false, false
+   if is_another then
+      collectgarbage() -- what the last one left
+   end
 end
 
 -- The frame that is dissected, as long as nothing is known of it.
@@ -787,6 +792,9 @@ local function add_stream(transport, a, b, from_start)
    local first, second = a.host, b.host
    if second < first then
       first, second = second, first
+   end
+   if not streams[1] then
+      pcall(collectgarbage, "step", -ROOM_KILOBYTES) -- less than a step: the next one comes so much later
    end
    local name = first .. " - " .. second
    local pair = pairs_of_addresses[name]
@@ -4851,7 +4859,7 @@ local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 -- Most packets go where others went before. Their addresses and ports, as they lie behind one another in IPv4 without options
--- -> how these packets are taken and shown, how many bytes of one are read first, and who they are for.
+-- -> how these packets are taken and shown, whether all of one is read at once, and who they are for.
 local IPV4_BYTES, ROUTE_FROM, ROUTE_TO = 20, 13, 24
 local routes, route_count = {}, 0
 
@@ -4993,7 +5001,7 @@ do
       if at == IPV4_BYTES and half and not half.gone then
          local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
          if not route or route.half ~= half then
-            remember_route(head, { half = half, take = take_segment, show = show_segment, read_first = HEAD_BYTES })
+            remember_route(head, { half = half, take = take_segment, show = show_segment, read_all = false })
          end
       end
    end
@@ -5158,8 +5166,6 @@ do
       return true
    end
 
-   local MOST_BYTES = 4140 -- of a packet over IPv4
-
    local function show_packet(tvb, _, _, pinfo, tree)
       show_directly(tvb, nil, pinfo, tree)
    end
@@ -5171,7 +5177,7 @@ do
       if flow and flow.stream then
          local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
          if not route or route.take ~= take_packet then
-            route = { take = take_packet, show = show_packet, read_first = MOST_BYTES }
+            route = { take = take_packet, show = show_packet, read_all = true }
             remember_route(head, route)
          end
          route[flow.qpn] = flow
@@ -5259,7 +5265,7 @@ do
    local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
-   local read_first = HEAD_BYTES -- how many bytes of a frame are: more, where it follows one of RoCE, to which all is of use
+   local read_all = false -- at once what was captured of a frame: where it follows one of RoCE, to which all is of use
 
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
 
@@ -5311,19 +5317,26 @@ do
       if inside == "links" then
          put_inside(nil)
       end
-      local saved, saved_done, size = taken, done, captured_len(tvb)
-      local head = raw_bytes(tvb, 0, size < read_first and size or read_first)
+      local saved, saved_done = taken, done
+      local head, size
+      if read_all then
+         head = raw_bytes(tvb)
+         size = #head
+      else
+         size = captured_len(tvb)
+         head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      end
       local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
       if route and route.take(route, head, size, tvb, pinfo) then
-         taken, done, read_first = true, false, route.read_first
+         taken, done, read_all = true, false, route.read_all
          used = pass_on(original, tvb, pinfo, tree)
          if not done and shown[current] then
             route.show(tvb, head, IPV4_BYTES, pinfo, tree)
          end
          segment, done = nil, saved_done
       else
-         read_first = HEAD_BYTES
+         read_all = false
          used = watch_inside_ip(head, tvb, pinfo, tree, original)
       end
       taken = saved

@@ -1,7 +1,8 @@
 -- What is known of the capture, filled while frames come by for the first time (`pinfo.visited` is false).
 
--- Most of it is kept. So Lua's collector, which looks through all of it each time, is to wait until memory has grown fourfold
--- since it last did, instead of twofold.
+-- Most of it is kept, and Lua's collector looks through all of it each time. So it is to wait: once RDS was found, until memory
+-- has grown by so much, and from then on until it has grown fourfold since the collector last looked, instead of twofold.
+local ROOM_KILOBYTES = 524288
 pcall(collectgarbage, "setpause", 400)
 
 -- Frame number -> the frame: `number`, `time`, and lists of what is shown in it: `messages`, `parts`, `acks`, `cm`,
@@ -15,7 +16,11 @@ local streams, message_count
 local pairs_of_addresses
 
 local function start_capture()
+   local is_another = streams and streams[1]
    shown, streams, message_count, pairs_of_addresses, at_end, part_unwanted = {}, {}, 0, {}, false, false
+   if is_another then
+      collectgarbage() -- what the last one left
+   end
 end
 
 -- The frame that is dissected, as long as nothing is known of it.
@@ -45,6 +50,9 @@ local function add_stream(transport, a, b, from_start)
    local first, second = a.host, b.host
    if second < first then
       first, second = second, first
+   end
+   if not streams[1] then
+      pcall(collectgarbage, "step", -ROOM_KILOBYTES) -- less than a step: the next one comes so much later
    end
    local name = first .. " - " .. second
    local pair = pairs_of_addresses[name]

@@ -10,7 +10,7 @@ local newest -- the highest number of a frame so far
 local lost_frames = {} -- on which Wireshark's dissectors gave up
 
 -- Most packets go where others went before. Their addresses and ports, as they lie behind one another in IPv4 without options
--- -> how these packets are taken and shown, how many bytes of one are read first, and who they are for.
+-- -> how these packets are taken and shown, whether all of one is read at once, and who they are for.
 local IPV4_BYTES, ROUTE_FROM, ROUTE_TO = 20, 13, 24
 local routes, route_count = {}, 0
 

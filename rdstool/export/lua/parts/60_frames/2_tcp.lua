@@ -49,7 +49,7 @@ do
       if at == IPV4_BYTES and half and not half.gone then
          local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
          if not route or route.half ~= half then
-            remember_route(head, { half = half, take = take_segment, show = show_segment, read_first = HEAD_BYTES })
+            remember_route(head, { half = half, take = take_segment, show = show_segment, read_all = false })
          end
       end
    end

@@ -55,8 +55,6 @@ do
       return true
    end
 
-   local MOST_BYTES = 4140 -- of a packet over IPv4
-
    local function show_packet(tvb, _, _, pinfo, tree)
       show_directly(tvb, nil, pinfo, tree)
    end
@@ -68,7 +66,7 @@ do
       if flow and flow.stream then
          local route = routes[sub(head, ROUTE_FROM, ROUTE_TO)]
          if not route or route.take ~= take_packet then
-            route = { take = take_packet, show = show_packet, read_first = MOST_BYTES }
+            route = { take = take_packet, show = show_packet, read_all = true }
             remember_route(head, route)
          end
          route[flow.qpn] = flow

@@ -9,7 +9,7 @@ do
    local HOP_BY_HOP, FRAGMENT = 0, 44
    local CARRY_NO_IP = { [1] = true, [2] = true, [58] = true, [89] = true, [103] = true, [112] = true }
 
-   local read_first = HEAD_BYTES -- how many bytes of a frame are: more, where it follows one of RoCE, to which all is of use
+   local read_all = false -- at once what was captured of a frame: where it follows one of RoCE, to which all is of use
 
    local CARRY_IP = { [4790] = true, [6635] = true } -- UDP ports: VXLAN that names what it carries, MPLS
 
@@ -61,19 +61,26 @@ do
       if inside == "links" then
          put_inside(nil)
       end
-      local saved, saved_done, size = taken, done, captured_len(tvb)
-      local head = raw_bytes(tvb, 0, size < read_first and size or read_first)
+      local saved, saved_done = taken, done
+      local head, size
+      if read_all then
+         head = raw_bytes(tvb)
+         size = #head
+      else
+         size = captured_len(tvb)
+         head = raw_bytes(tvb, 0, size < HEAD_BYTES and size or HEAD_BYTES)
+      end
       local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
       if route and route.take(route, head, size, tvb, pinfo) then
-         taken, done, read_first = true, false, route.read_first
+         taken, done, read_all = true, false, route.read_all
          used = pass_on(original, tvb, pinfo, tree)
          if not done and shown[current] then
             route.show(tvb, head, IPV4_BYTES, pinfo, tree)
          end
          segment, done = nil, saved_done
       else
-         read_first = HEAD_BYTES
+         read_all = false
          used = watch_inside_ip(head, tvb, pinfo, tree, original)
       end
       taken = saved
