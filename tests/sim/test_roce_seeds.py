@@ -8,7 +8,7 @@ import pytest
 
 from tests.sim.roce import run_seed
 
-SEEDS = int(os.environ.get("ROCE_SEEDS", "1000"))
+SEEDS = int(os.environ.get("ROCE_SEEDS", "600"))
 AT_A_TIME = 25
 
 

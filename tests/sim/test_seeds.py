@@ -8,7 +8,7 @@ import pytest
 
 from tests.sim.world import digest, run_seed
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "2000"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "1400"))
 START = int(os.environ.get("SIM_START", "0"))
 AT_A_TIME = 25
 
