@@ -897,7 +897,7 @@ from_bytes.seen = from_bytes.length
 
 -- Over RoCE most parts of a payload are kept as the frames that brought them, from IPv4 on to ICRC: these are cut out of them
 -- here, once somebody asks. A SEND begins with a header of RDS.
-local FRAMED_AT, FRAMED_BEHIND = 40, 4
+local FRAMED_AT, FRAMED_BEHIND, FRAMING = 40, 4, 44
 local function cut_frames(parts, count)
    for index = 1, count do
       local frame = parts[index]
@@ -2228,6 +2228,7 @@ local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    local SEND_FIRST, SEND_MIDDLE, SEND_LAST = 0x00, 0x01, 0x02
    MAX_FRAGMENT_BYTES = 16384
+   local MOST_KEPT = HEADER_BYTES + MAX_FRAGMENT_BYTES -- of one SEND, but for the packet that goes beyond
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
    MAX_ANNOUNCED = 512
@@ -2467,7 +2468,7 @@ do
    local function extend_unit(unit, length, data)
       local packets = unit.packets + 1
       unit.packets = packets
-      unit.parts[packets] = unit.length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
+      unit.parts[packets] = unit.length <= MOST_KEPT and data or ""
       unit.length = unit.length + length
    end
 
@@ -2482,7 +2483,7 @@ do
       order.expected, flow.next_middle, flow.high = position + 1, (psn + 1) % PSN_MODULUS, now
       local unit = begin_unit(flow, SEND, now, position)
       if framed then
-         local length = #data - FRAMED_AT - FRAMED_BEHIND
+         local length = #data - FRAMING
          unit.header, unit.framed = sub(data, FRAMED_AT + 1, FRAMED_AT + min(length, HEADER_BYTES)), true
          extend_unit(unit, length, data)
       else
@@ -2502,8 +2503,8 @@ do
       local order, length = flow.order, unit.length
       order.expected, flow.next_middle = order.expected + 1, (psn + 1) % PSN_MODULUS
       local packets = unit.packets + 1
-      unit.packets, unit.length = packets, length + #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0)
-      unit.parts[packets] = length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
+      unit.packets, unit.length = packets, length + #data - (framed and FRAMING or 0)
+      unit.parts[packets] = length <= MOST_KEPT and data or ""
       shown[number] = shown[number] or flow.lane.part_frame
       return true
    end
@@ -2516,7 +2517,7 @@ do
       end
       local order, now = flow.order, now_of(number, pinfo)
       order.expected, flow.next_middle, flow.high, flow.unit = order.expected + 1, nil, now, nil
-      extend_unit(unit, #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0), data)
+      extend_unit(unit, #data - (framed and FRAMING or 0), data)
       unit.opcode, unit.solicited = SEND_LAST, solicited
       take_unit(flow, unit, now, now)
       if not (now.messages or now.parts) then
@@ -4911,9 +4912,7 @@ local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
-      if visited or not (part_unwanted and frame.part) then
-         show_frame(frame, tvb, pinfo, root)
-      end
+      show_frame(frame, tvb, pinfo, root)
    end
 end
 
@@ -5070,7 +5069,11 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
-      note_frame(pinfo)
+      if watching then
+         switched_on = true
+      else
+         note_frame(pinfo)
+      end
       local size = captured_len(tvb)
       if size == 0 then
          return 0
@@ -5081,7 +5084,13 @@ do
             feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
-      show_once(tvb, pinfo, tree)
+      local frame = not done and shown[current]
+      if frame then
+         done = true
+         if visited or not (part_unwanted and frame.part) then
+            show_frame(frame, tvb, pinfo, tree)
+         end
+      end
       return size
    end
 
@@ -5234,12 +5243,20 @@ do
    -- a SEND's end without its begin, in the second pass: on these Wireshark's RPC over RDMA fails then, in a way that no
    -- Lua below it survives. After some tens of them Lua would find its stack full in every frame.
    function infiniband_payload(tvb, pinfo, tree)
-      note_frame(pinfo)
+      if watching then
+         switched_on = true
+      else
+         note_frame(pinfo)
+      end
       local frame = shown[current]
       if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
+      elseif not done then
+         done = true
+         if visited or not (part_unwanted and frame.part) then
+            show_frame(frame, tvb, pinfo, tree)
+         end
       end
-      show_once(tvb, pinfo, tree)
       return true
    end
 
@@ -5287,6 +5304,9 @@ do
 
    -- What is not known by its route. `head` has the first bytes of `tvb`.
    local function watch_inside_ip(head, tvb, pinfo, tree, original)
+      if inside == "links" then
+         put_inside(nil)
+      end
       local at, stop, protocol, src, dst = read_ip(head)
       taken = false
       if stop > at and protocol == TCP then
@@ -5314,9 +5334,6 @@ do
 
    -- Links that carry IP under a name of their own have the watchers at TCP and UDP, until one is seen that does not.
    function watch_ip(tvb, pinfo, tree, original)
-      if inside == "links" then
-         put_inside(nil)
-      end
       local saved, saved_done = taken, done
       local head, size
       if read_all then
@@ -5329,8 +5346,13 @@ do
       local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
       if route and route.take(route, head, size, tvb, pinfo) then
+         local fine
          taken, done, read_all = true, false, route.read_all
-         used = pass_on(original, tvb, pinfo, tree)
+         fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
+         if not fine then
+            gave_up(used)
+            used = size
+         end
          if not done and shown[current] then
             route.show(tvb, head, IPV4_BYTES, pinfo, tree)
          end

@@ -155,7 +155,7 @@ from_bytes.seen = from_bytes.length
 
 -- Over RoCE most parts of a payload are kept as the frames that brought them, from IPv4 on to ICRC: these are cut out of them
 -- here, once somebody asks. A SEND begins with a header of RDS.
-local FRAMED_AT, FRAMED_BEHIND = 40, 4
+local FRAMED_AT, FRAMED_BEHIND, FRAMING = 40, 4, 44
 local function cut_frames(parts, count)
    for index = 1, count do
       local frame = parts[index]

@@ -7,6 +7,7 @@ local ask, announce_write -- RDMA operations; in 3_rdma.lua.
 do
    local SEND_FIRST, SEND_MIDDLE, SEND_LAST = 0x00, 0x01, 0x02
    MAX_FRAGMENT_BYTES = 16384
+   local MOST_KEPT = HEADER_BYTES + MAX_FRAGMENT_BYTES -- of one SEND, but for the packet that goes beyond
    local MAX_KEPT_BYTES = 4194304 -- payload of one message
    FRAGMENT_BYTES = 4096
    MAX_ANNOUNCED = 512
@@ -246,7 +247,7 @@ do
    local function extend_unit(unit, length, data)
       local packets = unit.packets + 1
       unit.packets = packets
-      unit.parts[packets] = unit.length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
+      unit.parts[packets] = unit.length <= MOST_KEPT and data or ""
       unit.length = unit.length + length
    end
 
@@ -261,7 +262,7 @@ do
       order.expected, flow.next_middle, flow.high = position + 1, (psn + 1) % PSN_MODULUS, now
       local unit = begin_unit(flow, SEND, now, position)
       if framed then
-         local length = #data - FRAMED_AT - FRAMED_BEHIND
+         local length = #data - FRAMING
          unit.header, unit.framed = sub(data, FRAMED_AT + 1, FRAMED_AT + min(length, HEADER_BYTES)), true
          extend_unit(unit, length, data)
       else
@@ -281,8 +282,8 @@ do
       local order, length = flow.order, unit.length
       order.expected, flow.next_middle = order.expected + 1, (psn + 1) % PSN_MODULUS
       local packets = unit.packets + 1
-      unit.packets, unit.length = packets, length + #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0)
-      unit.parts[packets] = length <= HEADER_BYTES + MAX_FRAGMENT_BYTES and data or ""
+      unit.packets, unit.length = packets, length + #data - (framed and FRAMING or 0)
+      unit.parts[packets] = length <= MOST_KEPT and data or ""
       shown[number] = shown[number] or flow.lane.part_frame
       return true
    end
@@ -295,7 +296,7 @@ do
       end
       local order, now = flow.order, now_of(number, pinfo)
       order.expected, flow.next_middle, flow.high, flow.unit = order.expected + 1, nil, now, nil
-      extend_unit(unit, #data - (framed and FRAMED_AT + FRAMED_BEHIND or 0), data)
+      extend_unit(unit, #data - (framed and FRAMING or 0), data)
       unit.opcode, unit.solicited = SEND_LAST, solicited
       take_unit(flow, unit, now, now)
       if not (now.messages or now.parts) then

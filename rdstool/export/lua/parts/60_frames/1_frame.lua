@@ -62,9 +62,7 @@ local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
-      if visited or not (part_unwanted and frame.part) then
-         show_frame(frame, tvb, pinfo, root)
-      end
+      show_frame(frame, tvb, pinfo, root)
    end
 end
 

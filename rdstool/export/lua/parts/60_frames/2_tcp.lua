@@ -118,7 +118,11 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
-      note_frame(pinfo)
+      if watching then
+         switched_on = true
+      else
+         note_frame(pinfo)
+      end
       local size = captured_len(tvb)
       if size == 0 then
          return 0
@@ -129,7 +133,13 @@ do
             feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
-      show_once(tvb, pinfo, tree)
+      local frame = not done and shown[current]
+      if frame then
+         done = true
+         if visited or not (part_unwanted and frame.part) then
+            show_frame(frame, tvb, pinfo, tree)
+         end
+      end
       return size
    end
 

@@ -31,6 +31,9 @@ do
 
    -- What is not known by its route. `head` has the first bytes of `tvb`.
    local function watch_inside_ip(head, tvb, pinfo, tree, original)
+      if inside == "links" then
+         put_inside(nil)
+      end
       local at, stop, protocol, src, dst = read_ip(head)
       taken = false
       if stop > at and protocol == TCP then
@@ -58,9 +61,6 @@ do
 
    -- Links that carry IP under a name of their own have the watchers at TCP and UDP, until one is seen that does not.
    function watch_ip(tvb, pinfo, tree, original)
-      if inside == "links" then
-         put_inside(nil)
-      end
       local saved, saved_done = taken, done
       local head, size
       if read_all then
@@ -73,8 +73,13 @@ do
       local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
       if route and route.take(route, head, size, tvb, pinfo) then
+         local fine
          taken, done, read_all = true, false, route.read_all
-         used = pass_on(original, tvb, pinfo, tree)
+         fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
+         if not fine then
+            gave_up(used)
+            used = size
+         end
          if not done and shown[current] then
             route.show(tvb, head, IPV4_BYTES, pinfo, tree)
          end
