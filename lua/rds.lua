@@ -758,11 +758,7 @@ local streams, message_count
 local pairs_of_addresses
 
 local function start_capture()
-   local is_another = streams and streams[1]
    shown, streams, message_count, pairs_of_addresses, at_end, part_unwanted = {}, {}, 0, {}, false, false
-   if is_another then
-      collectgarbage() -- what the last one left
-   end
 end
 
 -- The frame that is dissected, as long as nothing is known of it.
@@ -939,18 +935,15 @@ function from_bytes.finish(message)
    return message.position + HEADER_BYTES + u32(message.raw, 17)
 end
 
--- A message is asked for its kind some ten times in a row: the last answer is kept.
-do
-   local last, kind
-
-   function from_bytes.kind(message)
-      if message ~= last then
-         local raw = message.raw
-         kind = kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
-         last = message
-      end
-      return kind
+-- A message is asked for its kind some ten times in a row: its lane keeps the last answer.
+function from_bytes.kind(message)
+   local lane = message.lane
+   if lane.asked ~= message then
+      local raw = message.raw
+      lane.asked = message
+      lane.answer = kind_of(lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
    end
+   return lane.answer
 end
 
 -- Over InfiniBand all frames of a message have one: what is not good is said.
@@ -1617,8 +1610,10 @@ do
 
    local closed, closed_count -- halves whose connection was reset, oldest first: half, closing frame
    local last_number, last_time -- of the last frame with a segment
+   local last_segment -- the same table for all: each is looked at once
 
    function start_tcp()
+      last_segment = {}
       connections, connection_count = {}, 0
       closed, closed_count, last_number = { first = 1, last = 0 }, 0, nil
    end
@@ -1938,11 +1933,10 @@ do
       return true
    end
 
-   local segment = {} -- the same for all: it is looked at once
-
    -- Read a TCP segment that begins behind `at` bytes of `tvb`, and ends on the wire where `stop` bytes have passed. `head`
    -- has the first bytes of `tvb`.
    function read_segment(tvb, head, at, stop, src, dst)
+      local segment = last_segment
       local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(head, at + 1, at + 14)
       header = at + floor(header / 16) * 4
       if header < at + 20 or header > stop then
@@ -2947,10 +2941,11 @@ do
    local CM_QP = 1
    local BTH_BYTES = 12
 
+   local last_packet -- the same table for all: what has to wait is copied
    local by_queue_pair -- number of a queue pair -> source -> destination -> the flow to it
 
    function start_infiniband()
-      flows, flow_count, by_queue_pair, orphans = {}, 0, {}, {}
+      flows, flow_count, by_queue_pair, orphans, last_packet = {}, 0, {}, {}, {}
       start_operations()
    end
 
@@ -3218,8 +3213,6 @@ do
       end
    end
 
-   local packet = {} -- the same for all: what has to wait is copied
-
    -- Read BTH, which begins behind `at` bytes of `tvb`; `head` has its first ones. `stop` is where ICRC begins on the wire.
    function read_packet(tvb, head, at, stop, src, dst)
       local first = at + BTH_BYTES
@@ -3231,6 +3224,7 @@ do
       if pad >= 16 then
          stop = max(first, stop - floor(pad / 16))
       end
+      local packet = last_packet
       packet.src, packet.dst, packet.opcode, packet.solicited = src, dst, opcode, bits >= 128
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
       packet.length, packet.data = stop - first, bytes_between(tvb, first, stop)
@@ -3240,6 +3234,7 @@ do
 
    -- A packet whose flow is known, whole: `data` follows its BTH.
    function whole_packet(flow, opcode, solicited, psn, data)
+      local packet = last_packet
       packet.src, packet.dst, packet.qpn, packet.flow = flow.src, flow.dst, flow.qpn, flow
       packet.opcode, packet.solicited, packet.psn = opcode, solicited, psn
       packet.length, packet.data = #data, data
@@ -5469,6 +5464,7 @@ end
 -- The plugin itself: a new capture, ports, heuristics.
 
 function rds.init()
+   local had_streams = streams ~= nil and #streams > 0
    start_capture()
    start_tcp()
    start_infiniband()
@@ -5477,6 +5473,9 @@ function rds.init()
    odd_ends, lost_frames, newest, switched_on = {}, {}, 0, nil
    if at_ip then
       put_inside("links")
+   end
+   if had_streams then
+      collectgarbage() -- what the last capture left, of which nothing is known any more
    end
 end
 

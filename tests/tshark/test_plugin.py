@@ -256,6 +256,35 @@ def test_other_streams_on_odd_ports_are_left_alone(payload: bytes, tshark: Tshar
     assert rows(tshark, path, ("frame.number",), "-Y", "rds || rds_part") == []
 
 
+# ---- Memory.
+
+
+COUNTS_WHAT_IS_GIVEN_BACK = """
+rds.init = begin_capture
+local tap = Listener.new("frame")
+function tap.draw()
+   collectgarbage()
+   local before = collectgarbage("count")
+   begin_capture()
+   print(before - collectgarbage("count"))
+end
+"""
+
+
+@pytest.mark.parametrize("name", ["tcp-basic-73", "ib-basic-73"])
+def test_payload_of_the_capture_before_is_given_back_when_the_next_one_begins(
+    name: str, tshark: Tshark, tmp_path: Path
+) -> None:
+    path = ROOT / "pcaps" / name / "a.pcap.gz"
+    with open_capture(path) as capture:
+        payload = sum(message.seen for message in capture)
+    plugin = tmp_path / "rds.lua"
+    callable_by_us = PLUGIN.read_text().replace("function rds.init()", "function begin_capture()")
+    plugin.write_text(callable_by_us + COUNTS_WHAT_IS_GIVEN_BACK)
+    kilobytes = float(run(tshark, "-q", "-r", str(path), scripts=[plugin]))
+    assert kilobytes * 1024 > payload > 1_000_000
+
+
 # ---- Statistics.
 
 

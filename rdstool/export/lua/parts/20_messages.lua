@@ -16,11 +16,7 @@ local streams, message_count
 local pairs_of_addresses
 
 local function start_capture()
-   local is_another = streams and streams[1]
    shown, streams, message_count, pairs_of_addresses, at_end, part_unwanted = {}, {}, 0, {}, false, false
-   if is_another then
-      collectgarbage() -- what the last one left
-   end
 end
 
 -- The frame that is dissected, as long as nothing is known of it.
@@ -197,18 +193,15 @@ function from_bytes.finish(message)
    return message.position + HEADER_BYTES + u32(message.raw, 17)
 end
 
--- A message is asked for its kind some ten times in a row: the last answer is kept.
-do
-   local last, kind
-
-   function from_bytes.kind(message)
-      if message ~= last then
-         local raw = message.raw
-         kind = kind_of(message.lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
-         last = message
-      end
-      return kind
+-- A message is asked for its kind some ten times in a row: its lane keeps the last answer.
+function from_bytes.kind(message)
+   local lane = message.lane
+   if lane.asked ~= message then
+      local raw = message.raw
+      lane.asked = message
+      lane.answer = kind_of(lane.stream.tcp, u32(raw, 17), u16(raw, 21), u16(raw, 23), byte(raw, 25))
    end
+   return lane.answer
 end
 
 -- Over InfiniBand all frames of a message have one: what is not good is said.

@@ -8,8 +8,10 @@ do
 
    local closed, closed_count -- halves whose connection was reset, oldest first: half, closing frame
    local last_number, last_time -- of the last frame with a segment
+   local last_segment -- the same table for all: each is looked at once
 
    function start_tcp()
+      last_segment = {}
       connections, connection_count = {}, 0
       closed, closed_count, last_number = { first = 1, last = 0 }, 0, nil
    end
@@ -329,11 +331,10 @@ do
       return true
    end
 
-   local segment = {} -- the same for all: it is looked at once
-
    -- Read a TCP segment that begins behind `at` bytes of `tvb`, and ends on the wire where `stop` bytes have passed. `head`
    -- has the first bytes of `tvb`.
    function read_segment(tvb, head, at, stop, src, dst)
+      local segment = last_segment
       local sport, s, dport, d, q3, q2, q1, q0, a3, a2, a1, a0, header, bits = byte(head, at + 1, at + 14)
       header = at + floor(header / 16) * 4
       if header < at + 20 or header > stop then

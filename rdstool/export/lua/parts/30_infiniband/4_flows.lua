@@ -16,10 +16,11 @@ do
    local CM_QP = 1
    local BTH_BYTES = 12
 
+   local last_packet -- the same table for all: what has to wait is copied
    local by_queue_pair -- number of a queue pair -> source -> destination -> the flow to it
 
    function start_infiniband()
-      flows, flow_count, by_queue_pair, orphans = {}, 0, {}, {}
+      flows, flow_count, by_queue_pair, orphans, last_packet = {}, 0, {}, {}, {}
       start_operations()
    end
 
@@ -287,8 +288,6 @@ do
       end
    end
 
-   local packet = {} -- the same for all: what has to wait is copied
-
    -- Read BTH, which begins behind `at` bytes of `tvb`; `head` has its first ones. `stop` is where ICRC begins on the wire.
    function read_packet(tvb, head, at, stop, src, dst)
       local first = at + BTH_BYTES
@@ -300,6 +299,7 @@ do
       if pad >= 16 then
          stop = max(first, stop - floor(pad / 16))
       end
+      local packet = last_packet
       packet.src, packet.dst, packet.opcode, packet.solicited = src, dst, opcode, bits >= 128
       packet.qpn, packet.psn = (q2 * 256 + q1) * 256 + q0, (p2 * 256 + p1) * 256 + p0
       packet.length, packet.data = stop - first, bytes_between(tvb, first, stop)
@@ -309,6 +309,7 @@ do
 
    -- A packet whose flow is known, whole: `data` follows its BTH.
    function whole_packet(flow, opcode, solicited, psn, data)
+      local packet = last_packet
       packet.src, packet.dst, packet.qpn, packet.flow = flow.src, flow.dst, flow.qpn, flow
       packet.opcode, packet.solicited, packet.psn = opcode, solicited, psn
       packet.length, packet.data = #data, data

@@ -1,6 +1,7 @@
 -- The plugin itself: a new capture, ports, heuristics.
 
 function rds.init()
+   local had_streams = streams ~= nil and #streams > 0
    start_capture()
    start_tcp()
    start_infiniband()
@@ -9,6 +10,9 @@ function rds.init()
    odd_ends, lost_frames, newest, switched_on = {}, {}, 0, nil
    if at_ip then
       put_inside("links")
+   end
+   if had_streams then
+      collectgarbage() -- what the last capture left, of which nothing is known any more
    end
 end
 
