@@ -1608,14 +1608,14 @@ do
    local MAX_CONNECTIONS = 131072
    local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
 
-   local closed, closed_count -- halves whose connection was reset, oldest first: half, closing frame
+   local closed -- halves whose connection was reset, oldest first: half, closing frame
    local last_number, last_time -- of the last frame with a segment
    local last_segment -- the same table for all: each is looked at once
 
    function start_tcp()
       last_segment = {}
       connections, connection_count = {}, 0
-      closed, closed_count, last_number = { first = 1, last = 0 }, 0, nil
+      closed, last_number = { first = 1, last = 0 }, nil
    end
 
    -- The half that a segment's sender fills, nil where its connection is not known.
@@ -1773,7 +1773,7 @@ do
             if other == half and not other.pending[1] then
                flush(other, now, now)
             else
-               closed.last, closed_count = closed.last + 1, closed_count + 1
+               closed.last = closed.last + 1
                closed[closed.last] = { half = other, frame = now }
             end
          end
@@ -1785,7 +1785,7 @@ do
       local entry = closed[closed.first]
       while entry and (all or entry.frame.number < now.number - IN_FLIGHT_FRAMES) do
          closed[closed.first] = nil
-         closed.first, closed_count = closed.first + 1, closed_count - 1
+         closed.first = closed.first + 1
          if not entry.half.pending[1] then
             flush(entry.half, entry.frame, now)
          end
@@ -1863,7 +1863,7 @@ do
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
       last_number, last_time = now.number, now.time
-      if closed_count > 0 then
+      if closed[closed.first] then
          flush_closed(now)
       end
       local half = segment.half
@@ -1910,7 +1910,7 @@ do
    -- Take a segment as most are: with no flag but ACK and PSH, the next in order, and nothing waits. Its payload lies in `tvb`
    -- from `at` to `stop`. Returns whether it was one.
    function feed_next(half, seq, ack, tvb, at, stop, number, pinfo)
-      if seq ~= half.expected or closed_count > 0 then
+      if seq ~= half.expected or closed[closed.first] then
          return false
       end
       local now
@@ -4907,7 +4907,9 @@ local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
-      show_frame(frame, tvb, pinfo, root)
+      if visited or not (part_unwanted and frame.part) then
+         show_frame(frame, tvb, pinfo, root)
+      end
    end
 end
 
@@ -5064,11 +5066,7 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
-      if watching then
-         switched_on = true
-      else
-         note_frame(pinfo)
-      end
+      note_frame(pinfo)
       local size = captured_len(tvb)
       if size == 0 then
          return 0
@@ -5079,13 +5077,7 @@ do
             feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
-      local frame = not done and shown[current]
-      if frame then
-         done = true
-         if visited or not (part_unwanted and frame.part) then
-            show_frame(frame, tvb, pinfo, tree)
-         end
-      end
+      show_once(tvb, pinfo, tree)
       return size
    end
 
@@ -5238,20 +5230,12 @@ do
    -- a SEND's end without its begin, in the second pass: on these Wireshark's RPC over RDMA fails then, in a way that no
    -- Lua below it survives. After some tens of them Lua would find its stack full in every frame.
    function infiniband_payload(tvb, pinfo, tree)
-      if watching then
-         switched_on = true
-      else
-         note_frame(pinfo)
-      end
+      note_frame(pinfo)
       local frame = shown[current]
       if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
-      elseif not done then
-         done = true
-         if visited or not (part_unwanted and frame.part) then
-            show_frame(frame, tvb, pinfo, tree)
-         end
       end
+      show_once(tvb, pinfo, tree)
       return true
    end
 
@@ -5341,13 +5325,8 @@ do
       local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
       if route and route.take(route, head, size, tvb, pinfo) then
-         local fine
          taken, done, read_all = true, false, route.read_all
-         fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
-         if not fine then
-            gave_up(used)
-            used = size
-         end
+         used = pass_on(original, tvb, pinfo, tree)
          if not done and shown[current] then
             route.show(tvb, head, IPV4_BYTES, pinfo, tree)
          end

@@ -6,14 +6,14 @@ do
    local MAX_CONNECTIONS = 131072
    local IN_FLIGHT_FRAMES = 64 -- what was in flight to an end that has closed may still come for as long
 
-   local closed, closed_count -- halves whose connection was reset, oldest first: half, closing frame
+   local closed -- halves whose connection was reset, oldest first: half, closing frame
    local last_number, last_time -- of the last frame with a segment
    local last_segment -- the same table for all: each is looked at once
 
    function start_tcp()
       last_segment = {}
       connections, connection_count = {}, 0
-      closed, closed_count, last_number = { first = 1, last = 0 }, 0, nil
+      closed, last_number = { first = 1, last = 0 }, nil
    end
 
    -- The half that a segment's sender fills, nil where its connection is not known.
@@ -171,7 +171,7 @@ do
             if other == half and not other.pending[1] then
                flush(other, now, now)
             else
-               closed.last, closed_count = closed.last + 1, closed_count + 1
+               closed.last = closed.last + 1
                closed[closed.last] = { half = other, frame = now }
             end
          end
@@ -183,7 +183,7 @@ do
       local entry = closed[closed.first]
       while entry and (all or entry.frame.number < now.number - IN_FLIGHT_FRAMES) do
          closed[closed.first] = nil
-         closed.first, closed_count = closed.first + 1, closed_count - 1
+         closed.first = closed.first + 1
          if not entry.half.pending[1] then
             flush(entry.half, entry.frame, now)
          end
@@ -261,7 +261,7 @@ do
    function feed_tcp(segment, now, rds_port, sure)
       segment.used = true
       last_number, last_time = now.number, now.time
-      if closed_count > 0 then
+      if closed[closed.first] then
          flush_closed(now)
       end
       local half = segment.half
@@ -308,7 +308,7 @@ do
    -- Take a segment as most are: with no flag but ACK and PSH, the next in order, and nothing waits. Its payload lies in `tvb`
    -- from `at` to `stop`. Returns whether it was one.
    function feed_next(half, seq, ack, tvb, at, stop, number, pinfo)
-      if seq ~= half.expected or closed_count > 0 then
+      if seq ~= half.expected or closed[closed.first] then
          return false
       end
       local now

@@ -62,7 +62,9 @@ local function show_once(tvb, pinfo, root)
    local frame = not done and shown[current]
    if frame then
       done = true
-      show_frame(frame, tvb, pinfo, root)
+      if visited or not (part_unwanted and frame.part) then
+         show_frame(frame, tvb, pinfo, root)
+      end
    end
 end
 

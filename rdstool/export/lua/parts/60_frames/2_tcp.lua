@@ -118,11 +118,7 @@ do
 
    -- Called by TCP for its own ports, and for others by "Decode As".
    function rds.dissector(tvb, pinfo, tree)
-      if watching then
-         switched_on = true
-      else
-         note_frame(pinfo)
-      end
+      note_frame(pinfo)
       local size = captured_len(tvb)
       if size == 0 then
          return 0
@@ -133,13 +129,7 @@ do
             feed_tcp(unused, now_of(current, pinfo), rds_tcp_port, looks_like_rds(unused.data, 1))
          end
       end
-      local frame = not done and shown[current]
-      if frame then
-         done = true
-         if visited or not (part_unwanted and frame.part) then
-            show_frame(frame, tvb, pinfo, tree)
-         end
-      end
+      show_once(tvb, pinfo, tree)
       return size
    end
 

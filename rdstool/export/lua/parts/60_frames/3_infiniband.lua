@@ -123,20 +123,12 @@ do
    -- a SEND's end without its begin, in the second pass: on these Wireshark's RPC over RDMA fails then, in a way that no
    -- Lua below it survives. After some tens of them Lua would find its stack full in every frame.
    function infiniband_payload(tvb, pinfo, tree)
-      if watching then
-         switched_on = true
-      else
-         note_frame(pinfo)
-      end
+      note_frame(pinfo)
       local frame = shown[current]
       if not frame or not (frame.parts or frame.messages) then
          return orphans[current] ~= nil and pinfo.visited
-      elseif not done then
-         done = true
-         if visited or not (part_unwanted and frame.part) then
-            show_frame(frame, tvb, pinfo, tree)
-         end
       end
+      show_once(tvb, pinfo, tree)
       return true
    end
 

@@ -73,13 +73,8 @@ do
       local route = not visited and routes[sub(head, ROUTE_FROM, ROUTE_TO)]
       local used
       if route and route.take(route, head, size, tvb, pinfo) then
-         local fine
          taken, done, read_all = true, false, route.read_all
-         fine, used = pcall(call_dissector, original, tvb, pinfo, tree)
-         if not fine then
-            gave_up(used)
-            used = size
-         end
+         used = pass_on(original, tvb, pinfo, tree)
          if not done and shown[current] then
             route.show(tvb, head, IPV4_BYTES, pinfo, tree)
          end
